@@ -1,0 +1,233 @@
+"""The index set of a pruned convolution: which (channel, tap) pairs each group of filters keeps.
+
+A mask of ``W[F, C, R, S]`` becomes a permutation of the filters, a partition of them into filter groups and, per
+group, a sorted list of entries ``(channel, tap bitmask)``. Bit t of the bitmask is the tap ``(r, s) = divmod(t, S)``.
+Channels are relative to the ONNX group, and a filter group never crosses one. The conversion from a mask and back is
+exact. Everything is NumPy: PyTorch has no shifts on uint64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+
+__all__ = ["MAX_TAPS", "IndexSet", "Kind", "from_mask"]
+
+#: A tap bitmask is a uint64.
+MAX_TAPS = 64
+
+
+class Kind(StrEnum):
+    """The special cases that an index set can be, found by looking at its lists."""
+
+    KERNEL = "kernel"
+    """Every entry keeps all taps."""
+    STRIPE = "stripe"
+    """Every group keeps all channels, with one tap bitmask for the group (or keeps nothing)."""
+    PATTERN = "pattern"
+    """Anything else."""
+
+
+@dataclass(frozen=True, eq=False)
+class IndexSet:
+    """Index lists of one convolution, for G filter groups with E entries in all.
+
+    Attributes:
+        shape: ``(F, C, R, S)`` of the weight; C is the number of channels of one ONNX group.
+        groups: number of ONNX groups.
+        filters: int32 [F], the filters, group by group.
+        group_ptr: int32 [G+1], where each group begins in ``filters``.
+        entry_ptr: int32 [G+1], where each group's list begins in the two below.
+        channel: uint16 [E], ascending within a list.
+        taps: uint64 [E], never 0.
+    """
+
+    shape: tuple[int, int, int, int]
+    groups: int
+    filters: npt.NDArray[np.int32]
+    group_ptr: npt.NDArray[np.int32]
+    entry_ptr: npt.NDArray[np.int32]
+    channel: npt.NDArray[np.uint16]
+    taps: npt.NDArray[np.uint64]
+
+    @property
+    def filter_groups(self) -> int:
+        """G."""
+        return len(self.group_ptr) - 1
+
+    @cached_property
+    def group_of_filter(self) -> npt.NDArray[np.int64]:
+        """The filter group of every filter, [F]."""
+        owner = np.empty(self.shape[0], np.int64)
+        owner[self.filters] = np.repeat(np.arange(self.filter_groups), np.diff(self.group_ptr))
+        return owner
+
+    @cached_property
+    def group_taps(self) -> npt.NDArray[np.uint64]:
+        """Tap bitmask of every channel in every group, [G, C]; 0 where the channel is not listed."""
+        dense = np.zeros((self.filter_groups, self.shape[1]), np.uint64)
+        owner = np.repeat(np.arange(self.filter_groups), np.diff(self.entry_ptr))
+        dense[owner, self.channel] = self.taps
+        return dense
+
+    @cached_property
+    def kind(self) -> Kind:
+        """Kernel, stripe or pattern."""
+        if bool(np.all(self.taps == _full(self.shape))):
+            return Kind.KERNEL
+        one_bitmask = np.all(self.group_taps == self.group_taps[:, :1])
+        return Kind.STRIPE if bool(one_bitmask) else Kind.PATTERN
+
+    @cached_property
+    def retained(self) -> int:
+        """Number of weights kept."""
+        per_group = np.bitwise_count(self.group_taps).sum(axis=1, dtype=np.int64)
+        return int(per_group @ np.diff(self.group_ptr))
+
+    @property
+    def density(self) -> float:
+        """Share of the weights kept."""
+        return self.retained / int(np.prod(self.shape))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the five arrays."""
+        return sum(a.nbytes for a in (self.filters, self.group_ptr, self.entry_ptr, self.channel, self.taps))
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """The mask, bool [F, C, R, S]."""
+        bits = np.arange(self.shape[2] * self.shape[3], dtype=np.uint64)
+        per_group = (self.group_taps[:, :, None] >> bits) & np.uint64(1)
+        return per_group.astype(bool)[self.group_of_filter].reshape(self.shape)
+
+    def validate(self, layer: str) -> None:
+        """Hold every rule of the format against the arrays.
+
+        Raises:
+            InputError: with the layer's name and the first rule that is broken.
+        """
+        for problem in _problems(self):
+            raise InputError(f"invalid index set: {problem}", layer=layer, remedy="write it again from the mask")
+
+
+def from_mask(
+    mask: npt.NDArray[np.bool_], groups: int = 1, partition: Sequence[Sequence[int]] | None = None
+) -> IndexSet:
+    """The index set of a mask, bool [F, C, R, S].
+
+    Without a ``partition``, filters with the same list share a group; groups come in the order of their first filter.
+    That gives V-SKP one group per filter, and a layer whose filters all agree a single group.
+
+    Args:
+        mask: True where a weight is kept.
+        groups: ONNX groups of the convolution.
+        partition: filter groups to use instead; filters of a group must have equal masks.
+
+    Raises:
+        InputError: more than 64 taps, more than 65536 channels, or a partition that does not fit the mask.
+    """
+    filters, channels, rows, columns = mask.shape
+    if rows * columns > MAX_TAPS:
+        raise InputError(f"a {rows}x{columns} kernel has {rows * columns} taps, an index set holds at most {MAX_TAPS}")
+    if channels > 1 << 16:
+        raise InputError(f"{channels} channels, an index set holds at most {1 << 16}")
+    bits = np.left_shift(np.uint64(1), np.arange(rows * columns, dtype=np.uint64))
+    # [F, C]; a dot product on uint64 has no fast path, so taps are summed one by one
+    taps = np.zeros((filters, channels), np.uint64)
+    for t, bit in enumerate(bits):
+        taps |= np.where(mask[:, :, t // columns, t % columns], bit, np.uint64(0))
+    lists = _equal_lists(taps, groups) if partition is None else [np.asarray(p, np.int32) for p in partition]
+    heads = np.array([members[0] for members in lists], np.int64)
+    group_taps = taps[heads]
+    owner, channel = np.nonzero(group_taps)
+    index = IndexSet(
+        shape=(filters, channels, rows, columns),
+        groups=groups,
+        filters=np.concatenate(lists).astype(np.int32),
+        group_ptr=_pointers([len(members) for members in lists]),
+        entry_ptr=_pointers(np.bincount(owner, minlength=len(lists))),
+        channel=channel.astype(np.uint16),
+        taps=group_taps[owner, channel],
+    )
+    if partition is not None:
+        problem = next(_problems(index), None)
+        if problem is None and not np.array_equal(index.group_taps[index.group_of_filter], taps):
+            problem = "the filters of a group have different masks"
+        if problem is not None:
+            raise InputError(f"partition of the filters: {problem}")
+    return index
+
+
+def _equal_lists(taps: npt.NDArray[np.uint64], groups: int) -> list[npt.NDArray[np.int32]]:
+    """Filters of equal lists, per ONNX group, in the order of their first filter."""
+    filters = len(taps)
+    onnx_group = np.arange(filters, dtype=np.uint64) * np.uint64(groups) // np.uint64(filters)
+    rows = np.ascontiguousarray(np.column_stack([onnx_group, taps]))
+    keys = rows.view([("", np.void, rows.itemsize * rows.shape[1])]).ravel()
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    order = np.argsort(rank[inverse], kind="stable").astype(np.int32)
+    return np.split(order, np.cumsum(np.bincount(rank[inverse]))[:-1])
+
+
+def _pointers(lengths: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+
+
+def _full(shape: tuple[int, int, int, int]) -> np.uint64:
+    return np.uint64((1 << (shape[2] * shape[3])) - 1)
+
+
+def _problems(index: IndexSet) -> Iterator[str]:
+    """Every broken rule, the most basic first, each as a phrase."""
+    filters, channels, rows, columns = index.shape
+    dtypes = {"filters": np.int32, "group_ptr": np.int32, "entry_ptr": np.int32, "channel": np.uint16, "taps": np.uint64}
+    for name, dtype in dtypes.items():
+        array = getattr(index, name)
+        if array.dtype != dtype or array.ndim != 1:
+            yield f"{name} is {array.dtype}[{array.ndim}-d], expected {np.dtype(dtype)}[1-d]"
+            return
+    if min(index.shape) < 1 or rows * columns > MAX_TAPS or channels > 1 << 16:
+        yield f"weight shape {index.shape}"
+        return
+    if index.groups < 1 or filters % index.groups:
+        yield f"{filters} filters in {index.groups} ONNX groups"
+        return
+    if len(index.group_ptr) < 2 or len(index.group_ptr) != len(index.entry_ptr):
+        yield f"group_ptr has {len(index.group_ptr)} values, entry_ptr {len(index.entry_ptr)}"
+        return
+    for name, end, least in (("group_ptr", len(index.filters), 1), ("entry_ptr", len(index.channel), 0)):
+        pointer = getattr(index, name).astype(np.int64)
+        if pointer[0] != 0 or pointer[-1] != end or np.any(np.diff(pointer) < least):
+            yield f"{name} does not run from 0 to {end} in steps of at least {least}"
+            return
+    if len(index.taps) != len(index.channel):
+        yield f"{len(index.channel)} channels, {len(index.taps)} tap bitmasks"
+        return
+    if len(index.filters) != filters or not np.array_equal(np.sort(index.filters), np.arange(filters)):
+        yield f"filters is not a permutation of 0..{filters - 1}"
+        return
+    per_group = filters // index.groups
+    owner = index.filters // per_group
+    heads = index.group_ptr[:-1]
+    if not np.array_equal(np.repeat(owner[heads], np.diff(index.group_ptr)), owner):
+        yield "a filter group crosses an ONNX group"
+    if np.any(index.channel >= channels):
+        yield f"channel {int(index.channel.max())}, the weight has {channels}"
+    rising = np.diff(index.channel.astype(np.int64)) > 0
+    begins = np.zeros(len(index.channel) + 1, bool)
+    begins[index.entry_ptr] = True
+    if not np.all(rising | begins[1:-1]):
+        yield "channels of a list are not ascending and unique"
+    if np.any(index.taps == 0):
+        yield "an entry without taps"
+    if np.any(index.taps > _full(index.shape)):
+        yield f"a tap beyond the {rows}x{columns} kernel"

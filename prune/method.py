@@ -1,0 +1,106 @@
+"""The one interface of the pruning methods: layers and weights in, boolean masks out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+from trtkp.prune.conv_layer import ConvLayer
+
+__all__ = ["Masks", "Method", "Pruning", "prune_one_shot", "select_layers"]
+
+#: Parameter name to mask, True where a weight is kept, shaped as the weight.
+Masks = dict[str, npt.NDArray[np.bool_]]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A pruning method. ``inapplicable`` is what it cannot do, ``out_of_scope`` what it leaves alone by default."""
+
+    @property
+    def name(self) -> str:
+        """As in ``--method``."""
+
+    def inapplicable(self, layer: ConvLayer) -> str | None:
+        """Why the method cannot prune this layer, or None."""
+
+    def out_of_scope(self, layer: ConvLayer) -> str | None:
+        """Why the method does not prune this layer unless it is named, or None."""
+
+    def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
+        """Score, allocate and mask the given layers, one mask per parameter."""
+
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter, for the manifest."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What a method decided: a mask per pruned parameter, and why the other layers were left dense."""
+
+    masks: Masks
+    left_dense: dict[str, str]
+
+
+def select_layers(
+    method: Method, layers: Sequence[ConvLayer], include: Sequence[str] = (), skip: Sequence[str] = ()
+) -> tuple[list[ConvLayer], dict[str, str]]:
+    """The layers to prune, and for every other layer the reason why not.
+
+    Without ``include`` the method's default scope decides. ``include`` and ``skip`` are shell patterns on parameter
+    names, with or without the trailing ``.weight``; ``include`` replaces the default scope, ``skip`` wins over both.
+
+    Raises:
+        InputError: a pattern that names no layer, or a layer named outright that the method cannot prune.
+    """
+    for pattern in (*include, *skip):
+        if not any(_matches(layer, pattern) for layer in layers):
+            names = [layer.name for layer in layers]
+            known = ", ".join(names[:4]) + (f", ... ({len(names)} convolutions)" if len(names) > 4 else "")
+            raise InputError(f"no convolution is called {pattern}", remedy=f"the model has {known or 'none'}")
+    chosen, reasons = [], {}
+    for layer in layers:
+        impossible = method.inapplicable(layer)
+        named = [pattern for pattern in include if _matches(layer, pattern)]
+        if impossible and any(not set("*?[") & set(pattern) for pattern in named):
+            raise InputError(f"{method.name} cannot prune it: {impossible}", layer=layer.name)
+        if any(_matches(layer, pattern) for pattern in skip):
+            reason: str | None = "skipped by the user"
+        elif include:
+            reason = impossible if named else "not among the chosen layers"
+        else:
+            reason = impossible or method.out_of_scope(layer)
+        if reason is None:
+            chosen.append(layer)
+        else:
+            reasons[layer.name] = reason
+    for layer in chosen:  # a weight that serves two nodes is pruned if either is in scope
+        reasons.pop(layer.name, None)
+    return chosen, reasons
+
+
+def prune_one_shot(
+    method: Method,
+    layers: Sequence[ConvLayer],
+    weights: Mapping[str, npt.NDArray[Any]],
+    include: Sequence[str] = (),
+    skip: Sequence[str] = (),
+) -> Pruning:
+    """Masks from the weights as they are, with no training.
+
+    Raises:
+        InputError: see `select_layers` and the method.
+    """
+    chosen, reasons = select_layers(method, layers, include, skip)
+    unique = list({layer.name: layer for layer in chosen}.values())
+    return Pruning(method.masks(unique, weights) if unique else {}, reasons)
+
+
+def _matches(layer: ConvLayer, pattern: str) -> bool:
+    return fnmatchcase(layer.name, pattern) or fnmatchcase(layer.name.removesuffix(".weight"), pattern)
