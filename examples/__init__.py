@@ -1,0 +1,1 @@
+"""Example nets and scripts; importable from the repository root."""
