@@ -1,0 +1,75 @@
+"""Fold inference-mode BatchNormalization, and additions of a constant, into the convolution before them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from trtkp.graph.edit import WEIGHT, add_initializer, constant, input_at, only_consumer, replace_nodes, weight_name
+
+__all__ = ["fold_batch_norm"]
+
+
+def fold_batch_norm(model: ir.Model) -> int:
+    """Fold ``Conv -> BatchNormalization`` and ``Conv -> Add(constant per filter)``; returns how many were folded.
+
+        y = gamma (W*x + b - mean) / sqrt(var + eps) + beta
+          = (W s)*x + (b - mean) s + beta,    s = gamma / sqrt(var + eps), one factor per filter,
+
+    so a mask is the same before and after. Only where nothing else reads the convolution's output. A weight that
+    serves another node as well gets a copy; the node remembers the parameter that it came from (`edit.WEIGHT`).
+    Arithmetic is float64, rounded once to the weight's type.
+    """
+    folded = 0
+    for node in list(model.graph):
+        while node is not None and node.op_type == "Conv" and node.domain == "":
+            follower = only_consumer(node.outputs[0])
+            scale_shift = _scale_and_shift(node, follower) if follower is not None else None
+            if follower is None or scale_shift is None:
+                break
+            node = _fold(model.graph, node, follower, *scale_shift)
+            folded += 1
+    return folded
+
+
+def _scale_and_shift(conv: ir.Node, follower: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
+    """Per-filter factor and addend [F] that the follower applies to the convolution's output, or None."""
+    weight = constant(input_at(conv, 1))
+    if weight is None:
+        return None
+    filters = weight.shape[0]
+    if follower.op_type == "BatchNormalization" and follower.domain == "":
+        if follower.inputs[0] is not conv.outputs[0]:
+            return None
+        values = [constant(value) for value in follower.inputs[1:5]]
+        if any(value is None or value.shape != (filters,) for value in values):
+            return None
+        gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in values)
+        epsilon = follower.attributes.get_float("epsilon", 1e-5)
+        scale = gamma / np.sqrt(variance + epsilon)
+        return scale, beta - mean * scale
+    if follower.op_type == "Add" and follower.domain == "":
+        other = follower.inputs[1] if follower.inputs[0] is conv.outputs[0] else follower.inputs[0]
+        addend = constant(other)
+        if addend is None or addend.shape[-3:] != (filters, *(1,) * (weight.ndim - 2)) or addend.size != filters:
+            return None
+        return np.ones(filters), np.asarray(addend, np.float64).ravel()
+    return None
+
+
+def _fold(graph: ir.Graph, conv: ir.Node, follower: ir.Node, scale: np.ndarray, shift: np.ndarray) -> ir.Node:
+    name = weight_name(conv)
+    weight, bias = conv.inputs[1], constant(input_at(conv, 2))
+    values = constant(weight)
+    assert weight is not None and values is not None and name is not None
+    bias = np.zeros(len(scale)) if bias is None else np.asarray(bias, np.float64)
+    new_bias = add_initializer(graph, f"{name}.bias", (bias * scale + shift).astype(values.dtype))
+    if not np.all(scale == 1):
+        folded = (values * scale.reshape(-1, *(1,) * (values.ndim - 1))).astype(values.dtype)
+        weight = add_initializer(graph, f"{name}.folded", folded)
+    merged = ir.Node(
+        "", "Conv", [conv.inputs[0], weight, new_bias], conv.attributes.values(), name=conv.name,
+        metadata_props={**conv.metadata_props, WEIGHT: name},
+    )
+    replace_nodes([conv, follower], [merged], follower.outputs[0], merged.outputs[0])
+    return merged

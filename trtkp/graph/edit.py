@@ -1,0 +1,87 @@
+"""Small tools for editing an ONNX IR graph: constants, initialisers, chains of single use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+__all__ = [
+    "WEIGHT",
+    "add_initializer",
+    "constant",
+    "finish",
+    "input_at",
+    "ints",
+    "only_consumer",
+    "replace_nodes",
+    "weight_name",
+]
+
+#: Node metadata key: the parameter whose (perhaps folded) value is this convolution's weight.
+WEIGHT = "trtkp.weight"
+
+
+def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
+    """The value of an initialiser or Constant node, or None."""
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return tensor.numpy() if tensor is not None else None
+
+
+def input_at(node: ir.Node, index: int) -> ir.Value | None:
+    """The node's input, or None where it is absent or omitted at the end."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def ints(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
+    """An attribute of integers, or its default."""
+    attribute = node.attributes.get(name)
+    return tuple(attribute.as_ints()) if attribute is not None else tuple(default)
+
+
+def weight_name(node: ir.Node) -> str | None:
+    """Parameter name of a convolution's weight: noted by an earlier pass, else its initialiser's name."""
+    noted = node.metadata_props.get(WEIGHT)
+    weight = input_at(node, 1)
+    if noted is None and weight is not None and weight.is_initializer():
+        noted = weight.name
+    return noted
+
+
+def only_consumer(value: ir.Value) -> ir.Node | None:
+    """The single node that uses a value, once, if it is no graph output."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    """A new initialiser; a taken name gets a number."""
+    unique, number = name, 0
+    while unique in graph.initializers:
+        number += 1
+        unique = f"{name}.{number}"
+    array = np.ascontiguousarray(array)
+    value = ir.val(unique, ir.DataType.from_numpy(array.dtype), array.shape, const_value=ir.tensor(array, name=unique))
+    graph.register_initializer(value)
+    return value
+
+
+def replace_nodes(old: Sequence[ir.Node], new: Iterable[ir.Node], before: ir.Value, after: ir.Value) -> None:
+    """Put ``new`` in the place of ``old``; ``after`` takes over name, type, shape and uses of ``before``.
+
+    New nodes stand where the last old node stood, so that every input is computed by then.
+    """
+    graph = old[-1].graph
+    assert isinstance(graph, ir.Graph)
+    ir.convenience.replace_nodes_and_values(graph, old[-1], list(old), list(new), [before], [after])
+
+
+def finish(model: ir.Model) -> None:
+    """Remove what nothing uses any more: nodes, initialisers, functions."""
+    ir.passes.Sequential(
+        common_passes.RemoveUnusedNodesPass(), common_passes.RemoveUnusedFunctionsPass()
+    )(model)

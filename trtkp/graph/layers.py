@@ -1,0 +1,222 @@
+"""The table of a graph's convolutions, and what the whole net costs.
+
+Sizes are those that ONNX Runtime meets when it runs the graph once at the given shapes: shape arithmetic that no static
+inference follows (Resize from Shape, dynamic H and W) gives the right sizes too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from trtkp.errors import InputError
+from trtkp.graph.edit import constant, input_at, ints, weight_name
+from trtkp.prune.conv_layer import ConvLayer
+from trtkp.shapes import Shape
+
+__all__ = ["LayerTable", "conv_layers", "is_conv2d", "run_shapes", "unusable_reason"]
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+#: Operator to the inputs that are learnable parameters.
+_PARAMETERS = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "Gemm": (1, 2),
+    "MatMul": (0, 1),
+    "BatchNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "LayerNormalization": (1, 2),
+    "GroupNormalization": (1, 2),
+    "PRelu": (1,),
+}
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """Convolutions in graph order, totals of the net, and why other convolutions are not in the table.
+
+    Totals are the common counting: MACs of convolutions and fully connected layers per sample, learnable parameters
+    (batch-normalisation statistics are none).
+    """
+
+    layers: tuple[ConvLayer, ...]
+    params: int
+    macs: int
+    left_out: dict[str, str]
+
+
+def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
+    """The layer table of a graph with inputs of the given shapes, whose first dimension is the batch.
+
+    Raises:
+        InputError: the graph does not run at these shapes.
+    """
+    graph = model.graph
+    weighted = [node for node in graph if node.domain == "" and node.op_type in _WEIGHTED]
+    values = {v.name: v for node in weighted for v in (*node.inputs, *node.outputs) if v is not None and v.name}
+    wanted = [name for name, v in values.items() if constant(v) is None]
+    sizes = run_shapes(model, shapes, wanted)
+    batch = next(iter(shapes.values()))[0] if shapes else 1
+    after_weighted = _behind(graph, weighted)
+    layers, left_out, macs = [], {}, 0
+    for node in weighted:
+        macs += _macs(node, sizes) // batch
+        if node.op_type not in ("Conv", "ConvTranspose"):
+            continue
+        name = weight_name(node) or node.name or node.op_type
+        reason = unusable_reason(node)
+        if reason is not None:
+            left_out[name] = reason
+            continue
+        layers.append(_layer(node, name, sizes, stem=node.inputs[0] not in after_weighted))
+    return LayerTable(tuple(layers), _params(graph), macs, left_out)
+
+
+def is_conv2d(node: ir.Node) -> bool:
+    """A 2-D convolution whose weight is a constant."""
+    return unusable_reason(node) is None
+
+
+def unusable_reason(node: ir.Node) -> str | None:
+    """Why a weighted node cannot become a packed convolution, or None."""
+    if node.op_type == "ConvTranspose":
+        return "transposed convolution"
+    if node.op_type != "Conv" or node.domain != "":
+        return "not a convolution"
+    weight = constant(input_at(node, 1))
+    if weight is None:
+        return "its weight is computed, not stored"
+    if weight.ndim != 4:
+        return f"{weight.ndim - 2}-d convolution"
+    bias = input_at(node, 2)
+    if bias is not None and constant(bias) is None:
+        return "its bias is computed, not stored"
+    return None
+
+
+def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[str]) -> dict[str, Shape]:
+    """Shapes of the wanted values in a run on zeros.
+
+    Raises:
+        InputError: ONNX Runtime cannot run the graph at these shapes.
+    """
+    import onnxruntime
+
+    probe = model.clone()
+    by_name = {v.name: v for node in probe.graph for v in node.outputs} | {v.name: v for v in probe.graph.inputs}
+    found = [name for name in wanted if name in by_name]
+    nodes = [ir.node("Shape", [by_name[name]], name=f"trtkp_probe_{i}") for i, name in enumerate(found)]
+    for i, node in enumerate(nodes):
+        node.outputs[0].name, node.outputs[0].type = f"trtkp_shape_{i}", ir.TensorType(ir.DataType.INT64)
+    probe.graph.extend(nodes)
+    probe.graph.outputs.clear()
+    probe.graph.outputs.extend(node.outputs[0] for node in nodes)
+    if not found:
+        return {}
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    feeds = {}
+    for value in probe.graph.inputs:
+        assert value.dtype is not None
+        feeds[value.name] = np.zeros(shapes[str(value.name)], value.dtype.numpy())
+    try:
+        payload = ir.to_proto(probe).SerializeToString()
+        session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+        results = session.run(None, feeds)
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        text = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the graph does not run at {text} ({reason})", remedy="give shapes the model takes") from error
+    measured = {name: tuple(map(int, result)) for name, result in zip(found, results, strict=True)}
+    return measured | {str(v.name): shapes[str(v.name)] for v in model.graph.inputs if v.name in wanted}
+
+
+def _layer(node: ir.Node, name: str, sizes: Mapping[str, Shape], stem: bool) -> ConvLayer:
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    filters, channels, rows, columns = weight.shape
+    source, target = sizes[str(node.inputs[0].name)], sizes[str(node.outputs[0].name)]
+    strides, dilations = ints(node, "strides", (1, 1)), ints(node, "dilations", (1, 1))
+    return ConvLayer(
+        name=name,
+        node=node.name or name,
+        filters=filters,
+        channels=channels,
+        kernel=(rows, columns),
+        strides=(strides[0], strides[1]),
+        pads=conv_pads(node, (source[2], source[3]), (rows, columns)),
+        dilations=(dilations[0], dilations[1]),
+        groups=node.attributes.get_int("group", 1),
+        input_size=(source[2], source[3]),
+        output_size=(target[2], target[3]),
+        bias=input_at(node, 2) is not None,
+        stem=stem,
+    )
+
+
+def conv_pads(node: ir.Node, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right padding, with ``auto_pad`` resolved for inputs of the given height and width."""
+    mode = node.attributes.get_string("auto_pad", "NOTSET")
+    if mode in ("NOTSET", "VALID", ""):
+        top, left, bottom, right = ints(node, "pads", (0, 0, 0, 0)) if mode != "VALID" else (0, 0, 0, 0)
+        return top, left, bottom, right
+    strides, dilations = ints(node, "strides", (1, 1)), ints(node, "dilations", (1, 1))
+    before, after = [], []
+    for extent, taps, stride, dilation in zip(size, kernel, strides, dilations, strict=True):
+        total = max(0, (-(-extent // stride) - 1) * stride + dilation * (taps - 1) + 1 - extent)
+        small, large = total // 2, total - total // 2
+        before.append(small if mode == "SAME_UPPER" else large)
+        after.append(large if mode == "SAME_UPPER" else small)
+    return before[0], before[1], after[0], after[1]
+
+
+def _behind(graph: ir.Graph, weighted: Sequence[ir.Node]) -> set[ir.Value]:
+    """Values that depend on the output of a weighted node."""
+    marked: set[ir.Value] = set()
+    heads = set(weighted)
+    for node in graph:  # graphs are sorted
+        if node in heads or any(value in marked for value in node.inputs if value is not None):
+            marked.update(node.outputs)
+    return marked
+
+
+def _macs(node: ir.Node, sizes: Mapping[str, Shape]) -> int:
+    """Multiply-accumulates of a node with a stored weight; products of two activations are not counted."""
+    weight = next((c for c in (constant(input_at(node, i)) for i in (1, 0)) if c is not None), None)
+    if weight is None:
+        return 0
+    if node.op_type == "ConvTranspose":
+        source = sizes[str(node.inputs[0].name)]
+        return source[0] * int(np.prod(source[2:])) * weight.size
+    target = sizes[str(node.outputs[0].name)]
+    if node.op_type == "Conv":
+        return target[0] * int(np.prod(target[2:])) * weight.size
+    # Gemm and MatMul: every output is a sum over the weight's inner dimension
+    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
+    inner = weight.shape[-1] if transposed or constant(input_at(node, 1)) is None else weight.shape[-2]
+    return int(np.prod(target)) * inner
+
+
+def _params(graph: ir.Graph) -> int:
+    counted: dict[str, int] = {}
+    for node in graph:
+        for index in _PARAMETERS.get(node.op_type, ()) if node.domain == "" else ():
+            value = input_at(node, index)
+            stored = constant(value)
+            if stored is not None and value is not None:
+                counted[str(value.name)] = stored.size
+        if node.op_type == "Add" and any(v is not None and _is_product(v) for v in node.inputs):
+            for value in node.inputs:  # a bias after MatMul
+                stored = constant(value)
+                if stored is not None and value is not None:
+                    counted[str(value.name)] = stored.size
+    return sum(counted.values())
+
+
+def _is_product(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == "MatMul"

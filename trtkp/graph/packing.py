@@ -1,0 +1,132 @@
+"""Packed convolutions: the arrays that an operator of domain ``trtkp`` takes, made from a weight and its index set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.prune.index_set import IndexSet, Kind
+
+__all__ = ["ENTRY_RADIX", "PackedConv", "pack", "unpack"]
+
+#: A PatternConv entry is ``tap * ENTRY_RADIX + channel``; channels are 16-bit.
+ENTRY_RADIX = 1 << 16
+
+_BASE = {Kind.KERNEL: "KernelIndexConv", Kind.STRIPE: "StripeConv", Kind.PATTERN: "PatternConv"}
+
+
+@dataclass(frozen=True, eq=False)
+class PackedConv:
+    """Weight, lists and row order of one packed convolution; `trtkp.graph.ops` gives the shapes."""
+
+    base: str
+    weight_shape: tuple[int, int, int, int]
+    groups: int
+    weight: npt.NDArray[Any]
+    index: npt.NDArray[np.int32]
+    row_group: npt.NDArray[np.int32]
+    filters: npt.NDArray[np.int32]
+
+    @property
+    def index_nbytes(self) -> int:
+        """Bytes of the index tensors."""
+        return self.index.nbytes + self.row_group.nbytes + self.filters.nbytes
+
+    def columns(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Tap and channel of every packed column, int64 [G, K] each; tap R·S or channel C marks padding."""
+        return _columns(self.base, self.index, self.weight_shape)
+
+
+def pack(
+    weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, list_multiple: int = 1
+) -> PackedConv:
+    """Gather the listed weights of ``weight`` [F, C, R, S], row by row in group order.
+
+    Lists shorter than the longest are padded with entries that address nothing and weights of zero.
+
+    Args:
+        weight: the layer's weight; values outside the lists are dropped.
+        index: its index set.
+        row_multiple: every group's filters are padded to this multiple.
+        list_multiple: lists (channels, taps or entries) are padded to this multiple.
+    """
+    filters, channels, kernel_rows, kernel_columns = index.shape
+    taps = kernel_rows * kernel_columns
+    base = _BASE[index.kind]
+    if index.kind is Kind.KERNEL:
+        lists, padding = _ragged(index.channel, index.entry_ptr), channels
+    elif index.kind is Kind.STRIPE:
+        lists, padding = [_set_bits(bitmask) for bitmask in index.group_taps[:, 0]], taps
+    else:
+        lists, padding = _tap_major(index), taps * ENTRY_RADIX
+    table = _padded(lists, padding, list_multiple)
+
+    sizes = np.diff(index.group_ptr)
+    padded_sizes = -(-sizes // row_multiple) * row_multiple
+    row_group = np.repeat(np.arange(len(sizes), dtype=np.int32), padded_sizes)
+    row_filters = np.full(len(row_group), filters, np.int32)
+    within = np.concatenate([np.arange(size) for size in sizes])
+    row_filters[np.repeat(np.cumsum(padded_sizes) - padded_sizes, sizes) + within] = index.filters
+
+    tap, channel = _columns(base, table, index.shape)
+    # one spare filter, tap and channel of zeros stand for padding
+    source = np.zeros((filters + 1, taps + 1, channels + 1), weight.dtype)
+    source[:filters, :taps, :channels] = weight.reshape(filters, channels, taps).transpose(0, 2, 1)
+    flat = (tap * (channels + 1) + channel)[row_group]
+    rows = np.take_along_axis(source.reshape(filters + 1, -1)[row_filters], flat, axis=1)
+    return PackedConv(base, index.shape, index.groups, rows, table, row_group, row_filters)
+
+
+def unpack(packed: PackedConv) -> npt.NDArray[Any]:
+    """The dense masked weight [F, C, R, S], with NumPy alone: the check on the operator's body."""
+    filters, channels, rows, columns = packed.weight_shape
+    tap, channel = packed.columns()
+    grid = np.zeros((filters + 1, rows * columns + 1, channels + 1), packed.weight.dtype)
+    grid[packed.filters[:, None], tap[packed.row_group], channel[packed.row_group]] = packed.weight
+    dense = grid[:filters, : rows * columns, :channels].transpose(0, 2, 1)
+    return np.ascontiguousarray(dense).reshape(packed.weight_shape)
+
+
+
+
+def _columns(
+    base: str, index: npt.NDArray[np.int32], weight_shape: tuple[int, int, int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    _, channels, rows, columns = weight_shape
+    index = index.astype(np.int64)
+    if base == "KernelIndexConv":
+        tap, channel = np.arange(rows * columns)[None, :, None], index[:, None, :]
+    elif base == "StripeConv":
+        tap, channel = index[:, :, None], np.arange(channels)[None, None, :]
+    else:
+        tap, channel = index // ENTRY_RADIX, index % ENTRY_RADIX
+    tap, channel = np.broadcast_arrays(tap, channel)
+    return tap.reshape(len(index), -1), channel.reshape(len(index), -1)
+
+
+def _ragged(values: npt.NDArray[Any], pointer: npt.NDArray[np.int32]) -> list[npt.NDArray[Any]]:
+    return np.split(values, pointer[1:-1])
+
+
+def _set_bits(bitmask: np.uint64) -> npt.NDArray[np.int64]:
+    return np.flatnonzero([(int(bitmask) >> t) & 1 for t in range(64)])
+
+
+def _tap_major(index: IndexSet) -> list[npt.NDArray[np.int64]]:
+    """Entries ``tap * ENTRY_RADIX + channel`` of every group, channels innermost."""
+    taps = index.shape[2] * index.shape[3]
+    kept = (index.group_taps[:, None, :] >> np.arange(taps, dtype=np.uint64)[:, None]) & np.uint64(1)
+    group, tap, channel = np.nonzero(kept)
+    return np.split(tap * ENTRY_RADIX + channel, np.cumsum(np.bincount(group, minlength=index.filter_groups))[:-1])
+
+
+def _padded(lists: list[npt.NDArray[Any]], padding: int, multiple: int) -> npt.NDArray[np.int32]:
+    """Lists as rows of one table; at least one column, as no tensor of an engine may be empty."""
+    longest = max(1, *(len(entries) for entries in lists))
+    table = np.full((len(lists), -(-longest // multiple) * multiple), padding, np.int32)
+    for row, entries in zip(table, lists, strict=True):
+        row[: len(entries)] = entries
+    return table

@@ -1,0 +1,183 @@
+"""Rewrite convolutions into the operators of domain ``trtkp``, with bias, residual Add and activation fused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from trtkp.graph.edit import WEIGHT, add_initializer, constant, finish, input_at, ints, only_consumer, replace_nodes, weight_name
+from trtkp.graph.layers import conv_pads, unusable_reason
+from trtkp.graph.ops import DOMAIN, INDEX_INPUT, VERSION, OpName, function
+from trtkp.graph.packing import PackedConv, pack
+from trtkp.prune.index_set import IndexSet
+
+__all__ = ["Epilogue", "apply_masks", "pack_convolutions", "packed_nodes", "read_packed"]
+
+
+@dataclass
+class Epilogue:
+    """What follows a convolution and can be computed with it: ``act(conv + residual)``."""
+
+    output: ir.Value
+    nodes: list[ir.Node] = field(default_factory=list)
+    residual: ir.Value | None = None
+    activation: str = ""
+    alpha: float | None = None
+
+
+def apply_masks(model: ir.Model, index_sets: Mapping[str, IndexSet]) -> None:
+    """Zero the pruned weights of a graph whose initialisers carry parameter names."""
+    for name, index in index_sets.items():
+        value = model.graph.initializers[name]
+        assert value.const_value is not None
+        weight = value.const_value.numpy()
+        value.const_value = ir.tensor(np.where(index.mask(), weight, weight.dtype.type(0)), name=name)
+
+
+def pack_convolutions(
+    model: ir.Model,
+    index_sets: Mapping[str, IndexSet],
+    input_sizes: Mapping[str, tuple[int, int]],
+    *,
+    row_multiple: int = 1,
+    list_multiple: int = 1,
+) -> list[ir.Node]:
+    """Replace every convolution whose weight has an index set; returns the new nodes in graph order.
+
+    The convolution is found by the parameter name of its weight. Its epilogue is fused as far as every value between
+    has no other reader. Every new node states ``plugin_namespace`` and ``plugin_version``, and the model gets the
+    function of each operator that it uses.
+
+    Args:
+        model: standard operators, changed in place; batch normalisation is folded by then.
+        index_sets: parameter name to index set.
+        input_sizes: node name to the height and width of its input, to resolve ``auto_pad``.
+        row_multiple: see `packing.pack`.
+        list_multiple: see `packing.pack`.
+    """
+    created, names = [], set()
+    for conv in list(model.graph):
+        name = weight_name(conv) if conv.op_type == "Conv" and unusable_reason(conv) is None else None
+        if name is None or name not in index_sets:
+            continue
+        weight = constant(conv.inputs[1])
+        assert weight is not None
+        packed = pack(weight, index_sets[name], row_multiple=row_multiple, list_multiple=list_multiple)
+        epilogue = find_epilogue(conv)
+        op = OpName(packed.base, epilogue.residual is not None, epilogue.activation)
+        node = _packed_node(model.graph, conv, name, packed, op, epilogue, input_sizes.get(str(conv.name), (0, 0)))
+        replace_nodes([conv, *epilogue.nodes], [node], epilogue.output, node.outputs[0])
+        created.append(node)
+        names.add(op)
+    opset = model.graph.opset_imports[""]
+    for op in sorted(names, key=str):
+        body = function(op, opset)
+        model.functions[body.identifier()] = body
+    if names:
+        model.graph.opset_imports[DOMAIN] = VERSION
+    finish(model)
+    return created
+
+
+def packed_nodes(model: ir.Model) -> list[ir.Node]:
+    """The nodes of domain ``trtkp``, in graph order."""
+    return [node for node in model.graph if node.domain == DOMAIN]
+
+
+def read_packed(node: ir.Node) -> tuple[OpName, PackedConv]:
+    """The operator and the arrays of a node of domain ``trtkp``."""
+    op = OpName.parse(node.op_type)
+    weight, index, row_group, filters = (constant(value) for value in node.inputs[1:5])
+    assert weight is not None and index is not None and row_group is not None and filters is not None
+    f, c, r, s = ints(node, "weight_shape", ())
+    return op, PackedConv(op.base, (f, c, r, s), node.attributes.get_int("group", 1), weight, index, row_group, filters)
+
+
+def find_epilogue(conv: ir.Node) -> Epilogue:
+    """The longest run of residual Add and activation after a convolution that can be fused into it."""
+    epilogue = Epilogue(conv.outputs[0])
+    follower = only_consumer(epilogue.output)
+    if follower is not None and follower.op_type == "Add" and follower.domain == "":
+        residual = follower.inputs[1] if follower.inputs[0] is epilogue.output else follower.inputs[0]
+        if residual is not None and residual is not epilogue.output and _same_shape(residual, epilogue.output):
+            epilogue.residual = residual
+            epilogue.nodes.append(follower)
+            epilogue.output = follower.outputs[0]
+    _add_activation(epilogue)
+    return epilogue
+
+
+def _add_activation(epilogue: Epilogue) -> None:
+    value = epilogue.output
+    nodes = [use.node for use in value.uses()]
+    if value.is_graph_output() or not nodes or any(node.domain for node in nodes):
+        return
+    follower, kinds = nodes[0], sorted(node.op_type for node in nodes)
+    activation, alpha, used = "", None, [follower]
+    if kinds == ["Relu"]:
+        activation = "Relu"
+    elif kinds == ["HardSwish"]:
+        activation = "HardSwish"
+    elif kinds == ["LeakyRelu"]:
+        activation, alpha = "LeakyRelu", follower.attributes.get_float("alpha", 0.01)
+    elif kinds == ["Clip"]:
+        low, high = (constant(input_at(follower, i)) for i in (1, 2))
+        if low is not None and high is not None and float(low) == 0 and float(high) == 6:
+            activation = "Relu6"
+    elif kinds in (["Mul", "Sigmoid"], ["HardSigmoid", "Mul"]):
+        gate = next(node for node in nodes if node.op_type != "Mul")
+        product = next(node for node in nodes if node.op_type == "Mul")
+        gated = only_consumer(gate.outputs[0]) is product and set(product.inputs) == {value, gate.outputs[0]}
+        slope, shift = gate.attributes.get_float("alpha", 0.2), gate.attributes.get_float("beta", 0.5)
+        if gated and gate.op_type == "Sigmoid":
+            activation, used = "Silu", [gate, product]
+        elif gated and abs(slope - 1 / 6) < 1e-6 and shift == 0.5:
+            activation, used = "HardSwish", [gate, product]
+    if activation:
+        epilogue.nodes += used
+        epilogue.output = used[-1].outputs[0]
+        epilogue.activation, epilogue.alpha = activation, alpha
+
+
+def _same_shape(left: ir.Value, right: ir.Value) -> bool:
+    """Both shapes are known and equal, dynamic dimensions by name: no broadcast hides in the Add."""
+    if left.shape is None or right.shape is None or left.dtype != right.dtype:
+        return False
+    known = all(isinstance(dim, int) or dim.value is not None for dim in (*left.shape, *right.shape))
+    return known and list(left.shape) == list(right.shape)
+
+
+def _packed_node(
+    graph: ir.Graph, conv: ir.Node, name: str, packed: PackedConv, op: OpName, epilogue: Epilogue, size: tuple[int, int]
+) -> ir.Node:
+    kernel = packed.weight_shape[2:]
+    bias = input_at(conv, 2)
+    if bias is None:
+        bias = add_initializer(graph, f"{name}.bias", np.zeros(packed.weight_shape[0], packed.weight.dtype))
+    inputs = [
+        conv.inputs[0],
+        add_initializer(graph, f"{name}.packed", packed.weight),
+        add_initializer(graph, f"{name}.{INDEX_INPUT[packed.base]}", packed.index),
+        add_initializer(graph, f"{name}.row_group", packed.row_group),
+        add_initializer(graph, f"{name}.filters", packed.filters),
+        bias,
+    ]
+    if epilogue.residual is not None:
+        inputs.append(epilogue.residual)
+    attributes: dict[str, ir.convenience.SupportedAttrTypes] = {
+        "strides": ints(conv, "strides", (1, 1)),
+        "pads": conv_pads(conv, size, kernel),
+        "dilations": ints(conv, "dilations", (1, 1)),
+        "group": packed.groups,
+        "weight_shape": packed.weight_shape,
+        "plugin_namespace": DOMAIN,
+        "plugin_version": str(VERSION),
+    }
+    if epilogue.alpha is not None:
+        attributes["alpha"] = epilogue.alpha
+    return ir.node(
+        str(op), inputs, attributes, domain=DOMAIN, name=conv.name, metadata_props={**conv.metadata_props, WEIGHT: name}
+    )
