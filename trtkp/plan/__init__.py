@@ -1,0 +1,1 @@
+"""Planning: every packed layer in its fastest exact form of standard operators, dense included."""
