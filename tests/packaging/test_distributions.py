@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from collections import Counter
@@ -65,9 +66,10 @@ def test_installed_wheel_imports_away_from_the_checkout(wheel: Path, tmp_path: P
     site = tmp_path / "site"
     command = ["install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
     subprocess.run([sys.executable, "-m", "pip", *command], check=True)
-    # -S leaves out site-packages, where the editable install of the checkout would answer first.
+    # -S leaves out the hook of the checkout's editable install; the libraries come back as a plain folder.
+    path = [str(site), sysconfig.get_path("purelib")]
     program = (
-        f"import sys; sys.path.insert(0, {str(site)!r}); import trtkp, trtkp.prune, trtkp.calib\n"
+        f"import sys; sys.path += {path!r}; import trtkp, trtkp.prune, trtkp.calib\n"
         "print(*(m.__file__ for m in (trtkp, trtkp.prune, trtkp.calib)), sep='\\n')"
     )
     output = subprocess.run(
