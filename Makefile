@@ -1,0 +1,67 @@
+# Everything a developer or CI runs. Needs make and Python 3.11 to 3.13; all else is installed into .venv.
+
+PYTHON ?=
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := rtx,demo,dev
+CUDA_SOURCES := '*.cu' '*.cuh' '*.cpp' '*.h' '*.hpp'
+SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint lint-python lint-cuda typecheck format clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12 picks the interpreter of .venv, JOBS=8 the number of test processes."
+
+venv: $(STAMP) ## Create .venv with everything the other targets need
+
+$(STAMP): pyproject.toml constraints.txt
+	@python=; for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+		if $$candidate -c '$(SUPPORTED)' 2>/dev/null; then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "trtkp needs Python 3.11, 3.12 or 3.13, and $(or $(PYTHON),python3) is not one of them: install one, or name it with PYTHON=..." >&2; \
+		exit 1; \
+	fi; \
+	echo "Installing into $(VENV) (a minute or more the first time)"; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt \
+		--editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(STAMP) ## Prune a small CNN, build it, verify it and print dense against pruned
+	@$(BIN)/python examples/demo.py
+
+# One thread per library in each process: the processes themselves fill the cores. Serial tests come first, alone.
+# Pytest's status 5 says that none is marked so.
+test: export OMP_NUM_THREADS = 1
+test: $(STAMP) ## Run every test, slow ones included
+	@$(BIN)/python -m pytest -m serial || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m "not serial" -n $(JOBS)
+
+lint: lint-python lint-cuda typecheck ## Check format, lint rules and types; changes nothing
+
+lint-python: $(STAMP) ## Check format and lint rules with ruff (part of lint)
+	@$(BIN)/ruff format --diff --quiet .
+	@$(BIN)/ruff check --quiet .
+
+lint-cuda: $(STAMP) ## Check the format of CUDA and C++ sources (part of lint)
+	@git ls-files -z $(CUDA_SOURCES) | xargs -0 -r $(BIN)/clang-format --dry-run -Werror
+
+typecheck: $(STAMP) ## Check types with mypy (part of lint)
+	@$(BIN)/mypy
+
+format: $(STAMP) ## Rewrite the sources in the project's format
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+	@git ls-files -z $(CUDA_SOURCES) | xargs -0 -r $(BIN)/clang-format -i
+
+clean: ## Remove caches, build products and the demo's output; .venv stays
+	@rm -rf build dist demo-out out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
