@@ -189,7 +189,13 @@ def _full(shape: tuple[int, int, int, int]) -> np.uint64:
 def _problems(index: IndexSet) -> Iterator[str]:
     """Every broken rule, the most basic first, each as a phrase."""
     filters, channels, rows, columns = index.shape
-    dtypes = {"filters": np.int32, "group_ptr": np.int32, "entry_ptr": np.int32, "channel": np.uint16, "taps": np.uint64}
+    dtypes = {
+        "filters": np.int32,
+        "group_ptr": np.int32,
+        "entry_ptr": np.int32,
+        "channel": np.uint16,
+        "taps": np.uint64,
+    }
     for name, dtype in dtypes.items():
         array = getattr(index, name)
         if array.dtype != dtype or array.ndim != 1:

@@ -104,7 +104,9 @@ class KEP:
                 if n > layer.taps:
                     size = f"{layer.kernel[0]}x{layer.kernel[1]}"
                     remedy = f"give --n {layer.taps} or less, or leave the layer out with --skip"
-                    raise InputError(f"n = {n}, but a {size} kernel has {layer.taps} elements", layer=layer.name, remedy=remedy)
+                    raise InputError(
+                        f"n = {n}, but a {size} kernel has {layer.taps} elements", layer=layer.name, remedy=remedy
+                    )
             return {layer.name: n for layer in layers}
         if self.allocation == "uniform":
             return {layer.name: _at_least_one((1 - self.ratio) * layer.taps, layer.taps) for layer in layers}
@@ -156,7 +158,9 @@ def paper_index_bytes(index: IndexSet, share: str) -> int:
     filters, channels, rows, columns = index.shape
     taps = rows * columns
     n = int(np.bitwise_count(index.taps).max(initial=np.uint8(0)))
-    lists = {"none": filters * channels, "per-channel": channels * index.groups, "per-filter": filters, "per-layer": 1}[share]
+    lists = {"none": filters * channels, "per-channel": channels * index.groups, "per-filter": filters, "per-layer": 1}[
+        share
+    ]
     patterns = comb(taps, n)
     identifier = lists * (1 if patterns <= 1 << 8 else 2 if patterns <= 1 << 16 else 4 if patterns <= 1 << 32 else 8)
     positions = (lists * n + 1) // 2 if taps <= 16 else lists * n

@@ -21,13 +21,13 @@ def fold_batch_norm(model: ir.Model) -> int:
     Arithmetic is float64, rounded once to the weight's type.
     """
     folded = 0
-    for node in list(model.graph):
-        while node is not None and node.op_type == "Conv" and node.domain == "":
-            follower = only_consumer(node.outputs[0])
-            scale_shift = _scale_and_shift(node, follower) if follower is not None else None
-            if follower is None or scale_shift is None:
-                break
-            node = _fold(model.graph, node, follower, *scale_shift)
+    convolutions = [node for node in model.graph if node.op_type == "Conv" and node.domain == ""]
+    while convolutions:
+        conv = convolutions.pop()
+        follower = only_consumer(conv.outputs[0])
+        scale_shift = _scale_and_shift(conv, follower) if follower is not None else None
+        if follower is not None and scale_shift is not None:
+            convolutions.append(_fold(model.graph, conv, follower, *scale_shift))  # another may follow
             folded += 1
     return folded
 
@@ -61,14 +61,20 @@ def _fold(graph: ir.Graph, conv: ir.Node, follower: ir.Node, scale: np.ndarray, 
     name = weight_name(conv)
     weight, bias = conv.inputs[1], constant(input_at(conv, 2))
     values = constant(weight)
-    assert weight is not None and values is not None and name is not None
+    assert weight is not None
+    assert values is not None
+    assert name is not None
     bias = np.zeros(len(scale)) if bias is None else np.asarray(bias, np.float64)
     new_bias = add_initializer(graph, f"{name}.bias", (bias * scale + shift).astype(values.dtype))
     if not np.all(scale == 1):
         folded = (values * scale.reshape(-1, *(1,) * (values.ndim - 1))).astype(values.dtype)
         weight = add_initializer(graph, f"{name}.folded", folded)
     merged = ir.Node(
-        "", "Conv", [conv.inputs[0], weight, new_bias], conv.attributes.values(), name=conv.name,
+        "",
+        "Conv",
+        [conv.inputs[0], weight, new_bias],
+        conv.attributes.values(),
+        name=conv.name,
         metadata_props={**conv.metadata_props, WEIGHT: name},
     )
     replace_nodes([conv, follower], [merged], follower.outputs[0], merged.outputs[0])

@@ -82,6 +82,4 @@ def replace_nodes(old: Sequence[ir.Node], new: Iterable[ir.Node], before: ir.Val
 
 def finish(model: ir.Model) -> None:
     """Remove what nothing uses any more: nodes, initialisers, functions."""
-    ir.passes.Sequential(
-        common_passes.RemoveUnusedNodesPass(), common_passes.RemoveUnusedFunctionsPass()
-    )(model)
+    ir.passes.Sequential(common_passes.RemoveUnusedNodesPass(), common_passes.RemoveUnusedFunctionsPass())(model)

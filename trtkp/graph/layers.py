@@ -130,7 +130,9 @@ def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[st
     except Exception as error:  # onnxruntime's errors share no base class of their own
         text = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
         reason = str(error).splitlines()[0]
-        raise InputError(f"the graph does not run at {text} ({reason})", remedy="give shapes the model takes") from error
+        raise InputError(
+            f"the graph does not run at {text} ({reason})", remedy="give shapes the model takes"
+        ) from error
     measured = {name: tuple(map(int, result)) for name, result in zip(found, results, strict=True)}
     return measured | {str(v.name): shapes[str(v.name)] for v in model.graph.inputs if v.name in wanted}
 

@@ -62,13 +62,13 @@ ACTIVATIONS = {
 #: Base to the ONNX text that computes ``tap`` and ``channel`` of every packed column, broadcastable to [G, ?, ?].
 _COLUMNS = {
     "KernelIndexConv": """
-        listed = Unsqueeze (index, one)
-        channel = Expand (listed, one)
+        channel = Unsqueeze (index, one)
         count = Squeeze (tap_count)
         first = Squeeze (zero)
         step = Squeeze (one)
         every_tap = Range (first, count, step)
-        tap = Unsqueeze (every_tap, two)""",
+        outer = Constant <value_ints: ints = [0, 2]> ()
+        tap = Unsqueeze (every_tap, outer)""",
     "StripeConv": """
         tap = Unsqueeze (index, two)
         count = Squeeze (channel_count)

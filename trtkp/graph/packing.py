@@ -40,9 +40,7 @@ class PackedConv:
         return _columns(self.base, self.index, self.weight_shape)
 
 
-def pack(
-    weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, list_multiple: int = 1
-) -> PackedConv:
+def pack(weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, list_multiple: int = 1) -> PackedConv:
     """Gather the listed weights of ``weight`` [F, C, R, S], row by row in group order.
 
     Lists shorter than the longest are padded with entries that address nothing and weights of zero.
@@ -88,8 +86,6 @@ def unpack(packed: PackedConv) -> npt.NDArray[Any]:
     grid[packed.filters[:, None], tap[packed.row_group], channel[packed.row_group]] = packed.weight
     dense = grid[:filters, : rows * columns, :channels].transpose(0, 2, 1)
     return np.ascontiguousarray(dense).reshape(packed.weight_shape)
-
-
 
 
 def _columns(

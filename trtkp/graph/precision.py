@@ -31,12 +31,12 @@ def to_float16(model: ir.Model, *, keep_io: bool = True) -> ir.Model:
             largest = float(np.abs(value.const_value.numpy()).max(initial=0.0))
             if not largest <= limit:
                 raise InputError(
-                    f"weight of magnitude {largest:g}, float16 ends at {limit:g}", layer=name, remedy="use --precision fp32"
+                    f"weight of magnitude {largest:g}, float16 ends at {limit:g}",
+                    layer=name,
+                    remedy="use --precision fp32",
                 )
     proto = ir.to_proto(model)
-    converted = convert_float_to_float16(
-        proto, keep_io_types=keep_io, disable_shape_infer=True, op_block_list=[]
-    )
+    converted = convert_float_to_float16(proto, keep_io_types=keep_io, disable_shape_infer=True, op_block_list=[])
     half = ir.from_proto(converted)
     half.graph.sort()  # the converter appends its casts at the end
     return half

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from trtkp.graph.edit import WEIGHT, add_initializer, constant, finish, input_at, ints, only_consumer, replace_nodes, weight_name
+from trtkp.graph.edit import (
+    WEIGHT,
+    add_initializer,
+    constant,
+    finish,
+    input_at,
+    ints,
+    only_consumer,
+    replace_nodes,
+    weight_name,
+)
 from trtkp.graph.layers import conv_pads, unusable_reason
 from trtkp.graph.ops import DOMAIN, INDEX_INPUT, VERSION, OpName, function
 from trtkp.graph.packing import PackedConv, pack
@@ -91,7 +101,10 @@ def read_packed(node: ir.Node) -> tuple[OpName, PackedConv]:
     """The operator and the arrays of a node of domain ``trtkp``."""
     op = OpName.parse(node.op_type)
     weight, index, row_group, filters = (constant(value) for value in node.inputs[1:5])
-    assert weight is not None and index is not None and row_group is not None and filters is not None
+    assert weight is not None
+    assert index is not None
+    assert row_group is not None
+    assert filters is not None
     f, c, r, s = ints(node, "weight_shape", ())
     return op, PackedConv(op.base, (f, c, r, s), node.attributes.get_int("group", 1), weight, index, row_group, filters)
 

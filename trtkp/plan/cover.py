@@ -71,7 +71,10 @@ def cover(taps: tuple[int, ...], columns: int) -> tuple[Rectangle, ...]:
                 best = cost, chosen
             return
         # every further part costs at least its own overhead and the taps still to be held
-        if len(chosen) == MAX_PARTS or cost + (PART_COST if chosen else 0) + len(left) / (MAX_PARTS - len(chosen)) >= best[0]:
+        if (
+            len(chosen) == MAX_PARTS
+            or cost + (PART_COST if chosen else 0) + len(left) / (MAX_PARTS - len(chosen)) >= best[0]
+        ):
             return
         first = min(left)
         for rectangle in candidates:

@@ -52,7 +52,8 @@ class Form:
         op, packed = read_packed(node)
         bias = constant(node.inputs[5])
         x = node.inputs[0]
-        assert bias is not None and x is not None
+        assert bias is not None
+        assert x is not None
         return cls(
             name=weight_name(node) or str(node.name),
             op=op,
@@ -233,6 +234,8 @@ def _one_list(packed: PackedConv) -> str | None:
         return f"{len(packed.index)} lists, not one for the layer"
     if packed.weight_shape[2:] == (1, 1):
         return "1x1 kernel"
+    if not len(_listed(packed)[0]):
+        return "the layer keeps nothing"
     return None
 
 
@@ -281,7 +284,7 @@ def _gather_applies(packed: PackedConv) -> str | None:
 
 def _build_gather(form: Form) -> ir.Value:
     packed = form.packed
-    filters, channels, rows, columns = packed.weight_shape
+    _filters, channels, rows, columns = packed.weight_shape
     lists = packed.index
     weight = packed.weight.reshape(-1, rows * columns, lists.shape[1]).transpose(0, 2, 1)
     bias = np.append(form.bias, form.bias.dtype.type(0))[packed.filters]
