@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, TypeAlias
 
 from trtkp.errors import JobError
 from trtkp.shapes import Profile, TensorSpec
@@ -138,7 +138,7 @@ class Runner(Protocol):
     def close(self) -> None:
         """Give the memory back; twice is allowed."""
 
-    def __enter__(self) -> Runner: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

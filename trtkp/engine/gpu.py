@@ -58,7 +58,8 @@ def find_gpus() -> GpuReport:
     """Ask the driver once a process; the answer is kept."""
     try:
         return _ask_driver()
-    except Exception as error:  # a driver from another age may lack a symbol: no GPU for us, but no crash either
+    except (AttributeError, OSError, ValueError) as error:
+        # A driver from another age may lack a symbol: no GPU for us, but no crash either.
         return GpuReport((), None, None, f"no NVIDIA GPU: the driver library cannot be used ({error})")
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -129,7 +129,7 @@ class OrtRunner:
         if isinstance(model, Path) and not model.is_file():
             raise InputError("no such file", file=model)
         try:
-            import onnxruntime as ort  # noqa: PLC0415 - only when a session is wanted
+            import onnxruntime as ort
         except ImportError as error:
             raise NotRunnableError(f"onnxruntime cannot be used: {error}", remedy="pip install onnxruntime") from None
         missing = [name for name in _PROVIDERS[provider] if name not in ort.get_available_providers()]
@@ -173,7 +173,7 @@ class OrtRunner:
         """Drop the session and its memory."""
         self._session = None
 
-    def __enter__(self) -> OrtRunner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -195,7 +195,7 @@ def _first_line(error: Exception) -> str:
 
 def _place(source: Path, target: Path) -> tuple[Path, ...]:
     """The model at ``target`` with all it needs beside it, and the files that makes."""
-    import onnx  # noqa: PLC0415
+    import onnx
 
     target.parent.mkdir(parents=True, exist_ok=True)
     data = target.with_name(target.name + ".data")

@@ -73,7 +73,7 @@ class TensorRTBackend(Backend):
         reason = _why_not_here()
         if reason is not None:
             raise NotRunnableError(f"TensorRT cannot open the engine here: {reason}", file=path)
-        from trtkp.engine.trt_runner import TrtEngineRunner  # noqa: PLC0415 - imports Polygraphy
+        from trtkp.engine.trt_runner import TrtEngineRunner
 
         return TrtEngineRunner(path, rtx=False)
 

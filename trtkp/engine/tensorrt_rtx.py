@@ -33,9 +33,8 @@ _NOT_INSTALLED = "package tensorrt_rtx is not installed: pip install 'trtkp[rtx]
 class TensorRTRTXBackend(Backend):
     """Standard operators only (no plugins); see ``trt_builder.default_targets`` for what is built without asking.
 
-    Weights are stored once and as they are: an fp16 net of 38.36 MB of weights gives an engine of 38.83 MB, which gzip
-    shrinks no further than the weights themselves. Building it peaked at 303 MB of memory (115 MB of it the library),
-    in fp32 at 414 MB.
+    Weights are stored once and uncompressed: 38.35 MB of fp16 weights give an engine of 38.81 MB. Building it peaked
+    at 309 MiB of memory, in fp32 at 445 MiB (``benchmarks/results/rtx_targets.json``).
     """
 
     name: ClassVar[str] = "tensorrt-rtx"
@@ -49,7 +48,7 @@ class TensorRTRTXBackend(Backend):
         reason = _why_not_here(find_gpus())
         if reason is None:
             return Availability(True, True, version, f"TensorRT-RTX {version} on {find_gpus().detail}")
-        return Availability(True, False, version, f"TensorRT-RTX {version} builds here but does not run: {reason}")
+        return Availability(True, False, version, f"TensorRT-RTX {version} builds but does not run: {reason}")
 
     def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
         """Build in a worker process; needs no GPU unless the target is ``current``.
@@ -79,7 +78,7 @@ class TensorRTRTXBackend(Backend):
         reason = _NOT_INSTALLED if not importable(_MODULE) else _why_not_here(find_gpus())
         if reason is not None:
             raise NotRunnableError(f"TensorRT-RTX cannot open the engine here: {reason}", file=path)
-        from trtkp.engine.trt_runner import TrtEngineRunner  # noqa: PLC0415 - imports Polygraphy
+        from trtkp.engine.trt_runner import TrtEngineRunner
 
         return TrtEngineRunner(path, rtx=True)
 

@@ -19,7 +19,7 @@ from trtkp.engine.profiles import check_profile
 from trtkp.errors import InputError, JobError
 from trtkp.shapes import Dim, TensorSpec
 
-__all__ = ["DTYPES", "build_engine", "default_targets"]
+__all__ = ["DTYPES", "build_engine", "default_targets", "set_tf32"]
 
 #: Called with a severity ("error", "warning", "info") and a line.
 Log = Callable[[str, str], None]
@@ -66,8 +66,7 @@ def build_engine(trt: Any, request: BuildRequest, engine: Path, log: Log, progre
     network, parser = _parse(trt, builder, logger, request.onnx)
     _check_precision(trt, network, request, log)
     config = builder.create_builder_config()
-    if hasattr(trt.BuilderFlag, "TF32"):
-        (config.set_flag if request.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    set_tf32(trt, config, request.tf32)
     if request.optimization_level is not None:
         config.builder_optimization_level = request.optimization_level
     if request.threads is not None and hasattr(builder, "max_threads"):
@@ -185,6 +184,12 @@ def _check_precision(trt: Any, network: Any, request: BuildRequest, log: Log) ->
         log("warning", f"fp32 was asked for, but {sum(half)} of {len(half)} convolutions of the graph are fp16")
 
 
+def set_tf32(trt: Any, config: Any, wanted: bool) -> None:
+    """Every flavour sets TF32 on by default; ours is off (relative error 1e-6 and not 1e-3)."""
+    if hasattr(trt.BuilderFlag, "TF32"):
+        (config.set_flag if wanted else config.clear_flag)(trt.BuilderFlag.TF32)
+
+
 def _set_targets(trt: Any, config: Any, wanted: tuple[str, ...]) -> list[str]:
     """Choose the GPU architectures; an empty choice is ``default_targets``."""
     if not hasattr(trt, "ComputeCapability") or not hasattr(config, "num_compute_capabilities"):
@@ -211,10 +216,10 @@ def default_targets(known: list[str]) -> list[str]:
     """Every architecture but Turing (``sm75``).
 
     An RTX engine holds the weights once and no machine code: that is made on the user's GPU. Measured on 1.7.1 with a
-    16-convolution fp16 net of 19.2 M parameters (38.36 MB of weights): one target 38,828,060 bytes, two 38,828,068,
-    all six 38,832,212; 0.32 to 0.35 s and 301 to 304 MB of memory each. So an engine for every GPU costs nothing.
-    Turing is left out because NVIDIA's support matrix says that an engine which must also run there can be slower
-    elsewhere; ask for ``sm75`` by name.
+    20-convolution fp16 net of 19.2 M parameters (38.35 MB of weights): one target 38,821,356 bytes, these five
+    38,812,316, all six 38,825,980; 0.6 s and 309 MiB of memory each (``benchmarks/results/rtx_targets.json``). So an
+    engine for every GPU costs nothing. Turing is left out because NVIDIA's support matrix says that an engine which
+    must also run there can be slower elsewhere; ask for ``sm75`` by name.
     """
     return [name for name in known if name != "sm75"]
 

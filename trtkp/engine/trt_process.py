@@ -76,7 +76,8 @@ def _follow(
             stdout=subprocess.PIPE,
             stderr=stderr,
         )
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             with contextlib.suppress(BrokenPipeError):  # dead already: its status says more
                 process.stdin.write(json.dumps(job).encode() + b"\n")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def use_polygraphy_for(*, rtx: bool) -> None:
     if "polygraphy.config" not in sys.modules:
         os.environ[_SWITCH] = "1" if rtx else "0"
     try:
-        from polygraphy import config  # noqa: PLC0415 - after the switch
+        from polygraphy import config
     except ImportError:
         raise NotRunnableError("package polygraphy is not installed: pip install polygraphy") from None
     if bool(config.USE_TENSORRT_RTX) != rtx:
@@ -50,8 +50,8 @@ class TrtEngineRunner:
 
     def __init__(self, path: Path, *, rtx: bool) -> None:
         use_polygraphy_for(rtx=rtx)
-        from polygraphy.backend.trt import EngineFromPath, TrtRunner  # noqa: PLC0415
-        from polygraphy.exception import PolygraphyException  # noqa: PLC0415
+        from polygraphy.backend.trt import EngineFromPath, TrtRunner
+        from polygraphy.exception import PolygraphyException
 
         self._failure: type[Exception] = PolygraphyException
         self._file = path
@@ -86,7 +86,7 @@ class TrtEngineRunner:
             self._runner.deactivate()
             self._runner = None
 
-    def __enter__(self) -> TrtEngineRunner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -74,7 +74,7 @@ def main() -> None:
     try:
         emit("progress", phase="Loading the library", step=0, total=1)
         trt = importlib.import_module(job["module"])
-        from trtkp.engine.trt_builder import build_engine  # noqa: PLC0415 - after the import that may fail
+        from trtkp.engine.trt_builder import build_engine
 
         result = build_engine(
             trt,
@@ -87,7 +87,7 @@ def main() -> None:
     except TrtkpError as error:
         kind = "input" if isinstance(error, InputError) else "job"
         emit("error", kind=kind, message=error.message, file=error.file, layer=error.layer, remedy=error.remedy)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the caller has to hear of it
         traceback.print_exc()
         emit("error", kind="job", message=f"{type(error).__name__}: {error}", file=None, layer=None, remedy=None)
     # Without the library's destructors: the answer is given, and a crash in them would only spoil it.
@@ -117,7 +117,7 @@ def _watch_stdin() -> None:
 
 def _peak_bytes() -> int | None:
     try:
-        import resource  # noqa: PLC0415 - not on Windows
+        import resource
     except ImportError:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
