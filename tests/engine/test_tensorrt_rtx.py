@@ -116,85 +116,105 @@ def test_file_that_is_no_graph(tmp_path: Path) -> None:
         TensorRTRTXBackend().build(BuildRequest(tmp_path / "absent.onnx", tmp_path / "out", image_profile()))
 
 
-@pytest.fixture(scope="module")
-def slow_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """9.4 M parameters: some tenths of a second between the first phase of the build and its end."""
-    return conv_net(tmp_path_factory.mktemp("net") / "slow.onnx", (3, *[512] * 5), size=32)
+#: TensorRT-RTX with a builder that works, and then dawdles long enough to be caught at it.
+_DAWDLER = """
+import time
+import tensorrt_rtx
+from tensorrt_rtx import *
+
+class Builder(tensorrt_rtx.Builder):
+    def build_serialized_network(self, network, config):
+        plan = super().build_serialized_network(network, config)
+        time.sleep(60)
+        return plan
+"""
+
+
+@pytest.fixture
+def dawdler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a module whose builds last a minute; the worker finds it where the caller does."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "dawdling_rtx.py").write_text(_DAWDLER)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    return "dawdling_rtx"
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The workers that the test starts."""
+    workers: list[subprocess.Popen[bytes]] = []
+
+    class Remembered(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **kwargs)  # type: ignore[call-overload]
+            workers.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Remembered)
+    return workers
 
 
 @needs_rtx
-def test_killed_worker_is_a_clean_error(slow_net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-    popen = subprocess.Popen
-
-    def remember(*args: object, **kwargs: object) -> subprocess.Popen[bytes]:
-        started.append(popen(*args, **kwargs))  # type: ignore[call-overload]
-        return started[-1]
-
-    monkeypatch.setattr(trt_process.subprocess, "Popen", remember)
-
+def test_killed_worker_is_a_clean_error(
+    net: Path, tmp_path: Path, dawdler: str, started: list[subprocess.Popen[bytes]]
+) -> None:
     def kill(phase: str, step: int, total: int) -> None:
         if phase == "Building engine":
             started[0].send_signal(signal.SIGKILL)
 
+    request = BuildRequest(net, tmp_path / "out", image_profile(), targets=("sm86",))
     with pytest.raises(JobError, match="killed by SIGKILL") as caught:
-        TensorRTRTXBackend().build(BuildRequest(slow_net, tmp_path, image_profile(32), targets=("sm86",)), kill)
-    assert "slow.onnx" in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+        trt_process.build_in_worker(dawdler, request, "model.engine", kill)
+    assert "net.onnx" in str(caught.value)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @needs_rtx
 def test_interrupted_caller_takes_the_worker_along(
-    slow_net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    net: Path, tmp_path: Path, dawdler: str, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-    popen = subprocess.Popen
-    monkeypatch.setattr(trt_process.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
-
     def interrupt(phase: str, step: int, total: int) -> None:
         raise KeyboardInterrupt
 
+    request = BuildRequest(net, tmp_path / "out", image_profile())
     with pytest.raises(KeyboardInterrupt):
-        TensorRTRTXBackend().build(BuildRequest(slow_net, tmp_path, image_profile(32)), interrupt)
+        trt_process.build_in_worker(dawdler, request, "model.engine", interrupt)
     assert started[0].returncode == -signal.SIGKILL
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 _CALLER = """
-import subprocess, sys, time
+import subprocess, sys
 from pathlib import Path
 from trtkp.engine import BuildRequest, trt_process
 from trtkp.shapes import ShapeRange
 
-popen = subprocess.Popen
-def show(*a, **k):
-    process = popen(*a, **k)
-    print(process.pid, flush=True)
-    return process
-trt_process.subprocess.Popen = show
-shapes = ShapeRange((1, 3, 32, 32), (2, 3, 32, 32), (4, 3, 32, 32))
+class Shown(subprocess.Popen):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        print(self.pid, flush=True)
+
+trt_process.subprocess.Popen = Shown
+shapes = ShapeRange((1, 3, 16, 16), (2, 3, 16, 16), (4, 3, 16, 16))
 request = BuildRequest(Path(sys.argv[1]), Path(sys.argv[2]), {"image": shapes})
-def wait(phase, step, total):
-    print(phase, flush=True)
-    time.sleep(60)
-trt_process.build_in_worker("tensorrt_rtx", request, "model.engine", wait)
+trt_process.build_in_worker(sys.argv[3], request, "model.engine", lambda *step: print(*step, flush=True))
 """
 
 
 @needs_rtx
-def test_worker_does_not_outlive_a_killed_caller(slow_net: Path, tmp_path: Path) -> None:
+def test_worker_does_not_outlive_a_killed_caller(net: Path, tmp_path: Path, dawdler: str) -> None:
     caller = subprocess.Popen(
-        [sys.executable, "-c", _CALLER, str(slow_net), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", _CALLER, str(net), str(tmp_path), dawdler], stdout=subprocess.PIPE, text=True
     )
     assert caller.stdout is not None
     worker = int(caller.stdout.readline())
-    caller.stdout.readline()  # the worker's first word
+    assert any(line.startswith("Building engine") for line in caller.stdout)
+    assert _alive(worker)
     caller.kill()
     caller.wait()
     caller.stdout.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 10
     while _alive(worker) and time.monotonic() < deadline:
         time.sleep(0.02)
     alive = _alive(worker)
@@ -215,9 +235,9 @@ def _alive(pid: int) -> bool:
 
 
 @needs_rtx
-def test_worker_ends_with_its_stdin(slow_net: Path, tmp_path: Path) -> None:
-    request = encode_request(BuildRequest(slow_net, tmp_path, image_profile(32)))
-    job = {"module": "tensorrt_rtx", "request": request, "engine": str(tmp_path / "model.engine")}
+def test_worker_ends_with_its_stdin(net: Path, tmp_path: Path, dawdler: str) -> None:
+    request = encode_request(BuildRequest(net, tmp_path, image_profile()))
+    job = {"module": dawdler, "request": request, "engine": str(tmp_path / "model.engine")}
     worker = subprocess.run(
         [sys.executable, "-m", "trtkp.engine.worker"],
         input=json.dumps(job).encode() + b"\n",
