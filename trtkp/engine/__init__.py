@@ -1,0 +1,92 @@
+"""Backends: building an engine from an ONNX graph, and running it.
+
+| backend | build needs | run needs | artefact |
+|---|---|---|---|
+| ``onnxruntime`` | nothing | CPU (or its CUDA provider) | ``engine.onnx`` |
+| ``tensorrt-rtx`` | CPU only | RTX GPU | ``model.engine`` |
+| ``tensorrt`` | GPU | NVIDIA GPU | ``model.engine`` |
+
+Importing this package imports none of the libraries behind them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from trtkp.engine.base import (
+    Availability,
+    Backend,
+    BuildRequest,
+    BuildResult,
+    NotRunnableError,
+    Precision,
+    Progress,
+    Runner,
+)
+from trtkp.errors import InputError
+
+__all__ = [
+    "BACKENDS",
+    "Availability",
+    "Backend",
+    "BuildRequest",
+    "BuildResult",
+    "Choice",
+    "NotRunnableError",
+    "Precision",
+    "Progress",
+    "Runner",
+    "choose_backend",
+    "get_backend",
+]
+
+_CLASSES = {
+    "tensorrt": ("trtkp.engine.tensorrt", "TensorRTBackend"),
+    "tensorrt-rtx": ("trtkp.engine.tensorrt_rtx", "TensorRTRTXBackend"),
+    "onnxruntime": ("trtkp.engine.onnxruntime", "OnnxRuntimeBackend"),
+}
+
+#: Names of all backends, the one to prefer first.
+BACKENDS = tuple(_CLASSES)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend and, in one line, why it was taken."""
+
+    backend: Backend
+    reason: str
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of that name, available here or not.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in _CLASSES:
+        raise InputError(f"no backend {name!r}", remedy=f"choose one of {', '.join(BACKENDS)}, auto")
+    module, cls = _CLASSES[name]
+    backend: Backend = getattr(importlib.import_module(module), cls)()
+    return backend
+
+
+def choose_backend(name: str = "auto") -> Choice:
+    """The named backend, or for ``auto`` the best one that can build *and* run here.
+
+    ``onnxruntime`` is what remains where nothing else runs, so on a machine without an NVIDIA GPU it is always it.
+
+    Raises:
+        InputError: there is no backend of that name.
+    """
+    if name != "auto":
+        return Choice(get_backend(name), "asked for")
+    passed_over: list[str] = []
+    for candidate in BACKENDS:
+        backend = get_backend(candidate)
+        found = backend.availability()
+        if (found.can_build and found.can_run) or candidate == BACKENDS[-1]:
+            return Choice(backend, "; ".join([found.detail, *passed_over]))
+        passed_over.append(f"not {candidate}: {found.detail}")
+    raise AssertionError("unreachable: the last backend is always taken")

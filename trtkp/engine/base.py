@@ -1,0 +1,195 @@
+"""The one interface behind which every backend builds and runs an engine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, TypeAlias
+
+from trtkp.errors import JobError
+from trtkp.shapes import Profile, TensorSpec
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy as np
+
+__all__ = [
+    "Availability",
+    "Backend",
+    "BuildRequest",
+    "BuildResult",
+    "NotRunnableError",
+    "Precision",
+    "Progress",
+    "Runner",
+    "importable",
+    "installed_version",
+]
+
+Precision: TypeAlias = Literal["fp32", "fp16"]
+
+#: Called with the phase's name, the steps done and the steps in all.
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+class NotRunnableError(JobError):
+    """An engine that is in order but cannot run on this machine (no GPU, another GPU, a package missing).
+
+    ``verify`` reports it as *not run (reason)*, which is not a failure.
+    """
+
+
+@dataclass(frozen=True)
+class Availability:
+    """What a backend can do on this machine.
+
+    Attributes:
+        can_build: it can make an engine here.
+        can_run: it can run one here.
+        version: of the package behind it; None when it is not installed.
+        detail: what was found, or why not and what to do about it; one line.
+    """
+
+    can_build: bool
+    can_run: bool
+    version: str | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """Everything a backend needs to make an engine.
+
+    Attributes:
+        onnx: ONNX file of standard operators; external data only beside it.
+        output: directory to write the artefact to; made when missing.
+        profile: smallest, usual and largest shape of every input.
+        precision: what the graph computes in. Networks are strongly typed, so the graph's own types rule and this is
+            held against them: fp16 asked for a graph without fp16 is an error.
+        targets: GPU architectures such as ``("sm86", "sm89")``, or ``("current",)``; empty: the backend's default.
+        optimization_level: the builder's effort, 0 to 5; None: the library's default.
+        threads: builder threads; None: the library's default.
+        tf32: let fp32 convolutions round their inputs to TF32 (relative error about 1e-3 instead of 1e-6).
+    """
+
+    onnx: Path
+    output: Path
+    profile: Profile
+    precision: Precision = "fp32"
+    targets: tuple[str, ...] = ()
+    optimization_level: int | None = None
+    threads: int | None = None
+    tf32: bool = False
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build wrote.
+
+    Attributes:
+        files: the artefact first, then what belongs to it (external data).
+        version: of the library that built it.
+        targets: GPU architectures the engine was built for; empty where that has no meaning.
+        seconds: wall clock of the whole build, process start included.
+        engine_bytes: size of all files.
+        warnings: the library's warnings, one a line.
+        log: everything else the library said that is worth keeping, one a line.
+        peak_bytes: peak resident memory of the building process; None where it was not measured.
+    """
+
+    files: tuple[Path, ...]
+    version: str
+    targets: tuple[str, ...]
+    seconds: float
+    engine_bytes: int
+    warnings: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+    peak_bytes: int | None = None
+
+
+class Runner(Protocol):
+    """An opened engine; a context manager, closed on exit. Not for use by two threads at once."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Names, dtypes and shapes that ``run`` takes."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Names, dtypes and shapes that ``run`` gives."""
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads that compute; None where the computing is done elsewhere."""
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One inference on a batch.
+
+        Raises:
+            InputError: missing or unknown inputs, wrong dtype or shape; nothing was run.
+            JobError: the engine failed.
+        """
+
+    def close(self) -> None:
+        """Give the memory back; twice is allowed."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Backend(ABC):
+    """One way to turn an ONNX graph into something that runs. Making one imports nothing heavy."""
+
+    #: The name on the command line and in the manifest.
+    name: ClassVar[str]
+    #: File name of the artefact in a bundle.
+    artefact: ClassVar[str]
+
+    @abstractmethod
+    def availability(self) -> Availability:
+        """What it can do here; never raises."""
+
+    @abstractmethod
+    def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
+        """Write the artefact into ``request.output``; a failed build leaves what was there before.
+
+        Raises:
+            InputError: a request that cannot be right (unknown target, shapes that do not fit the graph).
+            JobError: the library refused the graph or died.
+        """
+
+    @abstractmethod
+    def open(self, path: Path) -> Runner:
+        """Open an artefact.
+
+        Raises:
+            InputError: no such file.
+            NotRunnableError: it cannot run on this machine.
+            JobError: the library refused it.
+        """
+
+
+def installed_version(*distributions: str) -> str | None:
+    """Version of the first of these distributions that is installed; imports none of them."""
+    for name in distributions:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def importable(module: str) -> bool:
+    """Whether a top-level module is there, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

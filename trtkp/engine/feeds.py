@@ -1,0 +1,64 @@
+"""Feeds held against what an engine takes, before the library sees them and in words a user can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from trtkp.engine.profiles import fits
+from trtkp.errors import InputError
+from trtkp.shapes import Dim, TensorSpec
+
+__all__ = ["check_feeds"]
+
+
+def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The feeds, C-contiguous, if they fit the inputs.
+
+    Dimensions of one name must have one size throughout a call (``N`` of two inputs is the same batch).
+
+    Raises:
+        InputError: a missing or unknown input, a wrong dtype, rank or size; it names the input, what was expected and
+            what came.
+    """
+    names = [spec.name for spec in specs]
+    unknown = sorted(set(feeds) - set(names))
+    if unknown:
+        raise InputError(f"no input named {', '.join(unknown)}; the engine takes {', '.join(names)}")
+    sizes: dict[str, tuple[int, str]] = {}
+    checked = {}
+    for spec in specs:
+        if spec.name not in feeds:
+            raise InputError(f"input {spec.name} is missing; expected {spec}")
+        array = np.asarray(feeds[spec.name])
+        if array.dtype != _dtype(spec) or not fits(spec, array.shape):
+            raise InputError(f"input {spec.name}: expected {spec}, got {array.dtype}{list(array.shape)}{_range(spec)}")
+        for dim, size in zip(spec.shape, array.shape, strict=True):
+            if isinstance(dim, Dim) and dim.name:
+                known, first = sizes.setdefault(dim.name, (size, spec.name))
+                if known != size:
+                    raise InputError(
+                        f"input {spec.name}: expected {spec}, got {array.dtype}{list(array.shape)}, "
+                        f"but {dim.name} = {known} in input {first}"
+                    )
+        checked[spec.name] = np.ascontiguousarray(array).reshape(array.shape)
+    return checked
+
+
+def _dtype(spec: TensorSpec) -> np.dtype:
+    try:
+        return np.dtype(spec.dtype)
+    except TypeError:
+        raise InputError(
+            f"input {spec}: NumPy has no such type", remedy="export the model with float32 or float16 inputs"
+        ) from None
+
+
+def _range(spec: TensorSpec) -> str:
+    ranges = [
+        f"{dim.name} = {dim.minimum}..{dim.maximum}"
+        for dim in spec.shape
+        if isinstance(dim, Dim) and dim.maximum is not None
+    ]
+    return f" ({', '.join(ranges)})" if ranges else ""

@@ -1,0 +1,129 @@
+"""NVIDIA GPUs of this machine, asked of the driver itself: no package needed, never an exception.
+
+A machine without a GPU has no ``libcuda`` at all, one with a broken driver has one whose ``cuInit`` fails, and both are
+ordinary answers here. ``CUDA_VISIBLE_DEVICES`` is honoured, because the driver honours it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+
+__all__ = ["Gpu", "GpuReport", "find_gpus"]
+
+_DRIVER_LIBRARIES = ("libcuda.so.1", "libcuda.so", "nvcuda.dll")
+_MANAGEMENT_LIBRARIES = ("libnvidia-ml.so.1", "nvml.dll")
+
+# CUdevice_attribute values of the driver interface.
+_COMPUTE_CAPABILITY_MAJOR = 75
+_COMPUTE_CAPABILITY_MINOR = 76
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU: its index in this process, name, compute capability (major, minor) and memory in bytes."""
+
+    index: int
+    name: str
+    compute_capability: tuple[int, int]
+    memory_bytes: int
+
+    @property
+    def sm(self) -> str:
+        """The architecture as TensorRT-RTX and nvcc write it: ``sm89``."""
+        major, minor = self.compute_capability
+        return f"sm{major}{minor}"
+
+
+@dataclass(frozen=True)
+class GpuReport:
+    """What the driver said.
+
+    Attributes:
+        gpus: the visible GPUs, possibly none.
+        driver: version of the driver, such as ``580.65.06``; None when unknown.
+        cuda: newest CUDA version that the driver runs, such as ``13.0``; None without a driver.
+        detail: one line: the GPUs, or why there are none.
+    """
+
+    gpus: tuple[Gpu, ...]
+    driver: str | None
+    cuda: str | None
+    detail: str
+
+
+@functools.lru_cache(maxsize=1)
+def find_gpus() -> GpuReport:
+    """Ask the driver once a process; the answer is kept."""
+    try:
+        return _ask_driver()
+    except (AttributeError, OSError, ValueError) as error:
+        # A driver from another age may lack a symbol: no GPU for us, but no crash either.
+        return GpuReport((), None, None, f"no NVIDIA GPU: the driver library cannot be used ({error})")
+
+
+def _ask_driver() -> GpuReport:
+    cuda = _load(_DRIVER_LIBRARIES)
+    if cuda is None:
+        return GpuReport((), None, None, "no NVIDIA GPU: no driver library (libcuda) on this machine")
+    version = ctypes.c_int()
+    newest = None
+    if cuda.cuDriverGetVersion(ctypes.byref(version)) == 0:
+        newest = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    driver = _driver_version()
+    status = cuda.cuInit(0)
+    if status != 0:
+        return GpuReport((), driver, newest, f"no NVIDIA GPU: cuInit failed ({_error_name(cuda, status)})")
+    count = ctypes.c_int()
+    status = cuda.cuDeviceGetCount(ctypes.byref(count))
+    if status != 0:
+        return GpuReport((), driver, newest, f"no NVIDIA GPU: counting them failed ({_error_name(cuda, status)})")
+    if not count.value:
+        return GpuReport((), driver, newest, "no NVIDIA GPU: the driver sees none (is CUDA_VISIBLE_DEVICES set?)")
+    gpus = tuple(_describe(cuda, index) for index in range(count.value))
+    return GpuReport(gpus, driver, newest, ", ".join(f"{gpu.name} ({gpu.sm})" for gpu in gpus))
+
+
+def _describe(cuda: ctypes.CDLL, index: int) -> Gpu:
+    device = ctypes.c_int()
+    _must(cuda, cuda.cuDeviceGet(ctypes.byref(device), index))
+    name = ctypes.create_string_buffer(256)
+    _must(cuda, cuda.cuDeviceGetName(name, len(name), device))
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _must(cuda, cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device))
+    _must(cuda, cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device))
+    memory = ctypes.c_size_t()
+    _must(cuda, cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device))
+    return Gpu(index, name.value.decode(errors="replace"), (major.value, minor.value), memory.value)
+
+
+def _must(cuda: ctypes.CDLL, status: int) -> None:
+    if status != 0:
+        raise OSError(_error_name(cuda, status))
+
+
+def _error_name(cuda: ctypes.CDLL, status: int) -> str:
+    text = ctypes.c_char_p()
+    if cuda.cuGetErrorName(status, ctypes.byref(text)) == 0 and text.value:
+        return text.value.decode(errors="replace")
+    return f"error {status}"
+
+
+def _driver_version() -> str | None:
+    management = _load(_MANAGEMENT_LIBRARIES)
+    if management is None or management.nvmlInit_v2() != 0:
+        return None
+    text = ctypes.create_string_buffer(96)
+    status = management.nvmlSystemGetDriverVersion(text, len(text))
+    management.nvmlShutdown()
+    return text.value.decode(errors="replace") if status == 0 else None
+
+
+def _load(names: tuple[str, ...]) -> ctypes.CDLL | None:
+    for name in names:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None

@@ -1,0 +1,214 @@
+"""Running ``engine.onnx`` in ONNX Runtime: the reference, and the default where there is no GPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+
+import numpy as np
+
+from trtkp.engine.base import (
+    Availability,
+    Backend,
+    BuildRequest,
+    BuildResult,
+    NotRunnableError,
+    Progress,
+    importable,
+    installed_version,
+)
+from trtkp.engine.cpu import usable_cores
+from trtkp.engine.feeds import check_feeds
+from trtkp.engine.profiles import check_profile
+from trtkp.errors import InputError, JobError
+from trtkp.shapes import Dim, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["OnnxRuntimeBackend", "OrtRunner", "Provider"]
+
+Provider: TypeAlias = Literal["cpu", "cuda"]
+
+_PROVIDERS: dict[Provider, list[str]] = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+
+#: Above this a model is saved with its weights beside it: one protobuf message ends at 2 GiB.
+_LARGEST_SINGLE_FILE = 1 << 30
+
+_DTYPES = {"float": "float32", "double": "float64"}
+
+
+class OnnxRuntimeBackend(Backend):
+    """ONNX Runtime on the CPU, or its CUDA provider when asked for."""
+
+    name: ClassVar[str] = "onnxruntime"
+    artefact: ClassVar[str] = "engine.onnx"
+
+    def availability(self) -> Availability:
+        """It builds and runs wherever the package is installed."""
+        version = installed_version("onnxruntime", "onnxruntime-gpu")
+        if not importable("onnxruntime"):
+            return Availability(
+                False, False, None, "package onnxruntime is not installed: pip install onnxruntime (or onnxruntime-gpu)"
+            )
+        return Availability(True, True, version, f"onnxruntime {version} on {usable_cores()} CPU cores")
+
+    def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
+        """Put the graph at ``output/engine.onnx``, open it once, and hold the profile against its inputs.
+
+        There is nothing to compile; a graph that is already at its place stays as it is. ``targets``,
+        ``optimization_level`` and ``tf32`` mean nothing here.
+
+        Raises:
+            InputError: no such file, not ONNX, or a profile that does not fit.
+            JobError: ONNX Runtime refused the graph.
+        """
+        start = time.perf_counter()
+        if progress:
+            progress("Checking the graph in ONNX Runtime", 0, 1)
+        with self.open(request.onnx, threads=request.threads) as runner:
+            check_profile(runner.inputs, request.profile)
+        files = _place(request.onnx, request.output / self.artefact)
+        if progress:
+            progress("Checking the graph in ONNX Runtime", 1, 1)
+        return BuildResult(
+            files=files,
+            version=installed_version("onnxruntime", "onnxruntime-gpu") or "unknown",
+            targets=(),
+            seconds=time.perf_counter() - start,
+            engine_bytes=sum(file.stat().st_size for file in files),
+        )
+
+    def open(
+        self, path: Path, *, threads: int | None = None, provider: Provider = "cpu", spin: bool = False
+    ) -> OrtRunner:
+        """See ``OrtRunner``."""
+        return OrtRunner(path, threads=threads, provider=provider, spin=spin)
+
+
+class OrtRunner:
+    """An ONNX Runtime session with checked feeds and the same numbers on every run.
+
+    Args:
+        model: an ONNX file (external data beside it), or a model in memory.
+        threads: CPU threads inside one operator; None: the physical cores this process may use.
+        provider: ``cuda`` computes on a GPU and fails where it cannot; there is no silent way back to the CPU.
+        spin: let idle threads wait busily between operators. It shortens a lone session's small layers, but the
+            threads of an idle session keep spinning too: with four sessions of two threads on two cores, timed in
+            turn, a net of 6.7 ms took 17 to 35 ms. So it is off, and must be off for timing sessions in turn.
+
+    Raises:
+        InputError: no such file, or not an ONNX model.
+        NotRunnableError: the provider is not there.
+        JobError: ONNX Runtime refused the graph.
+    """
+
+    def __init__(
+        self,
+        model: Path | bytes | onnx.ModelProto,
+        *,
+        threads: int | None = None,
+        provider: Provider = "cpu",
+        spin: bool = False,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"{threads} threads: at least one is needed")
+        self.threads: int | None = threads or usable_cores()
+        self._file = model if isinstance(model, Path) else None
+        self._session: Any = self._open(model, self.threads or 1, provider, spin)
+        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+
+    def _open(self, model: Path | bytes | onnx.ModelProto, threads: int, provider: Provider, spin: bool) -> Any:
+        if isinstance(model, Path) and not model.is_file():
+            raise InputError("no such file", file=model)
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise NotRunnableError(f"onnxruntime cannot be used: {error}", remedy="pip install onnxruntime") from None
+        missing = [name for name in _PROVIDERS[provider] if name not in ort.get_available_providers()]
+        if missing:
+            raise NotRunnableError(
+                f"onnxruntime has no {missing[0]} here", remedy="pip install onnxruntime-gpu, or use the CPU"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+        source: str | bytes
+        if isinstance(model, Path):
+            source = str(model)
+        else:
+            source = model if isinstance(model, bytes) else model.SerializeToString()
+        try:
+            session = ort.InferenceSession(source, options, providers=_PROVIDERS[provider])
+        except Exception as error:  # its exceptions have no common base but Exception
+            kind = InputError if type(error).__name__ in {"InvalidProtobuf", "InvalidArgument"} else JobError
+            raise kind(f"ONNX Runtime cannot load the model: {_first_line(error)}", file=self._file) from error
+        if session.get_providers()[0] != _PROVIDERS[provider][0]:
+            raise NotRunnableError(f"onnxruntime could not start its {_PROVIDERS[provider][0]}", file=self._file)
+        return session
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One inference; see ``Runner.run``."""
+        if self._session is None:
+            raise ValueError("the runner is closed")
+        checked = check_feeds(self.inputs, feeds)
+        try:
+            values = self._session.run(None, checked)
+        except Exception as error:
+            raise JobError(f"ONNX Runtime failed: {_first_line(error)}", file=self._file) from error
+        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+    def close(self) -> None:
+        """Drop the session and its memory."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _spec(value: Any) -> TensorSpec:
+    text = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(size if isinstance(size, int) else Dim(size or "?") for size in value.shape)
+    return TensorSpec(value.name, _DTYPES.get(text, text), shape)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _place(source: Path, target: Path) -> tuple[Path, ...]:
+    """The model at ``target`` with all it needs beside it, and the files that makes."""
+    import onnx
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    data = target.with_name(target.name + ".data")
+    if source.resolve() != target.resolve():
+        model = onnx.load(source)
+        large = model.ByteSize() > _LARGEST_SINGLE_FILE
+        onnx.save_model(model, target, save_as_external_data=large, location=data.name if large else None)
+    names = _external_files(onnx.load(target, load_external_data=False))
+    return (target, *(target.parent / name for name in names))
+
+
+def _external_files(model: onnx.ModelProto) -> list[str]:
+    """Names of the files that hold the initialisers, relative to the model."""
+    return sorted(
+        {entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    )
