@@ -1,0 +1,145 @@
+"""Tidying ONNX graphs: functions inlined, dead code removed, constants folded, weights made initialisers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtkp.model.dims import rename_symbols
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["clean_graph", "lift_weights", "name_outputs", "rename_dims"]
+
+# Their results depend on a weight's type or shape only, so they fold although the weight itself must stay.
+_SHAPE_ONLY = frozenset({"Shape", "Size", "CastLike"})
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+def clean_graph(model: ir.Model, parameters: Collection[str]) -> None:
+    """Inline functions, fold constants, drop dead code, in place; initialisers named in ``parameters`` stay.
+
+    Nothing is computed from a parameter, so a graph's weights can be replaced by name; BatchNormalization stays.
+    """
+    import onnx_ir.passes.common as passes
+    from onnxscript import optimizer
+
+    passes.InlinePass()(model)
+
+    def should_fold(node: ir.Node) -> bool | None:
+        if node.op_type in _SHAPE_ONLY or not any(v is not None and v.name in parameters for v in node.inputs):
+            return None
+        return False
+
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        optimizer.fold_constants(model, should_fold=should_fold)
+    finally:
+        logger.setLevel(level)
+    lift_weights(model.graph)
+    _drop_zero_bias(model.graph, parameters)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.RemoveUnusedFunctionsPass()(model)
+    passes.RemoveUnusedOpsetsPass()(model)
+
+
+def lift_weights(graph: ir.Graph) -> None:
+    """Make initialisers of constants that convolutions and products read: Constant nodes, Identity of an initialiser.
+
+    A lifted Constant keeps its output's name; an Identity's readers read its source, so a shared weight is one.
+    """
+    import onnx_ir as ir
+
+    for node in list(graph.all_nodes()):
+        if node.op_type not in _WEIGHTED:
+            continue
+        for index, value in enumerate(node.inputs):
+            source = value
+            seen = 0
+            while source is not None and (maker := source.producer()) is not None and seen < 100:
+                if maker.op_type != "Identity" or maker.domain:
+                    break
+                source, seen = maker.inputs[0], seen + 1
+            if source is None:
+                continue
+            maker = source.producer()
+            if maker is not None and maker.op_type == "Constant" and maker.graph is graph:
+                source = _lift(graph, maker)
+            if source is not value and source is not None and isinstance(source, ir.Value) and source.is_initializer():
+                node.replace_input_with(index, source)
+
+
+def name_outputs(model: ir.Model, names: list[str]) -> None:
+    """Give the graph's outputs these names, in order; an output that is an input or given twice gets an Identity."""
+    import onnx_ir as ir
+
+    graph = model.graph
+    inputs = set(graph.inputs)
+    seen: set[ir.Value] = set()
+    for index, value in enumerate(graph.outputs):
+        if value in inputs or value in seen or value.is_initializer():
+            node = ir.Node("", "Identity", [value])
+            node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
+            graph.append(node)
+            graph.outputs[index] = value = node.outputs[0]
+        seen.add(value)
+    others = {value.name: value for node in graph for value in node.outputs if value not in seen}
+    for value, name in zip(graph.outputs, names, strict=True):
+        if name in others:
+            others[name].name = f"{name}_inner"
+        value.name = name
+
+
+def rename_dims(model: ir.Model, names: Mapping[str, str]) -> None:
+    """Rename symbolic dimensions everywhere in the graph; those that are no known symbol keep their text."""
+    import onnx_ir as ir
+
+    for value in _values(model.graph):
+        if value.shape is None:
+            continue
+        sizes = [
+            ir.SymbolicDim(rename_symbols(dim.value, names)) if isinstance(dim, ir.SymbolicDim) and dim.value else dim
+            for dim in value.shape
+        ]
+        value.shape = ir.Shape(sizes)
+
+
+def _values(graph: ir.Graph) -> Iterable[ir.Value]:
+    yield from graph.inputs
+    for node in graph.all_nodes():
+        yield from node.outputs
+
+
+def _lift(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
+    import onnx_ir as ir
+
+    attribute = node.attributes.get("value")
+    tensor = attribute.as_tensor() if attribute is not None and attribute.type == ir.AttributeType.TENSOR else None
+    output = node.outputs[0]
+    if tensor is None or output.name is None or output.is_graph_output() or output.name in graph.initializers:
+        return None
+    value = ir.Value(name=output.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+    value.const_value = tensor
+    output.name = f"{output.name}_constant"
+    output.replace_all_uses_with(value)
+    graph.register_initializer(value)
+    graph.remove(node, safe=True)
+    return value
+
+
+def _drop_zero_bias(graph: ir.Graph, parameters: Collection[str]) -> None:
+    """PyTorch's exporter gives convolutions without bias one of zeros."""
+    for node in graph.all_nodes():
+        if node.op_type not in ("Conv", "ConvTranspose") or len(node.inputs) < 3:
+            continue
+        bias = node.inputs[2]
+        if bias is None or bias.name in parameters or bias.const_value is None:
+            continue
+        if not np.any(bias.const_value.numpy()):
+            node.resize_inputs(2)

@@ -1,0 +1,119 @@
+"""Opening a model file and telling its format by its content, never by its name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import zipfile
+from pathlib import Path
+from typing import IO, Literal
+
+from trtkp.errors import InputError
+
+__all__ = ["Content", "digest_of", "open_model", "sniff"]
+
+Content = Literal["program", "torchscript", "torch-zip", "pickle", "safetensors", "onnx", "aotinductor"]
+
+_REMEDY = "give a file written by torch.export.save, a state dict, or an .onnx file"
+_ZIP = b"PK\x03\x04"
+
+
+def open_model(path: str | os.PathLike[str]) -> IO[bytes]:
+    """The file, open for reading; what is checked and what is loaded are read from this one handle.
+
+    Raises:
+        InputError: not there, a directory, a device or pipe, unreadable, or empty.
+    """
+    try:
+        # A pipe would block the open itself.
+        handle = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    except FileNotFoundError:
+        raise InputError("no such file", file=path, remedy="check the path of the model") from None
+    except IsADirectoryError:
+        raise InputError("is a directory, not a model file", file=path, remedy=_REMEDY) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot be read ({reason})", file=path, remedy="check the path and permissions") from None
+    status = os.fstat(handle.fileno())
+    problem = None
+    if stat.S_ISDIR(status.st_mode):
+        problem = "is a directory, not a model file"
+    elif not stat.S_ISREG(status.st_mode):
+        problem = "is not a regular file"
+    elif status.st_size == 0:
+        problem = "is empty"
+    if problem:
+        handle.close()
+        raise InputError(problem, file=path, remedy=_REMEDY)
+    return handle
+
+
+def digest_of(handle: IO[bytes]) -> str:
+    """SHA-256 of the whole file, in hexadecimal; leaves the handle at its start."""
+    handle.seek(0)
+    digest = hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
+    handle.seek(0)
+    return digest
+
+
+def sniff(handle: IO[bytes], path: Path) -> Content:
+    """What the bytes are.
+
+    Raises:
+        InputError: nothing that trtkp reads, or a ZIP archive that is broken.
+    """
+    handle.seek(0)
+    head = handle.read(4096)
+    handle.seek(0)
+    if head.startswith(_ZIP):
+        return _sniff_zip(handle, path)
+    if _is_safetensors(head):
+        return "safetensors"
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "pickle"
+    if _looks_like_onnx(head):
+        return "onnx"
+    what = "is a text file, not a model" if _is_text(head) else "is no model format that trtkp knows"
+    raise InputError(what, file=path, remedy=_REMEDY)
+
+
+def _sniff_zip(handle: IO[bytes], path: Path) -> Content:
+    try:
+        with zipfile.ZipFile(handle) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, OverflowError):
+        raise InputError("is a damaged or cut-off ZIP archive", file=path, remedy="copy or save it again") from None
+    finally:
+        handle.seek(0)
+    inner = {name.split("/", 1)[-1] for name in names}
+    if any(name.startswith("models/") for name in inner) or "serialized_exported_program.json" in names:
+        return "program"
+    if any(name.startswith("data/aotinductor/") for name in inner):
+        return "aotinductor"
+    if "data.pkl" in inner:
+        is_script = "constants.pkl" in inner or any(name.startswith("code/") for name in inner)
+        return "torchscript" if is_script else "torch-zip"
+    raise InputError("is a ZIP archive, but none that PyTorch wrote", file=path, remedy=_REMEDY)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
+
+
+def _looks_like_onnx(head: bytes) -> bool:
+    # A ModelProto is a run of fields numbered 1 (ir_version) to 25; its writers start with one of these.
+    tag = head[0]
+    if tag == 0x08:
+        return len(head) > 1 and head[1] < 0x80
+    return tag in (0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A, 0x42) and not _is_text(head)
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8", errors="strict")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(char.isprintable() or char in "\r\n\t\f" for char in text)

@@ -1,0 +1,201 @@
+"""Exported programs as a backend: specs, ONNX graph, eager reference, module for training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trtkp.errors import InputError
+from trtkp.model.dims import SymbolNames
+from trtkp.model.source import LazyWeights
+from trtkp.shapes import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+    from torch.export import ExportedProgram
+
+__all__ = ["TorchBackend"]
+
+_EVAL = "call model.eval() before torch.export.export"
+
+
+class TorchBackend:
+    """A model held as an exported program.
+
+    Args:
+        program: the program, on the CPU, in evaluation mode.
+        path: for messages.
+        original: the module it was exported from, where there is one: ``module`` then gives a copy of that.
+
+    Raises:
+        InputError: the program was exported in training mode, or has inputs or outputs that are no tensors.
+    """
+
+    reference_name = "PyTorch"
+
+    def __init__(self, program: ExportedProgram, path: Path, original: torch.nn.Module | None = None) -> None:
+        self.program = program
+        self.path = path
+        self._original = original
+        _check_evaluation(program, path)
+        self._symbols = SymbolNames(program)
+        self.inputs, self.outputs = self._specs()
+
+    def graph(self) -> ir.Model:
+        from trtkp.model.torch_export import export_graph
+
+        return export_graph(
+            self.program,
+            self.path,
+            names=self._symbols.names,
+            outputs=[spec.name for spec in self.outputs],
+            parameters=self.parameters().keys(),
+        )
+
+    def parameters(self) -> LazyWeights:
+        used = {node.name for node in self.program.graph_module.graph.nodes if node.op == "placeholder" and node.users}
+        getters: dict[str, Callable[[], np.ndarray]] = {}
+        for spec in self.program.graph_signature.input_specs:
+            tensor = self._tensor(spec)
+            if tensor is not None and tensor.is_floating_point() and spec.arg.name in used:
+                getters[str(spec.target)] = partial(_as_array, tensor)
+        return LazyWeights(getters)
+
+    def run(self, feeds: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        import torch
+        from torch.export.graph_signature import InputKind, OutputKind
+
+        signature = self.program.graph_signature
+        arguments: list[Any] = []
+        for spec in signature.input_specs:
+            tensor = self._tensor(spec)
+            if tensor is not None and spec.target in weights:
+                arguments.append(torch.tensor(np.asarray(weights[str(spec.target)])).to(tensor.dtype))
+            elif tensor is not None:
+                # Buffers may be written by the program itself; the source must not change.
+                arguments.append(tensor.detach().clone() if spec.kind is InputKind.BUFFER else tensor.detach())
+            elif hasattr(spec.arg, "value"):
+                arguments.append(spec.arg.value)
+            else:
+                wanted = next(s.dtype for s in self.inputs if s.name == spec.arg.name)
+                arguments.append(torch.tensor(feeds[spec.arg.name]).to(getattr(torch, wanted)))
+        try:
+            with torch.no_grad():
+                results = self.program.graph_module(*arguments)
+        except Exception as error:
+            raise InputError(f"PyTorch cannot run the model ({_first_line(error)})", file=self.path) from None
+        user = [
+            result
+            for spec, result in zip(signature.output_specs, results, strict=True)
+            if spec.kind is OutputKind.USER_OUTPUT
+        ]
+        return {spec.name: _as_array(result) for spec, result in zip(self.outputs, user, strict=True)}
+
+    def module(self) -> torch.nn.Module:
+        import torch
+
+        if self._original is not None:
+            return copy.deepcopy(self._original)
+        # Guards are compiled from strings, and only say what the specs say already.
+        module: torch.nn.Module = self.program.module(check_guards=False)
+        return copy.deepcopy(module)
+
+    def _tensor(self, spec: Any) -> torch.Tensor | None:
+        """The weight, buffer or constant behind an input of the graph; None for the user's inputs."""
+        if spec.target is None:
+            return None
+        tensor = self.program.state_dict.get(spec.target)
+        return tensor if tensor is not None else self.program.constants.get(spec.target)
+
+    def _specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        import torch
+        from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+
+        signature = self.program.graph_signature
+        nodes = {node.name: node for node in self.program.graph_module.graph.nodes}
+        values: list[tuple[str, torch.Tensor]] = []
+        for spec in signature.input_specs:
+            if spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, ConstantArgument):
+                continue
+            if spec.kind is InputKind.USER_INPUT:
+                value = nodes[spec.arg.name].meta["val"]
+                if not isinstance(value, torch.Tensor):
+                    raise InputError("an input is a number, not a tensor", file=self.path, layer=spec.arg.name)
+                self._symbols.learn(spec.arg.name, value.shape)
+                values.append((spec.arg.name, value))
+            elif self._tensor(spec) is None:
+                raise InputError("the file has no values for it", file=self.path, layer=str(spec.target))
+        results: list[tuple[str, torch.Tensor]] = []
+        for output in signature.output_specs:
+            if output.kind is not OutputKind.USER_OUTPUT:
+                continue
+            if not isinstance(output.arg, TensorArgument):
+                raise InputError(f"output {output.arg.name or output.arg} is not a tensor", file=self.path)
+            results.append((output.arg.name, nodes[output.arg.name].meta["val"]))
+        if not values or not results:
+            raise InputError(f"it has {len(values)} inputs and {len(results)} outputs", file=self.path)
+        return self._tensor_specs(values), self._tensor_specs(results, taken={name for name, _ in values})
+
+    def _tensor_specs(
+        self, values: list[tuple[str, torch.Tensor]], taken: set[str] | None = None
+    ) -> tuple[TensorSpec, ...]:
+        taken, specs = set(taken or ()), []
+        for name, value in values:
+            # The same tensor may be returned twice, or an input returned as it is.
+            unique, count = name, 1
+            while unique in taken:
+                unique, count = f"{name}_{count}", count + 1
+            taken.add(unique)
+            dtype = str(value.dtype).removeprefix("torch.")
+            specs.append(TensorSpec(unique, dtype, tuple(self._symbols.dimension(size) for size in value.shape)))
+        return tuple(specs)
+
+
+def _as_array(tensor: torch.Tensor) -> np.ndarray:
+    import torch
+
+    # NumPy has no bfloat16 or 8-bit floats of its own.
+    plain = (torch.float16, torch.float32, torch.float64)
+    tensor = tensor.detach()
+    if tensor.is_floating_point() and tensor.dtype not in plain:
+        tensor = tensor.float()
+    array: np.ndarray = tensor.numpy()
+    return array
+
+
+def _check_evaluation(program: ExportedProgram, path: Path) -> None:
+    """Refuse batch statistics and active dropout: the engine would compute something else than the user means."""
+    import torch
+
+    for module in program.graph_module.modules():
+        if not isinstance(module, torch.fx.GraphModule):
+            continue
+        for node in module.graph.nodes:
+            if not isinstance(node.target, torch._ops.OpOverload):
+                continue
+            name = node.target._schema.name.split("::")[-1]
+            if not any(word in name for word in ("batch_norm", "dropout", "rrelu")):
+                continue
+            arguments = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False))
+            arguments.update(node.kwargs)
+            training = any(arguments.get(key) is True for key in ("training", "train"))
+            if not training and "functional" not in name:
+                continue
+            if training and "batch_norm" in name and "running_mean" in arguments and arguments["running_mean"] is None:
+                raise InputError(
+                    "BatchNorm without running statistics uses those of each batch",
+                    file=path,
+                    layer=node.name,
+                    remedy="train it with track_running_stats=True",
+                )
+            raise InputError("the model was exported in training mode", file=path, layer=node.name, remedy=_EVAL)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

@@ -1,0 +1,86 @@
+"""From an exported program to a clean ONNX graph whose initialisers carry the parameters' names."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtkp.errors import InputError
+from trtkp.model.cleanup import clean_graph, name_outputs, rename_dims
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch.export import ExportedProgram
+
+__all__ = ["export_graph"]
+
+
+def export_graph(
+    program: ExportedProgram,
+    path: Path,
+    *,
+    names: Mapping[str, str],
+    outputs: list[str],
+    parameters: Collection[str],
+) -> ir.Model:
+    """The program as ONNX.
+
+    PyTorch's ONNX optimiser stays off: it folds BatchNormalization into an initialiser of the unfolded weight's name.
+
+    Args:
+        program: in evaluation mode.
+        path: for messages.
+        names: readable names of size symbols.
+        outputs: names of the graph's outputs, in order.
+        parameters: names of the initialisers that stay as they are.
+
+    Raises:
+        InputError: an operator that cannot be exported.
+    """
+    import torch
+
+    with _quiet():
+        try:
+            exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+        except Exception as error:
+            raise InputError(
+                f"PyTorch cannot export the model to ONNX ({_reason(error)})",
+                file=path,
+                remedy="replace the operator in the model, or load an .onnx file",
+            ) from None
+    assert exported is not None
+    model = exported.model
+    clean_graph(model, parameters)
+    rename_dims(model, names)
+    name_outputs(model, outputs)
+    model.graph.name = "model"
+    return model
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause: the exporter wraps it in several pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on torchvision and on its own deprecations."""
+    logger = logging.getLogger("torch.onnx._internal.exporter")
+    children = [logger, logging.getLogger("torch.onnx._internal.exporter._registration")]
+    levels = [child.level for child in children]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for child in children:
+            child.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for child, level in zip(children, levels, strict=True):
+                child.setLevel(level)
