@@ -129,6 +129,10 @@ class KEP:
             for layer in layers
         }
 
+    def paper_index_bytes(self, index: IndexSet) -> int:
+        """Index bytes of a layer in KEP's own storage; see `paper_index_bytes`."""
+        return paper_index_bytes(index, self.share)
+
 
 def top_n_mask(
     weight: npt.NDArray[Any], n: int, shared: tuple[int, ...] = (), groups: int = 1

@@ -1,7 +1,59 @@
-"""trtkp: kernel-level pruning of CNNs, packed, planned and built into TensorRT engines."""
+"""trtkp: kernel-level pruning of CNNs, packed, planned and built into TensorRT engines.
+
+``build`` prunes a model and writes a bundle, ``load`` opens one, ``verify`` and ``bench`` check and time it. Importing
+this package imports none of the heavy libraries behind it.
+"""
 
 from __future__ import annotations
 
-__all__ = ["__version__"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trtkp.benchmark import bench
+    from trtkp.pipeline import BuildOptions, build
+    from trtkp.bundle import Bundle, load
+    from trtkp.doctor import diagnose
+    from trtkp.errors import InputError, IntegrityError, JobError, TrtkpError
+    from trtkp.model import load_model
+    from trtkp.verification import verify
 
 __version__ = "0.1.0"
+
+#: Public name to the module that holds it, imported at first use.
+_HOME = {
+    "BuildOptions": "trtkp.pipeline",
+    "Bundle": "trtkp.bundle",
+    "InputError": "trtkp.errors",
+    "IntegrityError": "trtkp.errors",
+    "JobError": "trtkp.errors",
+    "TrtkpError": "trtkp.errors",
+    "bench": "trtkp.benchmark",
+    "build": "trtkp.pipeline",
+    "diagnose": "trtkp.doctor",
+    "load": "trtkp.bundle",
+    "load_model": "trtkp.model",
+    "verify": "trtkp.verification",
+}
+
+__all__ = [
+    "BuildOptions",
+    "Bundle",
+    "InputError",
+    "IntegrityError",
+    "JobError",
+    "TrtkpError",
+    "__version__",
+    "bench",
+    "build",
+    "diagnose",
+    "load",
+    "load_model",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -167,8 +167,8 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def open(self, path: Path) -> Runner:
-        """Open an artefact.
+    def open(self, path: Path, *, threads: int | None = None) -> Runner:
+        """Open an artefact; ``threads`` are CPU threads, for backends that compute there.
 
         Raises:
             InputError: no such file.

@@ -60,7 +60,7 @@ class TensorRTBackend(Backend):
         # "current" is what it does anyway, and its builder knows no such word.
         return build_in_worker(_MODULE, replace(request, targets=()), self.artefact, progress)
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, *, threads: int | None = None) -> Runner:
         """Deserialise an engine; *unverified*: no GPU was at hand to run it.
 
         Raises:

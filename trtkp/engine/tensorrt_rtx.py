@@ -65,7 +65,7 @@ class TensorRTRTXBackend(Backend):
                 raise InputError(f"target current: {reason}", remedy="name the architectures, such as sm86 and sm89")
         return build_in_worker(_MODULE, request, self.artefact, progress)
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, *, threads: int | None = None) -> Runner:
         """Deserialise an engine; *unverified*: no RTX GPU was at hand to run it.
 
         Raises:

@@ -143,7 +143,9 @@ def _predicted(names: Sequence[str], packed: PackedConv, reasons: Mapping[str, s
     if best == "dense" or costs["dense"] / costs[best] < PREDICTED_GAIN:
         why = f"predicted gain of {best} is below {PREDICTED_GAIN}" if best != "dense" else "predicted fastest"
         return LayerPlan("", "", "dense", why, False, costs, dict(reasons))
-    return LayerPlan("", "", best, f"predicted {costs['dense'] / costs[best]:.2f} times dense", False, costs, dict(reasons))
+    return LayerPlan(
+        "", "", best, f"predicted {costs['dense'] / costs[best]:.2f} times dense", False, costs, dict(reasons)
+    )
 
 
 def _measured(

@@ -1,0 +1,31 @@
+"""The pruning methods by name, as ``--method`` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trtkp.errors import InputError
+from trtkp.prune.kep import KEP
+from trtkp.prune.method import Method
+from trtkp.prune.zeros import Dense, FromZeros
+
+__all__ = ["METHODS", "make_method"]
+
+METHODS: dict[str, Callable[..., Method]] = {"kep": KEP, "none": Dense, "from-zeros": FromZeros}
+
+
+def make_method(name: str, **settings: Any) -> Method:
+    """A method with its settings; settings that are None take the method's default.
+
+    Raises:
+        InputError: an unknown method, a setting that it does not have, or a bad value.
+    """
+    if name not in METHODS:
+        raise InputError(f"--method {name}: not known", remedy=f"use one of {', '.join(METHODS)}")
+    given = {key: value for key, value in settings.items() if value is not None}
+    known = getattr(METHODS[name], "__dataclass_fields__", {})
+    for key in given:
+        if key not in known:
+            raise InputError(f"--{key.replace('_', '-')} means nothing to method {name}", remedy="leave it out")
+    return METHODS[name](**given)

@@ -1,0 +1,97 @@
+"""Latency of bundles, timed in turn so that their ratio holds on a noisy machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from trtkp.bundle import Bundle, load
+from trtkp.errors import InputError
+from trtkp.timing import Timing, time_interleaved
+from trtkp.verification import random_feeds
+
+if TYPE_CHECKING:
+    from trtkp.shapes import Shape
+
+__all__ = ["Result", "bench"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Latency of one bundle at one batch size."""
+
+    bundle: str
+    backend: str
+    precision: str
+    batch: int
+    threads: int | None
+    timing: Timing
+
+    @property
+    def throughput(self) -> float:
+        """Samples per second at the median."""
+        return self.batch / self.timing.median_ms * 1e3
+
+
+def bench(
+    bundles: Sequence[str | PathLike[str] | Bundle],
+    *,
+    batch: int | None = None,
+    threads: int | None = None,
+    warmup: int = 10,
+    runs: int = 100,
+    seconds: float | None = 20.0,
+) -> list[Result]:
+    """Time bundles against each other on random inputs.
+
+    Args:
+        bundles: bundles or their directories.
+        batch: batch size; None for the first bundle's ``opt``.
+        threads: CPU threads of ONNX Runtime; None for the physical cores.
+        warmup: untimed rounds.
+        runs: timed rounds, fewer when ``seconds`` are over.
+        seconds: budget of all rounds; None for no limit.
+
+    Raises:
+        InputError: no bundle, a batch outside a profile, or a count below one.
+        NotRunnableError: an engine cannot run on this machine.
+    """
+    if runs < 1 or warmup < 0:
+        raise InputError(f"--runs {runs}, --warmup {warmup}: at least one run and no negative warm-up")
+    opened = [item if isinstance(item, Bundle) else load(item) for item in bundles]
+    if not opened:
+        raise InputError("no bundle to time")
+    size = batch if batch is not None else _first(opened[0].manifest.profile)["opt"][0]
+    names = [str(bundle.path) for bundle in opened]
+    if len(set(names)) != len(names):
+        raise InputError("the same bundle is named twice")
+    with ExitStack() as stack:
+        calls, used = {}, {}
+        for name, bundle in zip(names, opened, strict=True):
+            shapes = _shapes(bundle, size)
+            runner = stack.enter_context(bundle.open(threads=threads))
+            feeds = random_feeds(runner.inputs, shapes, seed=0)
+            calls[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)
+            used[name] = runner.threads
+        timings = time_interleaved(calls, warmup=warmup, runs=runs, budget_s=seconds)
+    return [
+        Result(name, bundle.manifest.backend, bundle.manifest.precision, size, used[name], timings[name])
+        for name, bundle in zip(names, opened, strict=True)
+    ]
+
+
+def _shapes(bundle: Bundle, batch: int) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for name, limits in bundle.manifest.profile.items():
+        low, high = limits["min"][0], limits["max"][0]
+        if not low <= batch <= high:
+            raise InputError(f"batch {batch} is outside the profile's {low}..{high}", file=bundle.path, layer=name)
+        shapes[name] = (batch, *limits["opt"][1:])
+    return shapes
+
+
+def _first(profile: dict[str, dict[str, list[int]]]) -> dict[str, list[int]]:
+    return next(iter(profile.values()))

@@ -1,0 +1,163 @@
+"""``manifest.json``: everything a bundle says of itself, and the SHA-256 of every other file in it."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "MANIFEST_HASH",
+    "VERSION",
+    "FileRecord",
+    "LayerRecord",
+    "Manifest",
+    "PlanRecord",
+    "SourceRecord",
+    "TensorRecord",
+    "TimingRecord",
+    "TotalsRecord",
+]
+
+FORMAT = "trtkp.bundle"
+VERSION = 1
+MANIFEST = "manifest.json"
+MANIFEST_HASH = "manifest.sha256"
+
+
+def _plain_name(name: str) -> str:
+    if name in ("", ".", "..") or PurePosixPath(name).name != name or "\\" in name or "\0" in name:
+        raise ValueError(f"{name!r} is not a file of the bundle's own folder")
+    return name
+
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, AfterValidator(_plain_name)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileRecord(_Record):
+    """Size and hash of a file of the bundle."""
+
+    sha256: Digest
+    bytes: int
+
+
+class SourceRecord(_Record):
+    """The model that was built: its file relative to the bundle, and how it was read."""
+
+    file: str
+    sha256: Digest
+    format: str
+    arch: str | None = None
+    reference: str
+    """What runs it: PyTorch or the source ONNX."""
+
+
+class TensorRecord(_Record):
+    """A graph input or output; a dynamic dimension is its name."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+class TimingRecord(_Record):
+    """Milliseconds of wall clock."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+
+
+class LayerRecord(_Record):
+    """One convolution: what it was, what it kept, and how it runs."""
+
+    name: str
+    node: str
+    shape: tuple[int, int, int, int]
+    """F, C, R, S of the weight."""
+    groups: int
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    input_size: tuple[int, int]
+    output_size: tuple[int, int]
+    kind: Literal["dense", "kernel", "stripe", "pattern"]
+    reason: str | None = None
+    """Why a dense layer was not pruned."""
+    filter_groups: int | None = None
+    density: float
+    dense_params: int
+    retained_params: int
+    dense_macs: int
+    retained_macs: int
+    index_bytes: int
+    paper_index_bytes: int | None = None
+    op: str | None = None
+    """The node in ``model.onnx``."""
+    lowering: str | None = None
+    """Its form in ``engine.onnx``."""
+    why: str | None = None
+    measured: bool = False
+    candidates: dict[str, float] = {}
+    """Median ms per form where measured, else the predicted share of the dense time."""
+    inapplicable: dict[str, str] = {}
+
+
+class TotalsRecord(_Record):
+    """The whole net, before and after; parameters without index bytes."""
+
+    dense_params: int
+    retained_params: int
+    dense_macs: int
+    retained_macs: int
+    index_bytes: int
+    paper_index_bytes: int | None = None
+
+
+class PlanRecord(_Record):
+    """How ``engine.onnx`` came about."""
+
+    status: Literal["measured", "unmeasured", "forced"]
+    threads: int | None = None
+    dense: TimingRecord | None = None
+    planned: TimingRecord | None = None
+    notes: list[str] = []
+
+
+class Manifest(_Record):
+    """The manifest, version 1."""
+
+    format: Literal["trtkp.bundle"] = FORMAT
+    version: Literal[1] = VERSION
+    created: str
+    trtkp: str
+    source: SourceRecord
+    method: str
+    settings: dict[str, Any]
+    include: list[str] = []
+    skip: list[str] = []
+    backend: Literal["onnxruntime", "tensorrt-rtx", "tensorrt"]
+    precision: Literal["fp32", "fp16"]
+    keep_io: bool = True
+    targets: list[str] = []
+    inputs: list[TensorRecord]
+    outputs: list[TensorRecord]
+    profile: dict[str, dict[Literal["min", "opt", "max"], list[int]]]
+    layers: list[LayerRecord]
+    left_out: dict[str, str] = {}
+    """Convolutions that no method can take (transposed, 1-d, computed weights), with the reason."""
+    totals: TotalsRecord
+    plan: PlanRecord
+    accuracy: dict[str, float] | None = None
+    libraries: dict[str, str]
+    seconds: dict[str, float]
+    warnings: list[str] = []
+    files: dict[FileName, FileRecord]

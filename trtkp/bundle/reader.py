@@ -1,0 +1,143 @@
+"""Open a bundle: nothing in it is read before its hash was checked. That is integrity, not authenticity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from hashlib import sha256
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import ValidationError
+
+from trtkp.bundle.manifest import FORMAT, MANIFEST, MANIFEST_HASH, VERSION, Manifest
+from trtkp.bundle.writer import hash_file
+from trtkp.errors import InputError, IntegrityError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from trtkp.engine.base import Runner
+    from trtkp.prune.index_set import IndexSet
+
+__all__ = ["Bundle", "load"]
+
+_AGAIN = "build the bundle again"
+
+
+def load(path: str | PathLike[str]) -> Bundle:
+    """Open a bundle and check every file of it against the manifest.
+
+    Raises:
+        InputError: no bundle there, or one of another format version.
+        IntegrityError: a file is missing, was changed, or is of another size.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    for name, record in manifest.files.items():
+        file = path / name
+        if not file.is_file() or file.is_symlink():
+            raise IntegrityError("is missing from the bundle", file=file, remedy=_AGAIN)
+        if file.stat().st_size != record.bytes:
+            message = f"has {file.stat().st_size} bytes, the manifest says {record.bytes}"
+            raise IntegrityError(message, file=file, remedy=_AGAIN)
+        if hash_file(file) != record.sha256:
+            raise IntegrityError("was changed since it was built (its SHA-256 differs)", file=file, remedy=_AGAIN)
+    return Bundle(path, manifest)
+
+
+class Bundle:
+    """A bundle whose files were checked. ``run`` opens the engine at its first call; `close` gives it back.
+
+    Attributes:
+        path: its directory.
+        manifest: what it says of itself.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._runner: Runner | None = None
+
+    def file(self, name: str) -> Path:
+        """A file of the bundle.
+
+        Raises:
+            InputError: the manifest does not list it.
+        """
+        if name not in self.manifest.files:
+            raise InputError(f"holds no {name}", file=self.path)
+        return self.path / name
+
+    @cached_property
+    def index_sets(self) -> dict[str, IndexSet]:
+        """Index sets by parameter name."""
+        from trtkp.prune.storage import load_index_sets
+
+        return load_index_sets(self.file("index_sets.safetensors"))
+
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """One inference on the bundle's backend.
+
+        Raises:
+            InputError: wrong names, shapes or dtypes.
+            JobError: the engine cannot run here, or failed.
+        """
+        if self._runner is None:
+            self._runner = self.open()
+        return self._runner.run(feeds)
+
+    def open(self, *, threads: int | None = None) -> Runner:
+        """A new runner of the bundle's engine; ``threads`` are CPU threads, where the engine runs there.
+
+        Raises:
+            NotRunnableError: it cannot run on this machine.
+        """
+        from trtkp.engine import get_backend
+
+        backend = get_backend(self.manifest.backend)
+        return backend.open(self.file(backend.artefact), threads=threads)
+
+    def close(self) -> None:
+        """Close the engine that `run` opened."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not path.exists():
+        raise InputError("no such bundle", file=path, remedy="write one with trtkp build -o")
+    file = path / MANIFEST
+    if not file.is_file():
+        raise InputError(f"is not a bundle: it holds no {MANIFEST}", file=path, remedy="write one with trtkp build -o")
+    try:
+        text = file.read_bytes()
+        stated = (path / MANIFEST_HASH).read_text(encoding="ascii").split()[0]
+    except (OSError, UnicodeDecodeError, IndexError) as error:
+        raise IntegrityError(f"cannot be read ({error})", file=path / MANIFEST_HASH, remedy=_AGAIN) from None
+    if sha256(text).hexdigest() != stated:
+        raise IntegrityError(
+            f"was changed since it was built (it does not match {MANIFEST_HASH})", file=file, remedy=_AGAIN
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["loc"] in (("version",), ("format",)):
+            message = (
+                f"{'.'.join(map(str, first['loc']))} is {first['input']}, this trtkp reads {FORMAT} version {VERSION}"
+            )
+        else:
+            message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise InputError(message, file=file, remedy=_AGAIN) from None

@@ -1,0 +1,160 @@
+"""Write a bundle so that it is there whole or not at all.
+
+Files go to a hidden sibling of the target, are flushed to disk and hashed, and the sibling is renamed at the end; what
+stood there before is replaced only then. A lock beside the target keeps a second build out, and belongs to the process:
+whatever kills it frees it. The next build sweeps up what a killed one left.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+from trtkp.bundle.manifest import MANIFEST, MANIFEST_HASH, FileRecord, Manifest
+from trtkp.errors import InputError, JobError, TrtkpError
+
+__all__ = ["BundleWriter", "hash_file"]
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class BundleWriter:
+    """A bundle under construction; a context manager. Without `publish`, nothing remains.
+
+    Args:
+        target: where the bundle is to be.
+
+    Raises:
+        InputError: the target exists and is not a bundle, or its parent cannot be written.
+        JobError: another build is writing to it, or the disk is full.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target
+        self._lock = FileLock(self.target.with_name(f".{self.target.name}.lock"), timeout=0)
+        self.staging = self.target.with_name(f".{self.target.name}.building-{os.getpid()}")
+
+    def __enter__(self) -> Self:
+        check_replaceable(self.target)
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise JobError(
+                "another build is writing here", file=self.target, remedy="wait for it, or choose another -o"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"cannot be written ({error.strerror or error})", file=self.target, remedy="choose another -o"
+            ) from None
+        try:
+            self._sweep()
+            self.staging.mkdir()
+        except OSError as error:
+            self._release()
+            raise JobError(f"cannot be written ({error.strerror or error})", file=self.target) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self._release()
+        # libraries report a full disk in exceptions of their own
+        if error is not None and not isinstance(error, TrtkpError) and (reason := _write_error(error)):
+            raise JobError(
+                f"could not be written ({reason})", file=self.target, remedy="free some space; nothing was changed"
+            ) from error
+
+    def publish(self, make_manifest: Callable[[dict[str, FileRecord]], Manifest]) -> Manifest:
+        """Hash every file in `staging`, write the manifest, and put the bundle in its place.
+
+        Args:
+            make_manifest: given the record of every file, gives the manifest.
+        """
+        records = {}
+        for path in sorted(self.staging.iterdir()):
+            _flush(path)
+            records[path.name] = FileRecord(sha256=hash_file(path), bytes=path.stat().st_size)
+        manifest = make_manifest(records)
+        text = manifest.model_dump_json(indent=1) + "\n"
+        digest = sha256(text.encode()).hexdigest()
+        for name, content in ((MANIFEST, text), (MANIFEST_HASH, f"{digest}  {MANIFEST}\n")):
+            path = self.staging / name
+            path.write_text(content, encoding="utf-8")
+            _flush(path)
+        _flush(self.staging)
+        self._swap()
+        return manifest
+
+    def _swap(self) -> None:
+        """Rename the staging directory to the target; an old bundle steps aside first and goes last."""
+        old = self.staging.with_name(f".{self.target.name}.replaced-{os.getpid()}")
+        check_replaceable(self.target)
+        if self.target.exists():
+            self.target.rename(old)
+        try:
+            self.staging.rename(self.target)
+        except OSError:
+            if old.exists():
+                old.rename(self.target)
+            raise
+        _flush(self.target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what killed builds left. An old bundle that stepped aside comes back if nothing took its place."""
+        for leftover in self.target.parent.glob(f".{self.target.name}.replaced-*"):
+            if self.target.exists():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.rename(self.target)
+        for leftover in self.target.parent.glob(f".{self.target.name}.building-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _release(self) -> None:
+        # removed while held: whoever opened it meanwhile waits on a file that is gone, and FileLock notices
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+
+
+def check_replaceable(target: Path) -> None:
+    """Only a bundle, an empty directory or nothing may be where a bundle is to be written.
+
+    Raises:
+        InputError: something else is there.
+    """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise InputError("exists and is not a directory", file=target, remedy="choose another -o")
+    if target.is_dir() and not (target / MANIFEST).is_file() and any(target.iterdir()):
+        raise InputError("exists and is not a trtkp bundle", file=target, remedy="choose another -o, or remove it")
+
+
+def _write_error(error: BaseException) -> str | None:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if type(error).__name__ == "SafetensorError":
+        return str(error)
+    return None
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,454 @@
+"""The main line: model file → layer table → masks → packed graph → plan → engine → bundle."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import trtkp
+from trtkp.bundle import Bundle, BundleWriter, LayerRecord, Manifest
+from trtkp.bundle.manifest import FileRecord, PlanRecord, SourceRecord, TensorRecord, TimingRecord, TotalsRecord
+from trtkp.bundle.writer import check_replaceable
+from trtkp.engine import Backend, BuildRequest, BuildResult, choose_backend
+from trtkp.errors import InputError, JobError
+from trtkp.prune.accounting import Accounting, account
+from trtkp.prune.index_set import IndexSet, from_mask
+from trtkp.prune.method import Method, prune_one_shot
+from trtkp.prune.registry import make_method
+from trtkp.prune.storage import save_index_sets
+from trtkp.shapes import Profile, Shape, TensorSpec, make_profile, parse_shape_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx_ir as ir
+
+    from trtkp.data import LabelledData
+    from trtkp.graph.layers import LayerTable
+    from trtkp.model import SourceModel
+    from trtkp.plan.planner import Plan
+    from trtkp.timing import Timing
+
+__all__ = ["BuildOptions", "build"]
+
+#: Called with a phase, the steps done and the steps in all.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build; every field is an option of ``trtkp build``.
+
+    Attributes:
+        backend: onnxruntime, tensorrt-rtx, tensorrt, or auto for the best one that can run here.
+        precision: fp32 or fp16.
+        keep_io: graph inputs and outputs stay fp32 when the precision is fp16.
+        min: smallest shapes, as ``["1x3x224x224"]`` or ``["image:1x3x224x224"]``.
+        opt: usual shapes; plans are made for these.
+        max: largest shapes.
+        targets: GPU architectures of a TensorRT-RTX engine, such as ``("sm86", "sm89")``.
+        lowering: ``auto``, or the form that every layer takes where it applies.
+        include: patterns of the layers to prune, instead of the method's default scope.
+        skip: patterns of layers to leave dense.
+        threads: CPU threads of ONNX Runtime; None for the physical cores.
+        arch: ``package.module:factory`` of a state dict's network.
+        trust_pickle: allow model files that are code.
+    """
+
+    backend: str = "auto"
+    precision: str = "fp32"
+    keep_io: bool = True
+    min: Sequence[str] = ()
+    opt: Sequence[str] = ()
+    max: Sequence[str] = ()
+    input_shape: Sequence[str] = ()
+    targets: Sequence[str] = ()
+    lowering: str = "auto"
+    include: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    threads: int | None = None
+    arch: str | None = None
+    trust_pickle: bool = False
+
+
+def build(
+    model: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    method: str | Method = "kep",
+    options: BuildOptions | None = None,
+    data: LabelledData | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Bundle:
+    """Prune a model one-shot and build a bundle from it.
+
+    Args:
+        model: model file, in any form that `trtkp.model.load_model` takes.
+        output: directory of the bundle; an older bundle there is replaced once the new one is whole.
+        method: a method, or its name with ``settings`` (``n=4``, ``share="per-layer"``).
+        options: backend, precision, shapes and so on.
+        data: adds the accuracy before and after.
+        progress: called as phases go on.
+        settings: of the method.
+
+    Raises:
+        InputError: bad options or a bad model; nothing was written.
+        JobError: the engine could not be built or checked; nothing was written, an older bundle is untouched.
+    """
+    options = options or BuildOptions()
+    chosen = make_method(method, **settings) if isinstance(method, str) else method
+    choice = choose_backend(options.backend)
+    _check_buildable(choice.backend, options)
+    check_replaceable(Path(output))
+    line = _Line(Path(model), Path(output), chosen, choice.backend, options, data, progress)
+    with BundleWriter(Path(output)) as writer:
+        line.run(writer.staging)
+        line.manifest = writer.publish(line.make_manifest)
+    return Bundle(Path(output), line.manifest)
+
+
+@dataclass
+class _Line:
+    """One build, step by step; each step leaves what the next one needs."""
+
+    path: Path
+    output: Path
+    method: Method
+    backend: Backend
+    options: BuildOptions
+    data: LabelledData | None
+    progress: Progress | None
+
+    source: SourceModel = field(init=False)
+    profile: Profile = field(init=False)
+    table: LayerTable = field(init=False)
+    index_sets: dict[str, IndexSet] = field(init=False)
+    left_dense: dict[str, str] = field(init=False)
+    ops: dict[str, str] = field(init=False)
+    plan: Plan = field(init=False)
+    result: BuildResult = field(init=False)
+    accuracy: dict[str, float] | None = None
+    manifest: Manifest = field(init=False)
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def run(self, staging: Path) -> None:
+        """Every step, writing into ``staging``."""
+        with self._phase("load"):
+            self._load()
+        with self._phase("prune"):
+            graph = self._prune()
+        with self._phase("rewrite"):
+            packed = self._rewrite(graph)
+            del graph
+            save_index_sets(staging / "index_sets.safetensors", self.index_sets)
+            _save(packed, staging / "model.onnx")
+        with self._phase("plan"):
+            engine_graph = self._plan(packed)
+            _save(engine_graph, staging / "engine.onnx")
+        with self._phase("check"):
+            self._check(packed, engine_graph)
+            del packed, engine_graph
+        with self._phase("build"):
+            self._build(staging)
+        if self.data is not None:
+            with self._phase("accuracy"):
+                self._measure_accuracy(staging)
+
+    def _load(self) -> None:
+        from trtkp.model import load_model
+
+        options = self.options
+        self.source = load_model(
+            self.path, arch=options.arch, input_shape=list(options.input_shape) or None, trust_pickle=options.trust_pickle
+        )
+        self.warnings += self.source.warnings
+        specs = self.source.inputs
+        shapes = [
+            parse_shape_options(values, specs, flag)
+            for values, flag in ((options.min, "--min"), (options.opt, "--opt"), (options.max, "--max"))
+        ]
+        if options.input_shape and not any(shapes):
+            shapes[1] = _without_batch_limits(parse_shape_options(options.input_shape, specs, "--input-shape"), specs)
+        self.profile = make_profile(specs, *shapes)
+
+    def _prune(self) -> ir.Model:
+        """The source graph with pruned weights at zero."""
+        from trtkp.graph.layers import conv_layers
+        from trtkp.graph.rewrite import apply_masks
+
+        graph = self.source.graph()
+        if self.options.precision == "fp32" and any(str(v.dtype) == "FLOAT16" for v in graph.graph.initializers.values()):
+            raise InputError("the model is in half precision", file=self.path, remedy="use --precision fp16")
+        self.table = conv_layers(graph, {name: (1, *shapes.opt[1:]) for name, shapes in self.profile.items()})
+        weights = {
+            layer.name: value.const_value.numpy()
+            for layer in self.table.layers
+            if (value := graph.graph.initializers[layer.name]).const_value is not None
+        }
+        pruning = prune_one_shot(self.method, self.table.layers, weights, self.options.include, self.options.skip)
+        groups = {layer.name: layer.groups for layer in self.table.layers}
+        self.index_sets = {name: from_mask(mask, groups[name]) for name, mask in pruning.masks.items()}
+        self.left_dense = pruning.left_dense
+        if not self.index_sets and self.method.name != "none":
+            self.warnings.append(f"method {self.method.name} pruned no layer: the engine is dense")
+        if self.method.name not in ("none", "from-zeros") and self._batch_norm_folded(graph):
+            self.warnings.append(
+                "batch normalisation seems folded into the weights already: scores differ from those of the trained weights"
+            )
+        apply_masks(graph, self.index_sets)
+        return graph
+
+    def _batch_norm_folded(self, graph: ir.Model) -> bool:
+        kinds = {node.op_type for node in graph.graph}
+        return self.source.format == "onnx" and "BatchNormalization" not in kinds
+
+    def _rewrite(self, graph: ir.Model) -> ir.Model:
+        """The packed graph, ``model.onnx``."""
+        from trtkp.graph.batch_norm import fold_batch_norm
+        from trtkp.graph.precision import to_float16
+        from trtkp.graph.rewrite import pack_convolutions
+
+        fold_batch_norm(graph)
+        if self.options.precision == "fp16":
+            graph = to_float16(graph, keep_io=self.options.keep_io)
+        sizes = {layer.node: layer.input_size for layer in self.table.layers}
+        nodes = pack_convolutions(graph, self.index_sets, sizes)
+        self.ops = {str(node.name): node.op_type for node in nodes}
+        unpacked = {layer.node for layer in self.table.layers if layer.name in self.index_sets} - set(self.ops)
+        if unpacked:  # a promise of the format: a node for every index set
+            raise JobError(f"no packed operator was made for {', '.join(sorted(unpacked))}", file=self.path)
+        return graph
+
+    def _plan(self, packed: ir.Model) -> ir.Model:
+        """The graph of standard operators, ``engine.onnx``."""
+        from trtkp.graph.rewrite import packed_nodes
+        from trtkp.plan.planner import apply_plan, make_plan
+
+        opt = {name: shapes.opt for name, shapes in self.profile.items()}
+        batch = next(iter(opt.values()))[0] if opt else 1
+        layers = {layer.node: layer for layer in self.table.layers}
+        value_shapes: dict[str, Shape] = {}
+        for node in packed_nodes(packed):
+            layer = layers[str(node.name)]
+            target = (batch, layer.filters, *layer.output_size)
+            value_shapes[_name(node.inputs[0])] = (batch, layer.channels * layer.groups, *layer.input_size)
+            value_shapes |= {_name(value): target for value in (node.outputs[0], *node.inputs[6:])}
+        lowering = self.options.lowering
+        self.plan = make_plan(
+            packed,
+            opt,
+            value_shapes,
+            measure=self.backend.name == "onnxruntime",
+            threads=self.options.threads,
+            only=None if lowering == "auto" else lowering,
+            progress=self.progress,
+        )
+        self.warnings += self.plan.notes
+        if self.index_sets and set(self.plan.choices.values()) == {"dense"} and lowering == "auto":
+            self.warnings.append(
+                "no pruned layer is faster packed than dense here: the lists are too fine or keep too much; "
+                "--share per-layer lets a layer's kernels share their positions"
+            )
+        return apply_plan(packed, self.plan.choices)
+
+    def _check(self, packed: ir.Model, engine_graph: ir.Model) -> None:
+        """Hold ``engine.onnx`` against the dense masked net before anything is published."""
+        from trtkp.verification import compare_graphs, dense_graph
+
+        shapes = {name: shapes.min for name, shapes in self.profile.items()}
+        check = compare_graphs("engine.onnx", engine_graph, dense_graph(packed), shapes, self.options.precision)
+        if check.status == "failed":
+            raise JobError(f"the planned graph differs from the dense one: {check.summary}", file=self.path)
+
+    def _build(self, staging: Path) -> None:
+        request = BuildRequest(
+            onnx=staging / "engine.onnx",
+            output=staging,
+            profile=self.profile,
+            precision=self.options.precision,  # type: ignore[arg-type]  # checked at the start
+            targets=tuple(self.options.targets),
+            threads=self.options.threads,
+        )
+        self.result = self.backend.build(request, self.progress)
+        self.warnings += self.result.warnings
+
+    def _measure_accuracy(self, staging: Path) -> None:
+        from trtkp.data import accuracy
+        from trtkp.engine.onnxruntime import OrtRunner
+
+        assert self.data is not None
+        dense = staging / ".dense.onnx"
+        _save(self.source.graph(), dense)
+        found = {}
+        try:
+            for name, file in (("dense", dense), ("pruned", staging / "engine.onnx")):
+                with OrtRunner(file, threads=self.options.threads) as runner:
+                    found[name] = accuracy(runner, self.data, self.profile)
+        finally:
+            for file in staging.glob(".dense.onnx*"):
+                file.unlink()
+        self.accuracy = found
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        if self.progress is not None:
+            self.progress(name.capitalize(), 0, 1)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+        if self.progress is not None:
+            self.progress(name.capitalize(), 1, 1)
+
+    def make_manifest(self, files: dict[str, FileRecord]) -> Manifest:
+        """The manifest of what was done."""
+        options, accounting = self.options, account(
+            self.table.layers, self.table.params, self.table.macs, self.index_sets
+        )
+        paper = self._paper_bytes()
+        return Manifest(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            trtkp=trtkp.__version__,
+            source=SourceRecord(
+                file=os.path.relpath(self.path, self.output.absolute()),
+                sha256=self.source.sha256,
+                format=self.source.format,
+                arch=options.arch,
+                reference=self.source.reference_name,
+            ),
+            method=self.method.name,
+            settings=self.method.settings(),
+            include=list(options.include),
+            skip=list(options.skip),
+            backend=self.backend.name,  # type: ignore[arg-type]  # the registry's names are the manifest's
+            precision=options.precision,  # type: ignore[arg-type]  # checked at the start
+            keep_io=options.keep_io,
+            targets=list(self.result.targets),
+            inputs=[_tensor(spec) for spec in self.source.inputs],
+            outputs=[_tensor(spec) for spec in self.source.outputs],
+            profile={
+                name: {"min": list(shapes.min), "opt": list(shapes.opt), "max": list(shapes.max)}
+                for name, shapes in self.profile.items()
+            },
+            layers=self._layer_records(accounting, paper),
+            left_out=self.table.left_out,
+            totals=TotalsRecord(
+                dense_params=accounting.dense_params,
+                retained_params=accounting.retained_params,
+                dense_macs=accounting.dense_macs,
+                retained_macs=accounting.retained_macs,
+                index_bytes=accounting.index_bytes,
+                paper_index_bytes=sum(paper.values()) if paper else None,
+            ),
+            plan=PlanRecord(
+                status="forced" if options.lowering != "auto" else "measured" if self.plan.measured else "unmeasured",
+                threads=options.threads,
+                dense=_timing(self.plan.dense_ms),
+                planned=_timing(self.plan.planned_ms),
+                notes=list(self.plan.notes),
+            ),
+            accuracy=self.accuracy,
+            libraries=_libraries(self.backend.name, self.result.version),
+            seconds=self.seconds,
+            warnings=self.warnings,
+            files=files,
+        )
+
+    def _layer_records(self, accounting: Accounting, paper: Mapping[str, int]) -> list[LayerRecord]:
+        plans = {plan.node: plan for plan in self.plan.layers}
+        records = []
+        for layer, counted in zip(self.table.layers, accounting.layers, strict=True):
+            index, plan = self.index_sets.get(layer.name), plans.get(layer.node)
+            reason = None if index is not None else self.left_dense.get(layer.name, "no zeros in its weight")
+            records.append(
+                LayerRecord(
+                    name=layer.name,
+                    node=layer.node,
+                    shape=layer.weight_shape,
+                    groups=layer.groups,
+                    strides=layer.strides,
+                    dilations=layer.dilations,
+                    input_size=layer.input_size,
+                    output_size=layer.output_size,
+                    kind=counted.kind,  # type: ignore[arg-type]  # Kind's values, or dense
+                    reason=reason,
+                    filter_groups=index.filter_groups if index is not None else None,
+                    density=counted.density,
+                    dense_params=counted.dense_params,
+                    retained_params=counted.retained_params,
+                    dense_macs=counted.dense_macs,
+                    retained_macs=counted.retained_macs,
+                    index_bytes=counted.index_bytes,
+                    paper_index_bytes=paper.get(layer.name),
+                    op=self.ops.get(layer.node),
+                    lowering=plan.choice if plan is not None else None,
+                    why=plan.why if plan is not None else None,
+                    measured=plan.measured if plan is not None else False,
+                    candidates=plan.candidates if plan is not None else {},
+                    inapplicable=plan.inapplicable if plan is not None else {},
+                )
+            )
+        return records
+
+    def _paper_bytes(self) -> dict[str, int]:
+        """Index bytes in the method's own format, for methods that have one."""
+        counter = getattr(self.method, "paper_index_bytes", None)
+        return {name: counter(index) for name, index in self.index_sets.items()} if counter is not None else {}
+
+
+def _check_buildable(backend: Backend, options: BuildOptions) -> None:
+    if options.precision not in ("fp32", "fp16"):
+        raise InputError(f"--precision {options.precision}: not known", remedy="use fp32 or fp16")
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"--threads {options.threads}: at least one is needed")
+    found = backend.availability()
+    if not found.can_build:
+        raise JobError(f"backend {backend.name} cannot build here: {found.detail}", remedy="see trtkp doctor")
+
+
+def _without_batch_limits(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> dict[str, Shape]:
+    """``--input-shape`` fixes all dimensions but a dynamic batch, which keeps its range."""
+    return {spec.name: shapes[spec.name] for spec in specs if spec.name in shapes and not isinstance(spec.shape[0], int)}
+
+
+def _save(model: ir.Model, path: Path) -> None:
+    """One file, or weights beside it where a protobuf message would be too large."""
+    import onnx_ir as ir
+
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    ir.save(model, path, external_data=f"{path.name}.data" if size > 1 << 30 else None)
+
+
+def _libraries(backend: str, version: str) -> dict[str, str]:
+    from importlib.metadata import version as installed
+
+    return {name: installed(name) for name in ("numpy", "onnx", "onnxruntime", "torch")} | {backend: version}
+
+
+def _name(value: ir.Value | None) -> str:
+    assert value is not None
+    return str(value.name)
+
+
+def _tensor(spec: TensorSpec) -> TensorRecord:
+    return TensorRecord(
+        name=spec.name, dtype=spec.dtype, shape=[dim if isinstance(dim, int) else dim.name for dim in spec.shape]
+    )
+
+
+def _timing(timing: Timing | None) -> TimingRecord | None:
+    if timing is None:
+        return None
+    return TimingRecord(
+        median_ms=timing.median_ms, p10_ms=timing.p10_ms, p90_ms=timing.p90_ms, runs=timing.runs
+    )

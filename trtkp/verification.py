@@ -1,0 +1,262 @@
+"""Every artefact of a bundle against its reference: *verified*, *failed* or *not run (reason)*.
+
+The chain has no gap: the dense masked net, unpacked with NumPy from ``model.onnx``, is held against the source model
+with the pruned weights at zero; ``model.onnx`` (packed operators, run through their function bodies) and
+``engine.onnx`` are held against the dense masked net; the engine too, where it can run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.bundle import Bundle, load
+from trtkp.errors import InputError, TrtkpError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from trtkp.engine.base import Runner
+    from trtkp.model import SourceModel
+    from trtkp.shapes import Shape, TensorSpec
+
+__all__ = ["TOLERANCE", "Check", "Report", "compare_graphs", "dense_graph", "verify"]
+
+#: Relative Frobenius error that a whole net may have.
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
+
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+Status: TypeAlias = Literal["verified", "failed", "not run"]
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """Largest absolute error, and ``||a - b|| / ||b||`` over all elements, of one output."""
+
+    max_abs: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """One artefact against one reference."""
+
+    artefact: str
+    against: str
+    status: Status
+    reason: str | None = None
+    tolerance: float | None = None
+    outputs: dict[str, OutputError] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        if self.reason is not None:
+            return f"{self.artefact}: {self.status} ({self.reason})"
+        worst = max(self.outputs.items(), key=lambda item: _order(item[1].relative))
+        return (
+            f"{self.artefact}: {self.status} against {self.against}, output {worst[0]}: relative error "
+            f"{worst[1].relative:.2e} (limit {self.tolerance:.0e}), largest difference {worst[1].max_abs:.2e}"
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of a bundle."""
+
+    bundle: str
+    checks: tuple[Check, ...]
+    require_engine: bool
+
+    @property
+    def ok(self) -> bool:
+        """Nothing failed, and the engine was run if that was asked for."""
+        failed = any(check.status == "failed" for check in self.checks)
+        engine_missing = self.require_engine and any(
+            check.artefact == "engine" and check.status != "verified" for check in self.checks
+        )
+        return not failed and not engine_missing
+
+
+def verify(
+    bundle: str | PathLike[str] | Bundle,
+    *,
+    model: str | PathLike[str] | None = None,
+    arch: str | None = None,
+    trust_pickle: bool = False,
+    tolerance: float | None = None,
+    require_engine: bool = False,
+    seed: int = 0,
+) -> Report:
+    """Check a bundle on standard-normal inputs, at the smallest shapes of its profile and at a batch of up to 3.
+
+    Args:
+        bundle: a bundle or its directory.
+        model: the source model; without it, the file that the manifest names is used if it is there unchanged.
+        arch: the network of a state dict; without it, the manifest's.
+        trust_pickle: allow a source file that is code.
+        tolerance: relative error allowed; without it, 1e-5 in fp32 and 5e-3 in fp16.
+        require_engine: an engine that cannot run here is a failure.
+        seed: of the inputs.
+
+    Raises:
+        InputError: no bundle, a corrupted one, or ``model`` is not the model that was built.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else load(bundle)
+    checker = _Checker(opened, TOLERANCE[opened.manifest.precision] if tolerance is None else tolerance, seed)
+    checks = (
+        checker.source(None if model is None else Path(model), arch, trust_pickle),
+        checker.graph("model.onnx"),
+        checker.graph("engine.onnx"),
+        checker.engine(),
+    )
+    return Report(str(opened.path), checks, require_engine)
+
+
+def dense_graph(packed: ir.Model) -> ir.Model:
+    """The dense masked net: every packed operator as one Conv, its weight unpacked with NumPy."""
+    from trtkp.graph.rewrite import packed_nodes
+    from trtkp.plan.planner import apply_plan
+
+    return apply_plan(packed, {str(node.name): "dense" for node in packed_nodes(packed)})
+
+
+def compare_graphs(
+    name: str, candidate: ir.Model, reference: ir.Model, shapes: Mapping[str, Shape], precision: str
+) -> Check:
+    """Two graphs in ONNX Runtime on the same inputs."""
+    import onnx_ir as ir
+
+    from trtkp.engine.onnxruntime import OrtRunner
+
+    with OrtRunner(ir.to_proto(reference)) as runner:
+        feeds = random_feeds(runner.inputs, shapes, seed=0)
+        expected = runner.run(feeds)
+    with OrtRunner(ir.to_proto(candidate)) as runner:
+        found = runner.run(feeds)
+    return _compare(name, "dense masked ONNX", [(found, expected)], TOLERANCE[precision])
+
+
+def random_feeds(specs: tuple[TensorSpec, ...], shapes: Mapping[str, Shape], seed: int) -> dict[str, npt.NDArray[Any]]:
+    """Standard-normal inputs; integers are zeros and ones."""
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, npt.NDArray[Any]] = {}
+    for spec in specs:
+        dtype = np.dtype(spec.dtype)
+        shape = shapes[spec.name]
+        feeds[spec.name] = (
+            rng.standard_normal(shape).astype(dtype) if dtype.kind == "f" else rng.integers(0, 2, shape).astype(dtype)
+        )
+    return feeds
+
+
+class _Checker:
+    """The checks of one bundle; the dense masked net runs once for all of them."""
+
+    def __init__(self, bundle: Bundle, tolerance: float, seed: int) -> None:
+        import onnx_ir as ir
+
+        from trtkp.engine.onnxruntime import OrtRunner
+
+        self.bundle, self.manifest, self.tolerance = bundle, bundle.manifest, tolerance
+        with OrtRunner(ir.to_proto(dense_graph(ir.load(bundle.file("model.onnx"))))) as runner:
+            self.feeds = [random_feeds(runner.inputs, shapes, seed) for shapes in self._shapes()]
+            self.expected = [runner.run(feeds) for feeds in self.feeds]
+
+    def _shapes(self) -> list[dict[str, Shape]]:
+        """The smallest shapes, and a batch of up to 3 where the profile allows it."""
+        smallest = {name: tuple(shapes["min"]) for name, shapes in self.manifest.profile.items()}
+        batched = {
+            name: (min(3, shapes["max"][0]), *shapes["min"][1:])
+            for name, shapes in self.manifest.profile.items()
+            if shapes["min"]
+        }
+        return [smallest] if batched == smallest or any(not s for s in smallest.values()) else [smallest, batched]
+
+    def graph(self, name: str) -> Check:
+        """A graph of the bundle, in ONNX Runtime."""
+        from trtkp.engine.onnxruntime import OrtRunner
+
+        with OrtRunner(self.bundle.file(name)) as runner:
+            return self._compare(name, runner)
+
+    def engine(self) -> Check:
+        """The engine on its own backend."""
+        from trtkp.engine import NotRunnableError
+
+        try:
+            with self.bundle.open() as runner:
+                return self._compare("engine", runner)
+        except NotRunnableError as error:
+            return Check("engine", "dense masked ONNX", "not run", reason=error.message)
+
+    def source(self, model: Path | None, arch: str | None, trust_pickle: bool) -> Check:
+        """The dense masked net against the source model with the pruned weights at zero."""
+        record = self.manifest.source
+        path = model if model is not None else self.bundle.path / record.file
+        artefact = "dense masked ONNX"
+        if model is None and not path.is_file():
+            reason = f"the source model {path.name} is not there; name it with --model"
+            return Check(artefact, record.reference, "not run", reason=reason)
+        from trtkp.model import load_model
+
+        shapes = [f"{name}:{'x'.join(map(str, ranges['opt']))}" for name, ranges in self.manifest.profile.items()]
+        needs_shape = record.format in ("state-dict", "pickle", "torchscript")
+        try:
+            source = load_model(
+                path,
+                arch=arch or record.arch,
+                input_shape=shapes if needs_shape else None,
+                trust_pickle=trust_pickle,
+            )
+        except TrtkpError as error:
+            if model is not None:
+                raise
+            return Check(artefact, record.reference, "not run", reason=str(error))
+        if source.sha256 != record.sha256:
+            if model is not None:
+                raise InputError("is not the model that this bundle was built from (its SHA-256 differs)", file=path)
+            reason = f"the source model {path.name} was changed since the build"
+            return Check(artefact, record.reference, "not run", reason=reason)
+        return self._compare_source(source)
+
+    def _compare(self, artefact: str, runner: Runner) -> Check:
+        pairs = [(runner.run(feeds), expected) for feeds, expected in zip(self.feeds, self.expected, strict=True)]
+        return _compare(artefact, "dense masked ONNX", pairs, self.tolerance)
+
+    def _compare_source(self, source: SourceModel) -> Check:
+        parameters = source.parameters()
+        weights = {name: parameters[name] * index.mask() for name, index in self.bundle.index_sets.items()}
+        pairs = []
+        for feeds, found in zip(self.feeds, self.expected, strict=True):
+            full = {name: feed.astype(np.float32) if feed.dtype.kind == "f" else feed for name, feed in feeds.items()}
+            pairs.append((found, source.run(full, weights)))
+        return _compare("dense masked ONNX", source.reference_name, pairs, self.tolerance)
+
+
+def _compare(artefact: str, against: str, pairs: list[tuple[Arrays, Arrays]], tolerance: float) -> Check:
+    """Errors per output, the worst over all runs."""
+    errors: dict[str, OutputError] = {}
+    for found, expected in pairs:
+        for name, reference in expected.items():
+            a, b = np.asarray(found[name], np.float64), np.asarray(reference, np.float64)
+            if a.shape != b.shape:
+                reason = f"output {name} has shape {list(a.shape)}, expected {list(b.shape)}"
+                return Check(artefact, against, "failed", reason=reason, tolerance=tolerance)
+            difference, norm = np.linalg.norm(a - b), np.linalg.norm(b)
+            relative = float(difference / norm) if norm else (0.0 if difference == 0 else float("inf"))
+            error = OutputError(float(np.abs(a - b).max(initial=0.0)), relative)
+            if name not in errors or _order(error.relative) > _order(errors[name].relative):
+                errors[name] = error
+    passed = all(error.relative <= tolerance for error in errors.values())  # NaN fails
+    return Check(artefact, against, "verified" if passed else "failed", tolerance=tolerance, outputs=errors)
+
+
+def _order(error: float) -> float:
+    return float("inf") if np.isnan(error) else error
