@@ -1,4 +1,4 @@
-"""State dicts: finding the tensors in a checkpoint, the factory that makes the network, and putting the two together."""
+"""State dicts: the tensors in a checkpoint, the factory that makes the network, and putting the two together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["fill", "make_network", "read_checkpoint", "read_safetensors"]
 
 #: Where training scripts keep the weights, in the order in which they are looked for.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "ema", "model_ema", "state_dict_ema")
+_WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "ema",
+    "model_ema",
+    "state_dict_ema",
+)
 _PREFIXES = ("module.", "_orig_mod.")
 _ARCH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _SHOWN = 3
