@@ -69,7 +69,7 @@ def _check_members(archive: CheckedZip) -> None:
     if archive.read("archive_format") != b"pt2":
         raise ValueError("its archive_format is not pt2")
     if archive.read("archive_version") != b"0":
-        raise ValueError(f"its archive version {ascii(bytes(archive.read('archive_version')[:20]))} is not known")
+        raise ValueError(f"its archive version {bytes(archive.read('archive_version')[:20])!a} is not known")
     if "byteorder" in archive and archive.read("byteorder") != b"little":
         raise ValueError("it was saved on a big-endian machine")
 
@@ -167,7 +167,7 @@ def _build(
     from torch._export.serde.serialize import ExportedProgramDeserializer, _dict_to_dataclass
 
     try:
-        program = _dict_to_dataclass(schema.ExportedProgram, data)
+        program = _dict_to_dataclass(schema.ExportedProgram, data)  # type: ignore[no-untyped-call]
         loaded = ExportedProgramDeserializer().deserialize(program, tensors, constants, None)
         for node in loaded.graph_module.graph.nodes:
             target = node.target

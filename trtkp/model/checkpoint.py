@@ -1,4 +1,4 @@
-"""State dicts: finding the tensors in a checkpoint, the factory that makes the network, and putting the two together."""
+"""State dicts: the tensors in a checkpoint, the factory that makes the network, and putting the two together."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def clean_graph(model: ir.Model, parameters: Collection[str]) -> None:
     lift_weights(model.graph)
     _drop_zero_bias(model.graph, parameters)
     passes.RemoveUnusedNodesPass()(model)
-    passes.RemoveUnusedFunctionsPass()(model)
+    passes.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     passes.RemoveUnusedOpsetsPass()(model)
 
 
@@ -103,9 +103,10 @@ def rename_dims(model: ir.Model, names: Mapping[str, str]) -> None:
     for value in _values(model.graph):
         if value.shape is None:
             continue
-        sizes = [
+        dims: list[Any] = list(value.shape)
+        sizes: list[Any] = [
             ir.SymbolicDim(rename_symbols(dim.value, names)) if isinstance(dim, ir.SymbolicDim) and dim.value else dim
-            for dim in value.shape
+            for dim in dims
         ]
         value.shape = ir.Shape(sizes)
 

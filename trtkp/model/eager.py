@@ -93,7 +93,7 @@ def load_pickled(handle: IO[bytes], path: Path) -> torch.nn.Module:
 
 
 def load_script(handle: IO[bytes], shapes: ShapeOption, path: Path) -> tuple[torch.nn.Module, list[str]]:
-    """The TorchScript archive of a user who trusts it, as an ordinary module with its parameters' names, and its inputs.
+    """A trusted TorchScript archive as an ordinary module with its parameters' names, and its inputs' names.
 
     It goes through PyTorch's TorchScript-to-export converter; the legacy ONNX exporter would lose the names.
 
@@ -107,10 +107,12 @@ def load_script(handle: IO[bytes], shapes: ShapeOption, path: Path) -> tuple[tor
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            script = torch.jit.load(io.BytesIO(handle.read()), map_location="cpu").eval()
+            script = torch.jit.load(  # type: ignore[no-untyped-call]
+                io.BytesIO(handle.read()), map_location="cpu"
+            ).eval()
     except Exception as error:
         raise InputError(f"cannot be loaded as TorchScript ({_first_line(error)})", file=path) from None
-    names = [value.debugName().split(".")[0] for value in list(script.graph.inputs())[1:]]
+    names = [value.debugName().replace(".", "_") for value in list(script.graph.inputs())[1:]]
     given = _shapes(script, shapes, path, names)
     feeds = tuple(torch.zeros(max(2, shape[0]), *shape[1:]) for shape in given.values())
     try:

@@ -111,7 +111,7 @@ def _load_checkpoint(
     elif arch is None:
         keys = ", ".join(list(tensors)[:3])
         raise InputError(
-            f"is a state dict of {len(tensors)} tensors ({keys}{', ...' if len(tensors) > 3 else ''}) without a network",
+            f"is a state dict of {len(tensors)} tensors without a network ({keys}{', ...' if len(tensors) > 3 else ''})",
             file=path,
             remedy="name the network with --arch package.module:factory",
         )

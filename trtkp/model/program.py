@@ -234,7 +234,7 @@ def _tree(tree: Any) -> dict[str, Any]:
     # The context may name an enum class, which would be imported.
     context = parse_json(tree["context"].encode()) if tree["context"] is not None else None
     if _CONTAINERS[type_]:
-        context = [_name(key) for key in context]
+        context = [_name(key) for key in context or []]
     elif context is not None:
         raise ValueError("a tuple or list with a context")
     return {"type": type_, "context": json.dumps(context), "children_spec": [_tree(child) for child in children]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -98,19 +99,20 @@ class TorchBackend:
         return {spec.name: _as_array(result) for spec, result in zip(self.outputs, user, strict=True)}
 
     def module(self) -> torch.nn.Module:
-        import torch
-
         if self._original is not None:
             return copy.deepcopy(self._original)
         # Guards are compiled from strings, and only say what the specs say already.
-        module: torch.nn.Module = self.program.module(check_guards=False)
-        return copy.deepcopy(module)
+        with warnings.catch_warnings():
+            # Copying meets deprecated classes of PyTorch's own.
+            warnings.simplefilter("ignore")
+            module: torch.nn.Module = copy.deepcopy(self.program.module(check_guards=False))
+        return module
 
     def _tensor(self, spec: Any) -> torch.Tensor | None:
         """The weight, buffer or constant behind an input of the graph; None for the user's inputs."""
         if spec.target is None:
             return None
-        tensor = self.program.state_dict.get(spec.target)
+        tensor: torch.Tensor | None = self.program.state_dict.get(spec.target)
         return tensor if tensor is not None else self.program.constants.get(spec.target)
 
     def _specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -1,0 +1,124 @@
+"""External data of ONNX files: only from the model's own folder, and opened no more often than it is checked.
+
+Every component of a location is opened without following links, and what is checked is the open file, not its name,
+so nothing outside the folder is opened and nothing can be swapped in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path, PurePosixPath
+
+from onnx import TensorProto
+
+from trtkp.errors import InputError
+
+__all__ = ["ExternalData"]
+
+_REMEDY = "keep the data files in the model's folder and export the model again"
+
+
+class ExternalData:
+    """Reader of the data files of one model."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._folder = path.parent
+        self._open: dict[str, tuple[int, int]] = {}
+
+    def __enter__(self) -> ExternalData:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor, _size in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    def load(self, tensor: TensorProto, expected: int) -> None:
+        """Put a tensor's bytes into it, in place.
+
+        Args:
+            tensor: with ``data_location`` EXTERNAL.
+            expected: bytes that its shape and type need.
+
+        Raises:
+            InputError: a location outside the folder, a link, or bytes that the file does not have.
+        """
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        try:
+            offset = int(entries.get("offset", "0") or "0")
+            length = int(entries.get("length", "") or expected)
+        except ValueError:
+            raise self._refusal(tensor, "offset or length is not a number") from None
+        if offset < 0 or length != expected:
+            raise self._refusal(tensor, f"{length} bytes at offset {offset}, the tensor has {expected}")
+        descriptor, size = self._file(tensor, location)
+        if offset + length > size:
+            raise self._refusal(tensor, f"bytes {offset} to {offset + length} of {location}, which has {size}")
+        data = bytearray()
+        while len(data) < length:
+            part = os.pread(descriptor, min(length - len(data), 1 << 26), offset + len(data))
+            if not part:
+                raise self._refusal(tensor, f"{location} became shorter while it was read")
+            data += part
+        tensor.raw_data = bytes(data)
+        del tensor.external_data[:]
+        tensor.data_location = TensorProto.DEFAULT
+
+    def digests(self) -> list[tuple[str, bytes]]:
+        """Location and SHA-256 digest of every file read, in the order of the locations."""
+        found = []
+        for location, (descriptor, size) in sorted(self._open.items()):
+            digest, offset = hashlib.sha256(), 0
+            while offset < size and (part := os.pread(descriptor, 1 << 24, offset)):
+                digest.update(part)
+                offset += len(part)
+            found.append((location, digest.digest()))
+        return found
+
+    def _file(self, tensor: TensorProto, location: str) -> tuple[int, int]:
+        if location in self._open:
+            return self._open[location]
+        parts = PurePosixPath(location).parts
+        outside = not parts or PurePosixPath(location).is_absolute() or ".." in parts
+        if outside or "\\" in location or "\0" in location or ":" in parts[0]:
+            raise self._refusal(tensor, f"location {ascii(location)[:80]} is outside the model's folder")
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                for part in parts[:-1]:
+                    outer, folder = folder, os.open(part, flags | os.O_DIRECTORY, dir_fd=folder)
+                    os.close(outer)
+                # Asked before opening, so that the target of a link is not touched; O_NOFOLLOW holds it to the answer.
+                self._check(tensor, location, os.stat(parts[-1], dir_fd=folder, follow_symlinks=False))
+                descriptor = os.open(parts[-1], flags, dir_fd=folder)
+            finally:
+                os.close(folder)
+        except FileNotFoundError:
+            raise self._refusal(tensor, f"{location} is not there") from None
+        except OSError as error:
+            raise self._refusal(tensor, f"{location} cannot be opened ({error.strerror})") from None
+        status = os.fstat(descriptor)
+        try:
+            self._check(tensor, location, status)
+        except InputError:
+            os.close(descriptor)
+            raise
+        self._open[location] = descriptor, status.st_size
+        return self._open[location]
+
+    def _check(self, tensor: TensorProto, location: str, status: os.stat_result) -> None:
+        if stat.S_ISLNK(status.st_mode):
+            raise self._refusal(tensor, f"{location} is a symbolic link")
+        if not stat.S_ISREG(status.st_mode):
+            raise self._refusal(tensor, f"{location} is not a regular file")
+        if status.st_nlink > 1:
+            # Its other name may be anywhere.
+            raise self._refusal(tensor, f"{location} is a hard link")
+
+    def _refusal(self, tensor: TensorProto, problem: str) -> InputError:
+        return InputError(f"external data refused: {problem}", file=self._path, layer=tensor.name, remedy=_REMEDY)

@@ -1,0 +1,229 @@
+"""Reading an ONNX file from anywhere: parsed, its data files inlined, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from trtkp.errors import InputError
+from trtkp.model.external import ExternalData
+
+__all__ = ["MIN_OPSET", "opset_of", "read_onnx", "upgrade"]
+
+MIN_OPSET = 18
+_MAX_ELEMENTS = 1 << 40
+_EXPORT_AGAIN = "export the model again"
+_BITS: dict[int, int] = {
+    TensorProto.FLOAT: 32, TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
+    TensorProto.INT32: 32, TensorProto.INT64: 64, TensorProto.BOOL: 8, TensorProto.FLOAT16: 16, TensorProto.DOUBLE: 64,
+    TensorProto.UINT32: 32, TensorProto.UINT64: 64, TensorProto.COMPLEX64: 64, TensorProto.COMPLEX128: 128,
+    TensorProto.BFLOAT16: 16, TensorProto.FLOAT8E4M3FN: 8, TensorProto.FLOAT8E4M3FNUZ: 8, TensorProto.FLOAT8E5M2: 8,
+    TensorProto.FLOAT8E5M2FNUZ: 8, TensorProto.UINT4: 4, TensorProto.INT4: 4, TensorProto.FLOAT4E2M1: 4,
+}  # fmt: skip
+
+
+def read_onnx(handle: IO[bytes], path: Path) -> tuple[ModelProto, list[tuple[str, bytes]]]:
+    """The model with all its data inside, and name and SHA-256 digest of each data file.
+
+    Raises:
+        InputError: not an ONNX model, broken, with data outside its folder, sparse or missing initialisers, in training
+            mode, or refused by ``onnx.checker``.
+    """
+    handle.seek(0)
+    model = ModelProto()
+    try:
+        model.ParseFromString(handle.read())
+    except Exception:
+        # Protobuf's own DecodeError, or an error of its C part.
+        raise InputError("is no model format that trtkp knows, or cut off", file=path, remedy=_EXPORT_AGAIN) from None
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output) or not model.opset_import:
+        raise InputError("is not an ONNX model: it has no graph", file=path, remedy=_EXPORT_AGAIN)
+    if not model.graph.output or not model.graph.node:
+        raise InputError("the graph has no nodes or no outputs", file=path, remedy=_EXPORT_AGAIN)
+    if opset_of(model) == 0:
+        raise InputError("the model does not say which opset it uses", file=path, remedy=_EXPORT_AGAIN)
+    with ExternalData(path) as external:
+        for tensor in _inner_tensors(model, path):
+            size = _checked_size(tensor, path)
+            if tensor.data_location == TensorProto.EXTERNAL:
+                external.load(tensor, size)
+        sizes = [_checked_size(tensor, path) for tensor in model.graph.initializer]
+        for node in _all_nodes(model):
+            _check_inference(model, node, path)
+        _run_checker(model, path)
+        for tensor, size in zip(model.graph.initializer, sizes, strict=True):
+            if tensor.data_location == TensorProto.EXTERNAL:
+                external.load(tensor, size)
+        return model, external.digests()
+
+
+def opset_of(model: ModelProto) -> int:
+    """Version of the standard operators that the model imports; 0 if none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def upgrade(model: ModelProto, path: Path) -> ModelProto:
+    """The model at opset 18 or above.
+
+    Raises:
+        InputError: ONNX's converter cannot bring it there.
+    """
+    from onnx import version_converter
+
+    version = opset_of(model)
+    if version >= MIN_OPSET:
+        return model
+    try:
+        converted: ModelProto = version_converter.convert_version(model, MIN_OPSET)
+    except Exception as error:
+        # The converter's exceptions have no common base.
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(
+            f"opset {version} cannot be upgraded to {MIN_OPSET} ({reason[:160]})",
+            file=path,
+            remedy=f"export the model again with opset {MIN_OPSET} or above",
+        ) from None
+    return converted
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    yield graph
+    for node in graph.node:
+        yield from _inner_graphs(node)
+
+
+def _inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield from _graphs(attribute.g)
+        for graph in attribute.graphs:
+            yield from _graphs(graph)
+
+
+def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    for graph in _graphs(model.graph):
+        yield from graph.node
+    for function in model.functions:
+        for node in function.node:
+            yield node
+            for graph in _inner_graphs(node):
+                yield from graph.node
+
+
+def _inner_tensors(model: ModelProto, path: Path) -> Iterator[TensorProto]:
+    """Every tensor but the main graph's initialisers; sparse ones, and names given twice, are refused."""
+    sparse = "sparse tensors are not supported"
+    if model.training_info:
+        raise InputError("the file holds training information", file=path, remedy="export it for inference")
+    graphs = list(_graphs(model.graph))
+    graphs += [graph for function in model.functions for node in function.node for graph in _inner_graphs(node)]
+    for graph in graphs:
+        if graph.sparse_initializer:
+            name = graph.sparse_initializer[0].values.name
+            raise InputError(sparse, file=path, layer=name, remedy="export the weights dense, with their zeros")
+        names = [tensor.name for tensor in graph.initializer]
+        if len(set(names)) != len(names) or "" in names:
+            raise InputError("two initialisers have one name, or one has none", file=path, remedy=_EXPORT_AGAIN)
+        if graph is not graphs[0]:
+            yield from graph.initializer
+    for node in _all_nodes(model):
+        for attribute in node.attribute:
+            if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                raise InputError(sparse, file=path, layer=node.name)
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _checked_size(tensor: TensorProto, path: Path) -> int:
+    """Bytes that the tensor's shape and type need; a tensor in the file is held against them."""
+    shape = [int(dim) for dim in tensor.dims]
+    count = math.prod(shape)
+    if any(dim < 0 for dim in shape) or count > _MAX_ELEMENTS or tensor.HasField("segment"):
+        raise InputError(f"initialiser of shape {shape}", file=path, layer=tensor.name, remedy=_EXPORT_AGAIN)
+    external = tensor.data_location == TensorProto.EXTERNAL
+    if tensor.data_type == TensorProto.STRING and not external:
+        if len(tensor.string_data) != count:
+            raise _missing(tensor, len(tensor.string_data), count, path)
+        return 0
+    bits = _BITS.get(tensor.data_type)
+    if bits is None:
+        raise InputError(f"initialiser of type {tensor.data_type}", file=path, layer=tensor.name, remedy=_EXPORT_AGAIN)
+    size = (count * bits + 7) // 8
+    if external:
+        return size
+    if tensor.HasField("raw_data"):
+        if len(tensor.raw_data) != size:
+            raise _missing(tensor, len(tensor.raw_data), size, path)
+        return size
+    fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
+    parts = 2 if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1
+    wanted = (count + 1) // 2 if bits == 4 else count * parts
+    found = sum(len(field) for field in fields)
+    if found != wanted:
+        raise _missing(tensor, found, wanted, path)
+    return size
+
+
+def _missing(tensor: TensorProto, found: int, wanted: int, path: Path) -> InputError:
+    return InputError(
+        f"initialiser of shape {list(tensor.dims)} has {found} of {wanted} values or bytes",
+        file=path,
+        layer=tensor.name,
+        remedy=_EXPORT_AGAIN,
+    )
+
+
+def _check_inference(model: ModelProto, node: NodeProto, path: Path) -> None:
+    if node.domain not in ("", "ai.onnx"):
+        return
+    attributes = {attribute.name: attribute.i for attribute in node.attribute}
+    training = False
+    if node.op_type == "BatchNormalization":
+        # Before opset 14 the mode shows in the number of outputs, before opset 7 in an attribute.
+        version = opset_of(model)
+        extra = any(node.output[1:]) and version < 14
+        training = (
+            extra or attributes.get("training_mode", 0) != 0 or (version < 7 and not attributes.get("is_test", 0))
+        )
+    elif node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+        training = any(
+            tensor.name == node.input[2] and (any(tensor.raw_data) or any(tensor.int32_data))
+            for tensor in model.graph.initializer
+        )
+    if training:
+        raise InputError(
+            f"{node.op_type} is in training mode",
+            file=path,
+            layer=node.name or node.output[0],
+            remedy="export the model in evaluation mode",
+        )
+
+
+def _run_checker(model: ModelProto, path: Path) -> None:
+    """``onnx.checker``, which gets external initialisers as inputs: it would look for their files by itself."""
+    skeleton: Any = model
+    outside = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    if outside:
+        skeleton = ModelProto()
+        skeleton.CopyFrom(model)
+        kept = [t for t in skeleton.graph.initializer if t.data_location != TensorProto.EXTERNAL]
+        del skeleton.graph.initializer[:]
+        skeleton.graph.initializer.extend(kept)
+        known = {value.name for value in skeleton.graph.input}
+        skeleton.graph.input.extend(
+            onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
+            for t in outside
+            if t.name not in known
+        )
+    try:
+        onnx.checker.check_model(skeleton)
+    except Exception as error:
+        # ValidationError, but also ValueError and RuntimeError on what protobuf or C++ dislike.
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(f"is not a valid ONNX model ({reason[:200]})", file=path, remedy=_EXPORT_AGAIN) from None
