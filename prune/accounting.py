@@ -42,12 +42,12 @@ class Accounting:
     index_bytes: int
 
 
-def account(
-    layers: Sequence[ConvLayer], params: int, macs: int, index_sets: Mapping[str, IndexSet]
-) -> Accounting:
+def account(layers: Sequence[ConvLayer], params: int, macs: int, index_sets: Mapping[str, IndexSet]) -> Accounting:
     """Count a net of ``params`` learnable parameters and ``macs`` MACs per sample, pruned to the given index sets."""
     counted = tuple(_layer(layer, index_sets.get(layer.name)) for layer in layers)
-    pruned = {layer.name: layer.weight_count - index_sets[layer.name].retained for layer in layers if layer.name in index_sets}
+    pruned = {
+        layer.name: layer.weight_count - index_sets[layer.name].retained for layer in layers if layer.name in index_sets
+    }
     return Accounting(
         layers=counted,
         dense_params=params,

@@ -98,7 +98,7 @@ def fine_tune(
             for inputs, labels in batches():
                 loss = torch.nn.functional.cross_entropy(model(inputs), labels)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 losses.append(float(loss.detach()))
             schedule.step()

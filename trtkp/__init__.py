@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trtkp.benchmark import bench
-    from trtkp.pipeline import BuildOptions, build
     from trtkp.bundle import Bundle, load
     from trtkp.doctor import diagnose
     from trtkp.errors import InputError, IntegrityError, JobError, TrtkpError
     from trtkp.model import load_model
+    from trtkp.pipeline import BuildOptions, build
     from trtkp.verification import verify
 
 __version__ = "0.1.0"

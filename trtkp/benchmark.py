@@ -64,7 +64,7 @@ def bench(
     opened = [item if isinstance(item, Bundle) else load(item) for item in bundles]
     if not opened:
         raise InputError("no bundle to time")
-    size = batch if batch is not None else _first(opened[0].manifest.profile)["opt"][0]
+    size = batch if batch is not None else next(iter(opened[0].manifest.profile.values()))["opt"][0]
     names = [str(bundle.path) for bundle in opened]
     if len(set(names)) != len(names):
         raise InputError("the same bundle is named twice")
@@ -92,6 +92,3 @@ def _shapes(bundle: Bundle, batch: int) -> dict[str, Shape]:
         shapes[name] = (batch, *limits["opt"][1:])
     return shapes
 
-
-def _first(profile: dict[str, dict[str, list[int]]]) -> dict[str, list[int]]:
-    return next(iter(profile.values()))

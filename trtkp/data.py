@@ -45,12 +45,22 @@ def load_data(path: str | PathLike[str]) -> LabelledData:
         with np.load(path, allow_pickle=False) as archive:
             found = {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputError(f"not a readable .npz archive ({error})", file=path, remedy="save it with numpy.savez") from None
+        raise InputError(
+            f"not a readable .npz archive ({error})", file=path, remedy="save it with numpy.savez"
+        ) from None
     inputs, labels = _first(found, _INPUTS), _first(found, _LABELS)
     if inputs is None or labels is None:
         names = ", ".join(found) or "nothing"
-        raise InputError(f"holds {names}, expected x and y", file=path, remedy="save it with numpy.savez(path, x=..., y=...)")
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or inputs.ndim < 1 or len(inputs) != len(labels) or not len(labels):
+        raise InputError(
+            f"holds {names}, expected x and y", file=path, remedy="save it with numpy.savez(path, x=..., y=...)"
+        )
+    if (
+        labels.ndim != 1
+        or labels.dtype.kind not in "iu"
+        or inputs.ndim < 1
+        or len(inputs) != len(labels)
+        or not len(labels)
+    ):
         shapes = f"x is {inputs.dtype}{list(inputs.shape)}, y is {labels.dtype}{list(labels.shape)}"
         raise InputError(f"{shapes}: expected [N, ...] and integer labels [N]", file=path)
     return LabelledData(inputs, labels.astype(np.int64))
@@ -68,7 +78,9 @@ def accuracy(runner: Runner, data: LabelledData, profile: Profile) -> float:
     limits = profile[spec.name]
     inputs = data.inputs.astype(spec.dtype)
     if inputs.shape[1:] != limits.opt[1:]:
-        raise InputError(f"--data has samples of shape {list(inputs.shape[1:])}, the model takes {list(limits.opt[1:])}")
+        raise InputError(
+            f"--data has samples of shape {list(inputs.shape[1:])}, the model takes {list(limits.opt[1:])}"
+        )
     right, size = 0, limits.max[0]
     for begin in range(0, len(inputs), size):
         batch = inputs[begin : begin + size]

@@ -170,7 +170,10 @@ class _Line:
 
         options = self.options
         self.source = load_model(
-            self.path, arch=options.arch, input_shape=list(options.input_shape) or None, trust_pickle=options.trust_pickle
+            self.path,
+            arch=options.arch,
+            input_shape=list(options.input_shape) or None,
+            trust_pickle=options.trust_pickle,
         )
         self.warnings += self.source.warnings
         specs = self.source.inputs
@@ -188,7 +191,9 @@ class _Line:
         from trtkp.graph.rewrite import apply_masks
 
         graph = self.source.graph()
-        if self.options.precision == "fp32" and any(str(v.dtype) == "FLOAT16" for v in graph.graph.initializers.values()):
+        if self.options.precision == "fp32" and any(
+            str(v.dtype) == "FLOAT16" for v in graph.graph.initializers.values()
+        ):
             raise InputError("the model is in half precision", file=self.path, remedy="use --precision fp16")
         self.table = conv_layers(graph, {name: (1, *shapes.opt[1:]) for name, shapes in self.profile.items()})
         weights = {
@@ -312,8 +317,9 @@ class _Line:
 
     def make_manifest(self, files: dict[str, FileRecord]) -> Manifest:
         """The manifest of what was done."""
-        options, accounting = self.options, account(
-            self.table.layers, self.table.params, self.table.macs, self.index_sets
+        options, accounting = (
+            self.options,
+            account(self.table.layers, self.table.params, self.table.macs, self.index_sets),
         )
         paper = self._paper_bytes()
         return Manifest(
@@ -418,7 +424,9 @@ def _check_buildable(backend: Backend, options: BuildOptions) -> None:
 
 def _without_batch_limits(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> dict[str, Shape]:
     """``--input-shape`` fixes all dimensions but a dynamic batch, which keeps its range."""
-    return {spec.name: shapes[spec.name] for spec in specs if spec.name in shapes and not isinstance(spec.shape[0], int)}
+    return {
+        spec.name: shapes[spec.name] for spec in specs if spec.name in shapes and not isinstance(spec.shape[0], int)
+    }
 
 
 def _save(model: ir.Model, path: Path) -> None:
@@ -449,6 +457,4 @@ def _tensor(spec: TensorSpec) -> TensorRecord:
 def _timing(timing: Timing | None) -> TimingRecord | None:
     if timing is None:
         return None
-    return TimingRecord(
-        median_ms=timing.median_ms, p10_ms=timing.p10_ms, p90_ms=timing.p90_ms, runs=timing.runs
-    )
+    return TimingRecord(median_ms=timing.median_ms, p10_ms=timing.p10_ms, p90_ms=timing.p90_ms, runs=timing.runs)

@@ -7,7 +7,7 @@ with the pruned weights at zero; ``model.onnx`` (packed operators, run through t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -240,7 +240,7 @@ class _Checker:
         return _compare("dense masked ONNX", source.reference_name, pairs, self.tolerance)
 
 
-def _compare(artefact: str, against: str, pairs: list[tuple[Arrays, Arrays]], tolerance: float) -> Check:
+def _compare(artefact: str, against: str, pairs: Sequence[tuple[Arrays, Arrays]], tolerance: float) -> Check:
     """Errors per output, the worst over all runs."""
     errors: dict[str, OutputError] = {}
     for found, expected in pairs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -22,8 +22,8 @@ __all__ = [
     "TotalsRecord",
 ]
 
-FORMAT = "trtkp.bundle"
-VERSION = 1
+FORMAT: Final = "trtkp.bundle"
+VERSION: Final = 1
 MANIFEST = "manifest.json"
 MANIFEST_HASH = "manifest.sha256"
 

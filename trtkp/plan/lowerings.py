@@ -1,8 +1,7 @@
 """The forms of standard operators that a packed convolution can take, all exact.
 
-`LOWERINGS` is the one table that says what each form is, when it applies and what it is predicted to cost. A prediction
-is the time as a share of the dense layer's, on a GPU where arithmetic binds: MACs left, plus what the form moves. It is
-used only where nothing can be timed; `docs/planning.md` gives the reasons for its constants.
+`LOWERINGS` is the one table that says what each form is, when it applies and what work it does; `trtkp.plan.cost` turns
+work into a predicted time where nothing can be timed.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from trtkp.graph.edit import add_initializer, constant, ints, weight_name
 from trtkp.graph.ops import OpName
 from trtkp.graph.packing import PackedConv, unpack
 from trtkp.graph.rewrite import read_packed
-from trtkp.plan.cover import PART_COST, Rectangle, bounding_box, cover
+from trtkp.plan.cost import Work
+from trtkp.plan.cover import Rectangle, bounding_box, cover
 
 __all__ = ["LOWERINGS", "Form", "Lowering", "lower"]
 
@@ -216,15 +216,18 @@ def _in_order(form: Form, value: ir.Value, filters: npt.NDArray[np.int32]) -> ir
     return form.gather(value, position[:count])
 
 
-def _stripes_cost(packed: PackedConv, rectangles_of: Callable[..., tuple[Rectangle, ...]]) -> float:
+def _stripes_work(packed: PackedConv, rectangles_of: Callable[..., tuple[Rectangle, ...]]) -> Work:
     filters, _, rows, columns = packed.weight_shape
-    total = 0.0
-    groups = _stripe_groups(packed)
-    for members, taps, _ in groups:
-        parts = rectangles_of(packed, taps)
-        work = sum(part.area for part in parts) + PART_COST * (len(parts) - 1)
-        total += len(members) / filters * work / (rows * columns)
-    return total + 0.1 * (len(groups) - 1)
+    groups = [(len(members) / filters, rectangles_of(packed, taps)) for members, taps, _ in _stripe_groups(packed)]
+    convolutions = sum(len(parts) for _, parts in groups)
+    additions = sum(share * (len(parts) - 1) for share, parts in groups)
+    joins = 1 if len(groups) > 1 else 0
+    return Work(
+        macs=sum(share * part.area for share, parts in groups for part in parts) / (rows * columns),
+        reads=convolutions,
+        writes=1 + additions + 2 * joins,  # a sum is read back by the next convolution's epilogue
+        kernels=convolutions + joins,
+    )
 
 
 def _one_list(packed: PackedConv) -> str | None:
@@ -266,9 +269,11 @@ def _build_taps(form: Form) -> ir.Value:
     return form.pointwise(columns_of_x, weight[:filters].reshape(filters, -1, 1, 1), form.bias)
 
 
-def _taps_cost(packed: PackedConv) -> float:
-    # the columns are written and read once each: about half a dense layer's time for the memory alone
-    return len(_listed(packed)[0]) * max(map(len, _listed(packed)[1])) / np.prod(packed.weight_shape[1:]) + 0.5
+def _taps_work(packed: PackedConv) -> Work:
+    listed, positions = _listed(packed)
+    channels, taps = packed.weight_shape[1], packed.weight_shape[2] * packed.weight_shape[3]
+    columns = len(listed) * max(len(position) for position in positions) / channels
+    return Work(macs=(columns + columns / packed.weight_shape[0]) / taps, reads=1 + 2 * columns, kernels=2)
 
 
 def _gather_applies(packed: PackedConv) -> str | None:
@@ -293,10 +298,15 @@ def _build_gather(form: Form) -> ir.Value:
     return _in_order(form, form.conv(x, kernel, bias, groups=len(lists)), packed.filters)
 
 
-def _gather_cost(packed: PackedConv) -> float:
-    lists, rows = packed.index.shape, len(packed.row_group) // len(packed.index)
-    ragged = lists[1] % 8 or rows % 8  # tensor cores take channels in eights; grouped convolutions below that crawl
-    return lists[1] / packed.weight_shape[1] * (4.0 if ragged and lists[0] > 1 else 1.0) + 0.15
+def _gather_work(packed: PackedConv) -> Work:
+    groups, length = packed.index.shape
+    rows = len(packed.row_group) // groups
+    # tensor cores take channels in eights; grouped convolutions below that crawl
+    ragged = groups > 1 and (length % 8 or rows % 8)
+    copied = groups * length / packed.weight_shape[1]
+    return Work(
+        macs=length / packed.weight_shape[1], reads=1 + 2 * copied, kernels=2, efficiency=0.25 if ragged else 1.0
+    )
 
 
 def _build_dense(form: Form) -> ir.Value:
@@ -305,33 +315,33 @@ def _build_dense(form: Form) -> ir.Value:
 
 @dataclass(frozen=True)
 class Lowering:
-    """One form: ``applies`` gives the reason why not, ``cost`` the predicted time as a share of dense."""
+    """One form: ``applies`` gives the reason why not, ``work`` what it does compared with dense."""
 
     name: str
     summary: str
     applies: Callable[[PackedConv], str | None]
     build: Callable[[Form], ir.Value]
-    cost: Callable[[PackedConv], float]
+    work: Callable[[PackedConv], Work]
 
 
 LOWERINGS: dict[str, Lowering] = {
     lowering.name: lowering
     for lowering in (
-        Lowering("dense", "one Conv with zeros in its weight", lambda packed: None, _build_dense, lambda packed: 1.0),
+        Lowering("dense", "one Conv with zeros in its weight", lambda packed: None, _build_dense, lambda packed: Work(1.0)),
         Lowering(
             "box", "stripes: one Conv per filter group, of the taps' bounding box", _stripes_apply,
-            lambda form: _build_stripes(form, _boxes), lambda packed: _stripes_cost(packed, _boxes),
+            lambda form: _build_stripes(form, _boxes), lambda packed: _stripes_work(packed, _boxes),
         ),
         Lowering(
             "rectangles", "stripes: a sum of small Convs that cover the taps", _stripes_apply,
-            lambda form: _build_stripes(form, _covers), lambda packed: _stripes_cost(packed, _covers),
+            lambda form: _build_stripes(form, _covers), lambda packed: _stripes_work(packed, _covers),
         ),
         Lowering(
-            "taps", "one list: one-hot depthwise Conv as im2col, then a 1x1 Conv", _one_list, _build_taps, _taps_cost
+            "taps", "one list: one-hot depthwise Conv as im2col, then a 1x1 Conv", _one_list, _build_taps, _taps_work
         ),
         Lowering(
             "gather", "whole kernels: Gather of the listed channels, then a grouped Conv", _gather_applies,
-            _build_gather, _gather_cost,
+            _build_gather, _gather_work,
         ),
     )
 }  # fmt: skip

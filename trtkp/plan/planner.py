@@ -19,6 +19,7 @@ from trtkp.errors import InputError
 from trtkp.graph.edit import finish, replace_nodes, weight_name
 from trtkp.graph.packing import PackedConv
 from trtkp.graph.rewrite import packed_nodes, read_packed
+from trtkp.plan.cost import predicted_time
 from trtkp.plan.lowerings import LOWERINGS, lower
 from trtkp.shapes import Shape
 from trtkp.timing import Timing, time_interleaved
@@ -99,17 +100,17 @@ def make_plan(
     for done, node in enumerate(nodes):
         if progress is not None:
             progress("Planning layers", done, len(nodes))
-        op, packed = read_packed(node)
+        _, packed = read_packed(node)
         reasons = {name: reason for name, low in LOWERINGS.items() if (reason := low.applies(packed)) is not None}
         names = [name for name in LOWERINGS if name not in reasons]
         if only is not None:
             layer = _forced(only, reasons)
         elif not measure or len(names) == 1:
-            layer = _predicted(names, packed, reasons)
+            layer = _predicted(node, names, packed, value_shapes, reasons)
         else:
             key = _key(node, packed, value_shapes)
             if key not in timed:
-                timed[key] = _measured(model, node, names, value_shapes, threads, reasons)
+                timed[key] = _measured(node, names, value_shapes, threads, reasons)
             layer = timed[key]
         layers.append(replace(layer, name=weight_name(node) or "", node=str(node.name)))
     if progress is not None and nodes:
@@ -135,8 +136,20 @@ def _forced(only: str, reasons: Mapping[str, str]) -> LayerPlan:
     return LayerPlan("", "", choice, why, False, {}, dict(reasons))
 
 
-def _predicted(names: Sequence[str], packed: PackedConv, reasons: Mapping[str, str]) -> LayerPlan:
-    costs = {name: round(float(LOWERINGS[name].cost(packed)), 4) for name in names}
+def _predicted(
+    node: ir.Node,
+    names: Sequence[str],
+    packed: PackedConv,
+    value_shapes: Mapping[str, Shape],
+    reasons: Mapping[str, str],
+) -> LayerPlan:
+    source, target = (value_shapes[str(value.name)] for value in (node.inputs[0], node.outputs[0]) if value is not None)
+    itemsize = packed.weight.dtype.itemsize
+    times = {
+        name: predicted_time(LOWERINGS[name].work(packed), packed.weight_shape, source, target, itemsize)
+        for name in names
+    }
+    costs = {name: round(time / times["dense"], 4) for name, time in times.items()}
     best = min(costs, key=lambda name: (costs[name], name != "dense"))
     if len(names) == 1:
         return LayerPlan("", "", "dense", "no other form applies", False, costs, dict(reasons))
@@ -149,7 +162,6 @@ def _predicted(names: Sequence[str], packed: PackedConv, reasons: Mapping[str, s
 
 
 def _measured(
-    model: ir.Model,
     node: ir.Node,
     names: Sequence[str],
     value_shapes: Mapping[str, Shape],
