@@ -91,4 +91,3 @@ def _shapes(bundle: Bundle, batch: int) -> dict[str, Shape]:
             raise InputError(f"batch {batch} is outside the profile's {low}..{high}", file=bundle.path, layer=name)
         shapes[name] = (batch, *limits["opt"][1:])
     return shapes
-

@@ -12,8 +12,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 import trtkp
 from trtkp.bundle import Bundle, BundleWriter, LayerRecord, Manifest
 from trtkp.bundle.manifest import FileRecord, PlanRecord, SourceRecord, TensorRecord, TimingRecord, TotalsRecord
@@ -209,7 +207,7 @@ class _Line:
             self.warnings.append(f"method {self.method.name} pruned no layer: the engine is dense")
         if self.method.name not in ("none", "from-zeros") and self._batch_norm_folded(graph):
             self.warnings.append(
-                "batch normalisation seems folded into the weights already: scores differ from those of the trained weights"
+                "batch normalisation seems folded into the weights: scores differ from those of the trained weights"
             )
         apply_masks(graph, self.index_sets)
         return graph

@@ -1,0 +1,10 @@
+"""``python -m trtkp``."""
+
+from __future__ import annotations
+
+import sys
+
+from trtkp.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

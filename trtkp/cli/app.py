@@ -1,0 +1,222 @@
+"""The commands: each parses its options, calls one function of the Python API and shows what it returned."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+import trtkp
+from trtkp.cli import options as opt
+from trtkp.cli import show
+from trtkp.errors import TrtkpError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="trtkp",
+    help="Kernel-level pruning of CNNs, packed, planned and built into TensorRT engines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_BUNDLE = typer.Argument(help="Directory that trtkp build wrote.", show_default=False)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; errors become one line on standard error, and a traceback only with ``--debug``."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    else:
+        _quiet_libraries()
+    try:
+        status = app(arguments, prog_name="trtkp", standalone_mode=False)
+    except TrtkpError as error:
+        if debug:
+            raise
+        show.error(str(error))
+        return error.exit_code
+    except TyperException as error:
+        if message := error.format_message():  # empty when help was printed for want of arguments
+            show.error(message)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        show.error("interrupted; nothing was changed")
+        return 130
+    except BrokenPipeError:
+        sys.stdout = None  # type: ignore[assignment]  # nobody reads it any more
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split()) or "no message"
+        show.error(f"internal error, {type(error).__name__}: {text[:300]}; run again with --debug and report it")
+        return 1
+    return int(status or 0)
+
+
+def _quiet_libraries() -> None:
+    """Log lines and warnings of the libraries behind us are not for the user of a command."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks and library logs; anywhere on the line.")] = False,
+) -> None:
+    """Kernel-level pruning of CNNs, packed, planned and built into TensorRT engines."""
+    del debug  # taken off the line by `run`; declared for the help
+    if version:
+        print(trtkp.__version__)  # noqa: T201 - what was asked for
+        raise typer.Exit
+
+
+@app.command()
+def build(
+    model: Annotated[
+        Path,
+        typer.Argument(help="Exported program, state dict or ONNX file; told apart by content.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the bundle.", show_default=False)],
+    method: opt.MethodName = "kep",
+    n: opt.N = None,
+    ratio: opt.Ratio = None,
+    allocation: opt.Allocation = None,
+    share: opt.Share = None,
+    from_zeros: opt.FromZeros = False,
+    layers: opt.Include = None,
+    skip: opt.Skip = None,
+    arch: opt.Arch = None,
+    input_shape: opt.InputShape = None,
+    trust_pickle: opt.TrustPickle = False,
+    data: opt.Data = None,
+    backend: opt.Backend = "auto",
+    precision: opt.Precision = "fp32",
+    convert_io: Annotated[
+        bool, typer.Option("--convert-io", help="With fp16, inputs and outputs are fp16 too.", rich_help_panel="Engine")
+    ] = False,
+    minimum: opt.MinShape = None,
+    optimum: opt.OptShape = None,
+    maximum: opt.MaxShape = None,
+    target: opt.Target = None,
+    lowering: opt.Lowering = "auto",
+    threads: opt.Threads = None,
+    json: opt.Json = False,
+) -> None:
+    """Prune a model one-shot, export it and build an engine: one bundle."""
+    from trtkp.data import load_data
+    from trtkp.pipeline import BuildOptions
+    from trtkp.pipeline import build as build_bundle
+
+    settings = {"n": n, "ratio": ratio, "allocation": allocation, "share": share}
+    with show.progress(quiet=json) as progress:
+        bundle = build_bundle(
+            model,
+            output,
+            method="from-zeros" if from_zeros else method,
+            options=BuildOptions(
+                backend=backend,
+                precision=precision,
+                keep_io=not convert_io,
+                min=minimum or (),
+                opt=optimum or (),
+                max=maximum or (),
+                input_shape=input_shape or (),
+                targets=target or (),
+                lowering=lowering,
+                include=layers or (),
+                skip=skip or (),
+                threads=threads,
+                arch=arch,
+                trust_pickle=trust_pickle,
+            ),
+            data=load_data(data) if data is not None else None,
+            progress=progress,
+            **settings,
+        )
+    show.built(bundle, json=json)
+
+
+@app.command()
+def inspect(bundle: Annotated[Path, _BUNDLE], json: opt.Json = False) -> None:
+    """Show what a bundle holds: layers, index sets, parameters, MACs, bytes."""
+    from trtkp.bundle import load
+
+    show.inspected(load(bundle), json=json)
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, _BUNDLE],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The source model, if it is no longer where it was.")
+    ] = None,
+    arch: opt.Arch = None,
+    trust_pickle: opt.TrustPickle = False,
+    tolerance: Annotated[
+        float | None, typer.Option("--tolerance", help="Relative Frobenius error allowed. [default: 1e-5, fp16 5e-3]")
+    ] = None,
+    require_engine: Annotated[
+        bool, typer.Option("--require-engine", help="An engine that cannot run here is a failure.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of the random inputs.")] = 0,
+    json: opt.Json = False,
+) -> None:
+    """Check every artefact of a bundle against its reference; exit status 1 when one fails."""
+    from trtkp.verification import verify as verify_bundle
+
+    with show.progress(quiet=json) as progress:
+        progress("Verify", 0, 1)
+        report = verify_bundle(
+            bundle,
+            model=model,
+            arch=arch,
+            trust_pickle=trust_pickle,
+            tolerance=tolerance,
+            require_engine=require_engine,
+            seed=seed,
+        )
+    show.verified(report, json=json)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    bundles: Annotated[
+        list[Path], typer.Argument(help="Bundles, timed in turn; the first is the baseline.", show_default=False)
+    ],
+    batch: Annotated[int | None, typer.Option("--batch", help="Batch size. [default: the first profile's opt]")] = None,
+    threads: opt.Threads = None,
+    warmup: Annotated[int, typer.Option("--warmup", help="Untimed rounds.")] = 10,
+    runs: Annotated[int, typer.Option("--runs", help="Timed rounds.")] = 100,
+    seconds: Annotated[float, typer.Option("--seconds", help="Budget of all rounds.")] = 20.0,
+    json: opt.Json = False,
+) -> None:
+    """Time bundles against each other: median, 10th and 90th percentile."""
+    from trtkp.benchmark import bench as bench_bundles
+
+    with show.progress(quiet=json) as progress:
+        progress("Bench", 0, 1)
+        results = bench_bundles(bundles, batch=batch, threads=threads, warmup=warmup, runs=runs, seconds=seconds)
+    show.benched(results, json=json)
+
+
+@app.command()
+def doctor(json: opt.Json = False) -> None:
+    """Show what this machine can build and run with, and what to do about the rest."""
+    from trtkp.doctor import diagnose
+
+    show.diagnosed(diagnose(), json=json)

@@ -1,0 +1,260 @@
+"""What the commands print: tables for people on standard output, or one JSON document; the rest on standard error."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from trtkp.benchmark import Result
+    from trtkp.bundle import Bundle, LayerRecord
+    from trtkp.doctor import Check as Finding
+    from trtkp.verification import Report
+
+__all__ = ["benched", "built", "diagnosed", "error", "inspected", "progress", "verified"]
+
+_MARK = {"verified": "[green]verified[/]", "failed": "[bold red]FAILED[/]", "not run": "[yellow]not run[/]"}
+_STATUS = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "unavailable": "[dim]unavailable[/]"}
+
+
+def _console(stderr: bool = False) -> Console:
+    # made at each use: tests and callers exchange sys.stdout
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)  # a file has no width to fit into
+    return console
+
+
+def error(message: str) -> None:
+    """One line on standard error."""
+    _console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress display on standard error that is gone at the end; gives the function that feeds it."""
+    console = _console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    ) as bars:
+        task = bars.add_task("Starting", total=None)
+
+        def report(phase: str, done: int, total: int) -> None:
+            bars.update(task, description=phase, completed=done, total=total if total > 1 else None)
+
+        yield report
+
+
+def built(bundle: Bundle, *, json: bool) -> None:
+    """What ``build`` made."""
+    manifest = bundle.manifest
+    if json:
+        _document({"bundle": str(bundle.path), **manifest.model_dump(mode="json")})
+        return
+    out = _console()
+    totals = manifest.totals
+    out.print(f"[bold]{escape(str(bundle.path))}[/]  {_headline(bundle)}")
+    out.print(f"  params {_before_after(totals.dense_params, totals.retained_params)}, {_index_text(bundle)}")
+    out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
+    if manifest.accuracy is not None:
+        out.print(f"  accuracy {manifest.accuracy['dense']:.2%} dense, {manifest.accuracy['pruned']:.2%} pruned")
+    out.print(f"  plan   {_plan_text(bundle)}")
+    engine = manifest.files.get("model.engine", manifest.files["engine.onnx"])
+    out.print(f"  engine {_bytes(engine.bytes)}{_targets(bundle)}, built in {sum(manifest.seconds.values()):.1f} s")
+    for warning in manifest.warnings:
+        _console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def inspected(bundle: Bundle, *, json: bool) -> None:
+    """Every layer, and the totals."""
+    manifest = bundle.manifest
+    if json:
+        _document({"bundle": str(bundle.path), **manifest.model_dump(mode="json")})
+        return
+    out = _console()
+    settings = ", ".join(f"{key} {value}" for key, value in manifest.settings.items() if value is not None)
+    out.print(f"[bold]{escape(str(bundle.path))}[/]  {_headline(bundle)}")
+    out.print(
+        f"  method {manifest.method}{f' ({settings})' if settings else ''}, source {escape(manifest.source.file)}"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("layer", "kind", "F x C x R x S", "output"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("density", "params", "MACs", "index"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("form")
+    table.add_column("why", overflow="fold")
+    for layer in manifest.layers:
+        table.add_row(*_layer_row(layer))
+    for name, reason in manifest.left_out.items():
+        table.add_row(escape(name), "dense", "", "", "", "", "", "", "dense", escape(reason))
+    out.print(table)
+    totals = manifest.totals
+    out.print(f"  params {_before_after(totals.dense_params, totals.retained_params)}, {_index_text(bundle)}")
+    out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
+    out.print(f"  plan   {_plan_text(bundle)}")
+    out.print("  files  " + ", ".join(f"{name} {_bytes(record.bytes)}" for name, record in manifest.files.items()))
+    for warning in manifest.warnings:
+        out.print(f"  [yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def verified(report: Report, *, json: bool) -> None:
+    """Every check."""
+    if json:
+        _document({**asdict(report), "ok": report.ok})
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("artefact", "result", "against", "output"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("relative error", "limit", "max difference"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for check in report.checks:
+        mark = _MARK[check.status]
+        if check.reason is not None:
+            table.add_row(check.artefact, mark, check.against)
+        for name, output in check.outputs.items():
+            errors = (f"{output.relative:.2e}", f"{check.tolerance:.0e}", f"{output.max_abs:.2e}")
+            table.add_row(check.artefact, mark, check.against, escape(name), *errors)
+    out = _console()
+    out.print(table)
+    for check in report.checks:
+        if check.reason is not None:
+            out.print(f"{check.artefact}: {check.status} ({escape(check.reason)})", soft_wrap=True)
+    engine_missing = (
+        report.require_engine and all(check.status != "failed" for check in report.checks) and not report.ok
+    )
+    if engine_missing:
+        error(f"{report.bundle}: the engine was not run, and --require-engine asks for it")
+
+
+def benched(results: Sequence[Result], *, json: bool) -> None:
+    """Latencies, and the ratio to the first bundle."""
+    if json:
+        _document({"results": [{**asdict(result), "throughput": result.throughput} for result in results]})
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("bundle", "backend", "precision"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("batch", "threads", "median ms", "p10", "p90", "runs", "samples/s", "speed-up"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    base = results[0].timing.median_ms
+    for result in results:
+        timing = result.timing
+        table.add_row(
+            escape(result.bundle),
+            result.backend,
+            result.precision,
+            str(result.batch),
+            str(result.threads or "-"),
+            f"{timing.median_ms:.3f}",
+            f"{timing.p10_ms:.3f}",
+            f"{timing.p90_ms:.3f}",
+            str(timing.runs),
+            f"{result.throughput:.0f}",
+            f"{base / timing.median_ms:.2f}",
+        )
+    _console().print(table)
+
+
+def diagnosed(findings: Sequence[Finding], *, json: bool) -> None:
+    """What was found on this machine."""
+    if json:
+        _document({"checks": [asdict(finding) for finding in findings]})
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("what", "status", "version"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    for finding in findings:
+        detail = escape(finding.detail) + (f" [dim]→ {escape(finding.remedy)}[/]" if finding.remedy else "")
+        table.add_row(finding.name, _STATUS[finding.status], finding.version or "", detail)
+    _console().print(table)
+
+
+def _document(value: Any) -> None:
+    print(jsonlib.dumps(_finite(value), indent=1))  # noqa: T201 - the document that --json asks for
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity; they become strings."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _headline(bundle: Bundle) -> str:
+    manifest = bundle.manifest
+    profile = ", ".join(
+        f"{name} {'x'.join(map(str, limits['min']))}..{'x'.join(map(str, limits['max']))}"
+        for name, limits in manifest.profile.items()
+    )
+    return f"{manifest.method} for {manifest.backend} {manifest.precision}, {profile}"
+
+
+def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
+    shape = " x ".join(map(str, layer.shape)) + (f" /{layer.groups}" if layer.groups > 1 else "")
+    pruned = layer.kind != "dense"
+    return (
+        escape(layer.name),
+        layer.kind,
+        shape,
+        "x".join(map(str, layer.output_size)),
+        f"{layer.density:.3f}" if pruned else "",
+        f"{layer.retained_params:,}",
+        f"{layer.retained_macs:,}",
+        _bytes(layer.index_bytes) if pruned else "",
+        layer.lowering or "dense",
+        escape(layer.why or layer.reason or ""),
+    )
+
+
+def _before_after(before: int, after: int) -> str:
+    return f"{before:,} → {after:,} ({after / before - 1:+.1%})" if before else "0"
+
+
+def _bound(totals: Any) -> str:
+    """The most that the MACs left allow, 1/density."""
+    return f"{totals.dense_macs / totals.retained_macs:.2f}x" if totals.retained_macs else "none"
+
+
+def _index_text(bundle: Bundle) -> str:
+    totals = bundle.manifest.totals
+    paper = f" (as in the paper {_bytes(totals.paper_index_bytes)})" if totals.paper_index_bytes is not None else ""
+    return f"index sets {_bytes(totals.index_bytes)}{paper}"
+
+
+def _plan_text(bundle: Bundle) -> str:
+    plan = bundle.manifest.plan
+    forms = [layer.lowering for layer in bundle.manifest.layers if layer.lowering is not None]
+    counts = ", ".join(f"{forms.count(form)} {form}" for form in sorted(set(forms))) or "nothing packed"
+    times = (
+        f"; whole net {plan.dense.median_ms:.3f} ms dense, {plan.planned.median_ms:.3f} ms planned"
+        if plan.dense is not None and plan.planned is not None
+        else ""
+    )
+    return f"{plan.status}: {counts}{times}"
+
+
+def _targets(bundle: Bundle) -> str:
+    return f" for {', '.join(bundle.manifest.targets)}" if bundle.manifest.targets else ""
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count} B"
