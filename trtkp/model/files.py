@@ -82,6 +82,9 @@ def _sniff_zip(handle: IO[bytes], path: Path) -> Content:
     try:
         with zipfile.ZipFile(handle) as archive:
             names = archive.namelist()
+            # The tail of a cut-off program may hold a whole archive: its pickled sample inputs.
+            if min((info.header_offset for info in archive.infolist()), default=0):
+                raise zipfile.BadZipFile("does not begin at the file's beginning")
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, OverflowError):
         raise InputError("is a damaged or cut-off ZIP archive", file=path, remedy="copy or save it again") from None
     finally:
