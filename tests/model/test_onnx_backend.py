@@ -71,7 +71,7 @@ def test_nameless_batch(tmp_path: Path, batch: Any) -> None:
 def test_input_without_rank(tmp_path: Path) -> None:
     proto = make_model()
     proto.graph.input[0].type.tensor_type.ClearField("shape")
-    with pytest.raises(InputError, match="type or rank|not a valid ONNX model"):
+    with pytest.raises(InputError, match="not a valid ONNX model"):
         load_model(save(proto, tmp_path))
 
 
@@ -144,7 +144,11 @@ def test_quantised(tmp_path: Path) -> None:
         helper.make_node("DequantizeLinear", ["Q", "scale", "zero"], ["D"], axis=0),
         helper.make_node("Conv", ["x", "D"], ["y"]),
     ]
-    quantised = {"Q": (W * 10).astype(np.int8), "scale": np.full(4, 0.1, np.float32), "zero": np.zeros(4, np.int8)}
+    quantised: dict[str, np.ndarray] = {
+        "Q": (W * 10).astype(np.int8),
+        "scale": np.full(4, 0.1, np.float32),
+        "zero": np.zeros(4, np.int8),
+    }
     model = load_model(save(make_model(nodes, quantised), tmp_path))
     assert [node.op_type for node in model.graph().graph] == ["DequantizeLinear", "Conv"]
     assert model.run({"x": X})["y"].shape == (2, 4, 6, 6)

@@ -49,12 +49,13 @@ def open_model(path: str | os.PathLike[str]) -> IO[bytes]:
     return handle
 
 
-def digest_of(handle: IO[bytes]) -> str:
-    """SHA-256 of the whole file, in hexadecimal; leaves the handle at its start."""
+def digest_of(handle: IO[bytes], more: bytes = b"") -> str:
+    """SHA-256 of the whole file and then ``more``, in hexadecimal; leaves the handle at its start."""
     handle.seek(0)
-    digest = hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
+    digest = hashlib.file_digest(handle, "sha256")  # type: ignore[arg-type]
+    digest.update(more)
     handle.seek(0)
-    return digest
+    return digest.hexdigest()
 
 
 def sniff(handle: IO[bytes], path: Path) -> Content:
