@@ -261,3 +261,26 @@ def test_unknown_version(program: Path, tmp_path: Path) -> None:
     path = rewrite_zip(program, tmp_path / "schema.pt2", {"models/model.json": newer})
     with pytest.raises(InputError, match="cannot read the exported program"):
         load_model(path)
+
+
+def test_no_grad_inside_forward(tmp_path: Path) -> None:
+    class Frozen(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                y = 2 * x
+            return y + 1
+
+    path = save_program(Frozen().eval(), tmp_path / "frozen.pt2", torch.ones(2, 3, 8, 8))
+    with pytest.raises(InputError, match="wrap_with_set_grad_enabled is not supported: leave no_grad"):
+        load_model(path)
+
+
+def test_in_place_operators(tmp_path: Path) -> None:
+    """Neither the feeds nor the source's buffers change."""
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3), nn.Hardtanh(inplace=True)).eval()
+    model = load_model(save_program(net, tmp_path / "in_place.pt2", torch.ones(2, 3, 8, 8)))
+    feed = X.copy()
+    (name,) = (spec.name for spec in model.inputs)
+    result = next(iter(model.run({name: feed}).values()))
+    np.testing.assert_array_equal(feed, X)
+    np.testing.assert_allclose(run_onnx(model, {name: feed})[-1], result, atol=1e-6)
