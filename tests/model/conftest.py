@@ -46,8 +46,8 @@ def make_net(seed: int = 0) -> Net:
     """The same network every time, with BatchNorm statistics that are not the initial ones."""
     torch.manual_seed(seed)
     net = Net()
-    net.bn.running_mean.uniform_(-1, 1)
-    net.bn.running_var.uniform_(0.5, 2)
+    net.get_buffer("bn.running_mean").uniform_(-1, 1)
+    net.get_buffer("bn.running_var").uniform_(0.5, 2)
     return net.eval()
 
 

@@ -169,23 +169,14 @@ def test_operator_by_attribute_path(program: Path, tmp_path: Path, marker: Path,
     refused(path, marker, "not one of PyTorch's tensor operators")
 
 
-def test_operator_that_writes_a_file(program: Path, tmp_path: Path, marker: Path) -> None:
-    def change(model: Any) -> None:
-        graph = model["graph_module"]["graph"]
-        filename = {"name": "filename", "arg": {"as_string": str(marker)}, "kind": 1}
-        item = {"name": "item", "arg": {"as_tensor": {"name": "x"}}, "kind": 1}
-        node = {"target": "torch.ops.aten.save.default", "inputs": [item, filename], "outputs": [], "metadata": {}}
-        graph["nodes"].append({**node, "name": "save", "is_hop_single_tensor_return": None})
-
-    path = rewrite_zip(program, tmp_path / "bad.pt2", {MODEL: edit_json(change)})
-    plainly(path, run=True)
+@pytest.mark.parametrize("operator", ["from_file", "save", "set_.source_Storage", "__class__.mro"])
+def test_operator_that_is_not_for_networks(program: Path, tmp_path: Path, marker: Path, operator: str) -> None:
+    torch.ops.aten.from_file(str(marker), True, 4)
     assert marker.exists()
-    refused(path, marker, "not one of PyTorch's tensor operators")
+    target = f"torch.ops.aten.{operator}" + ("" if "." in operator else ".default")
 
-
-def test_operator_that_maps_a_file(program: Path, tmp_path: Path, marker: Path) -> None:
     def change(model: Any) -> None:
-        model["graph_module"]["graph"]["nodes"][0]["target"] = "torch.ops.aten.from_file.default"
+        model["graph_module"]["graph"]["nodes"][0]["target"] = target
 
     path = rewrite_zip(program, tmp_path / "bad.pt2", {MODEL: edit_json(change)})
     refused(path, marker, "not one of PyTorch's tensor operators")

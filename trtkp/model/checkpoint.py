@@ -152,7 +152,9 @@ def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Pa
             remedy="give the --arch that it was trained with",
         )
     try:
-        network.load_state_dict(dict(tensors), strict=False, assign=True)
+        # In the network's own types: checkpoints are often kept in half precision.
+        converted = {key: tensor.to(own[key].dtype) for key, tensor in tensors.items()}
+        network.load_state_dict(converted, strict=False, assign=True)
     except Exception as error:
         raise InputError(f"the state dict does not fit the network ({error})", file=path) from None
 

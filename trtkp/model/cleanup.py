@@ -125,7 +125,8 @@ def _lift(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
     output = node.outputs[0]
     if tensor is None or output.name is None or output.is_graph_output() or output.name in graph.initializers:
         return None
-    value = ir.Value(name=output.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+    dims: list[Any] = list(tensor.shape)
+    value = ir.Value(name=output.name, shape=ir.Shape(dims), type=ir.TensorType(tensor.dtype))
     value.const_value = tensor
     output.name = f"{output.name}_constant"
     output.replace_all_uses_with(value)

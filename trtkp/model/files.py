@@ -49,12 +49,13 @@ def open_model(path: str | os.PathLike[str]) -> IO[bytes]:
     return handle
 
 
-def digest_of(handle: IO[bytes]) -> str:
-    """SHA-256 of the whole file, in hexadecimal; leaves the handle at its start."""
+def digest_of(handle: IO[bytes], more: bytes = b"") -> str:
+    """SHA-256 of the whole file and then ``more``, in hexadecimal; leaves the handle at its start."""
     handle.seek(0)
-    digest = hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
+    digest = hashlib.file_digest(handle, "sha256")  # type: ignore[arg-type]
+    digest.update(more)
     handle.seek(0)
-    return digest
+    return digest.hexdigest()
 
 
 def sniff(handle: IO[bytes], path: Path) -> Content:
@@ -82,6 +83,9 @@ def _sniff_zip(handle: IO[bytes], path: Path) -> Content:
     try:
         with zipfile.ZipFile(handle) as archive:
             names = archive.namelist()
+            # The tail of a cut-off program may hold a whole archive: its pickled sample inputs.
+            if min((info.header_offset for info in archive.infolist()), default=0):
+                raise zipfile.BadZipFile("does not begin at the file's beginning")
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, OverflowError):
         raise InputError("is a damaged or cut-off ZIP archive", file=path, remedy="copy or save it again") from None
     finally:

@@ -109,9 +109,9 @@ def _load_checkpoint(
             raise InputError("is a pickle of more than tensors, which is code", file=path, remedy=_TRUST)
         network, kind = load_pickled(handle, path), "pickle"
     elif arch is None:
-        keys = ", ".join(list(tensors)[:3])
+        keys = ", ".join(list(tensors)[:3]) + (", ..." if len(tensors) > 3 else "")
         raise InputError(
-            f"is a state dict of {len(tensors)} tensors without a network ({keys}{', ...' if len(tensors) > 3 else ''})",
+            f"is a state dict of {len(tensors)} tensors without a network ({keys})",
             file=path,
             remedy="name the network with --arch package.module:factory",
         )

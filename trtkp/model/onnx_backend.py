@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -37,11 +36,7 @@ def load_onnx(handle: IO[bytes], path: Path) -> SourceModel:
         InputError: see ``read_onnx``; an input whose shape is not known; an opset that cannot be upgraded.
     """
     proto, data_files = read_onnx(handle, path)
-    digest = digest_of(handle)
-    if data_files:
-        joined = b"".join(name.encode() + b"\0" + value for name, value in data_files)
-        handle.seek(0)
-        digest = hashlib.sha256(handle.read() + joined).hexdigest()
+    digest = digest_of(handle, b"".join(name.encode() + b"\0" + value for name, value in data_files))
     try:
         backend = OnnxBackend(proto, path)
     except InputError:
@@ -98,7 +93,9 @@ class OnnxBackend:
         return {spec.name: np.asarray(result) for spec, result in zip(self.outputs, results, strict=True)}
 
     def module(self) -> NoReturn:
-        raise InputError("an ONNX file has no PyTorch module", file=self.path, remedy="prune it with --epochs 0")
+        raise InputError(
+            "an ONNX file has no PyTorch module", file=self.path, remedy="load the PyTorch model to train it"
+        )
 
     def _cleaned(self) -> ir.Model:
         version = opset_of(self._proto)

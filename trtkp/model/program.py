@@ -148,8 +148,12 @@ def _node(node: Any) -> dict[str, Any]:
 
 
 def _check_target(target: Any) -> None:
-    if target in _SCALAR_FUNCTIONS if isinstance(target, str) else False:
+    if isinstance(target, str) and target in _SCALAR_FUNCTIONS:
         return
+    if isinstance(target, str) and target.startswith("torch.ops.higher_order."):
+        raise ValueError(
+            f"{ascii(target)[23:80].strip(chr(39))} is not supported: leave no_grad, autocast and cond out of forward"
+        )
     match = _OPERATOR.fullmatch(target) if isinstance(target, str) else None
     name = match.group(2) if match else ""
     if not match or name in _REFUSED or (name.startswith("__") and name not in _DUNDER):

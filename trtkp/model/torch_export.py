@@ -46,17 +46,17 @@ def export_graph(
     with _quiet():
         try:
             exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+            assert exported is not None
+            model = exported.model
+            clean_graph(model, parameters)
+            rename_dims(model, names)
+            name_outputs(model, outputs)
         except Exception as error:
             raise InputError(
                 f"PyTorch cannot export the model to ONNX ({_reason(error)})",
                 file=path,
                 remedy="replace the operator in the model, or load an .onnx file",
             ) from None
-    assert exported is not None
-    model = exported.model
-    clean_graph(model, parameters)
-    rename_dims(model, names)
-    name_outputs(model, outputs)
     model.graph.name = "model"
     return model
 

@@ -32,6 +32,8 @@ class CheckedZip:
         try:
             self._zip = zipfile.ZipFile(handle)
             infos = self._zip.infolist()
+            if min((info.header_offset for info in infos), default=0):
+                raise zipfile.BadZipFile("does not begin at the file's beginning")
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, OverflowError) as error:
             raise InputError(f"is a damaged or cut-off ZIP archive ({error})", file=path, remedy=_AGAIN) from None
         self._check(infos, handle.seek(0, os.SEEK_END))
