@@ -131,7 +131,7 @@ def train_with_penalty(
         for inputs, labels in batches():
             loss = torch.nn.functional.cross_entropy(model(inputs), labels) + penalty.loss()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             penalty.step()
         if refresh is not None:
