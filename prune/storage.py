@@ -1,9 +1,9 @@
 """``index_sets.safetensors``: index sets on disk, under ``<parameter name>.<array>``.
 
 The header's one metadata entry, `FORMAT`, is a JSON object: the version, the SHA-256 of the content and, per layer, the
-weight's shape, the ONNX groups and the kind. It is one entry because safetensors writes several in an order that changes
-from run to run. Reading is strict: an unknown version, another checksum, a missing or surplus array, a
-wrong dtype, order or bound is refused with the layer's name.
+weight's shape, the ONNX groups and the kind. It is one entry because safetensors writes several in an order that
+changes from run to run. Reading is strict: an unknown version, another checksum, a missing or surplus array, a wrong
+dtype, order or bound is refused with the layer's name.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def _scale_and_shift(conv: ir.Node, follower: ir.Node) -> tuple[np.ndarray, np.n
         return None
     filters = weight.shape[0]
     if follower.op_type == "BatchNormalization" and follower.domain == "":
-        if follower.inputs[0] is not conv.outputs[0] or follower.attributes.get_int("training_mode", 0):
+        if follower.inputs[0] is not conv.outputs[0] or follower.attributes.get_int("training_mode", 0) == 1:
             return None
         values = [constant(value) for value in follower.inputs[1:5]]
         if any(value is None or value.shape != (filters,) for value in values):

@@ -208,7 +208,7 @@ def _macs(node: ir.Node, sizes: Mapping[str, Shape]) -> int:
     if node.op_type == "Conv":
         return target[0] * int(np.prod(target[2:])) * weight.size
     # Gemm and MatMul: every output is a sum over the weight's inner dimension
-    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
+    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
     last = transposed or weight.ndim == 1 or constant(input_at(node, 1)) is None
     return int(np.prod(target)) * weight.shape[-1 if last else -2]
 
