@@ -1,73 +1,98 @@
-"""What pruning leaves: parameters, MACs and index bytes, per layer and for the net.
+"""What pruning leaves of a net: retained parameters and MACs per layer and in all, index bytes beside them.
 
-One MAC is one FLOP. Retained parameters are non-zero positions of the masks plus everything that is not pruned; index
-bytes are always a figure of their own. A weight that serves two nodes counts once in parameters and twice in MACs.
+Common counting: 1 MAC = 1 FLOP; MACs of convolutions and fully connected layers for one sample, learnable parameters.
+Biases are parameters that stay, and cost no MACs. Index bytes are never added to anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
+from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.index_set import IndexSet
+from trtkp.prune.index_set import IndexSet, Kind
 
-__all__ = ["Accounting", "LayerAccount", "account"]
+__all__ = ["Accounting", "Cost", "LayerCost", "account"]
 
 
 @dataclass(frozen=True)
-class LayerAccount:
-    """One convolution node, dense and retained; biases are in the parameters."""
+class Cost:
+    """Something before pruning and after."""
+
+    dense: int
+    retained: int
+
+    @property
+    def removed(self) -> Fraction:
+        """Share removed, exact; 0 of nothing."""
+        return Fraction(self.dense - self.retained, self.dense) if self.dense else Fraction(0)
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One convolution node. ``kind`` is None and ``index_bytes`` 0 where the layer is dense."""
 
     name: str
     node: str
-    kind: str
+    kind: Kind | None
     density: float
-    dense_params: int
-    retained_params: int
-    dense_macs: int
-    retained_macs: int
+    params: Cost
+    macs: Cost
     index_bytes: int
 
 
 @dataclass(frozen=True)
 class Accounting:
-    """All convolutions, and the net's totals before and after."""
+    """Every convolution node in graph order, and the totals of the net with all its other operators.
 
-    layers: tuple[LayerAccount, ...]
-    dense_params: int
-    retained_params: int
-    dense_macs: int
-    retained_macs: int
+    A weight that serves several nodes counts once in the totals' params and index bytes, and at each node in MACs.
+    """
+
+    layers: tuple[LayerCost, ...]
+    params: Cost
+    macs: Cost
     index_bytes: int
 
 
-def account(layers: Sequence[ConvLayer], params: int, macs: int, index_sets: Mapping[str, IndexSet]) -> Accounting:
-    """Count a net of ``params`` learnable parameters and ``macs`` MACs per sample, pruned to the given index sets."""
-    counted = tuple(_layer(layer, index_sets.get(layer.name)) for layer in layers)
-    pruned = {
-        layer.name: layer.weight_count - index_sets[layer.name].retained for layer in layers if layer.name in index_sets
-    }
+def account(layers: Iterable[ConvLayer], params: int, macs: int, index_sets: Mapping[str, IndexSet]) -> Accounting:
+    """Costs of a net whose dense totals are ``params`` and ``macs``, pruned to ``index_sets``.
+
+    Raises:
+        InputError: an index set of no layer, or of another weight shape or number of groups than its layer.
+    """
+    costs = tuple(_layer_cost(layer, index_sets.get(layer.name)) for layer in layers)
+    once = {cost.name: cost for cost in costs}
+    for name in index_sets:
+        if name not in once:
+            raise InputError("index set of no layer", layer=name, remedy="take index sets made for this model")
+    removed_params = sum(cost.params.dense - cost.params.retained for cost in once.values())
+    removed_macs = sum(cost.macs.dense - cost.macs.retained for cost in costs)
     return Accounting(
-        layers=counted,
-        dense_params=params,
-        retained_params=params - sum(pruned.values()),
-        dense_macs=macs,
-        retained_macs=macs - sum(layer.dense_macs - layer.retained_macs for layer in counted),
-        index_bytes=sum(index.nbytes for index in index_sets.values()),
+        layers=costs,
+        params=Cost(params, params - removed_params),
+        macs=Cost(macs, macs - removed_macs),
+        index_bytes=sum(cost.index_bytes for cost in once.values()),
     )
 
 
-def _layer(layer: ConvLayer, index: IndexSet | None) -> LayerAccount:
+def _layer_cost(layer: ConvLayer, index: IndexSet | None) -> LayerCost:
+    if index is not None and (index.shape, index.groups) != (layer.weight_shape, layer.groups):
+        raise InputError(
+            f"weight is {layer.weight_shape} in {layer.groups} groups, its index set is for {index.shape} in "
+            f"{index.groups}",
+            layer=layer.name,
+            remedy="take index sets made for this model",
+        )
     retained = layer.weight_count if index is None else index.retained
-    return LayerAccount(
+    removed = layer.weight_count - retained
+    return LayerCost(
         name=layer.name,
         node=layer.node,
-        kind="dense" if index is None else str(index.kind),
+        kind=None if index is None else index.kind,
         density=retained / layer.weight_count,
-        dense_params=layer.params,
-        retained_params=layer.params - layer.weight_count + retained,
-        dense_macs=layer.macs,
-        retained_macs=retained * layer.macs_per_weight,
+        params=Cost(layer.params, layer.params - removed),
+        macs=Cost(layer.macs, retained * layer.macs_per_weight),
         index_bytes=0 if index is None else index.nbytes,
     )

@@ -82,14 +82,17 @@ class IndexSet:
         """Kernel, stripe or pattern."""
         if bool(np.all(self.taps == _full(self.shape))):
             return Kind.KERNEL
-        one_bitmask = np.all(self.group_taps == self.group_taps[:, :1])
-        return Kind.STRIPE if bool(one_bitmask) else Kind.PATTERN
+        lengths = np.diff(self.entry_ptr)
+        firsts = self.taps[self.entry_ptr[:-1][lengths > 0]]
+        one_bitmask = np.all(self.taps == np.repeat(firsts, lengths[lengths > 0]))
+        all_channels = np.all((lengths == 0) | (lengths == self.shape[1]))
+        return Kind.STRIPE if bool(one_bitmask and all_channels) else Kind.PATTERN
 
     @cached_property
     def retained(self) -> int:
         """Number of weights kept."""
-        per_group = np.bitwise_count(self.group_taps).sum(axis=1, dtype=np.int64)
-        return int(per_group @ np.diff(self.group_ptr))
+        readers = np.repeat(np.diff(self.group_ptr), np.diff(self.entry_ptr))
+        return int(np.bitwise_count(self.taps).astype(np.int64) @ readers)
 
     @property
     def density(self) -> float:
@@ -134,6 +137,8 @@ def from_mask(
         InputError: more than 64 taps, more than 65536 channels, or a partition that does not fit the mask.
     """
     filters, channels, rows, columns = mask.shape
+    if groups < 1 or filters % groups:
+        raise InputError(f"{filters} filters in {groups} ONNX groups")
     if rows * columns > MAX_TAPS:
         raise InputError(f"a {rows}x{columns} kernel has {rows * columns} taps, an index set holds at most {MAX_TAPS}")
     if channels > 1 << 16:
@@ -143,7 +148,12 @@ def from_mask(
     taps = np.zeros((filters, channels), np.uint64)
     for t, bit in enumerate(bits):
         taps |= np.where(mask[:, :, t // columns, t % columns], bit, np.uint64(0))
-    lists = _equal_lists(taps, groups) if partition is None else [np.asarray(p, np.int32) for p in partition]
+    if partition is None:
+        lists = _equal_lists(taps, groups)
+    else:
+        lists = [np.asarray(members, np.int32) for members in partition]
+        if not all(map(len, lists)) or sorted(np.concatenate([[], *lists])) != list(range(filters)):
+            raise InputError(f"partition of the filters: it does not name each of 0..{filters - 1} once")
     heads = np.array([members[0] for members in lists], np.int64)
     group_taps = taps[heads]
     owner, channel = np.nonzero(group_taps)

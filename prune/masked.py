@@ -26,7 +26,7 @@ def masked_parameters(
     """
     import torch
 
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # tied ones under each of their names
     pairs = {}
     for name, mask in masks.items():
         parameter = parameters.get(name)
@@ -44,24 +44,30 @@ def apply_masks(model: torch.nn.Module, masks: Mapping[str, npt.NDArray[Any]]) -
 
     with torch.no_grad():
         for parameter, mask in masked_parameters(model, masks).values():
-            parameter.mul_(mask)
+            parameter.masked_fill_(~mask, 0)
 
 
 @contextmanager
 def frozen_masks(model: torch.nn.Module, masks: Mapping[str, npt.NDArray[Any]]) -> Iterator[None]:
-    """Inside, pruned weights are zero and get no gradient, so momentum and weight decay leave them at zero."""
+    """Inside, pruned weights get no gradient, and are exactly zero at every forward pass.
+
+    Momentum and weight decay leave a zero without gradient at zero; an optimiser that was stepped before carries
+    momentum from then, so the masks are applied again after each of its steps.
+    """
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
     apply_masks(model, masks)
     hooks = [
-        parameter.register_hook(lambda gradient, mask=mask: gradient * mask)
+        parameter.register_hook(lambda gradient, mask=mask: gradient.masked_fill(~mask, 0))
         for parameter, mask in masked_parameters(model, masks).values()
+        if parameter.requires_grad
     ]
+    hooks.append(register_optimizer_step_post_hook(lambda *_: apply_masks(model, masks)))
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        # an optimiser that was stepped before may carry momentum into pruned weights
-        apply_masks(model, masks)
 
 
 def fine_tune(

@@ -68,10 +68,10 @@ def select_layers(
     for layer in layers:
         impossible = method.inapplicable(layer)
         named = [pattern for pattern in include if _matches(layer, pattern)]
-        if impossible and any(not set("*?[") & set(pattern) for pattern in named):
-            raise InputError(f"{method.name} cannot prune it: {impossible}", layer=layer.name)
         if any(_matches(layer, pattern) for pattern in skip):
             reason: str | None = "skipped by the user"
+        elif impossible and any(not set("*?[") & set(pattern) for pattern in named):
+            raise InputError(f"{method.name} cannot prune it: {impossible}", layer=layer.name)
         elif include:
             reason = impossible if named else "not among the chosen layers"
         else:
@@ -99,7 +99,9 @@ def prune_one_shot(
     """
     chosen, reasons = select_layers(method, layers, include, skip)
     unique = list({layer.name: layer for layer in chosen}.values())
-    return Pruning(method.masks(unique, weights) if unique else {}, reasons)
+    masks = method.masks(unique, weights) if unique else {}
+    reasons |= {layer.name: "the method removes nothing from it" for layer in unique if layer.name not in masks}
+    return Pruning(masks, reasons)
 
 
 def _matches(layer: ConvLayer, pattern: str) -> bool:

@@ -1,12 +1,14 @@
 """``index_sets.safetensors``: index sets on disk, under ``<parameter name>.<array>``.
 
-The header holds the format's name and version and, per layer, the weight's shape, the ONNX groups and the kind.
-Reading is strict: an unknown version, a missing or surplus array, a wrong dtype, order or bound is refused with the
-layer's name.
+The header's one metadata entry, `FORMAT`, is a JSON object: the version, the SHA-256 of the content and, per layer, the
+weight's shape, the ONNX groups and the kind. It is one entry because safetensors writes several in an order that
+changes from run to run. Reading is strict: an unknown version, another checksum, a missing or surplus array, a wrong
+dtype, order or bound is refused with the layer's name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from os import PathLike
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -23,8 +26,11 @@ from trtkp.prune.index_set import IndexSet
 __all__ = ["ARRAYS", "FORMAT", "VERSION", "load_index_sets", "save_index_sets"]
 
 FORMAT = "trtkp.index_sets"
-VERSION = "1"
+VERSION = 1
 ARRAYS = ("filters", "group_ptr", "entry_ptr", "channel", "taps")
+
+#: Types of the arrays, as safetensors calls them.
+_DTYPES = {"I32", "U16", "U64"}
 
 
 def save_index_sets(path: str | PathLike[str], index_sets: Mapping[str, IndexSet]) -> None:
@@ -38,55 +44,76 @@ def save_index_sets(path: str | PathLike[str], index_sets: Mapping[str, IndexSet
         for name, index in sorted(index_sets.items())
         for array in ARRAYS
     }
-    save_file(tensors, path, {"format": FORMAT, "version": VERSION, "layers": json.dumps(layers)})
+    header = {"version": VERSION, "sha256": _digest(layers, tensors), "layers": layers}
+    save_file(tensors, path, {FORMAT: json.dumps(header)})
 
 
 def load_index_sets(path: str | PathLike[str]) -> dict[str, IndexSet]:
     """Read and validate index sets.
 
     Raises:
-        InputError: not such a file, another version, or an index set that breaks a rule of the format.
+        InputError: not such a file, another version, damaged, or an index set that breaks a rule of the format.
     """
     path = Path(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            layers = _layers(path, header)
-            names = set(file.keys())
+            digest, layers = _header(path, file.metadata() or {})
             expected = {f"{name}.{array}" for name in layers for array in ARRAYS}
-            for name in sorted(names ^ expected):
+            for name in sorted(set(file.keys()) ^ expected):
                 problem = "missing" if name in expected else "not announced in the header"
                 raise InputError(f"array {name} is {problem}", file=path, remedy="build the bundle again")
-            index_sets = {}
-            for name, entry in layers.items():
-                arrays = {array: file.get_tensor(f"{name}.{array}") for array in ARRAYS}
-                index = IndexSet(shape=tuple(entry["shape"]), groups=entry["groups"], **arrays)
-                index.validate(name)
-                if str(index.kind) != entry["kind"]:
-                    raise InputError(f"kind is {index.kind}, the header says {entry['kind']}", file=path, layer=name)
-                index_sets[name] = index
-            return index_sets
+            for name in sorted(expected):
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in _DTYPES:  # also those that NumPy does not have
+                    raise InputError(f"array {name} is of type {dtype}", file=path, remedy="build the bundle again")
+            tensors = {name: file.get_tensor(name) for name in sorted(expected)}
     except (SafetensorError, OSError) as error:
         raise InputError(f"not a readable safetensors file ({error})", file=path) from error
+    index_sets = {}
+    for name, entry in layers.items():
+        arrays = {array: tensors[f"{name}.{array}"] for array in ARRAYS}
+        index = IndexSet(shape=tuple(entry["shape"]), groups=entry["groups"], **arrays)
+        try:
+            index.validate(name)
+        except InputError as error:
+            raise InputError(error.message, file=path, layer=name, remedy=error.remedy) from error
+        if str(index.kind) != entry["kind"]:
+            raise InputError(f"kind is {index.kind}, the header says {entry['kind']}", file=path, layer=name)
+        index_sets[name] = index
+    if digest != _digest(layers, tensors):
+        raise InputError("the file is damaged: its checksum does not fit", file=path, remedy="build the bundle again")
+    return index_sets
 
 
-def _layers(path: Path, header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The layers that the header announces, checked for form."""
-    if header.get("format") != FORMAT:
+def _digest(layers: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 over what the header says of the layers and the bytes of every array, in the order of their names."""
+    digest = hashlib.sha256(json.dumps(layers, sort_keys=True).encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The checksum and the layers that the header announces, checked for form."""
+    if FORMAT not in metadata:
         raise InputError("not a file of index sets", file=path)
-    if header.get("version") != VERSION:
-        raise InputError(
-            f"index sets of version {header.get('version')}, this trtkp reads version {VERSION}",
-            file=path,
-            remedy="build the bundle again",
-        )
     try:
-        layers = json.loads(header["layers"])
-        for entry in layers.values():
-            shape, groups = entry["shape"], entry["groups"]
-            well_formed = len(shape) == 4 and all(type(size) is int for size in (*shape, groups))
-            if not well_formed or type(entry["kind"]) is not str:
-                raise ValueError("ill-formed entry")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        header = json.loads(metadata[FORMAT])
+        version = header["version"]
+        if version == VERSION:
+            layers: dict[str, dict[str, Any]] = header["layers"]
+            for entry in layers.values():
+                shape, groups = entry["shape"], entry["groups"]
+                well_formed = len(shape) == 4 and all(type(size) is int for size in (*shape, groups))
+                if not well_formed or type(entry["kind"]) is not str:
+                    raise ValueError("ill-formed entry")
+            return str(header["sha256"]), layers
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"header of the index sets cannot be read ({error})", file=path) from error
-    return layers
+    raise InputError(
+        f"index sets of version {version}, this trtkp reads version {VERSION}",
+        file=path,
+        remedy="build the bundle again",
+    )

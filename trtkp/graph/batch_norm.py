@@ -39,7 +39,7 @@ def _scale_and_shift(conv: ir.Node, follower: ir.Node) -> tuple[np.ndarray, np.n
         return None
     filters = weight.shape[0]
     if follower.op_type == "BatchNormalization" and follower.domain == "":
-        if follower.inputs[0] is not conv.outputs[0]:
+        if follower.inputs[0] is not conv.outputs[0] or follower.attributes.get_int("training_mode", 0) == 1:
             return None
         values = [constant(value) for value in follower.inputs[1:5]]
         if any(value is None or value.shape != (filters,) for value in values):
@@ -51,7 +51,8 @@ def _scale_and_shift(conv: ir.Node, follower: ir.Node) -> tuple[np.ndarray, np.n
     if follower.op_type == "Add" and follower.domain == "":
         other = follower.inputs[1] if follower.inputs[0] is conv.outputs[0] else follower.inputs[0]
         addend = constant(other)
-        if addend is None or addend.shape[-3:] != (filters, *(1,) * (weight.ndim - 2)) or addend.size != filters:
+        per_filter = (filters, *(1,) * (weight.ndim - 2))
+        if addend is None or addend.shape not in (per_filter, (1, *per_filter)):
             return None
         return np.ones(filters), np.asarray(addend, np.float64).ravel()
     return None

@@ -44,10 +44,10 @@ def ints(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
 
 
 def weight_name(node: ir.Node) -> str | None:
-    """Parameter name of a convolution's weight: noted by an earlier pass, else its initialiser's name."""
+    """Parameter name of a convolution's weight: noted by an earlier pass, else its name; None if computed."""
     noted = node.metadata_props.get(WEIGHT)
     weight = input_at(node, 1)
-    if noted is None and weight is not None and weight.is_initializer():
+    if noted is None and weight is not None and constant(weight) is not None:
         noted = weight.name
     return noted
 

@@ -94,17 +94,27 @@ def unusable_reason(node: ir.Node) -> str | None:
     bias = input_at(node, 2)
     if bias is not None and constant(bias) is None:
         return "its bias is computed, not stored"
+    same = node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
+    if same and set(ints(node, "strides", (1, 1))) != {1} and not _static_size(node.inputs[0]):
+        return "its padding depends on the size of the input"
     return None
+
+
+def _static_size(value: ir.Value | None) -> bool:
+    return value is not None and value.shape is not None and all(isinstance(dim, int) for dim in value.shape[2:])
 
 
 def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[str]) -> dict[str, Shape]:
     """Shapes of the wanted values in a run on zeros.
 
     Raises:
-        InputError: ONNX Runtime cannot run the graph at these shapes.
+        InputError: an input without a shape, or ONNX Runtime cannot run the graph at these shapes.
     """
     import onnxruntime
 
+    for value in model.graph.inputs:
+        if value.name not in shapes:
+            raise InputError("no shape for this input", layer=str(value.name), remedy="give --input-shape")
     probe = model.clone()
     by_name = {v.name: v for node in probe.graph for v in node.outputs} | {v.name: v for v in probe.graph.inputs}
     found = [name for name in wanted if name in by_name]
@@ -129,7 +139,7 @@ def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[st
         results = session.run(None, feeds)
     except Exception as error:  # onnxruntime's errors share no base class of their own
         text = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"the graph does not run at {text} ({reason})", remedy="give shapes the model takes"
         ) from error
@@ -141,7 +151,7 @@ def _layer(node: ir.Node, name: str, sizes: Mapping[str, Shape], stem: bool) -> 
     weight = constant(node.inputs[1])
     assert weight is not None
     filters, channels, rows, columns = weight.shape
-    source, target = sizes[str(node.inputs[0].name)], sizes[str(node.outputs[0].name)]
+    source, target = _size(node.inputs[0], sizes), _size(node.outputs[0], sizes)
     strides, dilations = ints(node, "strides", (1, 1)), ints(node, "dilations", (1, 1))
     return ConvLayer(
         name=name,
@@ -192,15 +202,19 @@ def _macs(node: ir.Node, sizes: Mapping[str, Shape]) -> int:
     if weight is None:
         return 0
     if node.op_type == "ConvTranspose":
-        source = sizes[str(node.inputs[0].name)]
+        source = _size(node.inputs[0], sizes)
         return source[0] * int(np.prod(source[2:])) * weight.size
-    target = sizes[str(node.outputs[0].name)]
+    target = _size(node.outputs[0], sizes)
     if node.op_type == "Conv":
         return target[0] * int(np.prod(target[2:])) * weight.size
     # Gemm and MatMul: every output is a sum over the weight's inner dimension
-    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
-    inner = weight.shape[-1] if transposed or constant(input_at(node, 1)) is None else weight.shape[-2]
-    return int(np.prod(target)) * inner
+    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+    last = transposed or weight.ndim == 1 or constant(input_at(node, 1)) is None
+    return int(np.prod(target)) * weight.shape[-1 if last else -2]
+
+
+def _size(value: ir.Value | None, sizes: Mapping[str, Shape]) -> Shape:
+    return sizes[str(value.name)] if value is not None else ()
 
 
 def _params(graph: ir.Graph) -> int:

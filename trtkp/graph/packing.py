@@ -92,15 +92,14 @@ def _columns(
     base: str, index: npt.NDArray[np.int32], weight_shape: tuple[int, int, int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     _, channels, rows, columns = weight_shape
-    index = index.astype(np.int64)
+    wide: npt.NDArray[np.int64] = index.astype(np.int64)
+    tap, channel = wide // ENTRY_RADIX, wide % ENTRY_RADIX
     if base == "KernelIndexConv":
-        tap, channel = np.arange(rows * columns)[None, :, None], index[:, None, :]
+        tap, channel = np.arange(rows * columns, dtype=np.int64)[None, :, None], wide[:, None, :]
     elif base == "StripeConv":
-        tap, channel = index[:, :, None], np.arange(channels)[None, None, :]
-    else:
-        tap, channel = index // ENTRY_RADIX, index % ENTRY_RADIX
-    tap, channel = np.broadcast_arrays(tap, channel)
-    return tap.reshape(len(index), -1), channel.reshape(len(index), -1)
+        tap, channel = wide[:, :, None], np.arange(channels, dtype=np.int64)[None, None, :]
+    shape = np.broadcast_shapes(tap.shape, channel.shape)
+    return np.broadcast_to(tap, shape).reshape(len(wide), -1), np.broadcast_to(channel, shape).reshape(len(wide), -1)
 
 
 def _ragged(values: npt.NDArray[Any], pointer: npt.NDArray[np.int32]) -> list[npt.NDArray[Any]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from trtkp.errors import InputError
 from trtkp.graph.edit import (
     WEIGHT,
     add_initializer,
@@ -39,11 +41,17 @@ class Epilogue:
 
 
 def apply_masks(model: ir.Model, index_sets: Mapping[str, IndexSet]) -> None:
-    """Zero the pruned weights of a graph whose initialisers carry parameter names."""
+    """Zero the pruned weights of a graph whose initialisers carry parameter names.
+
+    Raises:
+        InputError: no such initialiser, or one of another shape.
+    """
     for name, index in index_sets.items():
-        value = model.graph.initializers[name]
-        assert value.const_value is not None
-        weight = value.const_value.numpy()
+        value = model.graph.initializers.get(name)
+        weight = constant(value)
+        if value is None or weight is None:
+            raise InputError("the graph has no such weight", layer=name, remedy="take index sets made for this model")
+        _check_fits(name, weight, index)
         value.const_value = ir.tensor(np.where(index.mask(), weight, weight.dtype.type(0)), name=name)
 
 
@@ -67,6 +75,9 @@ def pack_convolutions(
         input_sizes: node name to the height and width of its input, to resolve ``auto_pad``.
         row_multiple: see `packing.pack`.
         list_multiple: see `packing.pack`.
+
+    Raises:
+        InputError: an index set for a weight of another shape, or for another number of groups.
     """
     created, names = [], set()
     for conv in list(model.graph):
@@ -75,10 +86,11 @@ def pack_convolutions(
             continue
         weight = constant(conv.inputs[1])
         assert weight is not None
+        _check_fits(name, weight, index_sets[name], conv.attributes.get_int("group", 1))
         packed = pack(weight, index_sets[name], row_multiple=row_multiple, list_multiple=list_multiple)
         epilogue = find_epilogue(conv)
         op = OpName(packed.base, epilogue.residual is not None, epilogue.activation)
-        node = _packed_node(model.graph, conv, name, packed, op, epilogue, input_sizes.get(str(conv.name), (0, 0)))
+        node = _packed_node(model.graph, conv, name, packed, op, epilogue, input_sizes.get(conv.name or name, (0, 0)))
         replace_nodes([conv, *epilogue.nodes], [node], epilogue.output, node.outputs[0])
         created.append(node)
         names.add(op)
@@ -138,7 +150,7 @@ def _add_activation(epilogue: Epilogue) -> None:
         activation, alpha = "LeakyRelu", follower.attributes.get_float("alpha", 0.01)
     elif kinds == ["Clip"]:
         low, high = (constant(input_at(follower, i)) for i in (1, 2))
-        if low is not None and high is not None and float(low) == 0 and float(high) == 6:
+        if low is not None and high is not None and (low.item(), high.item()) == (0, 6):
             activation = "Relu6"
     elif kinds in (["Mul", "Sigmoid"], ["HardSigmoid", "Mul"]):
         gate = next(node for node in nodes if node.op_type != "Mul")
@@ -163,6 +175,16 @@ def _same_shape(left: ir.Value, right: ir.Value) -> bool:
     return known and list(left.shape) == list(right.shape)
 
 
+def _check_fits(name: str, weight: np.ndarray, index: IndexSet, groups: int | None = None) -> None:
+    if weight.shape != index.shape or groups not in (None, index.groups):
+        of_groups = "" if groups is None else f" in {groups} groups"
+        raise InputError(
+            f"weight is {weight.shape}{of_groups}, its index set is for {index.shape} in {index.groups} groups",
+            layer=name,
+            remedy="take index sets made for this model",
+        )
+
+
 def _packed_node(
     graph: ir.Graph, conv: ir.Node, name: str, packed: PackedConv, op: OpName, epilogue: Epilogue, size: tuple[int, int]
 ) -> ir.Node:
@@ -180,7 +202,7 @@ def _packed_node(
     ]
     if epilogue.residual is not None:
         inputs.append(epilogue.residual)
-    attributes: dict[str, ir.convenience.SupportedAttrTypes] = {
+    attributes: dict[str, Any] = {
         "strides": ints(conv, "strides", (1, 1)),
         "pads": conv_pads(conv, size, kernel),
         "dilations": ints(conv, "dilations", (1, 1)),

@@ -6,7 +6,7 @@ work into a predicted time where nothing can be timed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class Form:
     strides: tuple[int, ...]
     pads: tuple[int, ...]
     dilations: tuple[int, ...]
+    output: str
     graph: ir.Graph
     nodes: list[ir.Node] = field(default_factory=list)
 
@@ -65,12 +66,14 @@ class Form:
             strides=ints(node, "strides", (1, 1)),
             pads=ints(node, "pads", (0, 0, 0, 0)),
             dilations=ints(node, "dilations", (1, 1)),
+            output=str(node.outputs[0].name),
             graph=graph,
         )
 
     def emit(self, op_type: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         """Append a standard operator with one output."""
-        node = ir.node(op_type, list(inputs), attributes, name=f"{self.name}/{op_type}_{len(self.nodes)}")
+        # named after the output: two nodes may share a weight, but never that
+        node = ir.node(op_type, list(inputs), attributes, name=f"{self.output}/{op_type}_{len(self.nodes)}")
         node.outputs[0].name = f"{node.name}_output"
         self.nodes.append(node)
         return node.outputs[0]
@@ -80,7 +83,7 @@ class Form:
         return add_initializer(self.graph, f"{self.name}.{suffix}", array)
 
     def gather(self, x: ir.Value, channels: npt.NDArray[np.int64]) -> ir.Value:
-        """Channels of x in the given order; x itself where that is its own order."""
+        """Channels of x in the given order."""
         return self.emit("Gather", x, self.store("channels", channels), axis=1)
 
     def conv(
@@ -100,8 +103,7 @@ class Form:
             pads[1] -= rectangle.left * wide
             pads[2] -= (rows - 1 - rectangle.bottom) * tall
             pads[3] -= (columns - 1 - rectangle.right) * wide
-            x = self._crop(x, [min(0, pad) for pad in pads])
-            pads = [max(0, pad) for pad in pads]
+            x, pads = self._without_negative(x, pads)
         inputs = [x, self.store("weight", weight)] + ([self.store("bias", bias)] if bias is not None else [])
         return self.emit(
             "Conv", *inputs, strides=self.strides, pads=pads, dilations=self.dilations, group=groups,
@@ -112,20 +114,27 @@ class Form:
         """A 1x1 convolution of stride 1."""
         return self.emit("Conv", x, self.store("weight", weight), self.store("bias", bias), kernel_shape=[1, 1])
 
-    def _crop(self, x: ir.Value, negative: Sequence[int]) -> ir.Value:
-        """Cut rows and columns off, as negative padding would."""
-        if not any(negative):
-            return x
-        top, left, bottom, right = (-n for n in negative)
+    def _without_negative(self, x: ir.Value, pads: list[int]) -> tuple[ir.Value, list[int]]:
+        """Cut off the rows and columns that negative padding stands for; the padding that is left for the Conv."""
+        top, left, bottom, right = (max(0, -pad) for pad in pads)
+        rest = [max(0, pad) for pad in pads]
+        if not any((top, left, bottom, right)):
+            return x, rest
+        size = list(self.x.shape[2:]) if self.x.shape is not None else [None, None]
+        large = all(isinstance(s, int) and s > cut for s, cut in zip(size, (top + bottom, left + right), strict=True))
+        if not large and any(rest):  # the cut may reach beyond the input, into the padding of the other side
+            begins, ends = rest[:2], rest[2:]
+            x = self.emit("Pad", x, self.store("pads", np.array([0, 0, *begins, 0, 0, *ends], np.int64)))
+            rest = [0, 0, 0, 0]
         limit = np.iinfo(np.int64).max
-        ends = [-bottom if bottom else limit, -right if right else limit]
-        return self.emit(
+        x = self.emit(
             "Slice",
             x,
             self.store("starts", np.array([top, left], np.int64)),
-            self.store("ends", np.array(ends, np.int64)),
+            self.store("ends", np.array([-bottom if bottom else limit, -right if right else limit], np.int64)),
             self.store("axes", np.array([2, 3], np.int64)),
         )
+        return x, rest
 
     def epilogue(self, value: ir.Value) -> ir.Value:
         """Residual Add and activation."""
@@ -293,7 +302,8 @@ def _build_gather(form: Form) -> ir.Value:
     lists = packed.index
     weight = packed.weight.reshape(-1, rows * columns, lists.shape[1]).transpose(0, 2, 1)
     bias = np.append(form.bias, form.bias.dtype.type(0))[packed.filters]
-    x = form.gather(form.x, np.where(lists < channels, lists, 0).ravel().astype(np.int64))
+    sources = np.where(lists < channels, lists, 0).ravel().astype(np.int64)
+    x = form.x if np.array_equal(sources, np.arange(channels)) else form.gather(form.x, sources)
     kernel = np.ascontiguousarray(weight).reshape(-1, lists.shape[1], rows, columns)
     return _in_order(form, form.conv(x, kernel, bias, groups=len(lists)), packed.filters)
 

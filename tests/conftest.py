@@ -1,0 +1,199 @@
+"""What the tests share: the float64 oracle of the operators, a builder of small ONNX graphs, and a way to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+import pytest
+
+Array = np.ndarray[Any, Any]
+
+ACTIVATIONS: dict[str, Callable[[Array, float], Array]] = {
+    "": lambda x, alpha: x,
+    "Relu": lambda x, alpha: np.where(x > 0, x, 0),
+    "Relu6": lambda x, alpha: np.clip(x, 0, 6),
+    "Silu": lambda x, alpha: x / (1 + np.exp(-x)),
+    "HardSwish": lambda x, alpha: x * np.clip(x / 6 + 0.5, 0, 1),
+    "LeakyRelu": lambda x, alpha: np.where(x > 0, x, alpha * x),
+}
+
+
+def masked_convolution(
+    x: Array,
+    weight: Array,
+    mask: Array | None = None,
+    *,
+    bias: Array | None = None,
+    residual: Array | None = None,
+    activation: str = "",
+    alpha: float = 0.01,
+    strides: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    dilations: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Array:
+    """``act(conv(x, weight o mask) + bias + residual)`` in float64, tap by tap."""
+    x, weight = x.astype(np.float64), weight.astype(np.float64)
+    if mask is not None:
+        weight = np.where(mask, weight, 0)
+    filters, channels, rows, columns = weight.shape
+    top, left, bottom, right = pads
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    height = (padded.shape[2] - dilations[0] * (rows - 1) - 1) // strides[0] + 1
+    width = (padded.shape[3] - dilations[1] * (columns - 1) - 1) // strides[1] + 1
+    y = np.zeros((len(x), filters, height, width))
+    per_group = filters // groups
+    for f in range(filters):
+        first = f // per_group * channels
+        for r in range(rows):
+            for s in range(columns):
+                at = (r * dilations[0], s * dilations[1])
+                window = padded[
+                    :,
+                    first : first + channels,
+                    at[0] : at[0] + strides[0] * height : strides[0],
+                    at[1] : at[1] + strides[1] * width : strides[1],
+                ][:, :, :height, :width]
+                y[:, f] += np.tensordot(window, weight[f, :, r, s], axes=(1, 0))
+    if bias is not None:
+        y += bias.astype(np.float64)[:, None, None]
+    if residual is not None:
+        y += residual.astype(np.float64)
+    return ACTIVATIONS[activation](y, alpha)
+
+
+def tolerance(dtype: Any, terms: int) -> float:
+    """Largest relative Frobenius error of one operator that sums that many products."""
+    return 2e-3 if np.dtype(dtype) == np.float16 else 1e-6 * max(1.0, (terms / 1024) ** 0.5)
+
+
+class GraphBuilder:
+    """A graph put together operator by operator."""
+
+    def __init__(self, opset: int = 20) -> None:
+        self.opset = opset
+        self.inputs: list[ir.Value] = []
+        self.initializers: list[ir.Value] = []
+        self.nodes: list[ir.Node] = []
+
+    def input(self, name: str, shape: Sequence[int | str], dtype: Any = np.float32) -> ir.Value:
+        self.inputs.append(ir.val(name, ir.DataType.from_numpy(np.dtype(dtype)), ir.Shape(shape)))
+        return self.inputs[-1]
+
+    def constant(self, name: str, array: Array) -> ir.Value:
+        array = np.asarray(array)
+        tensor = ir.tensor(array, name=name)
+        self.initializers.append(
+            ir.val(name, ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape), const_value=tensor)
+        )
+        return self.initializers[-1]
+
+    def op(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        output: str | None = None,
+        name: str | None = None,
+        **attributes: Any,
+    ) -> ir.Value:
+        number = len(self.nodes)
+        node = ir.node(op_type, list(inputs), attributes, name=f"node_{number}" if name is None else name)
+        node.outputs[0].name = output or f"value_{number}"
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def model(self, *outputs: ir.Value, infer: bool = True) -> ir.Model:
+        graph = ir.Graph(
+            self.inputs,
+            outputs,
+            nodes=self.nodes,
+            initializers=self.initializers,
+            opset_imports={"": self.opset},
+            name="g",
+        )
+        model = ir.Model(graph, ir_version=10)
+        if infer:
+            common_passes.ShapeInferencePass()(model)
+        for value in outputs:
+            value.dtype = value.dtype or ir.DataType.FLOAT
+        return model
+
+
+def run_model(
+    model: ir.Model, feeds: Mapping[str, Array] | None = None, *, optimise: bool = True, **named: Array
+) -> Any:
+    """The outputs in ONNX Runtime on the CPU; the only one by itself."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    payload = ir.to_proto(model).SerializeToString()
+    session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+    results = session.run(None, {**(feeds or {}), **named})
+    return results[0] if len(results) == 1 else results
+
+
+def error_of(got: Array, want: Array) -> float:
+    """Relative Frobenius error."""
+    assert got.shape == want.shape
+    difference = float(np.linalg.norm(got.astype(np.float64) - want))
+    scale = float(np.linalg.norm(want))
+    return difference / scale if scale else difference
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Callable[..., Array]:
+    """`masked_convolution`."""
+    return masked_convolution
+
+
+@pytest.fixture(scope="session")
+def error_bound() -> Callable[[Any, int], float]:
+    """`tolerance`."""
+    return tolerance
+
+
+@pytest.fixture(scope="session")
+def relative_error() -> Callable[[Array, Array], float]:
+    """`error_of`."""
+    return error_of
+
+
+@pytest.fixture(scope="session")
+def new_graph() -> type[GraphBuilder]:
+    """`GraphBuilder`."""
+    return GraphBuilder
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., Any]:
+    """`run_model`."""
+    return run_model
+
+
+@pytest.fixture(scope="session")
+def add_epilogue() -> Callable[..., ir.Value]:
+    """Append a residual Add and an activation to a value, as an exporter writes them."""
+
+    def add(
+        graph: GraphBuilder, value: ir.Value, residual: ir.Value | None, activation: str, alpha: float, dtype: Any
+    ) -> ir.Value:
+        if residual is not None:
+            value = graph.op("Add", value, residual)
+        if activation == "Relu6":
+            low, high = graph.constant("low", np.array(0, dtype)), graph.constant("high", np.array(6, dtype))
+            return graph.op("Clip", value, low, high)
+        if activation == "Silu":
+            return graph.op("Mul", value, graph.op("Sigmoid", value))
+        if activation == "LeakyRelu":
+            return graph.op("LeakyRelu", value, alpha=alpha)
+        return graph.op(activation, value) if activation else value
+
+    return add
