@@ -54,7 +54,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         show.error("interrupted; nothing was changed")
         return 130
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # nobody reads it any more
+        sys.stdout = None  # nobody reads it any more
         return 1
     except Exception as error:
         if debug:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from onnx import TensorProto
 
 from trtkp.errors import InputError
+from typing import Self
 
 __all__ = ["ExternalData"]
 
@@ -28,7 +29,7 @@ class ExternalData:
         self._folder = path.parent
         self._open: dict[str, tuple[int, int]] = {}
 
-    def __enter__(self) -> ExternalData:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
