@@ -56,7 +56,7 @@ def test_functions(text: str) -> None:
     ],
 )
 def test_refused(text: object) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         check_expression(text)
 
 

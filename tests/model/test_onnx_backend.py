@@ -298,11 +298,11 @@ def test_data_outside_the_folder(tmp_path: Path, opened: list[str], way: str) ->
         (folder / "out").symlink_to(tmp_path)
     if way == "hard link":
         (folder / "w.bin").hardlink_to(secret)
-    before = os.stat(secret).st_atime_ns
+    before = secret.stat().st_atime_ns
     with pytest.raises(InputError, match="external data refused"):
         load_model(save(external(make_model(), location), folder))
     assert not [name for name in opened if name.endswith(("secret.bin", "w.bin"))]
-    assert os.stat(secret).st_atime_ns == before
+    assert secret.stat().st_atime_ns == before
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,6 @@ def lift_weights(graph: ir.Graph) -> None:
 
     A lifted Constant keeps its output's name; an Identity's readers read its source, so a shared weight is one.
     """
-    import onnx_ir as ir
-
     for node in list(graph.all_nodes()):
         if node.op_type not in _WEIGHTED:
             continue

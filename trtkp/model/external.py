@@ -10,11 +10,11 @@ import hashlib
 import os
 import stat
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from onnx import TensorProto
 
 from trtkp.errors import InputError
-from typing import Self
 
 __all__ = ["ExternalData"]
 

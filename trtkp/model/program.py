@@ -30,11 +30,13 @@ _OPERATOR = re.compile(r"torch\.ops\.(aten|prims|torchvision)\.([A-Za-z0-9_]{1,1
 _REFUSED = frozenset({"save", "from_file", "set_", "set_data", "resize_", "_resize_output_", "data_ptr", "from_blob"})
 _DUNDER = frozenset({"__and__", "__or__", "__xor__", "__lshift__", "__rshift__", "__iand__", "__ior__", "__ixor__"})
 _SCALAR_FUNCTIONS = frozenset(
-    [f"_operator.{name}" for name in
-     [
-         "add", "sub", "mul", "truediv", "floordiv", "mod", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge",
-         "and_", "or_", "not_", "pos", "getitem"],
-     ]
+    [
+        f"_operator.{name}"
+        for name in [
+            "add", "sub", "mul", "truediv", "floordiv", "mod", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge",
+            "and_", "or_", "not_", "pos", "getitem",
+        ]
+    ]
     + [f"math.{name}" for name in ["ceil", "floor", "trunc", "sqrt", "pow"]]
     + [f"torch.sym_{name}" for name in ["max", "min", "float", "int", "not", "ite"]]
 )  # fmt: skip
