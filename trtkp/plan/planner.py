@@ -218,20 +218,24 @@ def _single_layer(node: ir.Node, lowering: str, value_shapes: Mapping[str, Shape
     """A model of one packed node in one form, at fixed shapes."""
     constants = {}
     sources = {}
+    weight = node.inputs[1]
+    assert weight is not None
+    assert weight.dtype is not None
+    kind = weight.dtype  # that of X and Y as well, whose own may not be known
     for value in node.inputs:
         assert value is not None
         assert value.name is not None
         if value.const_value is not None:
             constants[value] = ir.val(value.name, value.dtype, value.shape, const_value=value.const_value)
         else:
-            sources[value] = ir.val(value.name, value.dtype, value_shapes[value.name])
+            sources[value] = ir.val(value.name, kind, value_shapes[value.name])
     known = constants | sources
     copy = ir.Node(
         node.domain, node.op_type, [known[v] for v in node.inputs if v is not None], node.attributes.values(),
         name=node.name, metadata_props=dict(node.metadata_props),
     )  # fmt: skip
     before, output = node.outputs[0], copy.outputs[0]
-    output.name, output.type = before.name, before.type
+    output.name, output.dtype = before.name, kind
     output.shape = ir.Shape(value_shapes[str(before.name)])
     graph = ir.Graph(
         list(sources.values()), [output], nodes=[copy], initializers=list(constants.values()),
