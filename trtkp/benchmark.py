@@ -9,9 +9,9 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from trtkp.bundle import Bundle, load
+from trtkp.engine.feeds import random_feeds
 from trtkp.errors import InputError
 from trtkp.timing import Timing, time_interleaved
-from trtkp.verification import random_feeds
 
 if TYPE_CHECKING:
     from trtkp.shapes import Shape
@@ -64,7 +64,7 @@ def bench(
     opened = [item if isinstance(item, Bundle) else load(item) for item in bundles]
     if not opened:
         raise InputError("no bundle to time")
-    size = batch if batch is not None else next(iter(opened[0].manifest.profile.values()))["opt"][0]
+    size = batch if batch is not None else _usual_batch(opened[0])
     names = [str(bundle.path) for bundle in opened]
     if len(set(names)) != len(names):
         raise InputError("the same bundle is named twice")
@@ -83,11 +83,23 @@ def bench(
     ]
 
 
+def _batched(bundle: Bundle) -> list[str]:
+    """Inputs whose first dimension is the batch: the dynamic ones, or all where none is."""
+    inputs = [record for record in bundle.manifest.inputs if record.shape]
+    dynamic = [record.name for record in inputs if isinstance(record.shape[0], str)]
+    return dynamic or [record.name for record in inputs]
+
+
+def _usual_batch(bundle: Bundle) -> int:
+    return next((bundle.manifest.profile[name]["opt"][0] for name in _batched(bundle)), 1)
+
+
 def _shapes(bundle: Bundle, batch: int) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {}
-    for name, limits in bundle.manifest.profile.items():
+    shapes: dict[str, Shape] = {name: tuple(limits["opt"]) for name, limits in bundle.manifest.profile.items()}
+    for name in _batched(bundle):
+        limits = bundle.manifest.profile[name]
         low, high = limits["min"][0], limits["max"][0]
         if not low <= batch <= high:
-            raise InputError(f"batch {batch} is outside the profile's {low}..{high}", file=bundle.path, layer=name)
-        shapes[name] = (batch, *limits["opt"][1:])
+            raise InputError(f"batch {batch} is outside {low}..{high}, the profile of input {name}", file=bundle.path)
+        shapes[name] = (batch, *shapes[name][1:])
     return shapes

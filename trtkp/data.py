@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
 
 from trtkp.errors import InputError
 from trtkp.shapes import Profile
@@ -18,10 +18,11 @@ from trtkp.shapes import Profile
 if TYPE_CHECKING:
     from trtkp.engine.base import Runner
 
-__all__ = ["LabelledData", "accuracy", "load_data"]
+__all__ = ["LabelledData", "accuracy", "check_data", "load_data"]
 
 #: Names that the two arrays of an archive may have.
 _INPUTS, _LABELS = ("x", "images", "inputs", "data"), ("y", "labels", "targets")
+_REMEDY = "save it with numpy.savez(path, x=..., y=...)"
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,25 @@ def load_data(path: str | PathLike[str]) -> LabelledData:
     if not path.exists():
         raise InputError("no such file", file=path, remedy="give --data an .npz archive of x and y")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputError(
-            f"not a readable .npz archive ({error})", file=path, remedy="save it with numpy.savez"
-        ) from None
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, NpzFile):
+            raise InputError("is a single array, expected an .npz archive of x and y", file=path, remedy=_REMEDY)
+        with loaded as archive:
+            names = archive.files
+            found = {name: archive[name] for name in (*_INPUTS, *_LABELS) if name in names}
+    except InputError:
+        raise
+    except Exception as error:  # a broken archive raises what NumPy, zipfile and zlib like
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"not a readable .npz archive ({reason})", file=path, remedy=_REMEDY) from None
     inputs, labels = _first(found, _INPUTS), _first(found, _LABELS)
-    if inputs is None or labels is None:
-        names = ", ".join(found) or "nothing"
-        raise InputError(
-            f"holds {names}, expected x and y", file=path, remedy="save it with numpy.savez(path, x=..., y=...)"
-        )
+    if not isinstance(inputs, np.ndarray) or not isinstance(labels, np.ndarray):
+        raise InputError(f"holds {', '.join(names) or 'nothing'}, expected x and y", file=path, remedy=_REMEDY)
     if (
         labels.ndim != 1
         or labels.dtype.kind not in "iu"
         or inputs.ndim < 1
+        or inputs.dtype.kind not in "fiub"
         or len(inputs) != len(labels)
         or not len(labels)
     ):
@@ -66,21 +70,31 @@ def load_data(path: str | PathLike[str]) -> LabelledData:
     return LabelledData(inputs, labels.astype(np.int64))
 
 
+def check_data(data: LabelledData, profile: Profile) -> None:
+    """Hold the data against the shapes that a model takes.
+
+    Raises:
+        InputError: the model has several inputs, or the samples are not shaped like its input.
+    """
+    if len(profile) != 1:
+        raise InputError(f"--data needs a model of one input, this one has {len(profile)}")
+    limits = next(iter(profile.values()))
+    if data.inputs.shape[1:] != limits.opt[1:]:
+        raise InputError(
+            f"--data has samples of shape {list(data.inputs.shape[1:])}, the model takes {list(limits.opt[1:])}"
+        )
+
+
 def accuracy(runner: Runner, data: LabelledData, profile: Profile) -> float:
     """Share of samples whose largest logit in the first output is at the label, with batches the profile allows.
 
     Raises:
-        InputError: the model has several inputs, or the data is not shaped like its input.
+        InputError: the data does not fit the model's input (`check_data`), or its first output is not [N, classes].
     """
-    if len(runner.inputs) != 1:
-        raise InputError(f"accuracy needs a model of one input, this one has {len(runner.inputs)}")
+    check_data(data, profile)
     spec = runner.inputs[0]
     limits = profile[spec.name]
     inputs = data.inputs.astype(spec.dtype)
-    if inputs.shape[1:] != limits.opt[1:]:
-        raise InputError(
-            f"--data has samples of shape {list(inputs.shape[1:])}, the model takes {list(limits.opt[1:])}"
-        )
     right, size = 0, limits.max[0]
     for begin in range(0, len(inputs), size):
         batch = inputs[begin : begin + size]
@@ -88,6 +102,11 @@ def accuracy(runner: Runner, data: LabelledData, profile: Profile) -> float:
         if count < limits.min[0]:  # the last batch of a model with a fixed or minimum batch
             batch = np.concatenate([batch, np.repeat(batch[-1:], limits.min[0] - count, axis=0)])
         logits = next(iter(runner.run({spec.name: batch}).values()))
+        if logits.ndim != 2 or not 0 <= data.labels.min() <= data.labels.max() < logits.shape[1]:
+            raise InputError(
+                f"--data has labels {data.labels.min()}..{data.labels.max()}, the model's first output is "
+                f"[N{''.join(f', {size}' for size in logits.shape[1:])}], expected [N, classes]"
+            )
         right += int(np.count_nonzero(logits[:count].argmax(axis=1) == data.labels[begin : begin + count]))
     return right / len(inputs)
 

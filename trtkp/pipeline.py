@@ -16,6 +16,7 @@ import trtkp
 from trtkp.bundle import Bundle, BundleWriter, LayerRecord, Manifest
 from trtkp.bundle.manifest import FileRecord, PlanRecord, SourceRecord, TensorRecord, TimingRecord, TotalsRecord
 from trtkp.bundle.writer import check_replaceable
+from trtkp.data import check_data
 from trtkp.engine import Backend, BuildRequest, BuildResult, choose_backend
 from trtkp.errors import InputError, JobError
 from trtkp.prune.accounting import Accounting, account
@@ -53,6 +54,7 @@ class BuildOptions:
         min: smallest shapes, as ``["1x3x224x224"]`` or ``["image:1x3x224x224"]``.
         opt: usual shapes; plans are made for these.
         max: largest shapes.
+        input_shape: shapes of a model whose file knows none; of dynamic dimensions, the usual ones.
         targets: GPU architectures of a TensorRT-RTX engine, such as ``("sm86", "sm89")``.
         lowering: ``auto``, or the form that every layer takes where it applies.
         include: patterns of the layers to prune, instead of the method's default scope.
@@ -182,18 +184,26 @@ class _Line:
         if options.input_shape and not any(shapes):
             shapes[1] = _without_batch_limits(parse_shape_options(options.input_shape, specs, "--input-shape"), specs)
         self.profile = make_profile(specs, *shapes)
+        if self.data is not None:
+            check_data(self.data, self.profile)
 
     def _prune(self) -> ir.Model:
         """The source graph with pruned weights at zero."""
+        from onnx_ir.passes.common import ShapeInferencePass
+
         from trtkp.graph.layers import conv_layers
         from trtkp.graph.rewrite import apply_masks
 
         graph = self.source.graph()
+        if self.source.format == "onnx":  # whose values may have no shapes: epilogues are fused where they have
+            ShapeInferencePass()(graph)
         if self.options.precision == "fp32" and any(
             str(v.dtype) == "FLOAT16" for v in graph.graph.initializers.values()
         ):
             raise InputError("the model is in half precision", file=self.path, remedy="use --precision fp16")
-        self.table = conv_layers(graph, {name: (1, *shapes.opt[1:]) for name, shapes in self.profile.items()})
+        # per sample whatever the batch; the smallest one that the model takes is the quickest to run
+        samples = {name: (*shapes.min[:1], *shapes.opt[1:]) for name, shapes in self.profile.items()}
+        self.table = conv_layers(graph, samples)
         weights = {
             layer.name: value.const_value.numpy()
             for layer in self.table.layers
@@ -243,7 +253,7 @@ class _Line:
         from trtkp.plan.planner import apply_plan, make_plan
 
         opt = {name: shapes.opt for name, shapes in self.profile.items()}
-        batch = next(iter(opt.values()))[0] if opt else 1
+        batch = next((shape[0] for shape in opt.values() if shape), 1)
         layers = {layer.node: layer for layer in self.table.layers}
         value_shapes: dict[str, Shape] = {}
         for node in packed_nodes(packed):
@@ -262,14 +272,18 @@ class _Line:
             progress=self.progress,
         )
         self.warnings += self.plan.notes
-        if self.index_sets and set(self.plan.choices.values()) == {"dense"} and lowering == "auto":
-            self.warnings.append(
-                "no pruned layer is faster packed than dense here: the lists are too fine or keep too much; "
-                "--share per-layer lets a layer's kernels share their positions"
-            )
+        all_dense = self.index_sets and set(self.plan.choices.values()) == {"dense"}
+        if all_dense and lowering == "auto" and not self.plan.notes:
+            self.warnings.append(self._why_all_dense())
         leaving = {node: choice for node, choice in self.plan.choices.items() if choice != "dense"}
         pack_convolutions(dense, self.index_sets, self._input_sizes, only=leaving.keys())
         return apply_plan(dense, leaving)
+
+    def _why_all_dense(self) -> str:
+        text = "no pruned layer is faster packed than dense here: the lists are too fine or keep too much"
+        if self.method.settings().get("share", "per-layer") == "per-layer":
+            return text
+        return f"{text}; --share per-layer lets a layer's kernels share their positions"
 
     def _check(self, packed: ir.Model, engine_graph: ir.Model) -> None:
         """Hold ``engine.onnx`` against the dense masked net before anything is published."""
@@ -330,7 +344,10 @@ class _Line:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             trtkp=trtkp.__version__,
             source=SourceRecord(
-                file=os.path.relpath(self.path, self.output.absolute()),
+                # real folders: the system follows links before it goes up
+                file=os.path.relpath(
+                    self.path.parent.resolve() / self.path.name, self.output.absolute().parent.resolve() / "bundle"
+                ),
                 sha256=self.source.sha256,
                 format=self.source.format,
                 arch=options.arch,
@@ -421,6 +438,10 @@ def _check_buildable(backend: Backend, options: BuildOptions) -> None:
         raise InputError(f"--precision {options.precision}: not known", remedy="use fp32 or fp16")
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads {options.threads}: at least one is needed")
+    if options.targets and backend.name != "tensorrt-rtx":
+        raise InputError(
+            f"--target {options.targets[0]} means nothing to backend {backend.name}", remedy="use -b tensorrt-rtx"
+        )
     found = backend.availability()
     if not found.can_build:
         raise JobError(f"backend {backend.name} cannot build here: {found.detail}", remedy="see trtkp doctor")
@@ -429,7 +450,9 @@ def _check_buildable(backend: Backend, options: BuildOptions) -> None:
 def _without_batch_limits(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> dict[str, Shape]:
     """``--input-shape`` fixes all dimensions but a dynamic batch, which keeps its range."""
     return {
-        spec.name: shapes[spec.name] for spec in specs if spec.name in shapes and not isinstance(spec.shape[0], int)
+        spec.name: shapes[spec.name]
+        for spec in specs
+        if spec.name in shapes and spec.shape and not isinstance(spec.shape[0], int)
     }
 
 

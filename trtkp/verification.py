@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.bundle import Bundle, load
+from trtkp.engine.feeds import random_feeds
 from trtkp.errors import InputError, TrtkpError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from trtkp.engine.base import Runner
     from trtkp.model import SourceModel
-    from trtkp.shapes import Shape, TensorSpec
+    from trtkp.shapes import Shape
 
 __all__ = ["TOLERANCE", "Check", "Report", "compare_graphs", "dense_graph", "verify"]
 
@@ -71,6 +72,7 @@ class Report:
     """All checks of a bundle."""
 
     bundle: str
+    precision: str
     checks: tuple[Check, ...]
     require_engine: bool
 
@@ -82,6 +84,25 @@ class Report:
             check.artefact == "engine" and check.status != "verified" for check in self.checks
         )
         return not failed and not engine_missing
+
+    @property
+    def hint(self) -> str | None:
+        """What a failure means, where the pattern of the checks tells."""
+        source, *others = self.checks
+        rounding = (
+            self.precision == "fp16"
+            and source.status == "failed"
+            and all(error.relative < 1 for error in source.outputs.values())
+            and bool(source.outputs)
+            and all(check.status != "failed" for check in others)
+        )
+        if not rounding:
+            return None
+        worst = max(error.relative for error in source.outputs.values())
+        return (
+            "the graphs agree with each other, only the source model in fp32 is further away: rounding to fp16 makes "
+            f"the difference; build with --precision fp32, or accept it with --tolerance {_round_up(worst):g}"
+        )
 
 
 def verify(
@@ -108,6 +129,10 @@ def verify(
     Raises:
         InputError: no bundle, a corrupted one, or ``model`` is not the model that was built.
     """
+    if tolerance is not None and not tolerance > 0:
+        raise InputError(f"--tolerance {tolerance}: not a positive number")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: not a seed", remedy="give 0 or more")
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
     checker = _Checker(opened, TOLERANCE[opened.manifest.precision] if tolerance is None else tolerance, seed)
     checks = (
@@ -116,7 +141,7 @@ def verify(
         checker.graph("engine.onnx"),
         checker.engine(),
     )
-    return Report(str(opened.path), checks, require_engine)
+    return Report(str(opened.path), opened.manifest.precision, checks, require_engine)
 
 
 def dense_graph(packed: ir.Model) -> ir.Model:
@@ -143,19 +168,6 @@ def compare_graphs(
     return _compare(name, "dense masked ONNX", [(found, expected)], TOLERANCE[precision])
 
 
-def random_feeds(specs: tuple[TensorSpec, ...], shapes: Mapping[str, Shape], seed: int) -> dict[str, npt.NDArray[Any]]:
-    """Standard-normal inputs; integers are zeros and ones."""
-    rng = np.random.default_rng(seed)
-    feeds: dict[str, npt.NDArray[Any]] = {}
-    for spec in specs:
-        dtype = np.dtype(spec.dtype)
-        shape = shapes[spec.name]
-        feeds[spec.name] = (
-            rng.standard_normal(shape).astype(dtype) if dtype.kind == "f" else rng.integers(0, 2, shape).astype(dtype)
-        )
-    return feeds
-
-
 class _Checker:
     """The checks of one bundle; the dense masked net runs once for all of them."""
 
@@ -173,11 +185,11 @@ class _Checker:
         """The smallest shapes, and a batch of up to 3 where the profile allows it."""
         smallest = {name: tuple(shapes["min"]) for name, shapes in self.manifest.profile.items()}
         batched = {
-            name: (min(3, shapes["max"][0]), *shapes["min"][1:])
+            name: (*(max(low, min(3, high)) for low, high in zip(shapes["min"][:1], shapes["max"][:1], strict=True)),
+                   *shapes["min"][1:])
             for name, shapes in self.manifest.profile.items()
-            if shapes["min"]
-        }
-        return [smallest] if batched == smallest or any(not s for s in smallest.values()) else [smallest, batched]
+        }  # fmt: skip
+        return [smallest] if batched == smallest else [smallest, batched]
 
     def graph(self, name: str) -> Check:
         """A graph of the bundle, in ONNX Runtime."""
@@ -245,6 +257,8 @@ def _compare(artefact: str, against: str, pairs: Sequence[tuple[Arrays, Arrays]]
     errors: dict[str, OutputError] = {}
     for found, expected in pairs:
         for name, reference in expected.items():
+            if name not in found:
+                return Check(artefact, against, "failed", reason=f"it has no output {name}", tolerance=tolerance)
             a, b = np.asarray(found[name], np.float64), np.asarray(reference, np.float64)
             if a.shape != b.shape:
                 reason = f"output {name} has shape {list(a.shape)}, expected {list(b.shape)}"
@@ -256,6 +270,12 @@ def _compare(artefact: str, against: str, pairs: Sequence[tuple[Arrays, Arrays]]
                 errors[name] = error
     passed = all(error.relative <= tolerance for error in errors.values())  # NaN fails
     return Check(artefact, against, "verified" if passed else "failed", tolerance=tolerance, outputs=errors)
+
+
+def _round_up(error: float) -> float:
+    """The next number of one digit."""
+    scale = 10.0 ** np.floor(np.log10(error))
+    return float(np.ceil(error / scale) * scale)
 
 
 def _order(error: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
@@ -9,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 __all__ = [
     "FORMAT",
+    "HASH_LINE",
     "MANIFEST",
     "MANIFEST_HASH",
     "VERSION",
@@ -20,12 +22,20 @@ __all__ = [
     "TensorRecord",
     "TimingRecord",
     "TotalsRecord",
+    "hash_line",
 ]
 
 FORMAT: Final = "trtkp.bundle"
 VERSION: Final = 1
 MANIFEST = "manifest.json"
 MANIFEST_HASH = "manifest.sha256"
+#: Content of `MANIFEST_HASH`, in the form of sha256sum.
+HASH_LINE: Final = rb"[0-9a-f]{64}  manifest\.json\n"
+
+
+def hash_line(manifest: bytes) -> bytes:
+    """What `MANIFEST_HASH` holds for a manifest of these bytes."""
+    return f"{sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
 def _plain_name(name: str) -> str:

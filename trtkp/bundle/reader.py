@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cached_property
-from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
-from trtkp.bundle.manifest import FORMAT, MANIFEST, MANIFEST_HASH, VERSION, Manifest
+from trtkp.bundle.manifest import FORMAT, HASH_LINE, MANIFEST, MANIFEST_HASH, VERSION, Manifest, hash_line
 from trtkp.bundle.writer import hash_file
 from trtkp.errors import InputError, IntegrityError
 
@@ -118,15 +118,20 @@ class Bundle:
 def _read_manifest(path: Path) -> Manifest:
     if not path.exists():
         raise InputError("no such bundle", file=path, remedy="write one with trtkp build -o")
-    file = path / MANIFEST
-    if not file.is_file():
+    file, hash_of_it = path / MANIFEST, path / MANIFEST_HASH
+    present = [part.is_file() and not part.is_symlink() for part in (file, hash_of_it)]
+    if not any(present):
         raise InputError(f"is not a bundle: it holds no {MANIFEST}", file=path, remedy="write one with trtkp build -o")
+    for part, there in zip((file, hash_of_it), present, strict=True):
+        if not there:
+            raise IntegrityError("is missing from the bundle", file=part, remedy=_AGAIN)
     try:
-        text = file.read_bytes()
-        stated = (path / MANIFEST_HASH).read_text(encoding="ascii").split()[0]
-    except (OSError, UnicodeDecodeError, IndexError) as error:
-        raise IntegrityError(f"cannot be read ({error})", file=path / MANIFEST_HASH, remedy=_AGAIN) from None
-    if sha256(text).hexdigest() != stated:
+        text, stated = file.read_bytes(), hash_of_it.read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"cannot be read ({error.strerror})", file=error.filename, remedy=_AGAIN) from None
+    if not re.fullmatch(HASH_LINE, stated):
+        raise IntegrityError("was changed since it was built (not a SHA-256)", file=hash_of_it, remedy=_AGAIN)
+    if stated != hash_line(text):
         raise IntegrityError(
             f"was changed since it was built (it does not match {MANIFEST_HASH})", file=file, remedy=_AGAIN
         )
@@ -139,5 +144,5 @@ def _read_manifest(path: Path) -> Manifest:
                 f"{'.'.join(map(str, first['loc']))} is {first['input']}, this trtkp reads {FORMAT} version {VERSION}"
             )
         else:
-            message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            message = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
         raise InputError(message, file=file, remedy=_AGAIN) from None

@@ -7,9 +7,12 @@ whatever kills it frees it. The next build sweeps up what a killed one left.
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +20,7 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from trtkp.bundle.manifest import MANIFEST, MANIFEST_HASH, FileRecord, Manifest
+from trtkp.bundle.manifest import MANIFEST, MANIFEST_HASH, FileRecord, Manifest, hash_line
 from trtkp.errors import InputError, JobError, TrtkpError
 
 __all__ = ["BundleWriter", "hash_file"]
@@ -76,8 +79,9 @@ class BundleWriter:
         self._release()
         # libraries report a full disk in exceptions of their own
         if error is not None and not isinstance(error, TrtkpError) and (reason := _write_error(error)):
+            remedy = "free some space" if _is_full(error) else "choose another -o"
             raise JobError(
-                f"could not be written ({reason})", file=self.target, remedy="free some space; nothing was changed"
+                f"could not be written ({reason}), nothing was changed", file=self.target, remedy=remedy
             ) from error
 
     def publish(self, make_manifest: Callable[[dict[str, FileRecord]], Manifest]) -> Manifest:
@@ -91,11 +95,10 @@ class BundleWriter:
             _flush(path)
             records[path.name] = FileRecord(sha256=hash_file(path), bytes=path.stat().st_size)
         manifest = make_manifest(records)
-        text = manifest.model_dump_json(indent=1) + "\n"
-        digest = sha256(text.encode()).hexdigest()
-        for name, content in ((MANIFEST, text), (MANIFEST_HASH, f"{digest}  {MANIFEST}\n")):
+        text = (manifest.model_dump_json(indent=1) + "\n").encode()
+        for name, content in ((MANIFEST, text), (MANIFEST_HASH, hash_line(text))):
             path = self.staging / name
-            path.write_text(content, encoding="utf-8")
+            path.write_bytes(content)
             _flush(path)
         _flush(self.staging)
         self._swap()
@@ -118,12 +121,13 @@ class BundleWriter:
 
     def _sweep(self) -> None:
         """Remove what killed builds left. An old bundle that stepped aside comes back if nothing took its place."""
-        for leftover in self.target.parent.glob(f".{self.target.name}.replaced-*"):
+        hidden = escape(f".{self.target.name}.")
+        for leftover in self.target.parent.glob(f"{hidden}replaced-*"):
             if self.target.exists():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.rename(self.target)
-        for leftover in self.target.parent.glob(f".{self.target.name}.building-*"):
+        for leftover in self.target.parent.glob(f"{hidden}building-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _release(self) -> None:
@@ -135,13 +139,41 @@ class BundleWriter:
 def check_replaceable(target: Path) -> None:
     """Only a bundle, an empty directory or nothing may be where a bundle is to be written.
 
+    A bundle with files that its manifest does not name is refused too: replacing it would lose them.
+
     Raises:
         InputError: something else is there.
     """
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise InputError("exists and is not a directory", file=target, remedy="choose another -o")
-    if target.is_dir() and not (target / MANIFEST).is_file() and any(target.iterdir()):
+    try:
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise InputError("exists and is not a directory", file=target, remedy="choose another -o")
+        found = {path.name for path in target.iterdir()} if target.exists() else set()
+    except OSError as error:
+        raise InputError(
+            f"cannot be written ({error.strerror or error})", file=target, remedy="choose another -o"
+        ) from None
+    if not found:
+        return
+    own = _own_files(target)
+    if own is None:
         raise InputError("exists and is not a trtkp bundle", file=target, remedy="choose another -o, or remove it")
+    if foreign := sorted(found - own):
+        raise InputError(
+            f"is a bundle that holds a file of another origin, {foreign[0]}",
+            file=target,
+            remedy="move it out, or choose another -o",
+        )
+
+
+def _own_files(directory: Path) -> set[str] | None:
+    """Names of a bundle's files by its manifest, be it of another version or damaged elsewhere; None: no bundle."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_bytes())
+        if not str(manifest["format"]).startswith("trtkp."):
+            return None
+        return {MANIFEST, MANIFEST_HASH, *manifest["files"]}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def _write_error(error: BaseException) -> str | None:
@@ -150,6 +182,14 @@ def _write_error(error: BaseException) -> str | None:
     if type(error).__name__ == "SafetensorError":
         return str(error)
     return None
+
+
+def _is_full(error: BaseException) -> bool:
+    """No space, no quota or a file size limit; libraries that hide the number say it in words."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None:
+        return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "os error 28" in str(error) or "os error 27" in str(error) or "os error 122" in str(error)
 
 
 def _flush(path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +31,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+#: Exit status after Ctrl-C, as shells have it.
+_INTERRUPTED = 130
+
 _BUNDLE = typer.Argument(help="Directory that trtkp build wrote.", show_default=False)
 
 
@@ -35,40 +41,56 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; errors become one line on standard error, and a traceback only with ``--debug``."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    if debug:
-        arguments.remove("--debug")
-    else:
-        _quiet_libraries()
+    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        status = app(arguments, prog_name="trtkp", standalone_mode=False)
-    except TrtkpError as error:
-        if debug:
-            raise
-        show.error(str(error))
-        return error.exit_code
-    except TyperException as error:
-        if message := error.format_message():  # empty when help was printed for want of arguments
-            show.error(message)
-        return 2
-    except (KeyboardInterrupt, typer.Abort):
-        show.error("interrupted; nothing was changed")
-        return 130
+        with nullcontext() if debug else _quiet_libraries():
+            status = int(app(arguments, prog_name="trtkp", standalone_mode=False) or 0)
+            sys.stdout.flush()  # a reader that is gone shows itself here, not when the interpreter ends
+        message = ""
     except BrokenPipeError:
-        sys.stdout = None  # nobody reads it any more
+        _discard_output()
         return 1
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
-            raise
-        text = " ".join(str(error).split()) or "no message"
-        show.error(f"internal error, {type(error).__name__}: {text[:300]}; run again with --debug and report it")
-        return 1
-    return int(status or 0)
+            traceback.print_exc()
+        status, message = _explain(error)
+    if status == _INTERRUPTED:  # raised, or already turned into a status
+        message = "interrupted; nothing was changed"
+    if message:
+        show.error(message)
+    return status
 
 
-def _quiet_libraries() -> None:
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Exit status and line of an error; no line where help was printed for want of arguments."""
+    if isinstance(error, TrtkpError):
+        return error.exit_code, str(error)
+    if isinstance(error, TyperException):
+        return 2, error.format_message()
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _INTERRUPTED, ""
+    text = " ".join(str(error).split()) or "no message"
+    return 1, f"internal error, {type(error).__name__}: {text[:300]}; run again with --debug and report it"
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
     """Log lines and warnings of the libraries behind us are not for the user of a command."""
-    warnings.simplefilter("ignore")
+    level = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _discard_output() -> None:
+    """Nobody reads standard output any more; what is left in its buffer must not raise at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 @app.callback()

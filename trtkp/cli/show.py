@@ -115,8 +115,13 @@ def inspected(bundle: Bundle, *, json: bool) -> None:
 
 def verified(report: Report, *, json: bool) -> None:
     """Every check."""
+    for check in report.checks:
+        if check.status == "failed":
+            error(f"{report.bundle}: {check.summary}")
+    if report.require_engine and not report.ok and all(check.status != "failed" for check in report.checks):
+        error(f"{report.bundle}: the engine was not run, and --require-engine asks for it")
     if json:
-        _document({**asdict(report), "ok": report.ok})
+        _document({**asdict(report), "ok": report.ok, "hint": report.hint})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("artefact", "result", "against", "output"):
@@ -135,11 +140,8 @@ def verified(report: Report, *, json: bool) -> None:
     for check in report.checks:
         if check.reason is not None:
             out.print(f"{check.artefact}: {check.status} ({escape(check.reason)})", soft_wrap=True)
-    engine_missing = (
-        report.require_engine and all(check.status != "failed" for check in report.checks) and not report.ok
-    )
-    if engine_missing:
-        error(f"{report.bundle}: the engine was not run, and --require-engine asks for it")
+    if report.hint is not None:
+        out.print(escape(report.hint), soft_wrap=True)
 
 
 def benched(results: Sequence[Result], *, json: bool) -> None:
@@ -205,7 +207,7 @@ def _headline(bundle: Bundle) -> str:
         f"{name} {'x'.join(map(str, limits['min']))}..{'x'.join(map(str, limits['max']))}"
         for name, limits in manifest.profile.items()
     )
-    return f"{manifest.method} for {manifest.backend} {manifest.precision}, {profile}"
+    return f"{manifest.method} for {manifest.backend} {manifest.precision}, {escape(profile)}"
 
 
 def _layer_row(layer: LayerRecord) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ import numpy as np
 
 from trtkp.engine.profiles import fits
 from trtkp.errors import InputError
-from trtkp.shapes import Dim, TensorSpec
+from trtkp.shapes import Dim, Shape, TensorSpec
 
-__all__ = ["check_feeds"]
+__all__ = ["check_feeds", "random_feeds"]
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -44,6 +44,17 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) ->
                     )
         checked[spec.name] = np.ascontiguousarray(array).reshape(array.shape)
     return checked
+
+
+def random_feeds(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape], seed: int) -> dict[str, np.ndarray]:
+    """Standard-normal inputs; integers are zeros and ones."""
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, np.ndarray] = {}
+    for spec in specs:
+        dtype, shape = _dtype(spec), shapes[spec.name]
+        values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
+        feeds[spec.name] = np.asarray(values, dtype)
+    return feeds
 
 
 def _dtype(spec: TensorSpec) -> np.dtype:

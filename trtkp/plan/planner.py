@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from trtkp.engine.feeds import random_feeds
 from trtkp.errors import InputError
 from trtkp.graph.edit import finish, replace_nodes, weight_name
 from trtkp.graph.packing import PackedConv
@@ -169,7 +169,7 @@ def _measured(
     reasons: Mapping[str, str],
 ) -> LayerPlan:
     models = {name: _single_layer(node, name, value_shapes) for name in names}
-    times = _race(models, threads, LAYER_BUDGET_S)
+    times = _race(models, value_shapes, threads, LAYER_BUDGET_S)
     medians = {name: round(times[name].median_ms, 6) for name in names}
     best = min(medians, key=lambda name: medians[name])
     gain = medians["dense"] / medians[best]
@@ -185,7 +185,7 @@ def _checked_whole(model: ir.Model, plan: Plan, shapes: Mapping[str, Shape], thr
     if plan.choices == everything_dense:
         return plan
     models = {"dense": apply_plan(model, everything_dense), "planned": apply_plan(model, plan.choices)}
-    times = _race(models, threads, NET_BUDGET_S, shapes)
+    times = _race(models, shapes, threads, NET_BUDGET_S)
     if times["planned"].median_ms <= times["dense"].median_ms:
         return replace(plan, dense_ms=times["dense"], planned_ms=times["planned"])
     why = (
@@ -200,50 +200,42 @@ def _checked_whole(model: ir.Model, plan: Plan, shapes: Mapping[str, Shape], thr
 
 
 def _race(
-    models: Mapping[str, ir.Model], threads: int | None, budget_s: float, shapes: Mapping[str, Shape] | None = None
+    models: Mapping[str, ir.Model], shapes: Mapping[str, Shape], threads: int | None, budget_s: float
 ) -> dict[str, Timing]:
     """Times of several models on the same random inputs, in turn."""
     from trtkp.engine.onnxruntime import OrtRunner
 
-    rng = np.random.default_rng(0)
-    feeds: dict[str, np.ndarray[Any, Any]] = {}
     with ExitStack() as stack:
         calls = {}
         for name, model in models.items():
-            for value in model.graph.inputs:
-                assert value.name is not None
-                assert value.dtype is not None
-                shape = shapes[value.name] if shapes is not None else _static(value)
-                if value.name not in feeds:
-                    feeds[value.name] = rng.standard_normal(shape).astype(value.dtype.numpy())
             runner = stack.enter_context(OrtRunner(ir.to_proto(model), threads=threads))
-            calls[name] = lambda runner=runner: runner.run(feeds)
+            feeds = random_feeds(runner.inputs, shapes, seed=0)
+            calls[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)
         return time_interleaved(calls, warmup=WARMUP, runs=RUNS, budget_s=budget_s)
-
-
-def _static(value: ir.Value) -> Shape:
-    assert value.shape is not None
-    return tuple(int(size) for size in value.shape.numpy())
 
 
 def _single_layer(node: ir.Node, lowering: str, value_shapes: Mapping[str, Shape]) -> ir.Model:
     """A model of one packed node in one form, at fixed shapes."""
     constants = {}
     sources = {}
+    weight = node.inputs[1]
+    assert weight is not None
+    assert weight.dtype is not None
+    kind = weight.dtype  # that of X and Y as well, whose own may not be known
     for value in node.inputs:
         assert value is not None
         assert value.name is not None
         if value.const_value is not None:
             constants[value] = ir.val(value.name, value.dtype, value.shape, const_value=value.const_value)
         else:
-            sources[value] = ir.val(value.name, value.dtype, value_shapes[value.name])
+            sources[value] = ir.val(value.name, kind, value_shapes[value.name])
     known = constants | sources
     copy = ir.Node(
         node.domain, node.op_type, [known[v] for v in node.inputs if v is not None], node.attributes.values(),
         name=node.name, metadata_props=dict(node.metadata_props),
     )  # fmt: skip
     before, output = node.outputs[0], copy.outputs[0]
-    output.name, output.type = before.name, before.type
+    output.name, output.dtype = before.name, kind
     output.shape = ir.Shape(value_shapes[str(before.name)])
     graph = ir.Graph(
         list(sources.values()), [output], nodes=[copy], initializers=list(constants.values()),
