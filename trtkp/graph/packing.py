@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from trtkp.prune.index_set import IndexSet, Kind
 
-__all__ = ["ENTRY_RADIX", "PackedConv", "pack", "unpack"]
+__all__ = ["BASE_OF_KIND", "ENTRY_RADIX", "PackedConv", "pack", "unpack"]
 
 #: A PatternConv entry is ``tap * ENTRY_RADIX + channel``; channels are 16-bit.
 ENTRY_RADIX = 1 << 16
 
-_BASE = {Kind.KERNEL: "KernelIndexConv", Kind.STRIPE: "StripeConv", Kind.PATTERN: "PatternConv"}
+#: The operator that takes index sets of a kind.
+BASE_OF_KIND = {Kind.KERNEL: "KernelIndexConv", Kind.STRIPE: "StripeConv", Kind.PATTERN: "PatternConv"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ def pack(weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, li
     """
     filters, channels, kernel_rows, kernel_columns = index.shape
     taps = kernel_rows * kernel_columns
-    base = _BASE[index.kind]
+    base = BASE_OF_KIND[index.kind]
     if index.kind is Kind.KERNEL:
         lists, padding = _ragged(index.channel, index.entry_ptr), channels
     elif index.kind is Kind.STRIPE:
