@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.provenance import provenance
 from tests.engine.graphs import conv_net, image_profile
 from trtkp.engine import BuildRequest
 from trtkp.engine.base import Precision
@@ -55,7 +55,7 @@ def measure(repeats: int) -> dict[str, Any]:
                     "peak_mib": round(statistics.median((r.peak_bytes or 0) / 2**20 for r in results)),
                 }
             )
-    return {"tensorrt_rtx": version, "machine": platform.machine(), "repeats": repeats, "rows": rows}
+    return {"provenance": provenance(), "tensorrt_rtx": version, "repeats": repeats, "rows": rows}
 
 
 def main() -> None:

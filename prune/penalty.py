@@ -81,7 +81,8 @@ class GrowingPenalty:
         """Count an iteration, and raise mu when its turn has come."""
         self._iteration += 1
         if self._iteration % self._every == 0:
-            self.mu = min(self._ceiling, self.mu + self._delta)
+            raises = self._iteration // self._every  # a product does not drift as a sum would
+            self.mu = min(self._ceiling, raises * self._delta)
 
     def share_left(self) -> float:
         """Largest selected weight as a share of its layer's largest, over all layers; 0 with nothing selected."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 import pytest
+from hypothesis import strategies as st
 
 Array = np.ndarray[Any, Any]
 
@@ -71,6 +73,107 @@ def tolerance(dtype: Any, terms: int) -> float:
     return 2e-3 if np.dtype(dtype) == np.float16 else 1e-6 * max(1.0, (terms / 1024) ** 0.5)
 
 
+@dataclass(frozen=True)
+class ConvCase:
+    """A masked convolution with its epilogue, and data to run it on."""
+
+    x: Array
+    weight: Array
+    mask: Array
+    bias: Array | None
+    residual: Array | None
+    activation: str
+    alpha: float
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilations: tuple[int, int]
+    groups: int
+
+    def want(self) -> Array:
+        """What the oracle says."""
+        return masked_convolution(
+            self.x, self.weight, self.mask, bias=self.bias, residual=self.residual, activation=self.activation,
+            alpha=self.alpha, strides=self.strides, pads=self.pads, dilations=self.dilations, groups=self.groups,
+        )  # fmt: skip
+
+    def astype(self, dtype: Any) -> ConvCase:
+        """The same with every array rounded to a type."""
+        arrays = {name: getattr(self, name) for name in ("x", "weight", "bias", "residual")}
+        return replace(self, **{name: a if a is None else a.astype(dtype) for name, a in arrays.items()})
+
+    def feeds(self) -> dict[str, Array]:
+        """Inputs of `model`."""
+        return {"x": self.x} | ({} if self.residual is None else {"r": self.residual})
+
+    def model(self) -> ir.Model:
+        """A graph of one Conv, as an exporter writes it, with input ``x``, weight ``w`` and output ``y``."""
+        graph, dtype = GraphBuilder(), self.x.dtype
+        x = graph.input("x", ("batch", *self.x.shape[1:]), dtype)
+        inputs = [x, graph.constant("w", self.weight)]
+        if self.bias is not None:
+            inputs.append(graph.constant("b", self.bias))
+        y = graph.op(
+            "Conv", *inputs, name="conv", strides=self.strides, pads=self.pads, dilations=self.dilations,
+            group=self.groups,
+        )  # fmt: skip
+        residual = None
+        if self.residual is not None:
+            residual = graph.input("r", ("batch", *self.residual.shape[1:]), dtype)
+        y = append_epilogue(graph, y, residual, self.activation, self.alpha)
+        y.name = "y"
+        return graph.model(y)
+
+
+@st.composite
+def _conv_cases(
+    draw: Any,
+    kinds: Sequence[str] = ("kernel", "stripe", "pattern", "none", "all"),
+    max_groups: int = 3,
+    max_pools: int = 4,
+    epilogue: bool = True,
+) -> ConvCase:
+    """Any geometry; masks of every kind, in which a few lists (``max_pools``) are shared by the filters."""
+
+    def up_to(low: int, high: int) -> int:
+        return int(draw(st.integers(low, high)))
+
+    groups = up_to(1, max_groups)
+    filters, channels = groups * up_to(1, 4), up_to(1, 5)
+    rows, columns = up_to(1, 5), up_to(1, 5)
+    strides, dilations = (up_to(1, 3), up_to(1, 3)), (up_to(1, 2), up_to(1, 3))
+    pads = (up_to(0, 4), up_to(0, 3), up_to(0, 3), up_to(0, 4))
+    # the smallest input that gives one output, and a little more
+    height = max(1, dilations[0] * (rows - 1) + 1 - pads[0] - pads[2]) + up_to(0, 5)
+    width = max(1, dilations[1] * (columns - 1) + 1 - pads[1] - pads[3]) + up_to(0, 5)
+    rng = np.random.default_rng(up_to(0, 2**32 - 1))
+    pool = np.ones((up_to(1, max_pools), channels, rows, columns), bool)
+    kind = draw(st.sampled_from(kinds))
+    density = draw(st.sampled_from([0.2, 0.5, 0.8]))
+    if kind == "kernel":
+        pool &= rng.random((len(pool), channels, 1, 1)) < density
+    elif kind == "stripe":
+        pool &= rng.random((len(pool), 1, rows, columns)) < density
+    elif kind != "all":
+        pool &= rng.random(pool.shape) < (density if kind == "pattern" else 0)
+    mask = pool[rng.integers(len(pool), size=filters)]
+    case = ConvCase(
+        x=rng.normal(size=(up_to(1, 2), channels * groups, height, width)).astype(np.float32),
+        weight=rng.normal(size=mask.shape).astype(np.float32),
+        mask=mask,
+        bias=rng.normal(size=filters).astype(np.float32) if draw(st.booleans()) else None,
+        residual=None,
+        activation=draw(st.sampled_from(sorted(ACTIVATIONS))) if epilogue else "",
+        alpha=draw(st.sampled_from([0.01, 0.3])),
+        strides=strides,
+        pads=pads,
+        dilations=dilations,
+        groups=groups,
+    )
+    if epilogue and draw(st.booleans()):
+        case = replace(case, residual=rng.normal(size=case.want().shape).astype(np.float32))
+    return case
+
+
 class GraphBuilder:
     """A graph put together operator by operator."""
 
@@ -121,6 +224,23 @@ class GraphBuilder:
         for value in outputs:
             value.dtype = value.dtype or ir.DataType.FLOAT
         return model
+
+
+def append_epilogue(
+    graph: GraphBuilder, value: ir.Value, residual: ir.Value | None, activation: str, alpha: float = 0.01
+) -> ir.Value:
+    """Append a residual Add and an activation to a value, as an exporter writes them."""
+    if residual is not None:
+        value = graph.op("Add", value, residual)
+    if activation == "Relu6":
+        dtype = graph.inputs[0].dtype.numpy() if graph.inputs[0].dtype else np.float32
+        low, high = graph.constant("low", np.array(0, dtype)), graph.constant("high", np.array(6, dtype))
+        return graph.op("Clip", value, low, high)
+    if activation == "Silu":
+        return graph.op("Mul", value, graph.op("Sigmoid", value))
+    if activation == "LeakyRelu":
+        return graph.op("LeakyRelu", value, alpha=alpha)
+    return graph.op(activation, value) if activation else value
 
 
 def run_model(
@@ -179,21 +299,6 @@ def run() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def add_epilogue() -> Callable[..., ir.Value]:
-    """Append a residual Add and an activation to a value, as an exporter writes them."""
-
-    def add(
-        graph: GraphBuilder, value: ir.Value, residual: ir.Value | None, activation: str, alpha: float, dtype: Any
-    ) -> ir.Value:
-        if residual is not None:
-            value = graph.op("Add", value, residual)
-        if activation == "Relu6":
-            low, high = graph.constant("low", np.array(0, dtype)), graph.constant("high", np.array(6, dtype))
-            return graph.op("Clip", value, low, high)
-        if activation == "Silu":
-            return graph.op("Mul", value, graph.op("Sigmoid", value))
-        if activation == "LeakyRelu":
-            return graph.op("LeakyRelu", value, alpha=alpha)
-        return graph.op(activation, value) if activation else value
-
-    return add
+def conv_cases() -> Callable[..., st.SearchStrategy[ConvCase]]:
+    """`_conv_cases`: hypothesis strategies of masked convolutions."""
+    return _conv_cases

@@ -147,18 +147,18 @@ class _Line:
         with self._phase("load"):
             self._load()
         with self._phase("prune"):
-            graph = self._prune()
+            masked = self._prune()
         with self._phase("rewrite"):
-            packed = self._rewrite(graph)
-            del graph
+            dense, packed = self._rewrite(masked)
+            del masked
             save_index_sets(staging / "index_sets.safetensors", self.index_sets)
             _save(packed, staging / "model.onnx")
         with self._phase("plan"):
-            engine_graph = self._plan(packed)
+            engine_graph = self._plan(dense, packed)
             _save(engine_graph, staging / "engine.onnx")
         with self._phase("check"):
             self._check(packed, engine_graph)
-            del packed, engine_graph
+            del dense, packed, engine_graph
         with self._phase("build"):
             self._build(staging)
         if self.data is not None:
@@ -226,8 +226,8 @@ class _Line:
         kinds = {node.op_type for node in graph.graph}
         return self.source.format == "onnx" and "BatchNormalization" not in kinds
 
-    def _rewrite(self, graph: ir.Model) -> ir.Model:
-        """The packed graph, ``model.onnx``."""
+    def _rewrite(self, graph: ir.Model) -> tuple[ir.Model, ir.Model]:
+        """The masked graph with batch normalisation folded, at its precision; and the packed one, ``model.onnx``."""
         from trtkp.graph.batch_norm import fold_batch_norm
         from trtkp.graph.precision import to_float16
         from trtkp.graph.rewrite import pack_convolutions
@@ -235,17 +235,21 @@ class _Line:
         fold_batch_norm(graph)
         if self.options.precision == "fp16":
             graph = to_float16(graph, keep_io=self.options.keep_io)
-        sizes = {layer.node: layer.input_size for layer in self.table.layers}
-        nodes = pack_convolutions(graph, self.index_sets, sizes)
+        packed = graph.clone()
+        nodes = pack_convolutions(packed, self.index_sets, self._input_sizes)
         self.ops = {str(node.name): node.op_type for node in nodes}
         unpacked = {layer.node for layer in self.table.layers if layer.name in self.index_sets} - set(self.ops)
         if unpacked:  # a promise of the format: a node for every index set
             raise JobError(f"no packed operator was made for {', '.join(sorted(unpacked))}", file=self.path)
-        return graph
+        return graph, packed
 
-    def _plan(self, packed: ir.Model) -> ir.Model:
-        """The graph of standard operators, ``engine.onnx``."""
-        from trtkp.graph.rewrite import packed_nodes
+    @property
+    def _input_sizes(self) -> dict[str, tuple[int, int]]:
+        return {layer.node: layer.input_size for layer in self.table.layers}
+
+    def _plan(self, dense: ir.Model, packed: ir.Model) -> ir.Model:
+        """The graph of standard operators, ``engine.onnx``: dense, but for the layers that the plan takes elsewhere."""
+        from trtkp.graph.rewrite import pack_convolutions, packed_nodes
         from trtkp.plan.planner import apply_plan, make_plan
 
         opt = {name: shapes.opt for name, shapes in self.profile.items()}
@@ -271,7 +275,9 @@ class _Line:
         all_dense = self.index_sets and set(self.plan.choices.values()) == {"dense"}
         if all_dense and lowering == "auto" and not self.plan.notes:
             self.warnings.append(self._why_all_dense())
-        return apply_plan(packed, self.plan.choices)
+        leaving = {node: choice for node, choice in self.plan.choices.items() if choice != "dense"}
+        pack_convolutions(dense, self.index_sets, self._input_sizes, only=leaving.keys())
+        return apply_plan(dense, leaving)
 
     def _why_all_dense(self) -> str:
         text = "no pruned layer is faster packed than dense here: the lists are too fine or keep too much"

@@ -32,7 +32,9 @@ def run_onnx(model: SourceModel, feeds: dict[str, np.ndarray]) -> list[np.ndarra
 
 def test_specs(program: Path) -> None:
     model = load_model(program)
-    assert model.format == "pt2" and model.reference_name == "PyTorch" and model.warnings == []
+    assert model.format == "pt2"
+    assert model.reference_name == "PyTorch"
+    assert model.warnings == []
     assert model.inputs == (TensorSpec("x", "float32", (Dim("batch", 1, 64), 3, 8, 8)),)
     assert [spec.shape for spec in model.outputs] == [(Dim("batch", 1, 64), 5)]
     assert model.sha256 == hashlib.sha256(program.read_bytes()).hexdigest()
@@ -43,11 +45,13 @@ def test_graph(program: Path) -> None:
     graph = model.graph()
     assert [node.op_type for node in graph.graph] == ["Conv", "BatchNormalization", "Relu", "ReduceMean", "Gemm"]
     assert {"conv.weight", "bn.weight", "bn.running_var", "fc.weight"} <= set(graph.graph.initializers)
-    assert graph.opset_imports[""] >= 18 and not graph.functions
+    assert graph.opset_imports[""] >= 18
+    assert not graph.functions
     assert [str(dim) for dim in graph.graph.inputs[0].shape or ()] == ["batch", "3", "8", "8"]
     assert [value.name for value in graph.graph.outputs] == [spec.name for spec in model.outputs]
     conv = next(iter(graph.graph))
-    assert len(conv.inputs) == 2 and conv.inputs[1] is graph.graph.initializers["conv.weight"]
+    assert len(conv.inputs) == 2
+    assert conv.inputs[1] is graph.graph.initializers["conv.weight"]
 
 
 def test_graph_is_the_callers_own(program: Path) -> None:
@@ -57,7 +61,8 @@ def test_graph_is_the_callers_own(program: Path) -> None:
     again = model.graph()
     assert "conv.weight" in again.graph.initializers
     tensor = again.graph.initializers["conv.weight"].const_value
-    assert tensor is not None and np.shares_memory(tensor.numpy(), model.parameters()["conv.weight"])
+    assert tensor is not None
+    assert np.shares_memory(tensor.numpy(), model.parameters()["conv.weight"])
 
 
 def test_reference_and_graph_agree(program: Path) -> None:
@@ -130,7 +135,8 @@ def test_shared_weight_is_one_initialiser(tmp_path: Path) -> None:
     model = load_model(save_program(Shared().eval(), tmp_path / "shared.pt2", torch.zeros(2, 4, 8, 8)))
     graph = model.graph().graph
     weights = {node.inputs[1].name for node in graph if node.op_type == "Conv"}  # type: ignore[union-attr]
-    assert len(weights) == 1 and weights <= set(model.parameters())
+    assert len(weights) == 1
+    assert weights <= set(model.parameters())
     assert sum(len(value.shape or ()) == 4 for value in graph.initializers.values()) == 1
 
 
@@ -223,7 +229,8 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     model = load_model(save_program(Pair().eval(), tmp_path / "pair.pt2", *feeds))
     arrays = {"left": X[:, 0, 0, :3], "right": X[:, 1, 0, :3]}
     results = model.run(arrays)
-    assert len(results) == 3 and not set(results) & set(arrays)
+    assert len(results) == 3
+    assert not set(results) & set(arrays)
     for mine, other in zip(results.values(), run_onnx(model, arrays), strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-6)
     assert [value.name for value in model.graph().graph.outputs] == list(results)

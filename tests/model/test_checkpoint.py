@@ -63,7 +63,7 @@ def renamed(prefix: str) -> dict[str, torch.Tensor]:
     "wrap",
     [
         lambda state: state,
-        lambda state: OrderedDict(state),
+        OrderedDict,
         lambda state: {"state_dict": state, "epoch": 3},
         lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": []}},
         lambda state: {"model_state_dict": state},

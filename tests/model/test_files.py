@@ -17,7 +17,9 @@ def one_line(path: Path, match: str) -> None:
     with pytest.raises(InputError, match=match) as caught:
         load_model(path)
     message = str(caught.value)
-    assert message.startswith(str(path)) and "\n" not in message and caught.value.remedy
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    assert caught.value.remedy
 
 
 def test_missing(tmp_path: Path) -> None:

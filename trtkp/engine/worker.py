@@ -87,7 +87,7 @@ def main() -> None:
     except TrtkpError as error:
         kind = "input" if isinstance(error, InputError) else "job"
         emit("error", kind=kind, message=error.message, file=error.file, layer=error.layer, remedy=error.remedy)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the caller has to hear of it
+    except Exception as error:
         traceback.print_exc()
         emit("error", kind="job", message=f"{type(error).__name__}: {error}", file=None, layer=None, remedy=None)
     # Without the library's destructors: the answer is given, and a crash in them would only spoil it.

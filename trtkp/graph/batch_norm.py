@@ -34,8 +34,8 @@ def fold_batch_norm(model: ir.Model) -> int:
 
 def _scale_and_shift(conv: ir.Node, follower: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
     """Per-filter factor and addend [F] that the follower applies to the convolution's output, or None."""
-    weight = constant(input_at(conv, 1))
-    if weight is None:
+    weight, bias = constant(input_at(conv, 1)), input_at(conv, 2)
+    if weight is None or (bias is not None and constant(bias) is None):
         return None
     filters = weight.shape[0]
     if follower.op_type == "BatchNormalization" and follower.domain == "":

@@ -115,7 +115,7 @@ def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[st
     for value in model.graph.inputs:
         if value.name not in shapes:
             raise InputError("no shape for this input", layer=str(value.name), remedy="give --input-shape")
-    probe = model.clone()
+    probe = ir.external_data.load_to_model(model.clone())
     by_name = {v.name: v for node in probe.graph for v in node.outputs} | {v.name: v for v in probe.graph.inputs}
     found = [name for name in wanted if name in by_name]
     nodes = [ir.node("Shape", [by_name[name]], name=f"trtkp_probe_{i}") for i, name in enumerate(found)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,7 @@ def pack_convolutions(
     index_sets: Mapping[str, IndexSet],
     input_sizes: Mapping[str, tuple[int, int]],
     *,
+    only: Collection[str] | None = None,
     row_multiple: int = 1,
     list_multiple: int = 1,
 ) -> list[ir.Node]:
@@ -73,16 +74,18 @@ def pack_convolutions(
         model: standard operators, changed in place; batch normalisation is folded by then.
         index_sets: parameter name to index set.
         input_sizes: node name to the height and width of its input, to resolve ``auto_pad``.
+        only: names of the nodes to replace; None for all.
         row_multiple: see `packing.pack`.
         list_multiple: see `packing.pack`.
 
     Raises:
         InputError: an index set for a weight of another shape, or for another number of groups.
     """
-    created, names = [], set()
+    created: set[ir.Node] = set()
+    names = set()
     for conv in list(model.graph):
         name = weight_name(conv) if conv.op_type == "Conv" and unusable_reason(conv) is None else None
-        if name is None or name not in index_sets:
+        if name is None or name not in index_sets or (only is not None and conv.name not in only):
             continue
         weight = constant(conv.inputs[1])
         assert weight is not None
@@ -92,7 +95,7 @@ def pack_convolutions(
         op = OpName(packed.base, epilogue.residual is not None, epilogue.activation)
         node = _packed_node(model.graph, conv, name, packed, op, epilogue, input_sizes.get(conv.name or name, (0, 0)))
         replace_nodes([conv, *epilogue.nodes], [node], epilogue.output, node.outputs[0])
-        created.append(node)
+        created.add(node)
         names.add(op)
     opset = model.graph.opset_imports[""]
     for op in sorted(names, key=str):
@@ -101,7 +104,8 @@ def pack_convolutions(
     if names:
         model.graph.opset_imports[DOMAIN] = VERSION
     finish(model)
-    return created
+    # a convolution that took the sum of two stands behind the other
+    return [node for node in model.graph if node in created]
 
 
 def packed_nodes(model: ir.Model) -> list[ir.Node]:

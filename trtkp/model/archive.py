@@ -167,7 +167,7 @@ def _build(
     from torch._export.serde.serialize import ExportedProgramDeserializer, _dict_to_dataclass
 
     try:
-        program = _dict_to_dataclass(schema.ExportedProgram, data)  # type: ignore[no-untyped-call]
+        program = _dict_to_dataclass(schema.ExportedProgram, data)
         loaded = ExportedProgramDeserializer().deserialize(program, tensors, constants, None)
         for node in loaded.graph_module.graph.nodes:
             target = node.target

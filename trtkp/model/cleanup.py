@@ -45,7 +45,7 @@ def clean_graph(model: ir.Model, parameters: Collection[str]) -> None:
     lift_weights(model.graph)
     _drop_zero_bias(model.graph, parameters)
     passes.RemoveUnusedNodesPass()(model)
-    passes.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+    passes.RemoveUnusedFunctionsPass()(model)
     passes.RemoveUnusedOpsetsPass()(model)
 
 
@@ -54,8 +54,6 @@ def lift_weights(graph: ir.Graph) -> None:
 
     A lifted Constant keeps its output's name; an Identity's readers read its source, so a shared weight is one.
     """
-    import onnx_ir as ir
-
     for node in list(graph.all_nodes()):
         if node.op_type not in _WEIGHTED:
             continue
@@ -71,7 +69,7 @@ def lift_weights(graph: ir.Graph) -> None:
             maker = source.producer()
             if maker is not None and maker.op_type == "Constant" and maker.graph is graph:
                 source = _lift(graph, maker)
-            if source is not value and source is not None and isinstance(source, ir.Value) and source.is_initializer():
+            if source is not value and source is not None and source.is_initializer():
                 node.replace_input_with(index, source)
 
 
@@ -87,8 +85,8 @@ def name_outputs(model: ir.Model, names: list[str]) -> None:
             node = ir.Node("", "Identity", [value])
             node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
             graph.append(node)
-            graph.outputs[index] = value = node.outputs[0]
-        seen.add(value)
+            graph.outputs[index] = node.outputs[0]
+        seen.add(graph.outputs[index])
     others = {value.name: value for node in graph for value in node.outputs if value not in seen}
     for value, name in zip(graph.outputs, names, strict=True):
         if name in others:

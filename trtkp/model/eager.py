@@ -107,9 +107,7 @@ def load_script(handle: IO[bytes], shapes: ShapeOption, path: Path) -> tuple[tor
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            script = torch.jit.load(  # type: ignore[no-untyped-call]
-                io.BytesIO(handle.read()), map_location="cpu"
-            ).eval()
+            script = torch.jit.load(io.BytesIO(handle.read()), map_location="cpu").eval()
     except Exception as error:
         raise InputError(f"cannot be loaded as TorchScript ({_first_line(error)})", file=path) from None
     names = [value.debugName().replace(".", "_") for value in list(script.graph.inputs())[1:]]

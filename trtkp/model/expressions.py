@@ -17,10 +17,14 @@ _MAX_INTEGER = 1 << 62
 # PowByNatural and Pow could be towers; exponents are held to this.
 _MAX_EXPONENT = 16
 _FUNCTIONS = frozenset(
-    """Add Mul Pow Integer Float Rational Symbol Max Min Eq Ne Lt Le Gt Ge Equality Unequality StrictLessThan LessThan
-    StrictGreaterThan GreaterThan And Or Not FloorDiv ModularIndexing Where PythonMod Mod CleanDiv CeilToInt FloorToInt
-    CeilDiv PowByNatural FloatTrueDiv IntTrueDiv TruncToFloat TruncToInt RoundToInt ToFloat Identity""".split()
-)
+    [
+        "Add", "Mul", "Pow", "Integer", "Float", "Rational", "Symbol", "Max", "Min", "Eq", "Ne", "Lt", "Le", "Gt",
+        "Ge", "Equality", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan", "And",
+        "Or", "Not", "FloorDiv", "ModularIndexing", "Where", "PythonMod", "Mod", "CleanDiv", "CeilToInt",
+        "FloorToInt", "CeilDiv", "PowByNatural", "FloatTrueDiv", "IntTrueDiv", "TruncToFloat", "TruncToInt",
+        "RoundToInt", "ToFloat", "Identity",
+    ]
+)  # fmt: skip
 _ASSUMPTIONS = frozenset({"integer", "positive", "nonnegative", "negative", "zero", "nonzero", "real", "finite"})
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
 _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)

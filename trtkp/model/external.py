@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from onnx import TensorProto
 
@@ -28,7 +29,7 @@ class ExternalData:
         self._folder = path.parent
         self._open: dict[str, tuple[int, int]] = {}
 
-    def __enter__(self) -> ExternalData:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

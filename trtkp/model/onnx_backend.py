@@ -22,7 +22,7 @@ from trtkp.model.source import LazyWeights, SourceModel
 from trtkp.shapes import Dim, TensorSpec
 
 if TYPE_CHECKING:
-    import onnxruntime as ort  # type: ignore[import-untyped]
+    import onnxruntime as ort
 
 __all__ = ["OnnxBackend", "load_onnx"]
 
@@ -69,9 +69,11 @@ class OnnxBackend:
             raise InputError("the graph has no inputs", file=path)
 
     def graph(self) -> ir.Model:
+        """See `SourceModel.graph`."""
         return self._model
 
     def parameters(self) -> LazyWeights:
+        """See `SourceModel.parameters`."""
         return LazyWeights(
             {
                 name: partial(_as_array, value)
@@ -81,6 +83,7 @@ class OnnxBackend:
         )
 
     def run(self, feeds: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `SourceModel.run`."""
         if weights:
             session = self._new_session(self._with_weights(weights))
         else:
@@ -93,6 +96,7 @@ class OnnxBackend:
         return {spec.name: np.asarray(result) for spec, result in zip(self.outputs, results, strict=True)}
 
     def module(self) -> NoReturn:
+        """See `SourceModel.module`."""
         raise InputError(
             "an ONNX file has no PyTorch module", file=self.path, remedy="load the PyTorch model to train it"
         )

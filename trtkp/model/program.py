@@ -30,16 +30,24 @@ _OPERATOR = re.compile(r"torch\.ops\.(aten|prims|torchvision)\.([A-Za-z0-9_]{1,1
 _REFUSED = frozenset({"save", "from_file", "set_", "set_data", "resize_", "_resize_output_", "data_ptr", "from_blob"})
 _DUNDER = frozenset({"__and__", "__or__", "__xor__", "__lshift__", "__rshift__", "__iand__", "__ior__", "__ixor__"})
 _SCALAR_FUNCTIONS = frozenset(
-    [f"_operator.{name}" for name in
-     "add sub mul truediv floordiv mod neg pow eq ne lt le gt ge and_ or_ not_ pos getitem".split()]
-    + [f"math.{name}" for name in "ceil floor trunc sqrt pow".split()]
-    + [f"torch.sym_{name}" for name in "max min float int not ite".split()]
+    [
+        f"_operator.{name}"
+        for name in [
+            "add", "sub", "mul", "truediv", "floordiv", "mod", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge",
+            "and_", "or_", "not_", "pos", "getitem",
+        ]
+    ]
+    + [f"math.{name}" for name in ["ceil", "floor", "trunc", "sqrt", "pow"]]
+    + [f"torch.sym_{name}" for name in ["max", "min", "float", "int", "not", "ite"]]
 )  # fmt: skip
 # Modes, roundings, reductions and einsum equations; never a path.
 _WORDS = frozenset(
-    """none tanh same valid constant reflect replicate circular sum mean prod amax amin floor trunc ij xy nearest
-    bilinear bicubic linear area left right backward forward ortho zeros border default max""".split()
-)
+    [
+        "none", "tanh", "same", "valid", "constant", "reflect", "replicate", "circular", "sum", "mean", "prod",
+        "amax", "amin", "floor", "trunc", "ij", "xy", "nearest", "bilinear", "bicubic", "linear", "area", "left",
+        "right", "backward", "forward", "ortho", "zeros", "border", "default", "max",
+    ]
+)  # fmt: skip
 _EQUATION = re.compile(r"[A-Za-z.]{0,40}(,[A-Za-z.]{0,40}){0,8}(->[A-Za-z.]{0,40})?")
 _CONTAINERS = {"builtins.tuple": False, "builtins.list": False, "builtins.dict": True, "collections.OrderedDict": True}
 _VERIFIERS = frozenset({"ATEN", "TRAINING"})
@@ -291,7 +299,7 @@ def _number(value: Any) -> float | int | str:
         return str(value)
     if type(value) not in (int, float):
         raise ValueError(f"{ascii(value)[:40]} is not a number")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _word(value: Any) -> str:

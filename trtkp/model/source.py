@@ -47,13 +47,17 @@ class Backend(Protocol):
     outputs: tuple[TensorSpec, ...]
     reference_name: str
 
-    def graph(self) -> ir.Model: ...
+    def graph(self) -> ir.Model:
+        """See `SourceModel.graph`."""
 
-    def parameters(self) -> LazyWeights: ...
+    def parameters(self) -> LazyWeights:
+        """See `SourceModel.parameters`."""
 
-    def run(self, feeds: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+    def run(self, feeds: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `SourceModel.run`."""
 
-    def module(self) -> torch.nn.Module: ...
+    def module(self) -> torch.nn.Module:
+        """See `SourceModel.module`."""
 
 
 @dataclass

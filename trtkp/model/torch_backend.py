@@ -49,6 +49,7 @@ class TorchBackend:
         self.inputs, self.outputs = self._specs()
 
     def graph(self) -> ir.Model:
+        """See `SourceModel.graph`."""
         from trtkp.model.torch_export import export_graph
 
         return export_graph(
@@ -60,6 +61,7 @@ class TorchBackend:
         )
 
     def parameters(self) -> LazyWeights:
+        """See `SourceModel.parameters`."""
         used = {node.name for node in self.program.graph_module.graph.nodes if node.op == "placeholder" and node.users}
         getters: dict[str, Callable[[], np.ndarray]] = {}
         for spec in self.program.graph_signature.input_specs:
@@ -69,6 +71,7 @@ class TorchBackend:
         return LazyWeights(getters)
 
     def run(self, feeds: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `SourceModel.run`."""
         import torch
         from torch.export.graph_signature import InputKind, OutputKind
 
@@ -99,6 +102,7 @@ class TorchBackend:
         return {spec.name: _as_array(result) for spec, result in zip(self.outputs, user, strict=True)}
 
     def module(self) -> torch.nn.Module:
+        """See `SourceModel.module`."""
         if self._original is not None:
             return copy.deepcopy(self._original)
         # Guards are compiled from strings, and only say what the specs say already.

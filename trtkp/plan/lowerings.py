@@ -337,7 +337,9 @@ class Lowering:
 LOWERINGS: dict[str, Lowering] = {
     lowering.name: lowering
     for lowering in (
-        Lowering("dense", "one Conv with zeros in its weight", lambda packed: None, _build_dense, lambda packed: Work(1.0)),
+        Lowering(
+            "dense", "one Conv with zeros in its weight", lambda packed: None, _build_dense, lambda packed: Work(1.0)
+        ),
         Lowering(
             "box", "stripes: one Conv per filter group, of the taps' bounding box", _stripes_apply,
             lambda form: _build_stripes(form, _boxes), lambda packed: _stripes_work(packed, _boxes),
