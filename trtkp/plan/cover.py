@@ -48,40 +48,37 @@ def bounding_box(taps: Iterable[int], columns: int) -> Rectangle:
 def cover(taps: tuple[int, ...], columns: int) -> tuple[Rectangle, ...]:
     """Rectangles that hold all taps at least cost, the sum of areas plus `PART_COST` for each after the first.
 
-    Exact up to `MAX_PARTS` rectangles whose corners lie on the taps' rows and columns; ties go to fewer parts.
+    Exact up to `MAX_PARTS` rectangles; ties go to fewer parts. Branch and bound over the rectangle that holds the first
+    tap left. It may be taken as the bounding box of taps that are left, since a smaller one holds no fewer; so its top
+    is that tap's row.
     """
     box = bounding_box(taps, columns)
-    rows = sorted({tap // columns for tap in taps})
-    cols = sorted({tap % columns for tap in taps})
-    candidates = [
-        Rectangle(top, left, bottom, right)
-        for i, top in enumerate(rows)
-        for bottom in rows[i:]
-        for j, left in enumerate(cols)
-        for right in cols[j:]
-    ]
-    candidates.sort(key=lambda rectangle: rectangle.area)
-    held = {rectangle: frozenset(rectangle.taps(columns)) for rectangle in candidates}
-    best: tuple[float, tuple[Rectangle, ...]] = (float(box.area), (box,))
+    best: tuple[float, int, tuple[Rectangle, ...]] = (float(box.area), 1, (box,))
 
     def extend(chosen: tuple[Rectangle, ...], left: frozenset[int], cost: float) -> None:
         nonlocal best
         if not left:
-            if cost < best[0]:
-                best = cost, chosen
+            best = min(best, (cost, len(chosen), chosen))
             return
-        # every further part costs at least its own overhead and the taps still to be held
-        if (
-            len(chosen) == MAX_PARTS
-            or cost + (PART_COST if chosen else 0) + len(left) / (MAX_PARTS - len(chosen)) >= best[0]
-        ):
+        if chosen:
+            cost += PART_COST
+        # the parts to come hold what is left
+        if len(chosen) == MAX_PARTS or (cost + len(left), len(chosen) + 1) >= best[:2]:
             return
-        first = min(left)
-        for rectangle in candidates:
-            if first in held[rectangle]:
-                step = rectangle.area + (PART_COST if chosen else 0)
-                if cost + step < best[0]:
-                    extend((*chosen, rectangle), left - held[rectangle], cost + step)
+        if len(chosen) == MAX_PARTS - 1:
+            last = bounding_box(left, columns)
+            extend((*chosen, last), frozenset(), cost + last.area)
+            return
+        top, column = divmod(min(left), columns)
+        for bottom in sorted({tap // columns for tap in left}):
+            band = sorted({tap % columns for tap in left if tap // columns <= bottom})
+            for start in band:
+                for end in band:
+                    if start <= column <= end:
+                        rectangle = Rectangle(top, start, bottom, end)
+                        held = left.intersection(rectangle.taps(columns))
+                        if bounding_box(held, columns) == rectangle:
+                            extend((*chosen, rectangle), left - held, cost + rectangle.area)
 
     extend((), frozenset(taps), 0.0)
-    return tuple(sorted(best[1]))
+    return tuple(sorted(best[2]))

@@ -1,0 +1,277 @@
+"""Every form that a packed layer can take, exact against the oracle wherever it says that it applies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trtkp.graph.edit import finish, replace_nodes
+from trtkp.graph.rewrite import pack_convolutions, packed_nodes, read_packed
+from trtkp.plan.lowerings import LOWERINGS, MAX_GATHER, MAX_GROUPS, Lowering, lower
+from trtkp.prune.index_set import from_mask
+
+Array = np.ndarray[Any, Any]
+
+
+def packed_model(case: Any, row_multiple: int = 1, list_multiple: int = 1, *, dynamic_size: bool = False) -> ir.Model:
+    model: ir.Model = case.model()
+    if dynamic_size:
+        model.graph.inputs[0].shape = ir.Shape(("batch", case.x.shape[1], "height", "width"))
+    index = from_mask(case.mask, case.groups)
+    pack_convolutions(model, {"w": index}, {}, row_multiple=row_multiple, list_multiple=list_multiple)
+    return model
+
+
+def replace_all(model: ir.Model, lowering: Lowering) -> list[str]:
+    """Lower every packed node; gives the operators of the graph."""
+    for node in packed_nodes(model):
+        nodes, output = lower(node, model.graph, lowering)
+        replace_nodes([node], nodes, node.outputs[0], output)
+    finish(model)
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    assert {node.domain for node in proto.graph.node} == {""}
+    assert len(proto.functions) == 0
+    return [node.op_type for node in model.graph]
+
+
+def plain(conv_case: Any, mask: Array, **changes: Any) -> Any:
+    """A case with the given mask, 3x3 and padding 1 by default, and no epilogue."""
+    rng = np.random.default_rng(1)
+    filters, channels = mask.shape[:2]
+    defaults = {
+        "x": rng.normal(size=(2, channels, 8, 8)).astype(np.float32),
+        "weight": rng.normal(size=mask.shape).astype(np.float32),
+        "bias": rng.normal(size=filters).astype(np.float32),
+        "residual": None, "activation": "", "strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "groups": 1,
+    }  # fmt: skip
+    return replace(conv_case, mask=mask, **{**defaults, **changes})
+
+
+@pytest.fixture(scope="module")
+def any_case(conv_cases: Any) -> Any:
+    """Some case, to be changed."""
+    found: list[Any] = []
+
+    @settings(max_examples=1, database=None)
+    @given(conv_cases())
+    def first(case: Any) -> None:
+        found.append(case)
+
+    first()
+    return found[0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_exact_wherever_it_applies(
+    conv_cases: Any, run: Any, relative_error: Any, error_bound: Any, dtype: Any
+) -> None:
+    seen: Counter[str] = Counter()
+
+    @settings(max_examples=150)
+    @given(
+        st.one_of(
+            conv_cases(kinds=("stripe",), max_groups=1),
+            conv_cases(kinds=("kernel",), max_groups=1),
+            conv_cases(max_groups=1, max_pools=1),
+            conv_cases(),
+        ),
+        st.sampled_from([1, 2, 4]),
+        st.sampled_from([1, 4]),
+        st.booleans(),
+    )
+    def check(case: Any, row_multiple: int, list_multiple: int, dynamic_size: bool) -> None:
+        case = case.astype(dtype)
+        want = case.want()
+        for lowering in LOWERINGS.values():
+            model = packed_model(case, row_multiple, list_multiple, dynamic_size=dynamic_size)
+            (node,) = packed_nodes(model)
+            packed = read_packed(node)[1]
+            reason = lowering.applies(packed)
+            if reason is not None:
+                assert reason
+                continue
+            assert lowering.cost(packed) > 0
+            operators = replace_all(model, lowering)
+            got = run(model, case.feeds())
+            assert got.dtype == dtype
+            assert relative_error(got, want) < error_bound(dtype, case.weight[0].size), (lowering.name, operators)
+            note(lowering.name, operators, case, packed)
+
+    def note(name: str, operators: list[str], case: Any, packed: Any) -> None:
+        seen[name] += 1
+        seen.update(f"{name} with {operator}" for operator in set(operators))
+        for word, present in (
+            ("stride", case.strides != (1, 1)),
+            ("dilation", case.dilations != (1, 1)),
+            ("groups of filters", len(packed.index) > 1),
+            ("padding rows", (packed.filters == packed.weight_shape[0]).any()),
+            ("permuted filters", (np.diff(packed.filters) < 0).any()),
+            ("empty list", not case.mask.any(axis=(1, 2, 3)).all()),
+            ("residual", case.residual is not None),
+            ("grouped", case.groups > 1),
+        ):
+            seen[f"{name} with {word}"] += int(present)
+
+    check()
+    for name in LOWERINGS:
+        for word in ("stride", "dilation", "padding rows", "residual"):
+            assert seen[f"{name} with {word}"], (name, word)
+    for name in ("box", "rectangles"):
+        for word in ("Slice", "Pad", "Gather", "Concat", "groups of filters", "permuted filters"):
+            assert seen[f"{name} with {word}"], (name, word)
+    for name, word in (
+        ("rectangles", "Add"), ("gather", "groups of filters"), ("gather", "permuted filters"), ("gather", "Gather"),
+        ("gather", "empty list"), ("taps", "Gather"), ("dense", "empty list"), ("dense", "grouped"),
+        ("dense", "groups of filters"),
+    ):  # fmt: skip
+        assert seen[f"{name} with {word}"], (name, word)
+
+
+def operators_of(case: Any, name: str, run: Any, relative_error: Any, **padding: int) -> list[str]:
+    model = packed_model(case, **padding)
+    assert LOWERINGS[name].applies(read_packed(packed_nodes(model)[0])[1]) is None
+    operators = replace_all(model, LOWERINGS[name])
+    assert relative_error(run(model, case.feeds()), case.want()) < 1e-6
+    return operators
+
+
+def stripes(*groups: list[int], filters: int = 4, channels: int = 3, size: int = 3) -> Array:
+    """Filters in turn keep the taps of the first, second, ... group."""
+    mask = np.zeros((filters, channels, size * size), bool)
+    for f in range(filters):
+        mask[f, :, groups[f % len(groups)]] = True
+    return mask.reshape(filters, channels, size, size)
+
+
+def test_stripe_forms_by_hand(any_case: Any, run: Any, relative_error: Any) -> None:
+    def operators(name: str, *groups: list[int], **changes: Any) -> list[str]:
+        return operators_of(plain(any_case, stripes(*groups), **changes), name, run, relative_error)
+
+    assert operators("box", [0, 1, 3, 4]) == ["Conv"]
+    assert operators("box", [8]) == ["Slice", "Conv"]
+    assert operators("rectangles", [0, 8]) == ["Slice", "Conv", "Slice", "Conv", "Add"]
+    assert operators("box", [0, 8]) == ["Conv"]
+    assert operators("box", [0], [4]) == ["Conv", "Conv", "Concat", "Gather"]
+    # without padding, every tap but the first begins inside the input
+    assert operators("box", [4], pads=(0, 0, 0, 0)) == ["Slice", "Conv"]
+    # an overlap of two parts counts once
+    assert operators("rectangles", [1, 3, 4, 5, 7]) == ["Conv", "Conv", "Add"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("taps", [[0], [12], [24], [4, 9], [20]])
+@pytest.mark.parametrize("name", ["box", "rectangles"])
+def test_inputs_smaller_than_what_is_cut_off(
+    name: str, taps: list[int], size: int, any_case: Any, run: Any, relative_error: Any
+) -> None:
+    x = np.random.default_rng(size).normal(size=(1, 3, size, size)).astype(np.float32)
+    case = plain(any_case, stripes(taps, size=5), x=x, pads=(2, 2, 2, 2), bias=None)
+    operators = operators_of(case, name, run, relative_error)
+    assert ("Pad" in operators) == (taps not in ([12], [0, 1]) and size <= 2)
+
+
+def test_gather_by_hand(any_case: Any, run: Any, relative_error: Any) -> None:
+    mask = np.zeros((4, 8, 3, 3), bool)
+    mask[[0, 2], :3] = mask[[1, 3], 2:6] = True
+    assert operators_of(plain(any_case, mask), "gather", run, relative_error) == ["Gather", "Conv", "Gather"]
+    mask = np.zeros((4, 8, 3, 3), bool)
+    mask[:2, :3] = mask[2:, 2:6] = True
+    assert operators_of(plain(any_case, mask), "gather", run, relative_error) == ["Gather", "Conv"]
+    # a list of all channels in order needs no Gather
+    assert operators_of(plain(any_case, np.ones_like(mask)), "gather", run, relative_error) == ["Conv"]
+
+
+def test_taps_by_hand(any_case: Any, run: Any, relative_error: Any) -> None:
+    pattern = np.random.default_rng(0).random((1, 5, 3, 3)) < 0.4
+    pattern[0, 2] = False
+    case = plain(any_case, np.repeat(pattern, 6, axis=0), activation="Relu")
+    assert operators_of(case, "taps", run, relative_error) == ["Gather", "Conv", "Conv", "Relu"]
+    pattern[0, :, 1, 1] = True
+    case = plain(any_case, np.repeat(pattern, 6, axis=0))
+    assert operators_of(case, "taps", run, relative_error) == ["Conv", "Conv"]
+
+
+def test_reasons(any_case: Any) -> None:
+    def reason(name: str, mask: Array, **changes: Any) -> str | None:
+        case = plain(any_case, mask, **changes)
+        return LOWERINGS[name].applies(read_packed(packed_nodes(packed_model(case))[0])[1])
+
+    kernels = np.zeros((9, 9, 3, 3), bool)
+    kernels[np.arange(9), np.arange(9)] = True
+    pattern = np.zeros((2, 2, 3, 3), bool)
+    pattern[0, 0, 0, 0] = pattern[1, 1, 1, 1] = True
+    grouped = {"groups": 2, "x": np.zeros((1, 6, 8, 8), np.float32)}
+    for name in LOWERINGS:
+        expected = None if name == "dense" else "grouped convolution"
+        assert reason(name, stripes([1]), **grouped) == expected
+        assert reason("dense", pattern) is None
+    for name in ("box", "rectangles"):
+        assert reason(name, kernels) == "lists are not stripes"
+        assert reason(name, stripes([1], [])) == "a filter group keeps nothing"
+        many = [[i] for i in range(9)]
+        assert reason(name, stripes(*many, filters=9)) == f"9 filter groups, worth it up to {MAX_GROUPS}"
+        assert reason(name, stripes(*many[:8], filters=9)) is None
+    assert reason("gather", pattern) == "lists are not whole kernels"
+    uneven = np.zeros((3, 2, 3, 3), bool)
+    uneven[:2, 0] = uneven[2, 1] = True
+    assert reason("gather", uneven) == "filter groups of different sizes"
+    assert reason("gather", kernels) is None
+    for f in range(9):
+        kernels[f, np.arange(f, f + 5) % 9] = True
+    assert reason("gather", kernels) == f"its lists name 45 channels, worth it up to {MAX_GATHER} times the input's"
+    assert reason("taps", pattern) == "2 lists, not one for the layer"
+    assert reason("taps", np.array([[1, 0]], bool).reshape(1, 2, 1, 1)) == "1x1 kernel"
+    assert reason("taps", np.zeros((2, 2, 3, 3), bool)) == "the layer keeps nothing"
+
+
+def test_predicted_costs(any_case: Any) -> None:
+    def cost(name: str, mask: Array, **padding: int) -> float:
+        return LOWERINGS[name].cost(read_packed(packed_nodes(packed_model(plain(any_case, mask), **padding))[0])[1])
+
+    assert cost("dense", stripes([0])) == 1
+    assert cost("box", stripes([0, 1, 3, 4])) == pytest.approx(4 / 9)
+    assert cost("box", stripes([0, 8])) == pytest.approx(1)
+    assert cost("rectangles", stripes([0, 8])) == pytest.approx(3 / 9)
+    assert cost("box", stripes([0], [0, 1, 2])) == pytest.approx((1 + 3) / 2 / 9 + 0.1)
+    half = np.zeros((8, 32, 3, 3), bool)
+    half[:, :8] = True
+    assert cost("gather", half) == pytest.approx(8 / 32 + 0.15)
+    fine = np.zeros((8, 32, 3, 3), bool)
+    fine[:4, :8] = fine[4:, 8:16] = True
+    assert cost("gather", fine) == pytest.approx(4 * 8 / 32 + 0.15)  # 4 filters are no multiple of 8
+    assert cost("gather", fine, row_multiple=8) == pytest.approx(8 / 32 + 0.15)
+    assert cost("taps", stripes([0, 1])) == pytest.approx(2 / 9 + 0.5)
+
+
+@pytest.mark.parametrize("name", LOWERINGS)
+def test_nodes_that_share_a_weight(name: str, new_graph: Any, run: Any, oracle: Any, relative_error: Any) -> None:
+    rng = np.random.default_rng(0)
+    mask = np.ones((3, 3, 3, 3), bool) if name in ("gather", "dense") else stripes([0, 8], filters=3)
+    weight, x = rng.normal(size=mask.shape).astype(np.float32), rng.normal(size=(1, 3, 8, 8)).astype(np.float32)
+    graph = new_graph()
+    value, shared = graph.input("x", ("n", 3, 8, 8)), graph.constant("w", weight)
+    for _ in range(2):
+        value = graph.op("Conv", value, shared, name="", pads=[1, 1, 1, 1])
+    model = graph.model(value)
+    pack_convolutions(model, {"w": from_mask(mask)}, {})
+    replace_all(model, LOWERINGS[name])
+    inside = oracle(x, weight, mask, pads=(1, 1, 1, 1))
+    assert relative_error(run(model, x=x), oracle(inside, weight, mask, pads=(1, 1, 1, 1))) < 1e-6
+    names = [node.name for node in model.graph]
+    assert len(set(names)) == len(names)
+
+
+def test_every_lowering_says_what_it_is() -> None:
+    assert list(LOWERINGS) == ["dense", "box", "rectangles", "taps", "gather"]
+    for name, lowering in LOWERINGS.items():
+        assert lowering.name == name
+        assert lowering.summary
