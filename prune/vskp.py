@@ -81,6 +81,10 @@ class VSKP:
         """Every hyper-parameter."""
         return asdict(self)
 
+    def paper_index_bytes(self, index: IndexSet) -> int:
+        """Bytes of the bitmap form, ceil(C/8) per filter."""
+        return kernel_bitmap(index).nbytes
+
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """One kernel per filter leaves nothing to choose."""
         if layer.channels == 1:
@@ -126,7 +130,10 @@ class VSKP:
     ) -> list[int]:
         """Blocks that every filter group of a layer loses."""
         if self.allocation == "uniform":
-            return [min(blocks[layer.name].shape[1] - 1, _floor(blocks[layer.name].shape[1] * self.ratio)) for layer in layers]
+            return [
+                min(blocks[layer.name].shape[1] - 1, _floor(blocks[layer.name].shape[1] * self.ratio))
+                for layer in layers
+            ]
         if not layers:
             return []
         pooled = np.concatenate([scores[layer.name].ravel() for layer in layers])

@@ -117,6 +117,9 @@ def build(
     ratio: opt.Ratio = None,
     allocation: opt.Allocation = None,
     share: opt.Share = None,
+    alpha: opt.Alpha = None,
+    filter_group: opt.FilterGroup = None,
+    channel_block: opt.ChannelBlock = None,
     from_zeros: opt.FromZeros = False,
     layers: opt.Include = None,
     skip: opt.Skip = None,
@@ -142,7 +145,15 @@ def build(
     from trtkp.pipeline import BuildOptions
     from trtkp.pipeline import build as build_bundle
 
-    settings = {"n": n, "ratio": ratio, "allocation": allocation, "share": share}
+    settings = {
+        "n": n,
+        "ratio": ratio,
+        "allocation": allocation,
+        "share": share,
+        "alpha": alpha,
+        "filter_group": filter_group,
+        "channel_block": channel_block,
+    }
     with show.progress(quiet=json) as progress:
         bundle = build_bundle(
             model,
