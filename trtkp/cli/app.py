@@ -93,16 +93,21 @@ def _discard_output() -> None:
     os.close(null)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(trtkp.__version__)  # noqa: T201 - what was asked for
+        raise typer.Exit
+
+
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Tracebacks and library logs; anywhere on the line.")] = False,
 ) -> None:
     """Kernel-level pruning of CNNs, packed, planned and built into TensorRT engines."""
-    del debug  # taken off the line by `run`; declared for the help
-    if version:
-        print(trtkp.__version__)  # noqa: T201 - what was asked for
-        raise typer.Exit
+    del version, debug  # dealt with by then; declared for the help
 
 
 @app.command()
