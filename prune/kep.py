@@ -39,7 +39,8 @@ DEFAULT_N = 4
 class KEP:
     """Keep the n most energetic elements of every kernel plane.
 
-    Scope: convolutions with more than one tap; by default neither the stem nor depthwise layers.
+    Scope: convolutions with more than one tap; by default neither the stem nor depthwise layers, and with neither ``n``
+    nor ``ratio`` given no kernels of up to 4 elements.
 
     Args:
         n: elements kept per plane, the same in all layers.
@@ -85,11 +86,13 @@ class KEP:
         return None
 
     def out_of_scope(self, layer: ConvLayer) -> str | None:
-        """The stem, and depthwise layers: few MACs, and every element carries much."""
+        """The stem, depthwise layers (few MACs, and much in every element), kernels too small for the default n."""
         if layer.stem:
             return "stem"
         if layer.depthwise:
             return "depthwise"
+        if self.n is None and self.ratio is None and layer.taps <= DEFAULT_N:
+            return f"{layer.kernel[0]}x{layer.kernel[1]} kernel: it has no more than {DEFAULT_N} elements"
         return None
 
     def allocate(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:

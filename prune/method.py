@@ -100,6 +100,7 @@ def prune_one_shot(
     chosen, reasons = select_layers(method, layers, include, skip)
     unique = list({layer.name: layer for layer in chosen}.values())
     masks = method.masks(unique, weights) if unique else {}
+    masks = {name: mask for name, mask in masks.items() if not mask.all()}
     reasons |= {layer.name: "the method removes nothing from it" for layer in unique if layer.name not in masks}
     return Pruning(masks, reasons)
 

@@ -150,6 +150,12 @@ def test_scope(new_layer: NewLayer) -> None:
     assert method.out_of_scope(new_layer(stem=True)) == "stem"
     assert method.out_of_scope(new_layer(groups=4, channels=1)) == "depthwise"
     assert method.out_of_scope(new_layer(groups=2)) is None
+    # a net with 1x3 kernels builds without options; an n that cannot be is still refused
+    small = new_layer(kernel=(1, 3))
+    assert method.out_of_scope(small) == "1x3 kernel: it has no more than 4 elements"
+    assert method.out_of_scope(new_layer(kernel=(2, 2))) is not None
+    assert KEP(n=4).out_of_scope(small) is None
+    assert KEP(ratio=0.5).out_of_scope(small) is None
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,15 @@ def test_prune_one_shot(layers: list[ConvLayer]) -> None:
     assert len(nothing.left_dense) == len(layers)
 
 
+def test_mask_that_removes_nothing_is_none(new_layer: NewLayer) -> None:
+    whole = new_layer(name="whole", kernel=(1, 2))
+    pruning = prune_one_shot(
+        KEP(n=2), [new_layer(), whole], {"conv.weight": np.ones((4, 3, 3, 3)), "whole": np.ones((4, 3, 1, 2))}
+    )
+    assert set(pruning.masks) == {"conv.weight"}
+    assert pruning.left_dense == {"whole": "the method removes nothing from it"}
+
+
 def test_dense(layers: list[ConvLayer]) -> None:
     assert isinstance(Dense(), Method)
     pruning = prune_one_shot(Dense(), layers, {})
