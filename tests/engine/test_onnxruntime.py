@@ -84,6 +84,15 @@ def test_inputs_that_share_a_dimension() -> None:
         assert runner.run({name: np.ones((3, 2), np.float32) for name in "ab"})["c"].sum() == 12
 
 
+def test_dimensions_without_names_are_not_one(tmp_path: Path) -> None:
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in "abc"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", infos[:2], infos[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with OrtRunner(model) as runner:
+        assert str(runner.inputs[0]) == "a float32[a.0, a.1]"
+        assert runner.run({"a": np.ones((3, 2), np.float32), "b": np.ones((2, 5), np.float32)})["c"].shape == (3, 5)
+
+
 def test_build_puts_the_graph_in_place(net: Path, tmp_path: Path) -> None:
     result = OnnxRuntimeBackend().build(BuildRequest(net, tmp_path / "out", image_profile()))
     assert result.files == (tmp_path / "out" / "engine.onnx",)

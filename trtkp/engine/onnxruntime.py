@@ -184,7 +184,10 @@ class OrtRunner:
 
 def _spec(value: Any) -> TensorSpec:
     text = value.type.removeprefix("tensor(").removesuffix(")")
-    shape = tuple(size if isinstance(size, int) else Dim(size or "?") for size in value.shape)
+    # a dimension without a name is no other's
+    shape = tuple(
+        size if isinstance(size, int) else Dim(size or f"{value.name}.{axis}") for axis, size in enumerate(value.shape)
+    )
     return TensorSpec(value.name, _DTYPES.get(text, text), shape)
 
 
