@@ -60,6 +60,17 @@ def test_loads(tmp_path: Path) -> None:
         model.module()
 
 
+def test_nodes_of_one_name(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "W"], ["c"], "same"),
+        helper.make_node("Relu", ["c"], ["r"], "same"),
+        helper.make_node("Neg", ["r"], ["y"], "same_1"),
+    ]
+    model = load_model(save(make_model(nodes), tmp_path))
+    assert model.run({"x": X})["y"].any()
+    assert len({node.name for node in model.graph().graph}) == 3
+
+
 @pytest.mark.parametrize("batch", [None, "", 0, -1])
 def test_nameless_batch(tmp_path: Path, batch: Any) -> None:
     proto = make_model()

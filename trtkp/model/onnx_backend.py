@@ -58,6 +58,7 @@ class OnnxBackend:
     reference_name = "source ONNX"
 
     def __init__(self, proto: ModelProto, path: Path) -> None:
+        _name_nodes_apart(proto)
         self._proto = proto
         self.path = path
         self.warnings: list[str] = []
@@ -166,6 +167,18 @@ class OnnxBackend:
             return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise InputError(f"onnxruntime cannot load the model ({_first_line(error)})", file=self.path) from None
+
+
+def _name_nodes_apart(proto: ModelProto) -> None:
+    """Number the nodes that share a name: ONNX does not mind, onnxruntime refuses them."""
+    seen: set[str] = set()
+    for node in proto.graph.node:
+        name, number = node.name, 0
+        while name and name in seen:
+            number += 1
+            name = f"{node.name}_{number}"
+        seen.add(name)
+        node.name = name
 
 
 def _as_array(value: ir.Value) -> np.ndarray:
