@@ -33,6 +33,8 @@ class ConvLayer:
     bias: bool
     stem: bool
     """No other weighted layer lies between a graph input and this one."""
+    repeats: int = 1
+    """Times that the node computes an output for one sample: the frames of a clip, 1 in most nets."""
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
@@ -61,10 +63,10 @@ class ConvLayer:
 
     @property
     def macs_per_weight(self) -> int:
-        """Each weight is used once per output pixel: P·Q."""
-        return self.output_size[0] * self.output_size[1]
+        """Each weight is used once per output pixel: P·Q, times ``repeats``."""
+        return self.output_size[0] * self.output_size[1] * self.repeats
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates per sample, F·C·R·S·P·Q; biases are not counted."""
+        """Multiply-accumulates per sample, F·C·R·S·P·Q times ``repeats``; biases are not counted."""
         return self.weight_count * self.macs_per_weight

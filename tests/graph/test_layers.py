@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
+from onnx import numpy_helper
 
 from trtkp.errors import InputError
 from trtkp.graph.batch_norm import fold_batch_norm
@@ -155,8 +158,8 @@ def test_what_is_left_out_and_why(new_graph: Any) -> None:
         "computed": "its weight is computed, not stored",
         "w": "its bias is computed, not stored",
     }
-    # every input pixel of the transposed one meets every weight; computed weights do not count
-    assert table.macs == 60 * 64 + 18 * 6 + 48 * 27 + 6 * 64
+    # every input pixel of the transposed one meets every weight; a computed weight costs as much as a stored one
+    assert table.macs == 60 * 64 + 18 * 6 + 48 * 27 + 54 * 36 + 6 * 64
     assert table.params == 60 + 18 + 48 + 6
     assert unusable_reason(ir.node("Relu", [model.graph.inputs[0]])) == "not a convolution"
     foreign = ir.node("Conv", [model.graph.inputs[0]], domain="other")
@@ -212,10 +215,66 @@ def test_inputs_of_other_types_and_no_convolution(new_graph: Any) -> None:
     index = graph.input("index", ("n",), np.int64)
     y = graph.op("Gather", graph.constant("table", ones(5, 3)), index)
     table = conv_layers(graph.model(graph.op("MatMul", y, graph.constant("m", ones(3, 2)))), {"index": (4,)})
-    assert (table.layers, table.params, table.macs) == ((), 6, 6)
+    assert (table.layers, table.params, table.macs) == ((), 15 + 6, 6)
     graph = new_graph()
     empty = conv_layers(graph.model(graph.op("Relu", graph.input("x", (2, 3)))), {"x": (2, 3)})
     assert (empty.layers, empty.params, empty.macs, empty.left_out) == ((), 0, 0, {})
+
+
+def test_samples_are_counted_by_the_input_that_is_the_batch(new_graph: Any) -> None:
+    def table(shapes: dict[str, Any], before: Any = None) -> Any:
+        graph = new_graph()
+        values = {name: graph.input(name, shape) for name, shape in shapes.items()}
+        x = values["x"] if before is None else before(graph, values["x"])
+        y = graph.op("Conv", x, graph.constant("w", ones(4, 3, 1, 1)))
+        found = conv_layers(graph.model(y), shapes)
+        (layer,) = found.layers
+        assert layer.macs == found.macs  # nothing else is there
+        return found.batch_input, layer.repeats, found.macs
+
+    image = (2, 3, 8, 8)
+    assert table({"x": image}) == ("x", 1, 12 * 64)
+    # neither a number nor a vector is a batch of two
+    assert table({"scale": (), "x": image}) == ("x", 1, 12 * 64)
+    assert table({"weights": (5,), "x": image}) == ("x", 1, 12 * 64)
+    # an image without a batch: three channels are not three samples
+    unsqueeze = lambda graph, x: graph.op("Unsqueeze", x, graph.constant("axes", np.array([0])))  # noqa: E731
+    assert table({"x": (3, 8, 8)}, unsqueeze) == (None, 1, 12 * 64)
+    # five frames of each of two clips
+    frames = lambda graph, x: graph.op("Reshape", x, graph.constant("shape", np.array([-1, 3, 8, 8])))  # noqa: E731
+    assert table({"x": (2, 5, 3, 8, 8)}, frames) == ("x", 5, 5 * 12 * 64)
+
+
+def test_weight_of_two_numbers_of_groups(new_graph: Any) -> None:
+    graph = new_graph()
+    x = graph.input("x", ("n", 4, 8, 8))
+    weight = graph.constant("w", ones(4, 2, 3, 3))
+    grouped = graph.op("Conv", x, weight, group=2)
+    starts, ends, axes = (graph.constant(name, np.array([value])) for name, value in (("s", 0), ("e", 2), ("a", 1)))
+    half = graph.op("Slice", x, starts, ends, axes)
+    table = conv_layers(graph.model(grouped, graph.op("Conv", half, weight)), {"x": (1, 4, 8, 8)})
+    assert table.layers == ()
+    assert table.left_out == {"w": "its weight serves convolutions of different groups"}
+
+
+def test_convolutions_in_the_bodies_of_control_flow() -> None:
+    text = """
+        <ir_version: 8, opset_import: ["": 18]>
+        net (float[1, 3, 8, 8] x, bool flag) => (float[1, 3, 8, 8] y)
+        <float[3, 3, 1, 1] outer, float[3, 3, 1, 1] inner>
+        {
+            a = Conv (x, outer)
+            y = If (flag) <
+                then_branch = yes () => (float[1, 3, 8, 8] t) { t = Conv (a, inner) },
+                else_branch = no () => (float[1, 3, 8, 8] f) { f = Identity (a) }
+            >
+        }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.extend(numpy_helper.from_array(ones(3, 3, 1, 1), name) for name in ("outer", "inner"))
+    table = conv_layers(ir.from_proto(proto), {"x": (1, 3, 8, 8), "flag": ()})
+    assert [layer.name for layer in table.layers] == ["outer"]
+    assert table.left_out == {"inner": "inside the body of If or Loop"}
+    assert table.macs == 9 * 64
 
 
 def test_shapes_that_the_model_does_not_take(new_graph: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,7 @@ __all__ = ["LayerTable", "conv_layers", "is_conv2d", "run_shapes", "unusable_rea
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Operator to the inputs that are learnable parameters.
 _PARAMETERS = {
+    "Gather": (0,),
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
     "Gemm": (1, 2),
@@ -39,17 +41,29 @@ class LayerTable:
     """Convolutions in graph order, totals of the net, and why other convolutions are not in the table.
 
     Totals are the common counting: MACs of convolutions and fully connected layers per sample, learnable parameters
-    (batch-normalisation statistics are none).
+    (batch-normalisation statistics are none). What the bodies of If and Loop compute is not counted: how often they run
+    depends on the data.
+
+    Attributes:
+        layers: see `ConvLayer`.
+        params: learnable parameters of the net.
+        macs: multiply-accumulates of the net for one sample.
+        left_out: name to reason.
+        batch_input: the input whose first dimension is the batch; None where there is none, and a sample is a run.
     """
 
     layers: tuple[ConvLayer, ...]
     params: int
     macs: int
     left_out: dict[str, str]
+    batch_input: str | None
 
 
 def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
-    """The layer table of a graph with inputs of the given shapes, whose first dimension is the batch.
+    """The layer table of a graph with inputs of the given shapes.
+
+    The batch is the first dimension of the first input that has one which divides that of every weighted node's output
+    (frames of a clip go through a convolution as so many samples). A net without such an input has no batch.
 
     Raises:
         InputError: the graph does not run at these shapes.
@@ -59,7 +73,11 @@ def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
     values = {v.name: v for node in weighted for v in (*node.inputs, *node.outputs) if v is not None and v.name}
     wanted = [name for name, v in values.items() if constant(v) is None]
     sizes = run_shapes(model, shapes, wanted)
-    batch = next(iter(shapes.values()))[0] if shapes else 1
+    outputs = [_size(node.outputs[0], sizes) for node in weighted]
+    samples = [size[0] if len(size) > 1 else 1 for size in outputs]
+    batched = (name for name, shape in shapes.items() if shape and all(count % shape[0] == 0 for count in samples))
+    batch_input = next(batched, None)
+    batch = shapes[batch_input][0] if batch_input is not None else 1
     after_weighted = _behind(graph, weighted)
     layers, left_out, macs = [], {}, 0
     for node in weighted:
@@ -71,8 +89,17 @@ def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
         if reason is not None:
             left_out[name] = reason
             continue
-        layers.append(_layer(node, name, sizes, stem=node.inputs[0] not in after_weighted))
-    return LayerTable(tuple(layers), _params(graph), macs, left_out)
+        layers.append(_layer(node, name, sizes, batch, stem=node.inputs[0] not in after_weighted))
+    groups: dict[str, set[int]] = {}
+    for layer in layers:
+        groups.setdefault(layer.name, set()).add(layer.groups)
+    mixed = {name for name in groups if len(groups[name]) > 1}  # an index set is for one number of groups
+    left_out |= dict.fromkeys(sorted(mixed), "its weight serves convolutions of different groups")
+    for node in graph.all_nodes():
+        if node.graph is not graph and node.domain == "" and node.op_type in ("Conv", "ConvTranspose"):
+            left_out.setdefault(weight_name(node) or node.name or node.op_type, "inside the body of If or Loop")
+    kept = tuple(layer for layer in layers if layer.name not in mixed)
+    return LayerTable(kept, _params(graph), macs, left_out, batch_input)
 
 
 def is_conv2d(node: ir.Node) -> bool:
@@ -141,13 +168,14 @@ def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[st
         text = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"the graph does not run at {text} ({reason})", remedy="give shapes the model takes"
+            f"the graph does not run at {text} ({reason})",
+            remedy="give shapes the model takes, of a model that ONNX Runtime runs",
         ) from error
     measured = {name: tuple(map(int, result)) for name, result in zip(found, results, strict=True)}
     return measured | {str(v.name): shapes[str(v.name)] for v in model.graph.inputs if v.name in wanted}
 
 
-def _layer(node: ir.Node, name: str, sizes: Mapping[str, Shape], stem: bool) -> ConvLayer:
+def _layer(node: ir.Node, name: str, sizes: Mapping[str, Shape], batch: int, stem: bool) -> ConvLayer:
     weight = constant(node.inputs[1])
     assert weight is not None
     filters, channels, rows, columns = weight.shape
@@ -167,6 +195,7 @@ def _layer(node: ir.Node, name: str, sizes: Mapping[str, Shape], stem: bool) -> 
         output_size=(target[2], target[3]),
         bias=input_at(node, 2) is not None,
         stem=stem,
+        repeats=target[0] // batch,
     )
 
 
@@ -197,20 +226,20 @@ def _behind(graph: ir.Graph, weighted: Sequence[ir.Node]) -> set[ir.Value]:
 
 
 def _macs(node: ir.Node, sizes: Mapping[str, Shape]) -> int:
-    """Multiply-accumulates of a node with a stored weight; products of two activations are not counted."""
+    """Multiply-accumulates of a convolution, or a product with a stored weight; those of two activations not."""
+    target = _size(node.outputs[0], sizes)
+    if node.op_type in ("Conv", "ConvTranspose"):
+        stored = constant(node.inputs[1])
+        shape = stored.shape if stored is not None else _size(node.inputs[1], sizes)
+        places = _size(node.inputs[0], sizes) if node.op_type == "ConvTranspose" else target
+        return places[0] * prod(places[2:]) * prod(shape)
     weight = next((c for c in (constant(input_at(node, i)) for i in (1, 0)) if c is not None), None)
     if weight is None:
         return 0
-    if node.op_type == "ConvTranspose":
-        source = _size(node.inputs[0], sizes)
-        return source[0] * int(np.prod(source[2:])) * weight.size
-    target = _size(node.outputs[0], sizes)
-    if node.op_type == "Conv":
-        return target[0] * int(np.prod(target[2:])) * weight.size
     # Gemm and MatMul: every output is a sum over the weight's inner dimension
     transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
     last = transposed or weight.ndim == 1 or constant(input_at(node, 1)) is None
-    return int(np.prod(target)) * weight.shape[-1 if last else -2]
+    return prod(target) * weight.shape[-1 if last else -2]
 
 
 def _size(value: ir.Value | None, sizes: Mapping[str, Shape]) -> Shape:
@@ -223,7 +252,7 @@ def _params(graph: ir.Graph) -> int:
         for index in _PARAMETERS.get(node.op_type, ()) if node.domain == "" else ():
             value = input_at(node, index)
             stored = constant(value)
-            if stored is not None and value is not None:
+            if stored is not None and value is not None and stored.dtype.kind not in "iub":  # sizes are gathered too
                 counted[str(value.name)] = stored.size
         if node.op_type == "Add" and any(v is not None and _is_product(v) for v in node.inputs):
             for value in node.inputs:  # a bias after MatMul
