@@ -600,3 +600,85 @@ def test_manifest_holds_no_absolute_path(digits: Path, tmp_path: Path) -> None:
     assert str(Path.home()) not in json.loads(text)["source"]["file"]
     for name in ("model.onnx", "engine.onnx"):
         assert str(tmp_path.parent).encode() not in bundle.file(name).read_bytes()
+
+
+class Stack(nn.Module):
+    """Two convolutions over whatever ``before`` makes of the input."""
+
+    def __init__(self, before: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.before = before
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(self.before(x))))
+
+
+@pytest.mark.parametrize(
+    ("shape", "before", "images"),
+    [
+        pytest.param((3, 16, 16), lambda x: x[None], 1, id="no batch"),
+        pytest.param((2, 5, 3, 16, 16), lambda x: x.flatten(0, 1), 5, id="clips"),
+    ],
+)
+def test_macs_of_a_sample(tmp_path: Path, shape: tuple[int, ...], before: Any, images: int) -> None:
+    """Layers and totals count the same samples, so that what is left is never less than nothing."""
+    program = torch.export.export(Stack(before).eval(), (torch.zeros(shape),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    bundle = build(tmp_path / "net.pt2", tmp_path / "b", share="per-layer", lowering="box")
+    totals, (first, second) = bundle.manifest.totals, bundle.manifest.layers
+    assert (first.dense_macs, second.dense_macs) == (images * 256 * 27 * 8, images * 256 * 72 * 8)
+    assert totals.dense_macs == first.dense_macs + second.dense_macs
+    assert totals.retained_macs == first.dense_macs + second.dense_macs * 4 // 9
+    assert trtkp.verify(bundle).ok
+
+
+def test_number_before_the_images(tmp_path: Path) -> None:
+    class Scaled(Stack):
+        def forward(self, scale: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x) * scale
+
+    batch = torch.export.Dim("batch", max=64)
+    program = torch.export.export(
+        Scaled(lambda x: x).eval(), (torch.tensor(2.0), torch.zeros(2, 3, 16, 16)), dynamic_shapes=(None, {0: batch})
+    )
+    torch.export.save(program, tmp_path / "net.pt2")
+    bundle = build(tmp_path / "net.pt2", tmp_path / "b", share="per-layer")
+    assert bundle.manifest.totals.dense_macs == 256 * (27 + 72) * 8
+    assert trtkp.verify(bundle).ok
+    assert trtkp.bench([bundle], warmup=0, runs=1)[0].batch == 8
+
+
+def test_sizes_without_names(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal(shape).astype(np.float32) for shape in ((8, 3, 3, 3), (8, 8, 3, 3))]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "a"], ["c"], auto_pad="SAME_UPPER", strides=[2, 2]),
+            helper.make_node("Conv", ["c", "b"], ["y"], pads=[0, 1, 2, 1]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None, 3, None, None])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None, 8, None, None])],
+        [numpy_helper.from_array(weight, name) for name, weight in zip("ab", weights, strict=True)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "n.onnx")
+    with pytest.raises(InputError, match=r"n\.onnx: layer x .*dimension 2 .* its range is not known"):
+        build(tmp_path / "n.onnx", tmp_path / "b")
+    bundle = build(
+        tmp_path / "n.onnx", tmp_path / "b", share="per-layer", lowering="rectangles",
+        min=["1x3x15x15"], opt=["2x3x40x33"], max=["4x3x64x64"],
+    )  # fmt: skip
+    assert trtkp.verify(bundle).ok
+
+
+@needs_rtx
+def test_graph_that_the_parser_refuses_names_the_model(tmp_path: Path, classifier: Path) -> None:
+    proto = onnx.load(classifier)
+    proto.graph.node.insert(0, helper.make_node("Unique", ["image"], ["once"], "unique"))
+    proto.graph.output.append(helper.make_tensor_value_info("once", onnx.TensorProto.FLOAT, [None]))
+    onnx.save(proto, tmp_path / "odd.onnx")
+    with pytest.raises(trtkp.JobError) as error:
+        build(tmp_path / "odd.onnx", tmp_path / "b", **RTX)
+    assert error.value.file == str(tmp_path / "odd.onnx")
+    assert error.value.layer == "unique"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from os import PathLike, fspath
+from typing import Self
 
 __all__ = ["InputError", "IntegrityError", "JobError", "TrtkpError"]
 
@@ -39,6 +40,10 @@ class TrtkpError(Exception):
         if remedy:
             line = f"{line.rstrip('.')}; {remedy}"
         super().__init__(" ".join(line.split()))
+
+    def in_file(self, file: str | PathLike[str]) -> Self:
+        """The same error, of that file."""
+        return type(self)(self.message, file=file, layer=self.layer, remedy=self.remedy)
 
 
 class InputError(TrtkpError):

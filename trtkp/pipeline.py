@@ -12,13 +12,15 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import trtkp
 from trtkp.bundle import Bundle, BundleWriter, LayerRecord, Manifest
 from trtkp.bundle.manifest import FileRecord, PlanRecord, SourceRecord, TensorRecord, TimingRecord, TotalsRecord
 from trtkp.bundle.writer import check_replaceable
 from trtkp.data import check_data
 from trtkp.engine import Backend, BuildRequest, BuildResult, choose_backend
-from trtkp.errors import InputError, JobError
+from trtkp.errors import InputError, JobError, TrtkpError
 from trtkp.prune.accounting import Accounting, account
 from trtkp.prune.index_set import IndexSet, from_mask
 from trtkp.prune.method import Method, prune_one_shot
@@ -129,6 +131,7 @@ class _Line:
     data: LabelledData | None
     progress: Progress | None
 
+    staging: Path = field(init=False)
     source: SourceModel = field(init=False)
     profile: Profile = field(init=False)
     table: LayerTable = field(init=False)
@@ -144,6 +147,7 @@ class _Line:
 
     def run(self, staging: Path) -> None:
         """Every step, writing into ``staging``."""
+        self.staging = staging
         with self._phase("load"):
             self._load()
         with self._phase("prune"):
@@ -198,12 +202,14 @@ class _Line:
         if self.source.format == "onnx":
             NameFixPass()(graph)  # plans are kept by the names of nodes
             ShapeInferencePass()(graph)  # epilogues are fused where shapes are known
-        if self.options.precision == "fp32" and any(
-            str(v.dtype) == "FLOAT16" for v in graph.graph.initializers.values()
-        ):
-            raise InputError("the model is in half precision", file=self.path, remedy="use --precision fp16")
-        # per sample whatever the batch; the smallest one that the model takes is the quickest to run
-        samples = {name: (*shapes.min[:1], *shapes.opt[1:]) for name, shapes in self.profile.items()}
+        self._check_weights(graph)
+        # per sample whatever the batch; the smallest one that the model takes is the quickest to run. An input whose
+        # first dimension is dynamic says more surely what the batch is, so it comes first
+        dynamic = [spec.name for spec in self.source.inputs if spec.shape and not isinstance(spec.shape[0], int)]
+        samples = {
+            name: (*self.profile[name].min[:1], *self.profile[name].opt[1:])
+            for name in sorted(self.profile, key=lambda name: name not in dynamic)
+        }
         self.table = conv_layers(graph, samples)
         weights = {
             layer.name: value.const_value.numpy()
@@ -216,12 +222,36 @@ class _Line:
         self.left_dense = pruning.left_dense
         if not self.index_sets and self.method.name != "none":
             self.warnings.append(f"method {self.method.name} pruned no layer: the engine is dense")
-        if self.method.name not in ("none", "from-zeros") and self._batch_norm_folded(graph):
+        if self.index_sets and self.method.name != "from-zeros" and self._batch_norm_folded(graph):
             self.warnings.append(
                 "batch normalisation seems folded into the weights: scores differ from those of the trained weights"
             )
         apply_masks(graph, self.index_sets)
         return graph
+
+    def _check_weights(self, graph: ir.Model) -> None:
+        """Types that the precisions have, and numbers."""
+        for name, value in graph.graph.initializers.items():
+            dtype = str(value.dtype)
+            if dtype == "FLOAT16" and self.options.precision == "fp32":
+                raise InputError("the model is in half precision", file=self.path, remedy="use --precision fp16")
+            read = {use.node.op_type for use in value.uses()}
+            if dtype in ("BFLOAT16", "DOUBLE") and read & {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
+                raise InputError(
+                    f"the model is in {dtype.lower()}, engines are in float32 or float16",
+                    file=self.path,
+                    layer=name,
+                    remedy="convert it with model.float() and export it again",
+                )
+            if dtype in ("FLOAT", "FLOAT16") and value.const_value is not None:
+                weight = value.const_value.numpy()
+                if np.isnan(weight).any():
+                    raise InputError(
+                        "its values are not all numbers (NaN)",
+                        file=self.path,
+                        layer=name,
+                        remedy="take a checkpoint from before the training diverged",
+                    )
 
     def _batch_norm_folded(self, graph: ir.Model) -> bool:
         kinds = {node.op_type for node in graph.graph}
@@ -254,13 +284,14 @@ class _Line:
         from trtkp.plan.planner import apply_plan, make_plan
 
         opt = {name: shapes.opt for name, shapes in self.profile.items()}
-        batch = next((shape[0] for shape in opt.values() if shape), 1)
+        batch = opt[self.table.batch_input][0] if self.table.batch_input is not None else 1
         layers = {layer.node: layer for layer in self.table.layers}
         value_shapes: dict[str, Shape] = {}
         for node in packed_nodes(packed):
             layer = layers[str(node.name)]
-            target = (batch, layer.filters, *layer.output_size)
-            value_shapes[_name(node.inputs[0])] = (batch, layer.channels * layer.groups, *layer.input_size)
+            count = batch * layer.repeats
+            target = (count, layer.filters, *layer.output_size)
+            value_shapes[_name(node.inputs[0])] = (count, layer.channels * layer.groups, *layer.input_size)
             value_shapes |= {_name(value): target for value in (node.outputs[0], *node.inputs[6:])}
         lowering = self.options.lowering
         self.plan = make_plan(
@@ -329,7 +360,15 @@ class _Line:
         if self.progress is not None:
             self.progress(name.capitalize(), 0, 1)
         start = time.perf_counter()
-        yield
+        try:
+            yield
+        except TrtkpError as error:
+            # of an option the message says which; the files of a build that failed are gone
+            unnamed = error.file is None and not error.message.startswith("--")
+            staged = error.file is not None and Path(error.file).is_relative_to(self.staging)
+            if unnamed or staged:
+                raise error.in_file(self.path) from error
+            raise
         self.seconds[name] = round(time.perf_counter() - start, 3)
         if self.progress is not None:
             self.progress(name.capitalize(), 1, 1)
@@ -362,8 +401,8 @@ class _Line:
             precision=options.precision,  # type: ignore[arg-type]  # checked at the start
             keep_io=options.keep_io,
             targets=list(self.result.targets),
-            inputs=[_tensor(spec) for spec in self.source.inputs],
-            outputs=[_tensor(spec) for spec in self.source.outputs],
+            inputs=[self._tensor(spec) for spec in self.source.inputs],
+            outputs=[self._tensor(spec) for spec in self.source.outputs],
             profile={
                 name: {"min": list(shapes.min), "opt": list(shapes.opt), "max": list(shapes.max)}
                 for name, shapes in self.profile.items()
@@ -390,6 +429,15 @@ class _Line:
             seconds=self.seconds,
             warnings=self.warnings,
             files=files,
+        )
+
+    def _tensor(self, spec: TensorSpec) -> TensorRecord:
+        """An input or output of the engine, whose type may have become another than the source's."""
+        halved = spec.dtype == "float32" and self.options.precision == "fp16" and not self.options.keep_io
+        return TensorRecord(
+            name=spec.name,
+            dtype="float16" if halved else spec.dtype,
+            shape=[dim if isinstance(dim, int) else dim.name for dim in spec.shape],
         )
 
     def _layer_records(self, accounting: Accounting, paper: Mapping[str, int]) -> list[LayerRecord]:
@@ -474,12 +522,6 @@ def _libraries(backend: str, version: str) -> dict[str, str]:
 def _name(value: ir.Value | None) -> str:
     assert value is not None
     return str(value.name)
-
-
-def _tensor(spec: TensorSpec) -> TensorRecord:
-    return TensorRecord(
-        name=spec.name, dtype=spec.dtype, shape=[dim if isinstance(dim, int) else dim.name for dim in spec.shape]
-    )
 
 
 def _timing(timing: Timing | None) -> TimingRecord | None:

@@ -57,6 +57,7 @@ def test_every_option_of_build_arrives(trtkp: Trtkp, folder: Path) -> None:
     assert document["settings"] == {"n": None, "ratio": 0.7, "allocation": "uniform", "share": "per-channel"}
     assert (document["include"], document["skip"]) == (["w*"], ["w0"])
     assert (document["precision"], document["keep_io"]) == ("fp16", False)
+    assert {tensor["dtype"] for tensor in (*document["inputs"], *document["outputs"])} == {"float16"}
     assert document["profile"] == {"image": {"min": [2, 3, 8, 8], "opt": [3, 3, 8, 8], "max": [5, 3, 8, 8]}}
     assert (document["plan"]["status"], document["plan"]["threads"]) == ("forced", 1)
     assert document["layers"][1]["density"] == pytest.approx(3 / 9)

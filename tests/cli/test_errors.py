@@ -83,6 +83,11 @@ def save_models(folder: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
     torch.export.save(export(net, (3, 8, 8), batch=(2, 6)), folder / "range.pt2")
+    for name, dtype in (("bfloat16", torch.bfloat16), ("double", torch.float64)):
+        program = torch.export.export(net.to(dtype), (torch.zeros(2, 3, 8, 8, dtype=dtype),))
+        torch.export.save(program, folder / f"{name}.pt2")
+    net.float()[2].weight.data[0, 0] = torch.nan
+    torch.export.save(export(net, (3, 8, 8)), folder / "nan.pt2")
     (folder / "cut.pt2").write_bytes((folder / "range.pt2").read_bytes()[:4000])
     torch.save(net.state_dict(), folder / "weights.pt")
     torch.save(net, folder / "module.pt")
@@ -105,7 +110,19 @@ def save_models(folder: Path) -> None:
         ("weights.pt", "--arch nothing", "nothing"),
         ("module.pt", "", "use --trust-pickle"),
         ("range.pt2", "--max 7x3x8x8", "batch = 7 is outside 2..6 of the export"),
-        ("range.pt2", "--min 1x3x8x8", "batch = 1 is outside 2..6 of the export"),
+        (
+            "range.pt2",
+            "--min 1x3x8x8",
+            "range.pt2: layer input: shape 1x3x8x8: batch = 1 is outside 2..6 of the export",
+        ),
+        ("net.onnx", "--n 10", "net.onnx: layer w1: n = 10"),
+        ("nan.pt2", "", "nan.pt2: layer 2.weight: its values are not all numbers (NaN)"),
+        (
+            "bfloat16.pt2",
+            "",
+            "bfloat16.pt2: layer 0.weight: the model is in bfloat16, engines are in float32 or float16",
+        ),
+        ("double.pt2", "", "double.pt2: layer 0.weight: the model is in double"),
     ],
 )
 def test_models(trtkp: Trtkp, folder: Path, model: str, options: str, words: str) -> None:
@@ -179,7 +196,7 @@ def test_failed_job_has_status_one(trtkp: Trtkp, folder: Path, monkeypatch: pyte
 
     monkeypatch.setattr(OnnxRuntimeBackend, "build", refuse)
     done = trtkp("build", "net.onnx", "-o", "kep", "-b", "onnxruntime")
-    assert (done.status, done.message) == (1, "it broke; try again")
+    assert (done.status, done.message) == (1, "net.onnx: it broke; try again")
     assert trtkp("verify", "kep").status == 0  # the old one
 
 
