@@ -16,6 +16,7 @@ import torch
 from onnx import numpy_helper
 
 import trtkp
+from examples.nets import export
 from examples.nets.digits import DigitsCnn
 from tests.models import save_program, settled, write_classifier
 from trtkp import verification
@@ -280,7 +281,8 @@ def test_fp16_that_would_overflow_on_a_gpu_fails(tmp_path: Path) -> None:
     with torch.no_grad():
         model.stem[0].weight.mul_(1e5)  # and the next layer undoes it
         model.down[0].weight.mul_(1e-5)
-    path = save_program(model, tmp_path / "net.pt2", (1, 16, 16))
+    path = tmp_path / "net.pt2"
+    torch.export.save(export(model.eval(), (1, 16, 16)), path)
     bundle = trtkp.build(path, tmp_path / "b", method="none", options=BuildOptions(precision="fp16"))
     assert any("fp16 ends at 65504" in warning for warning in bundle.manifest.warnings)
     report = trtkp.verify(bundle)
