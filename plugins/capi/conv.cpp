@@ -46,9 +46,10 @@ char const* whyNot(Tactic const& tactic, Layer const& layer)
     {
         return "needs float16 or bfloat16";
     }
-    bool const inBlocks = problem.listKind == ListKind::kTAPS ? problem.channels % kChunk == 0
-                                                              : layer.listBlock == kChunk;
-    if (!inBlocks || problem.columns % kChunk != 0 || problem.listLength % (problem.listKind == ListKind::kTAPS ? 1 : kChunk) != 0)
+    bool const inBlocks
+        = problem.listKind == ListKind::kTAPS ? problem.channels % kChunk == 0 : layer.listBlock == kChunk;
+    if (!inBlocks || problem.columns % kChunk != 0
+        || problem.listLength % (problem.listKind == ListKind::kTAPS ? 1 : kChunk) != 0)
     {
         return "needs lists in blocks of 8 consecutive channels (listBlock 8)";
     }

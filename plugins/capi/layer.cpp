@@ -37,8 +37,8 @@ int64_t requireIndexable(char const* what, std::initializer_list<int64_t> factor
     return product;
 }
 
-int32_t outputSize(char const* name, int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t dilation,
-    int64_t stride)
+int32_t outputSize(
+    char const* name, int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t dilation, int64_t stride)
 {
     int64_t const padded = size + before + after;
     int64_t const extent = (kernel - 1) * dilation + 1;
@@ -121,10 +121,10 @@ Layer checkedLayer(trtkpConvDesc const* desc)
     problem.dilationH = desc->dilationH;
     problem.dilationW = desc->dilationW;
     problem.groups = desc->groups;
-    problem.outHeight = outputSize("height", desc->height, desc->padTop, desc->padBottom, desc->kernelRows,
-        desc->dilationH, desc->strideH);
-    problem.outWidth = outputSize("width", desc->width, desc->padLeft, desc->padRight, desc->kernelColumns,
-        desc->dilationW, desc->strideW);
+    problem.outHeight = outputSize(
+        "height", desc->height, desc->padTop, desc->padBottom, desc->kernelRows, desc->dilationH, desc->strideH);
+    problem.outWidth = outputSize(
+        "width", desc->width, desc->padLeft, desc->padRight, desc->kernelColumns, desc->dilationW, desc->strideW);
     problem.listKind = static_cast<ListKind>(desc->listKind);
     problem.listGroups = desc->listGroups;
     problem.listLength = desc->listLength;
@@ -182,8 +182,8 @@ int32_t checkedLists(Layer const& layer, int32_t const* index, int32_t const* ro
         require(!padded, "rowFilter[", row, "]: padding rows must follow the others of their group");
         require(!seen[rowFilter[row]], "rowFilter[", row, "]: filter ", rowFilter[row], " has a row already");
         seen[rowFilter[row]] = true;
-        require(isFirst || rowFilter[row] / perGroup == onnxGroup, "rowFilter[", row, "]: filter group ",
-            rowGroup[row], " crosses ONNX groups");
+        require(isFirst || rowFilter[row] / perGroup == onnxGroup, "rowFilter[", row, "]: filter group ", rowGroup[row],
+            " crosses ONNX groups");
         onnxGroup = rowFilter[row] / perGroup;
     }
     for (int32_t filter = 0; filter < problem.filters; ++filter)
@@ -194,15 +194,15 @@ int32_t checkedLists(Layer const& layer, int32_t const* index, int32_t const* ro
     int64_t const padding = problem.listKind == ListKind::kCHANNELS ? problem.channels
         : problem.listKind == ListKind::kTAPS                       ? taps
                                                                     : static_cast<int64_t>(taps) * kEntryRadix;
-    bool inBlocks = problem.listKind == ListKind::kTAPS ? problem.channels % kBlock == 0
-                                                        : problem.listLength % kBlock == 0;
+    bool inBlocks
+        = problem.listKind == ListKind::kTAPS ? problem.channels % kBlock == 0 : problem.listLength % kBlock == 0;
     for (int64_t at = 0; at < static_cast<int64_t>(problem.listGroups) * problem.listLength; ++at)
     {
         int32_t const entry = index[at];
         bool const isPadding = entry == padding;
         require(entry >= 0 && entry <= padding, "index[", at, "] is ", entry, ", not in [0, ", padding, "]");
-        require(problem.listKind != ListKind::kENTRIES || isPadding || entry % kEntryRadix < problem.channels,
-            "index[", at, "] is ", entry, ": its channel is not below ", problem.channels);
+        require(problem.listKind != ListKind::kENTRIES || isPadding || entry % kEntryRadix < problem.channels, "index[",
+            at, "] is ", entry, ": its channel is not below ", problem.channels);
         if (problem.listKind == ListKind::kTAPS || !inBlocks)
         {
             continue;

@@ -23,7 +23,6 @@ int32_t elementSize(DataType type);
 Layer checkedLayer(trtkpConvDesc const* desc);
 
 // Checks lists in host memory; the block that they may promise.
-int32_t checkedLists(
-    Layer const& layer, int32_t const* index, int32_t const* rowGroup, int32_t const* rowFilter);
+int32_t checkedLists(Layer const& layer, int32_t const* index, int32_t const* rowGroup, int32_t const* rowFilter);
 
 } // namespace trtkp::capi

@@ -40,9 +40,15 @@ public:
         Chunk chunk{};
         switch (mKind)
         {
-        case ListKind::kCHANNELS: chunk = {mFetchedOuter, mEntry}; break;
-        case ListKind::kTAPS: chunk = {mEntry, mFetchedInner}; break;
-        case ListKind::kENTRIES: chunk = {mEntry >> 16, mEntry & 0xffff}; break;
+        case ListKind::kCHANNELS:
+            chunk = {mFetchedOuter, mEntry};
+            break;
+        case ListKind::kTAPS:
+            chunk = {mEntry, mFetchedInner};
+            break;
+        case ListKind::kENTRIES:
+            chunk = {mEntry >> 16, mEntry & 0xffff};
+            break;
         }
         bool const isPadding = !mHasEntry || chunk.tap < 0 || chunk.tap >= mTaps || chunk.channel < 0;
         chunk.tap = isPadding ? 0 : chunk.tap;

@@ -24,16 +24,21 @@ __device__ __forceinline__ Real activate(Real value, Activation activation, floa
     Real const zero = 0;
     switch (activation)
     {
-    case Activation::kRELU: return value < zero ? zero : value;
-    case Activation::kRELU6: return value < zero ? zero : (value > Real(6) ? Real(6) : value);
-    case Activation::kSILU: return value / (Real(1) + exponential(-value));
+    case Activation::kRELU:
+        return value < zero ? zero : value;
+    case Activation::kRELU6:
+        return value < zero ? zero : (value > Real(6) ? Real(6) : value);
+    case Activation::kSILU:
+        return value / (Real(1) + exponential(-value));
     case Activation::kHARD_SWISH:
     {
         Real const gate = value / Real(6) + Real(0.5);
         return value * (gate < zero ? zero : (gate > Real(1) ? Real(1) : gate));
     }
-    case Activation::kLEAKY_RELU: return value < zero ? Real(alpha) * value : value;
-    case Activation::kNONE: break;
+    case Activation::kLEAKY_RELU:
+        return value < zero ? Real(alpha) * value : value;
+    case Activation::kNONE:
+        break;
     }
     return value;
 }

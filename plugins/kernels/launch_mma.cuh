@@ -28,9 +28,12 @@ cudaError_t launchMma(ConvProblem const& problem, DataType type, cudaStream_t st
 {
     switch (type)
     {
-    case DataType::kFLOAT16: return launchMmaKernel<Tile, __half>(problem, stream);
-    case DataType::kBFLOAT16: return launchMmaKernel<Tile, __nv_bfloat16>(problem, stream);
-    case DataType::kFLOAT32: break;
+    case DataType::kFLOAT16:
+        return launchMmaKernel<Tile, __half>(problem, stream);
+    case DataType::kBFLOAT16:
+        return launchMmaKernel<Tile, __nv_bfloat16>(problem, stream);
+    case DataType::kFLOAT32:
+        break;
     }
     return cudaErrorInvalidValue;
 }

@@ -11,8 +11,10 @@ cudaError_t launchReference(ConvProblem const& problem, DataType type, cudaStrea
     dim3 const grid((pixels - 1) / kThreads + 1, problem.rows + 1); // the last row writes the padded channels
     switch (type)
     {
-    case DataType::kFLOAT32: return launchKernel(referenceKernel<float>, grid, dim3(kThreads), 0, stream, problem);
-    case DataType::kFLOAT16: return launchKernel(referenceKernel<__half>, grid, dim3(kThreads), 0, stream, problem);
+    case DataType::kFLOAT32:
+        return launchKernel(referenceKernel<float>, grid, dim3(kThreads), 0, stream, problem);
+    case DataType::kFLOAT16:
+        return launchKernel(referenceKernel<__half>, grid, dim3(kThreads), 0, stream, problem);
     case DataType::kBFLOAT16:
         return launchKernel(referenceKernel<__nv_bfloat16>, grid, dim3(kThreads), 0, stream, problem);
     }

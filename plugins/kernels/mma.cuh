@@ -1,8 +1,9 @@
 // T1: implicit GEMM with a gathered K dimension on mma.sync (sm_80 and later), fp16 and bf16, fp32 accumulation.
 //
-// A block computes kM pixels by kN packed rows. Its A operand is gathered: every 16 bytes are eight consecutive channels
-// of one pixel at one tap, copied by cp.async with zero-fill for spatial padding, list padding and channels past C. Its
-// B operand is the packed weight as it is. Both stand in shared memory as rows of kK values, in kStages buffers.
+// A block computes kM pixels by kN packed rows. Its A operand is gathered: every 16 bytes are eight consecutive
+// channels of one pixel at one tap, copied by cp.async with zero-fill for spatial padding, list padding and channels
+// past C. Its B operand is the packed weight as it is. Both stand in shared memory as rows of kK values, in kStages
+// buffers.
 //
 // A list belongs to a filter group, so a block runs its K loop once per group among its rows, with the weights of the
 // other groups' rows taken as zero: right for any grouping, full speed where groups fill tiles (pad rows to kN).
@@ -66,13 +67,13 @@ struct MmaShared
         float staging[Tile::kStagingFloats];
     };
     int32_t rowGroup[Tile::kN];
-    int32_t rowFilter[Tile::kN];    // -1 for padding and past the last row
+    int32_t rowFilter[Tile::kN];       // -1 for padding and past the last row
     int32_t chunkFilter[Tile::kN / 8]; // first of eight consecutive, aligned filters, or -1
     TapOffset taps[Tile::kMaxTaps];
 };
 
-// Where 16-byte chunk `chunk` of row `row` stands, in elements. The four chunks of a row are permuted so that eight rows
-// of one chunk, which ldmatrix reads together, cover all 32 banks.
+// Where 16-byte chunk `chunk` of row `row` stands, in elements. The four chunks of a row are permuted so that eight
+// rows of one chunk, which ldmatrix reads together, cover all 32 banks.
 __device__ __forceinline__ int32_t swizzled(int32_t row, int32_t chunk)
 {
     return row * 32 + ((chunk ^ ((row >> 1) & 3)) << 3);
@@ -248,8 +249,7 @@ __device__ __forceinline__ void storeChunk(
     alignas(16) T residuals[8];
     alignas(16) T results[8];
     uint4 const zeros{0, 0, 0, 0};
-    *reinterpret_cast<uint4*>(biases)
-        = bias == nullptr ? zeros : *reinterpret_cast<uint4 const*>(bias + firstFilter);
+    *reinterpret_cast<uint4*>(biases) = bias == nullptr ? zeros : *reinterpret_cast<uint4 const*>(bias + firstFilter);
     *reinterpret_cast<uint4*>(residuals)
         = problem.residual == nullptr ? zeros : *reinterpret_cast<uint4 const*>(residual + firstFilter);
     TRTKP_UNROLL

@@ -2,8 +2,8 @@
 //
 //   y[n, p, q, f] = act(b[f] + z[n, p, q, f] + sum over e in list(group of f) of w[row of f, e] * x[n, h_e, w_e, c_e])
 //
-// Activations are NHWC with a channel pitch of their own: what stands in channels at or beyond the tensor's own is never
-// used when read, and is 0 when written. Every index fits int32, which the C interface checks before a launch.
+// Activations are NHWC with a channel pitch of their own: what stands in channels at or beyond the tensor's own is
+// never used when read, and is 0 when written. Every index fits int32, which the C interface checks before a launch.
 #pragma once
 
 #include <cstdint>

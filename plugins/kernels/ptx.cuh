@@ -21,7 +21,7 @@ __device__ __forceinline__ uint32_t sharedAddress(void const* pointer)
 __device__ __forceinline__ void copyAsync16(void* shared, void const* global, int32_t bytes)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(sharedAddress(shared)), "l"(global), "r"(bytes)
-                 : "memory");
+        : "memory");
 }
 
 __device__ __forceinline__ void copyAsyncCommit()
@@ -41,9 +41,9 @@ __device__ __forceinline__ void copyAsyncWait()
 __device__ __forceinline__ void loadMatrixX4(uint32_t (&registers)[4], void const* row)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-                 : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
-                 : "r"(sharedAddress(row))
-                 : "memory");
+        : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
+        : "r"(sharedAddress(row))
+        : "memory");
 }
 
 // d += a * b for a [16, 16] and b [16, 8] of T, d in float32.
@@ -53,9 +53,8 @@ __device__ __forceinline__ void mmaM16N8K16(float (&d)[4], uint32_t const (&a)[4
 template <>
 __device__ __forceinline__ void mmaM16N8K16<__half>(float (&d)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
 {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};\n"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};\n"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -64,9 +63,8 @@ template <>
 __device__ __forceinline__ void mmaM16N8K16<__nv_bfloat16>(
     float (&d)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
 {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};\n"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};\n"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }

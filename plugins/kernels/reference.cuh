@@ -20,9 +20,12 @@ __device__ __forceinline__ Column columnOf(ConvProblem const& problem, int32_t c
 {
     switch (problem.listKind)
     {
-    case ListKind::kCHANNELS: return {k / problem.listLength, list[k % problem.listLength]};
-    case ListKind::kTAPS: return {list[k / problem.channels], k % problem.channels};
-    case ListKind::kENTRIES: break;
+    case ListKind::kCHANNELS:
+        return {k / problem.listLength, list[k % problem.listLength]};
+    case ListKind::kTAPS:
+        return {list[k / problem.channels], k % problem.channels};
+    case ListKind::kENTRIES:
+        break;
     }
     return {list[k] >> 16, list[k] & 0xffff};
 }

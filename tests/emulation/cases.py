@@ -28,7 +28,7 @@ BLOCK = 8
 class ConvDesc(ctypes.Structure):
     """``trtkpConvDesc``."""
 
-    _fields_ = [  # noqa: RUF012  # ctypes reads a plain list
+    _fields_ = [
         ("structSize", ctypes.c_uint32),
         ("interfaceVersion", ctypes.c_uint32),
         *((name, ctypes.c_int32) for name in (
@@ -66,9 +66,7 @@ class Case:
         """P and Q."""
         kernel, (top, left, bottom, right) = self.weight.shape[2:], self.pads
         size = (self.x.shape[2] + top + bottom, self.x.shape[3] + left + right)
-        return tuple(
-            (size[i] - (kernel[i] - 1) * self.dilations[i] - 1) // self.strides[i] + 1 for i in range(2)
-        )  # type: ignore[return-value]
+        return tuple((size[i] - (kernel[i] - 1) * self.dilations[i] - 1) // self.strides[i] + 1 for i in range(2))  # type: ignore[return-value]
 
     def want(self, oracle: Any) -> Array:
         """The answer in float64."""
@@ -127,12 +125,16 @@ def nhwc(array: Array, pitch: int) -> Array:
 def random_case(seed: int, *, base: str, dtype: str, blocks: bool) -> Case:
     """A layer with lists of one kind, in blocks of eight channels where asked for."""
     rng = np.random.default_rng(seed)
-    kernel = [(1, 1), (3, 3), (2, 3), (1, 5), (5, 5), (7, 7), (4, 1)][rng.choice(7, p=[0.2, 0.35, 0.1, 0.1, 0.1, 0.05, 0.1])]
+    kernel = [(1, 1), (3, 3), (2, 3), (1, 5), (5, 5), (7, 7), (4, 1)][
+        rng.choice(7, p=[0.2, 0.35, 0.1, 0.1, 0.1, 0.05, 0.1])
+    ]
     groups = int(rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))
     per_group = int(rng.integers(1, 90 // groups))
     whole_blocks = blocks and (base != "KernelIndexConv" or groups > 1)
     large = kernel[0] * kernel[1] > 9  # emulation is slow: few channels then, and few lists
-    channels = 8 * int(rng.integers(1, 3 if large else 7)) if whole_blocks else int(rng.integers(1, 20 if large else 45))
+    channels = (
+        8 * int(rng.integers(1, 3 if large else 7)) if whole_blocks else int(rng.integers(1, 20 if large else 45))
+    )
     mask = random_mask(rng, base, (per_group * groups, channels, *kernel), groups, blocks)
     index = from_mask(mask, groups)
     weight = rng.normal(size=mask.shape) / np.sqrt(max(1, index.retained / len(mask)))

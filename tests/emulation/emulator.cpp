@@ -266,8 +266,8 @@ cudaError_t launch(dim3 grid, dim3 block, size_t sharedBytes, cudaStream_t, std:
 {
     uint64_t const threads = static_cast<uint64_t>(block.x) * block.y * block.z;
     bool const blockFits = threads > 0 && threads <= 1024 && block.z <= 64;
-    bool const gridFits = grid.x > 0 && grid.x <= INT32_MAX && grid.y > 0 && grid.y <= 65535 && grid.z > 0
-        && grid.z <= 65535;
+    bool const gridFits
+        = grid.x > 0 && grid.x <= INT32_MAX && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535;
     if (!blockFits || !gridFits)
     {
         return cudaErrorInvalidValue;

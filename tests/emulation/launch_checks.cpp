@@ -39,8 +39,8 @@ Layer good()
     desc.channels = desc.filters = desc.listLength = desc.rows = desc.listBlock = 8;
     desc.xPitch = desc.yPitch = desc.residualPitch = 8;
     desc.hasBias = desc.hasResidual = 1;
-    layer.tensors = {sizeof(trtkpConvTensors), 0, gX, gWeight, gIndex, gRowGroup, gRowFilter, gBias, gResidual, gY,
-        nullptr, 0};
+    layer.tensors
+        = {sizeof(trtkpConvTensors), 0, gX, gWeight, gIndex, gRowGroup, gRowFilter, gBias, gResidual, gY, nullptr, 0};
     return layer;
 }
 

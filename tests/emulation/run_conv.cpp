@@ -1,9 +1,9 @@
 // Runs one case through the C interface: run_conv CASE OUTPUT.
 //
-// CASE is a trtkpConvDesc, int32 tactic, uint32 seed, seven int64 sizes in bytes (x, weight, index, rowGroup, rowFilter,
-// bias, residual; 0 for none), the size of y, and the bytes of the seven. Every tensor stands in memory of exactly its
-// size. Without OUTPUT nothing is launched; a third argument leaves the lists unchecked. Prints the tactics and the block
-// of the lists; ends with the status.
+// CASE is a trtkpConvDesc, int32 tactic, uint32 seed, seven int64 sizes in bytes (x, weight, index, rowGroup,
+// rowFilter, bias, residual; 0 for none), the size of y, and the bytes of the seven. Every tensor stands in memory of
+// exactly its size. Without OUTPUT nothing is launched; a third argument leaves the lists unchecked. Prints the tactics
+// and the block of the lists; ends with the status.
 
 #include "emulator.h"
 
@@ -75,7 +75,7 @@ int main(int argc, char** argv)
     }
     int32_t listBlock = 0;
     status = index == nullptr || argc > 3 ? TRTKP_OK
-                              : trtkpConvCheckLists(&header.desc, index, rowGroup, rowFilter, &listBlock);
+                                          : trtkpConvCheckLists(&header.desc, index, rowGroup, rowFilter, &listBlock);
     std::printf("\nlistBlock: %d\n", listBlock);
     if (status != TRTKP_OK)
     {

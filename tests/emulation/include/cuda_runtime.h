@@ -88,7 +88,8 @@ T __shfl_down_sync(unsigned int mask, T value, unsigned int lanes)
     return emulation::shuffle("__shfl_down_sync", mask, value, emulation::lane() + static_cast<int>(lanes));
 }
 
-// --- host side --------------------------------------------------------------------------------------------------------
+// --- host side
+// --------------------------------------------------------------------------------------------------------
 
 enum cudaFuncAttribute
 {

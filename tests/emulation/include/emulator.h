@@ -1,8 +1,9 @@
 // Runs kernels written in CUDA on the CPU, one thread block after another, each CUDA thread a fiber.
 //
-// A fiber runs until it meets a barrier (of its block, or of its warp: warp-wide instructions are barriers that compute),
-// then the scheduler picks another. It favours one random warp for a random while, often until that warp can run no
-// further: a missing barrier stays hidden under a fair shuffle of all threads. The seed makes every run repeatable.
+// A fiber runs until it meets a barrier (of its block, or of its warp: warp-wide instructions are barriers that
+// compute), then the scheduler picks another. It favours one random warp for a random while, often until that warp can
+// run no further: a missing barrier stays hidden under a fair shuffle of all threads. The seed makes every run
+// repeatable.
 #pragma once
 
 #include <cstddef>
@@ -53,8 +54,7 @@ void setSeed(uint64_t seed);
 [[noreturn]] void fail(char const* format, ...) __attribute__((format(printf, 1, 2)));
 constexpr int kFailureStatus = 70;
 
-cudaError_t launch(
-    dim3 grid, dim3 block, size_t sharedBytes, cudaStream_t stream, std::function<void()> const& kernel);
+cudaError_t launch(dim3 grid, dim3 block, size_t sharedBytes, cudaStream_t stream, std::function<void()> const& kernel);
 
 // The block's dynamic shared memory: exactly as large as asked for, full of NaN.
 unsigned char* dynamicShared();
