@@ -43,4 +43,29 @@ __device__ __forceinline__ Real activate(Real value, Activation activation, floa
     return value;
 }
 
+// The same for several values, with one choice of the activation for all.
+template <int32_t kCount>
+__device__ __forceinline__ void activateAll(float (&values)[kCount], Activation activation, float alpha)
+{
+#define TRTKP_ACTIVATE_ALL(name)                                                                                       \
+    case name:                                                                                                         \
+        TRTKP_UNROLL                                                                                                   \
+        for (int32_t i = 0; i < kCount; ++i)                                                                           \
+        {                                                                                                              \
+            values[i] = activate(values[i], name, alpha);                                                              \
+        }                                                                                                              \
+        break
+    switch (activation)
+    {
+        TRTKP_ACTIVATE_ALL(Activation::kRELU);
+        TRTKP_ACTIVATE_ALL(Activation::kRELU6);
+        TRTKP_ACTIVATE_ALL(Activation::kSILU);
+        TRTKP_ACTIVATE_ALL(Activation::kHARD_SWISH);
+        TRTKP_ACTIVATE_ALL(Activation::kLEAKY_RELU);
+    case Activation::kNONE:
+        break;
+    }
+#undef TRTKP_ACTIVATE_ALL
+}
+
 } // namespace trtkp

@@ -111,40 +111,43 @@ public:
     // Turns to the rows [begin, end) of the tile, which belong to one filter group.
     __device__ __forceinline__ void select(int32_t begin, int32_t end)
     {
-        mBegin = begin;
-        mEnd = end;
         mColumn = mChunk * 8;
         mFirstChannel = mShared.rowFilter[begin] / (mProblem.filters / mProblem.groups) * mProblem.channels;
-    }
-
-    // Issues the copies of one step; steps are taken in order.
-    __device__ __forceinline__ void load(int32_t stage, Chunk chunk)
-    {
-        T* const a = reinterpret_cast<T*>(mShared.stages[stage]);
-        T* const b = a + Tile::kM * Tile::kK;
-        int32_t const to = swizzled(mRow, mChunk);
-
-        TapOffset const tap = mShared.taps[chunk.tap];
-        int32_t const left = mProblem.channels - chunk.channel;
-        int32_t const bytes = left >= 8 ? 16 : (left > 0 ? 2 * left : 0);
-        T const* const x = static_cast<T const*>(mProblem.x);
-        TRTKP_UNROLL
-        for (int32_t i = 0; i < Tile::kPassesA; ++i)
-        {
-            bool const inside = static_cast<uint32_t>(mH[i] + tap.h) < static_cast<uint32_t>(mProblem.height)
-                && static_cast<uint32_t>(mW[i] + tap.w) < static_cast<uint32_t>(mProblem.width) && bytes > 0;
-            int32_t const from = inside ? mAt[i] + tap.at + mFirstChannel + chunk.channel : 0;
-            ptx::copyAsync16(a + to + i * Tile::kRowsPerPass * Tile::kK, x + from, inside ? bytes : 0);
-        }
-
-        T const* const weight = static_cast<T const*>(mProblem.weight);
         TRTKP_UNROLL
         for (int32_t i = 0; i < Tile::kPassesB; ++i)
         {
             int32_t const row = mRow + i * Tile::kRowsPerPass;
-            bool const mine = row >= mBegin && row < mEnd && mColumn < mProblem.columns;
-            int32_t const from = mine ? (mFirstRow + row) * mProblem.columns + mColumn : 0;
-            ptx::copyAsync16(b + to + i * Tile::kRowsPerPass * Tile::kK, weight + from, mine ? 16 : 0);
+            bool const isSelected = row >= begin && row < end;
+            mBytesB[i] = isSelected ? 16 : 0;
+            mAtB[i] = isSelected ? (mFirstRow + row) * mProblem.columns : 0;
+        }
+    }
+
+    // Issues the copies of one step; steps are taken in order. A copy of no bytes reads nothing, wherever it points.
+    __device__ __forceinline__ void load(int32_t stage, Chunk chunk)
+    {
+        T* const a = reinterpret_cast<T*>(mShared.stages[stage]) + swizzled(mRow, mChunk);
+        T* const b = a + Tile::kM * Tile::kK;
+
+        TapOffset const tap = mShared.taps[chunk.tap];
+        int32_t const left = mProblem.channels - chunk.channel;
+        int32_t const bytes = left >= 8 ? 16 : (left > 0 ? 2 * left : 0);
+        int32_t const from = tap.at + mFirstChannel + chunk.channel;
+        T const* const x = static_cast<T const*>(mProblem.x);
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesA; ++i)
+        {
+            bool const isInside = static_cast<uint32_t>(mH[i] + tap.h) < static_cast<uint32_t>(mProblem.height)
+                && static_cast<uint32_t>(mW[i] + tap.w) < static_cast<uint32_t>(mProblem.width);
+            ptx::copyAsync16(a + i * Tile::kRowsPerPass * Tile::kK, x + (mAt[i] + from), isInside ? bytes : 0);
+        }
+
+        T const* const weight = static_cast<T const*>(mProblem.weight) + mColumn;
+        bool const isColumn = mColumn < mProblem.columns;
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesB; ++i)
+        {
+            ptx::copyAsync16(b + i * Tile::kRowsPerPass * Tile::kK, weight + mAtB[i], isColumn ? mBytesB[i] : 0);
         }
         mColumn += Tile::kK;
     }
@@ -153,8 +156,9 @@ private:
     ConvProblem const& mProblem;
     MmaShared<Tile>& mShared;
     int32_t mFirstRow, mChunk, mRow;
-    int32_t mBegin, mEnd, mColumn, mFirstChannel;
+    int32_t mColumn, mFirstChannel;
     int32_t mH[Tile::kPassesA], mW[Tile::kPassesA], mAt[Tile::kPassesA];
+    int32_t mBytesB[Tile::kPassesB], mAtB[Tile::kPassesB];
 };
 
 template <typename Tile>
@@ -252,11 +256,17 @@ __device__ __forceinline__ void storeChunk(
     *reinterpret_cast<uint4*>(biases) = bias == nullptr ? zeros : *reinterpret_cast<uint4 const*>(bias + firstFilter);
     *reinterpret_cast<uint4*>(residuals)
         = problem.residual == nullptr ? zeros : *reinterpret_cast<uint4 const*>(residual + firstFilter);
+    float values[8];
     TRTKP_UNROLL
     for (int32_t i = 0; i < 8; ++i)
     {
-        float const value = sums[i] + toFloat(biases[i]) + toFloat(residuals[i]);
-        results[i] = fromFloat<T>(activate(value, problem.activation, problem.alpha));
+        values[i] = sums[i] + toFloat(biases[i]) + toFloat(residuals[i]);
+    }
+    activateAll(values, problem.activation, problem.alpha);
+    TRTKP_UNROLL
+    for (int32_t i = 0; i < 8; ++i)
+    {
+        results[i] = fromFloat<T>(values[i]);
     }
     *reinterpret_cast<uint4*>(y + firstFilter) = *reinterpret_cast<uint4 const*>(results);
 }
@@ -281,7 +291,7 @@ __device__ __forceinline__ void storeTile(ConvProblem const& problem, MmaShared<
             *reinterpret_cast<float2*>(to + 8 * Tile::kStagingPitch) = float2{d[2], d[3]};
         }
         __syncwarp();
-        TRTKP_UNROLL
+        TRTKP_NO_UNROLL
         for (int32_t task = lane; task < 16 * kChunksPerRow; task += 32)
         {
             int32_t const row = warpRow + task % kChunksPerRow * 8;

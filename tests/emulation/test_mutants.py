@@ -44,13 +44,13 @@ MUTANTS = {
     ),
     "reads weights past the last": (
         "mma.cuh",
-        "row < mEnd && mColumn < mProblem.columns",
-        "mColumn < mProblem.columns",
+        "isSelected ? (mFirstRow + row) * mProblem.columns : 0",
+        "(mFirstRow + row) * mProblem.columns, mBytesB[i] = 16",
     ),
     "ignores the right edge": (
         "mma.cuh",
-        "static_cast<uint32_t>(mProblem.width) && bytes > 0",
-        "0xffffffffU && bytes > 0",
+        "static_cast<uint32_t>(mProblem.width);",
+        "0xffffffffU;",
     ),
     "swizzles only the writes": (
         "mma.cuh",

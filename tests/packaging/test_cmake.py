@@ -127,7 +127,7 @@ def test_pip_puts_the_library_into_the_wheel(tree: Path, tmp_path: Path) -> None
 
     command = ["nm", "-D", "--defined-only", "--format=posix", library]
     symbols = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    declared = re.findall(r"^TRTKP_API [^;(]*?(\w+)\(", (ROOT / "plugins/capi/trtkp.h").read_text(), re.MULTILINE)
+    declared = re.findall(r"^\s*TRTKP_API [^;(]*?(\w+)\(", (ROOT / "plugins/capi/trtkp.h").read_text(), re.MULTILINE)
     assert {line.split()[0] for line in symbols.splitlines()} == set(declared)
 
     loaded = ctypes.CDLL(library)
