@@ -11,7 +11,7 @@ namespace trtkp
 struct Chunk
 {
     int32_t tap;     // always a tap of the kernel, so that it may index a table
-    int32_t channel; // at or beyond C: padding, read nothing
+    int32_t channel; // a multiple of 8; at or beyond C: padding, read nothing
 };
 
 // One thread's walk over a list, from a first column (a multiple of 8) in steps of kStep columns. The entry of the next
@@ -25,7 +25,7 @@ public:
         : mList{problem.index + group * problem.listLength}
         , mKind{problem.listKind}
         , mTaps{problem.kernelRows * problem.kernelColumns}
-        , mChannels{problem.channels}
+        , mPastLast{(problem.channels + 7) & ~7}
     {
         mInnerLength = mKind == ListKind::kTAPS ? problem.channels : problem.listLength;
         mOuterLength = problem.columns / mInnerLength;
@@ -52,7 +52,7 @@ public:
         }
         bool const isPadding = !mHasEntry || chunk.tap < 0 || chunk.tap >= mTaps || chunk.channel < 0;
         chunk.tap = isPadding ? 0 : chunk.tap;
-        chunk.channel = isPadding ? mChannels : chunk.channel & ~7;
+        chunk.channel = isPadding ? mPastLast : chunk.channel & ~7;
 
         mInner += kStep;
         while (mInner >= mInnerLength)
@@ -75,7 +75,8 @@ private:
 
     int32_t const* mList;
     ListKind mKind;
-    int32_t mTaps, mChannels;
+    int32_t mTaps;
+    int32_t mPastLast;                  // a channel that is padding, a multiple of 8: addresses stay aligned
     int32_t mInnerLength, mOuterLength; // columns run over the inner index first: channels, or whole entries
     int32_t mInner, mOuter;
     int32_t mEntry, mFetchedInner, mFetchedOuter;

@@ -11,6 +11,7 @@ template <typename Tile, typename T>
 cudaError_t launchMmaKernel(ConvProblem const& problem, cudaStream_t stream)
 {
     size_t constexpr kSharedBytes = sizeof(MmaShared<Tile>);
+    static_assert(kSharedBytes <= 99 * 1024, "sm_86, sm_89 and sm_120 give a block no more");
     // More than 48 KiB must be asked for; the attribute belongs to the current device, so it is set every time.
     cudaError_t const status = cudaFuncSetAttribute(
         mmaKernel<Tile, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kSharedBytes));
