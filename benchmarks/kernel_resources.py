@@ -25,6 +25,7 @@ ARCHITECTURES = (80, 90)
 
 #: Compute capability to shared memory of an SM and of a block at most, in bytes (CUDA C++ Programming Guide).
 SHARED = {80: (164 << 10, 163 << 10), 86: (100 << 10, 99 << 10), 89: (100 << 10, 99 << 10), 90: (228 << 10, 227 << 10)}
+THREADS = {80: 2048, 86: 1536, 89: 1536, 90: 2048}
 REGISTERS = 64 << 10
 #: What a block takes beside what it asks for.
 RESERVED_SHARED = 1 << 10
@@ -70,7 +71,7 @@ def compile_resources(
 
 def _resources(match: re.Match[str]) -> Resources:
     architecture, registers = int(match["architecture"]), int(match["registers"])
-    name, threads, shared, intended = "reference", 256, 0, 1
+    name, threads, shared, intended = "split" if "splitKernel" in match["name"] else "reference", 256, 0, 1
     if tile := _TILE.search(match["name"]):
         m, n, warp_m, warp_n, intended = map(int, tile.groups())
         name, threads = f"mma_{m}x{n}", m // warp_m * (n // warp_n) * 32
@@ -79,7 +80,7 @@ def _resources(match: re.Match[str]) -> Resources:
     dtype = "bfloat16" if "bfloat16" in match["name"] else "float16" if "half" in match["name"] else "float32"
     # Registers are given to warps in units of 256.
     per_block = -(-registers * 32 // 256) * 256 * (threads // 32)
-    limits = [REGISTERS // per_block, 2048 // threads, 32]
+    limits = [REGISTERS // per_block, THREADS[architecture] // threads]
     if shared:
         limits.append(SHARED[architecture][0] // (shared + RESERVED_SHARED))
     spills = int(match["spill_stores"]) + int(match["spill_loads"])

@@ -18,27 +18,48 @@ struct Tactic
 {
     char const* name;
     cudaError_t (*launch)(ConvProblem const&, DataType, cudaStream_t);
-    bool isMma;
+    int32_t tileRows; // of T1, 0 for T0
+    int32_t splits;
 };
 
 Tactic constexpr kTactics[TRTKP_TACTIC_COUNT] = {
-    {"reference", launchReference, false},
-    {"mma_128x128", launchMma128x128, true},
-    {"mma_128x64", launchMma128x64, true},
-    {"mma_64x64", launchMma64x64, true},
-    {"mma_64x32", launchMma64x32, true},
+    {"reference", launchReference, 0, 1},
+    {"mma_128x128", launchMma128x128, 128, 1},
+    {"mma_128x64", launchMma128x64, 64, 1},
+    {"mma_64x64", launchMma64x64, 64, 1},
+    {"mma_64x32", launchMma64x32, 32, 1},
+    {"mma_64x64_split4", launchMma64x64, 64, 4},
+    {"mma_64x64_split16", launchMma64x64, 64, 16},
+    {"mma_64x32_split4", launchMma64x32, 32, 4},
 };
 
 int32_t constexpr kAlignment = 16;
 int32_t constexpr kChunk = 8; // 16-bit elements of a 16-byte copy
 int32_t constexpr kMaxGridY = 65535;
 int32_t constexpr kSmallestTile = 32;
+int32_t constexpr kStep = 32; // columns
+
+int64_t pixelCount(ConvProblem const& problem)
+{
+    return static_cast<int64_t>(problem.batch) * problem.outHeight * problem.outWidth;
+}
+
+// Partial sums have a column for each row of every tile.
+int32_t partialPitch(Tactic const& tactic, ConvProblem const& problem)
+{
+    return (problem.rows + tactic.tileRows - 1) / tactic.tileRows * tactic.tileRows;
+}
+
+size_t workspaceBytes(Tactic const& tactic, ConvProblem const& problem)
+{
+    return tactic.splits == 1 ? 0 : sizeof(float) * tactic.splits * pixelCount(problem) * partialPitch(tactic, problem);
+}
 
 // Why a tactic does not take a layer; null if it does.
 char const* whyNot(Tactic const& tactic, Layer const& layer)
 {
     ConvProblem const& problem = layer.problem;
-    if (!tactic.isMma)
+    if (tactic.tileRows == 0)
     {
         return problem.rows < kMaxGridY ? nullptr : "more than 65534 rows";
     }
@@ -62,8 +83,11 @@ char const* whyNot(Tactic const& tactic, Layer const& layer)
     {
         return "needs pitches that are multiples of 8";
     }
-    int64_t const pixels = static_cast<int64_t>(problem.batch) * problem.outHeight * problem.outWidth;
-    int64_t const blocks = (pixels / kSmallestTile + 1) * (problem.rows / kSmallestTile + 1);
+    if (tactic.splits > 1 && problem.columns / kStep < tactic.splits)
+    {
+        return "needs longer lists";
+    }
+    int64_t const blocks = (pixelCount(problem) / kSmallestTile + 1) * (problem.rows / kSmallestTile + 1);
     return blocks <= INT32_MAX ? nullptr : "too many thread blocks";
 }
 
@@ -89,6 +113,22 @@ void requireApart(char const* name, void const* pointer, int64_t bytes, void con
     auto const first = reinterpret_cast<uintptr_t>(pointer);
     auto const second = reinterpret_cast<uintptr_t>(y);
     require(pointer == nullptr || first + bytes <= second || second + yBytes <= first, "y overlaps ", name);
+}
+
+void setWorkspace(Layer& layer, Tactic const& tactic, trtkpConvTensors const& tensors)
+{
+    ConvProblem& problem = layer.problem;
+    problem.splits = tactic.splits;
+    size_t const bytes = workspaceBytes(tactic, problem);
+    if (bytes > 0)
+    {
+        requirePointer("workspace", tensors.workspace, kAlignment);
+        require(tensors.workspaceBytes >= bytes, "workspaceBytes is ", tensors.workspaceBytes, ", less than ", bytes);
+        int64_t const yBytes = pixelCount(problem) * problem.yPitch * elementSize(layer.type);
+        requireApart("workspace", tensors.workspace, static_cast<int64_t>(bytes), tensors.y, yBytes);
+        problem.partialPitch = partialPitch(tactic, problem);
+        problem.partial = static_cast<float*>(tensors.workspace);
+    }
 }
 
 void setPointers(Layer& layer, trtkpConvTensors const* tensors)
@@ -118,7 +158,7 @@ void setPointers(Layer& layer, trtkpConvTensors const* tensors)
 
     ConvProblem& problem = layer.problem;
     int64_t const size = elementSize(layer.type);
-    int64_t const pixels = static_cast<int64_t>(problem.batch) * problem.outHeight * problem.outWidth;
+    int64_t const pixels = pixelCount(problem);
     int64_t const yBytes = pixels * problem.yPitch * size;
     int64_t const xBytes = size * problem.batch * problem.height * problem.width * problem.xPitch;
     requireApart("x", tensors->x, xBytes, tensors->y, yBytes);
@@ -214,8 +254,8 @@ trtkpStatus trtkpConvWorkspaceBytes(trtkpConvDesc const* desc, int32_t tactic, s
         [&]
         {
             require(bytes != nullptr, "bytes is null");
-            checkedTactic(tactic, checkedLayer(desc));
-            *bytes = 0; // no tactic so far needs any
+            Layer const layer = checkedLayer(desc);
+            *bytes = workspaceBytes(checkedTactic(tactic, layer), layer.problem);
         });
 }
 
@@ -227,7 +267,12 @@ trtkpStatus trtkpConvLaunch(trtkpConvDesc const* desc, int32_t tactic, trtkpConv
             Layer layer = checkedLayer(desc);
             Tactic const& chosen = checkedTactic(tactic, layer);
             setPointers(layer, tensors);
-            cudaError_t const status = chosen.launch(layer.problem, layer.type, static_cast<cudaStream_t>(stream));
+            setWorkspace(layer, chosen, *tensors);
+            cudaError_t status = chosen.launch(layer.problem, layer.type, static_cast<cudaStream_t>(stream));
+            if (status == cudaSuccess && chosen.splits > 1)
+            {
+                status = launchSplit(layer.problem, layer.type, static_cast<cudaStream_t>(stream));
+            }
             if (status != cudaSuccess)
             {
                 fail(TRTKP_CUDA_ERROR, "launching ", chosen.name, ": ", cudaGetErrorString(status));

@@ -71,7 +71,10 @@ extern "C"
         TRTKP_TACTIC_MMA_128X64 = 2,
         TRTKP_TACTIC_MMA_64X64 = 3,
         TRTKP_TACTIC_MMA_64X32 = 4,
-        TRTKP_TACTIC_COUNT = 5
+        TRTKP_TACTIC_MMA_64X64_SPLIT4 = 5, /* four blocks share a list: for few pixels; need a workspace */
+        TRTKP_TACTIC_MMA_64X64_SPLIT16 = 6,
+        TRTKP_TACTIC_MMA_64X32_SPLIT4 = 7,
+        TRTKP_TACTIC_COUNT = 8
     } trtkpTactic;
 
     typedef struct trtkpConvDesc
@@ -120,7 +123,7 @@ extern "C"
         void const* bias; /* [F], or null without a bias */
         void const* residual; /* [N, P, Q, residualPitch], or null without one */
         void* y;              /* [N, P, Q, yPitch] */
-        void* workspace;      /* may be null where trtkpConvWorkspaceBytes says 0 */
+        void* workspace;      /* aligned to 16 bytes; may be null where trtkpConvWorkspaceBytes says 0 */
         size_t workspaceBytes;
     } trtkpConvTensors;
 

@@ -17,10 +17,11 @@ cudaError_t launchMmaKernel(ConvProblem const& problem, cudaStream_t stream)
         mmaKernel<Tile, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kSharedBytes));
     if (status != cudaSuccess)
     {
+        cudaGetLastError(); // the next launch must not report it again
         return status;
     }
     int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
-    dim3 const grid(((pixels + Tile::kM - 1) / Tile::kM) * ((problem.rows + Tile::kN - 1) / Tile::kN));
+    dim3 const grid(((pixels + Tile::kM - 1) / Tile::kM) * ((problem.rows + Tile::kN - 1) / Tile::kN), problem.splits);
     return launchKernel(mmaKernel<Tile, T>, grid, dim3(Tile::kThreads), kSharedBytes, stream, problem);
 }
 

@@ -7,13 +7,15 @@
 //
 // A list belongs to a filter group, so a block runs its K loop once per group among its rows, with the weights of the
 // other groups' rows taken as zero: right for any grouping, full speed where groups fill tiles (pad rows to kN).
+//
+// Where there are too few tiles for the GPU, several blocks (blockIdx.y) take a part of the K loop each (split.cuh).
 #pragma once
 
 #include "chunk_cursor.cuh"
 #include "device.cuh"
-#include "epilogue.cuh"
 #include "problem.h"
 #include "ptx.cuh"
+#include "store.cuh"
 
 namespace trtkp
 {
@@ -108,10 +110,10 @@ public:
         }
     }
 
-    // Turns to the rows [begin, end) of the tile, which belong to one filter group.
-    __device__ __forceinline__ void select(int32_t begin, int32_t end)
+    // Turns to the rows [begin, end) of the tile, which belong to one filter group, and to a first column.
+    __device__ __forceinline__ void select(int32_t begin, int32_t end, int32_t firstColumn)
     {
-        mColumn = mChunk * 8;
+        mColumn = firstColumn;
         mFirstChannel = mShared.rowFilter[begin] / (mProblem.filters / mProblem.groups) * mProblem.channels;
         TRTKP_UNROLL
         for (int32_t i = 0; i < Tile::kPassesB; ++i)
@@ -225,55 +227,9 @@ __device__ __forceinline__ int32_t endOfGroup(int32_t const* rowGroup, int32_t b
     return low;
 }
 
-// Bias, residual, activation and stores for eight rows of one pixel.
-template <typename T>
-__device__ __forceinline__ void storeChunk(
-    ConvProblem const& problem, float const* sums, int32_t pixel, int32_t firstFilter, int32_t const* rowFilter)
-{
-    T const* const bias = static_cast<T const*>(problem.bias);
-    T const* const residual = static_cast<T const*>(problem.residual) + pixel * problem.residualPitch;
-    T* const y = static_cast<T*>(problem.y) + pixel * problem.yPitch;
-    if (firstFilter < 0)
-    {
-        TRTKP_NO_UNROLL
-        for (int32_t i = 0; i < 8; ++i)
-        {
-            int32_t const filter = rowFilter[i];
-            if (filter >= 0)
-            {
-                float value = sums[i];
-                value += bias == nullptr ? 0.F : toFloat(bias[filter]);
-                value += problem.residual == nullptr ? 0.F : toFloat(residual[filter]);
-                y[filter] = fromFloat<T>(activate(value, problem.activation, problem.alpha));
-            }
-        }
-        return;
-    }
-    alignas(16) T biases[8];
-    alignas(16) T residuals[8];
-    alignas(16) T results[8];
-    uint4 const zeros{0, 0, 0, 0};
-    *reinterpret_cast<uint4*>(biases) = bias == nullptr ? zeros : *reinterpret_cast<uint4 const*>(bias + firstFilter);
-    *reinterpret_cast<uint4*>(residuals)
-        = problem.residual == nullptr ? zeros : *reinterpret_cast<uint4 const*>(residual + firstFilter);
-    float values[8];
-    TRTKP_UNROLL
-    for (int32_t i = 0; i < 8; ++i)
-    {
-        values[i] = sums[i] + toFloat(biases[i]) + toFloat(residuals[i]);
-    }
-    activateAll(values, problem.activation, problem.alpha);
-    TRTKP_UNROLL
-    for (int32_t i = 0; i < 8; ++i)
-    {
-        results[i] = fromFloat<T>(values[i]);
-    }
-    *reinterpret_cast<uint4*>(y + firstFilter) = *reinterpret_cast<uint4 const*>(results);
-}
-
 template <typename Tile, typename T>
 __device__ __forceinline__ void storeTile(ConvProblem const& problem, MmaShared<Tile>& shared,
-    Accumulators<Tile> const& sums, int32_t firstPixel, int32_t warpPixel, int32_t warpRow)
+    Accumulators<Tile> const& sums, int32_t firstPixel, int32_t firstRow, int32_t warpPixel, int32_t warpRow)
 {
     constexpr int32_t kChunksPerRow = Tile::kWarpN / 8;
     int32_t const lane = threadIdx.x % 32;
@@ -300,7 +256,14 @@ __device__ __forceinline__ void storeTile(ConvProblem const& problem, MmaShared<
             {
                 float const* const from
                     = staging + task / kChunksPerRow * Tile::kStagingPitch + task % kChunksPerRow * 8;
-                storeChunk<T>(problem, from, pixel, shared.chunkFilter[row / 8], shared.rowFilter + row);
+                if (problem.splits > 1)
+                {
+                    storePartial(problem, from, pixel, firstRow + row);
+                }
+                else
+                {
+                    storeChunk<T>(problem, from, pixel, shared.chunkFilter[row / 8], shared.rowFilter + row);
+                }
             }
         }
         __syncwarp();
@@ -327,13 +290,7 @@ __device__ __forceinline__ void fillTables(ConvProblem const& problem, MmaShared
     __syncthreads();
     for (int32_t i = threadIdx.x; i < Tile::kN / 8; i += Tile::kThreads)
     {
-        int32_t const* const eight = shared.rowFilter + i * 8;
-        bool consecutive = eight[0] >= 0 && eight[0] % 8 == 0;
-        for (int32_t j = 1; j < 8; ++j)
-        {
-            consecutive = consecutive && eight[j] == eight[0] + j;
-        }
-        shared.chunkFilter[i] = consecutive ? eight[0] : -1;
+        shared.chunkFilter[i] = firstOfEight(shared.rowFilter + i * 8);
     }
     __syncthreads();
 }
@@ -358,7 +315,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(
     fillTables(problem, shared, firstRow);
     TileLoader<Tile, T> loader{problem, shared, firstPixel, firstRow};
     Accumulators<Tile> sums{};
-    int32_t const steps = (problem.columns + Tile::kK - 1) / Tile::kK;
+    int32_t const allSteps = (problem.columns + Tile::kK - 1) / Tile::kK;
+    int32_t const split = blockIdx.y;
+    int32_t const firstStep = allSteps * split / problem.splits;
+    int32_t const steps = allSteps * (split + 1) / problem.splits - firstStep;
+    int32_t const firstColumn = firstStep * Tile::kK + static_cast<int32_t>(threadIdx.x) % Tile::kChunks * 8;
 
     TRTKP_NO_UNROLL
     for (int32_t begin = 0; begin < rows;)
@@ -368,8 +329,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(
         // Padding rows stand last in their group: a run that begins with one holds nothing else.
         if (shared.rowFilter[begin] >= 0 && group >= 0 && group < problem.listGroups)
         {
-            loader.select(begin, end);
-            ChunkCursor<Tile::kK> cursor{problem, group, static_cast<int32_t>(threadIdx.x) % Tile::kChunks * 8};
+            loader.select(begin, end, firstColumn);
+            ChunkCursor<Tile::kK> cursor{problem, group, firstColumn};
             TRTKP_UNROLL
             for (int32_t step = 0; step < Tile::kStages - 1; ++step)
             {
@@ -399,20 +360,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(
         begin = end;
     }
 
-    storeTile<Tile, T>(problem, shared, sums, firstPixel, warpPixel, warpRow);
+    storeTile<Tile, T>(problem, shared, sums, firstPixel, firstRow, warpPixel, warpRow);
 
-    // The last tile of rows clears the channels past F.
-    int32_t const padded = problem.yPitch - problem.filters;
-    if (rowTile == rowTiles - 1 && padded > 0)
+    // The last tile of rows clears the channels past F, one pixel a thread.
+    if (rowTile == rowTiles - 1 && problem.splits == 1)
     {
         int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
-        for (int32_t i = threadIdx.x; i < Tile::kM * padded; i += Tile::kThreads)
+        for (int32_t pixel = firstPixel + threadIdx.x; pixel < pixels && pixel < firstPixel + Tile::kM;
+            pixel += Tile::kThreads)
         {
-            int32_t const pixel = firstPixel + i / padded;
-            if (pixel < pixels)
-            {
-                static_cast<T*>(problem.y)[pixel * problem.yPitch + problem.filters + i % padded] = fromFloat<T>(0.F);
-            }
+            clearPaddedChannels<T>(problem, pixel);
         }
     }
 }

@@ -67,6 +67,12 @@ struct ConvProblem
     void const* bias;
     void const* residual;
     void* y;
+
+    // Split-K: that many blocks share the list of a tile, and leave float32 sums [splits, pixels, partialPitch], a
+    // column for each packed row of every tile, to a second kernel. 1: no split, no partial sums.
+    int32_t splits;
+    int32_t partialPitch;
+    float* partial;
 };
 
 } // namespace trtkp

@@ -21,7 +21,12 @@ DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfl
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1e-2}
 BASES = ("KernelIndexConv", "StripeConv", "PatternConv")
 ACTIVATIONS = ("", "Relu", "Relu6", "Silu", "HardSwish", "LeakyRelu")
-TACTICS = ("reference", "mma_128x128", "mma_128x64", "mma_64x64", "mma_64x32")
+#: Tactic, in the order of their numbers, to the blocks that share a list.
+SPLITS = {
+    "reference": 1, "mma_128x128": 1, "mma_128x64": 1, "mma_64x64": 1, "mma_64x32": 1,
+    "mma_64x64_split4": 4, "mma_64x64_split16": 16, "mma_64x32_split4": 4,
+}  # fmt: skip
+TACTICS = tuple(SPLITS)
 BLOCK = 8
 
 
@@ -122,8 +127,8 @@ def nhwc(array: Array, pitch: int) -> Array:
     return padded
 
 
-def random_case(seed: int, *, base: str, dtype: str, blocks: bool) -> Case:
-    """A layer with lists of one kind, in blocks of eight channels where asked for."""
+def random_case(seed: int, *, base: str, dtype: str, blocks: bool, long: bool = False) -> Case:
+    """A layer with lists of one kind, in blocks of eight channels, and on the long side, where asked for."""
     rng = np.random.default_rng(seed)
     kernel = [(1, 1), (3, 3), (2, 3), (1, 5), (5, 5), (7, 7), (4, 1)][
         rng.choice(7, p=[0.2, 0.35, 0.1, 0.1, 0.1, 0.05, 0.1])
@@ -135,6 +140,8 @@ def random_case(seed: int, *, base: str, dtype: str, blocks: bool) -> Case:
     channels = (
         8 * int(rng.integers(1, 3 if large else 7)) if whole_blocks else int(rng.integers(1, 20 if large else 45))
     )
+    if long:
+        kernel, channels, per_group = (5, 5), 8 * int(rng.integers(4, 7)), int(rng.integers(1, 40 // groups))
     mask = random_mask(rng, base, (per_group * groups, channels, *kernel), groups, blocks)
     index = from_mask(mask, groups)
     weight = rng.normal(size=mask.shape) / np.sqrt(max(1, index.retained / len(mask)))

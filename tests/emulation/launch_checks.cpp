@@ -21,8 +21,9 @@ struct Layer
     int32_t tactic = TRTKP_TACTIC_MMA_64X32;
 };
 
-alignas(16) uint16_t gX[32], gWeight[64], gBias[8], gResidual[32], gY[32];
-int32_t gIndex[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+alignas(16) uint16_t gX[512], gWeight[1024], gBias[8], gResidual[32], gY[32];
+alignas(16) float gWorkspace[1024];
+int32_t gIndex[128] = {0, 1, 2, 3, 4, 5, 6, 7};
 int32_t gRowGroup[8] = {};
 int32_t gRowFilter[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 
@@ -42,6 +43,14 @@ Layer good()
     layer.tensors
         = {sizeof(trtkpConvTensors), 0, gX, gWeight, gIndex, gRowGroup, gRowFilter, gBias, gResidual, gY, nullptr, 0};
     return layer;
+}
+
+void makeLong(Layer& layer)
+{
+    layer.desc.channels = layer.desc.listLength = layer.desc.xPitch = 128;
+    layer.tactic = TRTKP_TACTIC_MMA_64X64_SPLIT4;
+    layer.tensors.workspace = gWorkspace;
+    layer.tensors.workspaceBytes = sizeof(gWorkspace);
 }
 
 template <typename T>
@@ -68,6 +77,25 @@ std::vector<std::pair<char const*, std::function<void(Layer&)>>> const kSpoilt{
     {"y on x", [](Layer& l) { l.tensors.y = gX; }},
     {"y on residual", [](Layer& l) { l.tensors.residual = gY; }},
     {"y in weight", [](Layer& l) { l.tensors.y = gWeight + 32; }},
+    {"workspace given", makeLong},
+    {"workspace null",
+        [](Layer& l)
+        {
+            makeLong(l);
+            l.tensors.workspace = nullptr;
+        }},
+    {"workspace short",
+        [](Layer& l)
+        {
+            makeLong(l);
+            --l.tensors.workspaceBytes;
+        }},
+    {"y in workspace",
+        [](Layer& l)
+        {
+            makeLong(l);
+            l.tensors.y = gWorkspace + 16;
+        }},
     {"tensors size", [](Layer& l) { l.tensors.structSize = 8; }},
     {"tactic negative", [](Layer& l) { l.tactic = -1; }},
     {"tactic unknown", [](Layer& l) { l.tactic = TRTKP_TACTIC_COUNT; }},
@@ -94,7 +122,9 @@ int main()
     size_t bytes = 1;
     int32_t height = 0;
     int32_t width = 0;
-    trtkpConvWorkspaceBytes(&layer.desc, 1, &bytes);
+    Layer longer = good();
+    makeLong(longer);
+    trtkpConvWorkspaceBytes(&longer.desc, longer.tactic, &bytes);
     trtkpConvOutputSize(&layer.desc, &height, &width);
     std::printf("workspace: 0 %zu\noutput: 0 %dx%d\nversion: 0 %u\nname: 0 %s\n", bytes, height, width,
         trtkpInterfaceVersion(), trtkpTacticName(TRTKP_TACTIC_COUNT) == nullptr ? "none" : "some");

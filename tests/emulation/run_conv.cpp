@@ -86,13 +86,21 @@ int main(int argc, char** argv)
         size_t const bytes = header.sizes[kTensors];
         void* const y = std::malloc(bytes);
         std::memset(y, 0xff, bytes); // NaN: an element that is never written shows
+        size_t workspaceBytes = 0;
+        status = trtkpConvWorkspaceBytes(&header.desc, header.tactic, &workspaceBytes);
+        void* const workspace = workspaceBytes == 0 ? nullptr : std::malloc(workspaceBytes);
+        if (workspace != nullptr)
+        {
+            std::memset(workspace, 0xff, workspaceBytes);
+        }
         trtkpConvTensors const arguments{sizeof(trtkpConvTensors), 0, tensors[0], tensors[1], index, rowGroup,
-            rowFilter, tensors[5], tensors[6], y, nullptr, 0};
-        status = trtkpConvLaunch(&header.desc, header.tactic, &arguments, nullptr);
+            rowFilter, tensors[5], tensors[6], y, workspace, workspaceBytes};
+        status = status != TRTKP_OK ? status : trtkpConvLaunch(&header.desc, header.tactic, &arguments, nullptr);
         if (status == TRTKP_OK)
         {
             std::ofstream{argv[2], std::ios::binary}.write(static_cast<char const*>(y), bytes);
         }
+        std::free(workspace);
         std::free(y);
     }
     for (void* const tensor : tensors)

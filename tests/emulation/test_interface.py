@@ -88,6 +88,8 @@ def test_a_bad_description_is_refused(changes: dict[str, int], message: str, run
 
 
 EVERY = ["reference", "mma_128x128", "mma_128x64", "mma_64x64", "mma_64x32"]
+SPLIT4 = ["mma_64x64_split4", "mma_64x32_split4"]
+SPLIT16 = ["mma_64x64_split4", "mma_64x64_split16", "mma_64x32_split4"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,9 @@ EVERY = ["reference", "mma_128x128", "mma_128x64", "mma_64x64", "mma_64x32"]
         ({"dataType": 2}, EVERY),
         ({"dataType": 0}, EVERY[:1]),
         ({"listBlock": 1}, EVERY[:1]),
+        ({"channels": 64, "listLength": 16, "xPitch": 64}, [*EVERY, *SPLIT4]),
+        ({"channels": 64, "listLength": 56, "xPitch": 64}, [*EVERY, *SPLIT4]),
+        ({"channels": 64, "listLength": 64, "xPitch": 64}, [*EVERY, *SPLIT16]),
         ({"channels": 12}, EVERY),
         ({"channels": 12, "groups": 2, "xPitch": 24}, EVERY[:1]),
         ({"listLength": 12}, EVERY[:1]),
@@ -210,13 +215,17 @@ def test_what_a_launch_refuses(program_folder: Path) -> None:
     assert got["y on residual"] == f"{INVALID} y overlaps residual"
     assert got["y in weight"] == f"{INVALID} y overlaps weight"
     assert got["tensors size"].startswith(f"{INVALID} tensors.structSize is 8, not ")
-    assert got["tactic negative"] == f"{INVALID} tactic is -1, not in [0, 5)"
-    assert got["tactic unknown"] == f"{INVALID} tactic is 5, not in [0, 5)"
+    assert got["tactic negative"] == f"{INVALID} tactic is -1, not in [0, 8)"
+    assert got["tactic unknown"] == f"{INVALID} tactic is 8, not in [0, 8)"
     assert got["tactic unfit"].startswith(f"{UNSUPPORTED} tactic mma_64x32 needs lists in blocks of 8")
+    assert got["workspace given"] == "0 "
+    assert got["workspace null"] == f"{INVALID} workspace is null"
+    assert got["workspace short"] == f"{INVALID} workspaceBytes is 4095, less than 4096"
+    assert got["y in workspace"] == f"{INVALID} y overlaps workspace"
     assert got["desc null"] == f"{INVALID} desc is null"
     assert got["tensors null"] == f"{INVALID} tensors is null"
     assert got["other thread"] == "0 []"
-    assert (got["workspace"], got["output"], got["version"], got["name"]) == ("0 0", "0 2x2", "0 1", "0 none")
+    assert (got["workspace"], got["output"], got["version"], got["name"]) == ("0 4096", "0 2x2", "0 1", "0 none")
 
 
 @pytest.mark.parametrize("standard", ["c99", "c17"])

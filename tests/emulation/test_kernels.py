@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .cases import BASES, TACTICS, TOLERANCE, Case, random_case
+from .cases import BASES, SPLITS, TACTICS, TOLERANCE, Case, random_case
 from .programs import run
 
-CASES = int(os.environ.get("TRTKP_EMULATION_CASES", "80"))
+CASES = int(os.environ.get("TRTKP_EMULATION_CASES", "96"))
 
 
 def check(case: Case, tactic: str, seed: int, program: Path, oracle: Any, folder: Path) -> None:
@@ -38,14 +38,18 @@ def check(case: Case, tactic: str, seed: int, program: Path, oracle: Any, folder
 
 def parameters(number: int) -> tuple[str, str, str]:
     """Base, data type and tactic: every combination comes in turn."""
-    tactic = TACTICS[number % 5]
+    tactic = TACTICS[number % len(TACTICS)]
+    base = BASES[number // len(TACTICS) % len(BASES)]
     dtypes = ("float32", "float16", "bfloat16") if tactic == "reference" else ("float16", "bfloat16")
-    return BASES[number // 5 % 3], dtypes[number // 15 % len(dtypes)], tactic
+    return base, dtypes[number // (len(TACTICS) * len(BASES)) % len(dtypes)], tactic
 
 
 @pytest.mark.parametrize("number", range(CASES))
 def test_random_layer(number: int, run_conv: Path, oracle: Any, tmp_path: Path) -> None:
     base, dtype, tactic = parameters(number)
-    blocks = tactic != "reference" or number % 4 == 0
-    case = random_case(number, base=base, dtype=dtype, blocks=blocks)
+    blocks = tactic != "reference" or number % 16 == 0
+    least = 32 * SPLITS[tactic] if SPLITS[tactic] > 1 else 0  # a split needs a step for each of its blocks
+    seeds = range(number, 1 << 20, 10007)
+    cases = (random_case(seed, base=base, dtype=dtype, blocks=blocks, long=least > 256) for seed in seeds)
+    case = next(case for case in cases if case.packed.weight.shape[1] >= least)
     check(case, tactic, zlib.crc32(b"%d" % number), run_conv, oracle, tmp_path)

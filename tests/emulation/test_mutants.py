@@ -59,8 +59,8 @@ MUTANTS = {
     ),
     "leaves the padded channels": (
         "mma.cuh",
-        "padded > 0)",
-        "padded > 8)",
+        "rowTile == rowTiles - 1 && problem.splits == 1",
+        "rowTile == rowTiles",
     ),
     "forgets the ONNX group": (
         "mma.cuh",
@@ -111,5 +111,5 @@ def test_a_planted_fault_is_caught(name: str, run_conv: Path, oracle: Any, tmp_p
 @pytest.mark.slow
 def test_a_harmless_change_passes(run_conv: Path, oracle: Any, tmp_path: Path) -> None:
     """So it is the fault that the tests above catch, not the copy."""
-    program = mutated_program(tmp_path, run_conv.parent, "mma.cuh", "padded > 0)", "0 < padded)")
+    program = mutated_program(tmp_path, run_conv.parent, "mma.cuh", "problem.splits == 1)", "problem.splits <= 1)")
     assert list(failing_layers(program, oracle, tmp_path, range(12))) == []

@@ -20,6 +20,11 @@ struct alignas(8) float2
     float x, y;
 };
 
+struct alignas(16) float4
+{
+    float x, y, z, w;
+};
+
 struct alignas(16) uint4
 {
     uint32_t x, y, z, w;
@@ -106,6 +111,11 @@ template <typename Function>
 cudaError_t cudaFuncSetAttribute(Function* function, cudaFuncAttribute attribute, int bytes)
 {
     return cudaFuncSetAttribute(reinterpret_cast<void const*>(function), attribute, bytes);
+}
+
+inline cudaError_t cudaGetLastError()
+{
+    return cudaSuccess;
 }
 
 inline char const* cudaGetErrorString(cudaError_t error)
