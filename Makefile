@@ -11,7 +11,7 @@ CUDA_SOURCES := '*.cu' '*.cuh' '*.cpp' '*.h' '*.hpp'
 SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint lint-python lint-cuda typecheck format clean
+.PHONY: help venv demo test test-emulation lint lint-python lint-cuda typecheck format clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test: export OMP_NUM_THREADS = 1
 test: $(STAMP) ## Run every test, slow ones included
 	@$(BIN)/python -m pytest -m serial || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m "not serial" -n $(JOBS)
+
+test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=600 by default)
+	@TRTKP_EMULATION_CASES=$(or $(CASES),600) $(BIN)/python -m pytest tests/emulation/test_kernels.py -n $(JOBS)
 
 lint: lint-python lint-cuda typecheck ## Check format, lint rules and types; changes nothing
 

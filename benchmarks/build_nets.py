@@ -3,9 +3,10 @@
     python -m benchmarks.build_nets --json benchmarks/results/build_nets.json
 
 Nets of ``examples/nets`` with random weights and a dynamic batch of 1 to 64 are saved as ``.pt2`` and built dense, by
-KEP as published and by KEP with one set of positions per layer: for TensorRT-RTX in fp16, then verified, and ResNet-50
-for ONNX Runtime in fp32, whose bundles are timed in turn. Seconds are wall clock of the process from start to end;
-memory is the peak of the resident sizes of the process and its children together, sampled every 20 ms.
+KEP as published and by KEP with one set of positions per layer: for TensorRT-RTX in fp16, then verified. ResNet-50 is
+built for ONNX Runtime in fp32 too, also by V-SKP with shared lists, and its bundles are timed in turn. Seconds are wall
+clock of the process from start to end; memory is the peak of the resident sizes of the process and its children
+together, sampled every 20 ms.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ VARIANTS = {
     "kep n=4": ["--method", "kep", "--n", "4"],
     "kep n=4 per-layer": ["--method", "kep", "--n", "4", "--share", "per-layer"],
 }
+#: Timed beside them: lists that whole groups of filters share.
+GROUPED = {
+    "vskp 60 %, 256 filters a list": [
+        "--method", "vskp", "--ratio", "0.6", "--allocation", "uniform", "--filter-group", "256",
+    ],
+}  # fmt: skip
 
 
 def trtkp(*arguments: str) -> tuple[dict[str, Any], float, float]:
@@ -118,10 +125,13 @@ def _build(folder: str, name: str, variant: str, flags: list[str], model: Path) 
 def _latency(folder: str) -> list[dict[str, Any]]:
     """ResNet-50 at batch 1 and 8 in ONNX Runtime, variants timed in turn."""
     model = str(Path(folder) / "resnet50.pt2")
-    bundles = {}
-    for variant, flags in VARIANTS.items():
-        bundles[variant] = str(Path(folder) / f"ort-{variant.replace(' ', '-')}")
-        trtkp("build", model, *flags, "--backend", "onnxruntime", "-o", bundles[variant])
+    bundles: dict[str, str] = {}
+    densities: dict[str, float] = {}
+    for variant, flags in (VARIANTS | GROUPED).items():
+        bundles[variant] = str(Path(folder) / f"ort-{len(bundles)}")
+        manifest, _, _ = trtkp("build", model, *flags, "--backend", "onnxruntime", "-o", bundles[variant])
+        totals = manifest["totals"]
+        densities[variant] = round(totals["retained_macs"] / totals["dense_macs"], 4)
     rows = []
     for batch in (1, 8):
         results, _, _ = trtkp("bench", *bundles.values(), "--batch", str(batch), "--seconds", "60", "--runs", "40")
@@ -136,6 +146,7 @@ def _latency(folder: str) -> list[dict[str, Any]]:
                 "threads": result["threads"],
                 **result["timing"],
                 "speed_up": round(base / result["timing"]["median_ms"], 3),
+                "density": densities[variant],
             }
             rows.append(row)
             print(f"{variant:18} batch {batch}  {row['median_ms']:8.2f} ms  {row['speed_up']:.2f}x")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
 from examples.nets import export, settle_batch_norm
 
-__all__ = ["save_program", "settled", "write_classifier"]
+__all__ = ["as_onnx", "save_program", "settled", "write_classifier"]
 
 
 def settled(net: nn.Module, shape: Sequence[int]) -> nn.Module:
@@ -32,6 +33,15 @@ def save_program(
 ) -> Path:
     """``torch.export.save`` of a net that takes one input ``[N, *shape]``."""
     torch.export.save(export(settled(net, shape), shape, batch, size_step), path)
+    return path
+
+
+def as_onnx(program: Path) -> Path:
+    """The program as an ONNX file beside it: a build from that skips PyTorch's exporter."""
+    from trtkp.model import load_model
+
+    path = program.with_suffix(".onnx")
+    ir.save(load_model(program).graph(), path)
     return path
 
 

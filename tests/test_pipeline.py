@@ -20,7 +20,7 @@ from examples.nets.dense import DenseNetLike
 from examples.nets.digits import DigitsCnn
 from examples.nets.mobile import mobile_net_like
 from examples.nets.unet import UNet
-from tests.models import save_program, settled, write_classifier
+from tests.models import as_onnx, save_program, settled, write_classifier
 from trtkp.bundle import Bundle
 from trtkp.engine.base import importable
 from trtkp.errors import InputError
@@ -35,6 +35,11 @@ RTX = {"backend": "tensorrt-rtx", "targets": ("sm86",)}
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     return save_program(DigitsCnn(16), tmp_path_factory.mktemp("digits") / "digits.pt2", (1, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def digits_onnx(digits: Path) -> Path:
+    return as_onnx(digits)
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +148,11 @@ KINDS = {"none": "pattern", "per-channel": "pattern", "per-filter": "stripe", "p
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "fp16 io"])
 @pytest.mark.parametrize("share", KINDS)
-def test_every_share_and_precision_in_onnxruntime(digits: Path, tmp_path: Path, share: str, precision: str) -> None:
-    bundle = build(digits, tmp_path / "b", share=share, precision=precision[:4], keep_io=not precision.endswith("io"))
+def test_every_share_and_precision_in_onnxruntime(
+    digits: Path, digits_onnx: Path, tmp_path: Path, share: str, precision: str
+) -> None:
+    source = digits if precision == "fp32" else digits_onnx
+    bundle = build(source, tmp_path / "b", share=share, precision=precision[:4], keep_io=not precision.endswith("io"))
     assert_whole(bundle)
     assert_verified(bundle)
     layers = {layer.name: layer for layer in bundle.manifest.layers}
@@ -167,13 +175,13 @@ def test_every_share_and_precision_in_onnxruntime(digits: Path, tmp_path: Path, 
 @needs_rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("share", ["none", "per-layer"])
-def test_tensorrt_rtx(digits: Path, tmp_path: Path, share: str, precision: str) -> None:
-    bundle = build(digits, tmp_path / "b", share=share, precision=precision, **RTX)
+def test_tensorrt_rtx(digits_onnx: Path, tmp_path: Path, share: str, precision: str) -> None:
+    bundle = build(digits_onnx, tmp_path / "b", share=share, precision=precision, **RTX)
     assert_whole(bundle)
     assert_verified(bundle)
     assert bundle.manifest.targets == ["sm86"]
     assert bundle.manifest.plan.status == "unmeasured"
-    dense = build(digits, tmp_path / "d", "none", precision=precision, **RTX)
+    dense = build(digits_onnx, tmp_path / "d", "none", precision=precision, **RTX)
     assert bundle.file("model.engine").stat().st_size <= 1.01 * dense.file("model.engine").stat().st_size
 
 
@@ -370,7 +378,7 @@ def test_dynamic_height_and_width(unet: Path, tmp_path: Path) -> None:
     assert [record for record in bundle.manifest.inputs[0].shape if isinstance(record, int)] == [3]
     with bundle.open() as runner:
         assert next(iter(runner.run({"x": np.zeros((3, 3, 64, 16), np.float32)}).values())).shape == (3, 2, 64, 16)
-    engine = build(unet, tmp_path / "e", share="per-layer", precision="fp16", **shapes, **RTX)
+    engine = build(as_onnx(unet), tmp_path / "e", share="per-layer", precision="fp16", **shapes, **RTX)
     assert_whole(engine)
     assert_graphs_agree(engine)
     grown = [reason for name, reason in bundle.manifest.left_out.items() if "grow" in name]
@@ -389,6 +397,7 @@ def build_family(net: nn.Module, shape: tuple[int, ...], tmp_path: Path, **optio
     bundle = build(path, tmp_path / "ort", share=share, opt=(f"1x{'x'.join(map(str, shape))}",), **options)
     assert_whole(bundle)
     assert_verified(bundle)
+    path = as_onnx(path)
     half = build(path, tmp_path / "rtx", share=share, precision="fp16", **options, **RTX)
     assert_whole(half)
     assert_graphs_agree(half)

@@ -16,6 +16,7 @@ import torch
 from onnx import numpy_helper
 
 import trtkp
+from examples.nets import export
 from examples.nets.digits import DigitsCnn
 from tests.models import save_program, settled, write_classifier
 from trtkp import verification
@@ -261,7 +262,8 @@ def test_hint_where_rounding_alone_makes_the_difference(tmp_path: Path, capsys: 
     assert trtkp.verify(bundle).hint is None
     report = trtkp.verify(bundle, tolerance=1e-5)
     assert statuses(report) == {
-        "dense masked ONNX": "failed", "model.onnx": "verified", "engine.onnx": "verified", "engine": "verified",
+        "dense masked ONNX": "failed", "model.onnx": "verified", "engine.onnx": "verified",
+        "activations": "verified", "engine": "verified",
     }  # fmt: skip
     assert report.hint is not None
     assert main(["verify", str(bundle.path), "--tolerance", "1e-5"]) == 1
@@ -272,6 +274,23 @@ def test_hint_where_rounding_alone_makes_the_difference(tmp_path: Path, capsys: 
     assert trtkp.verify(bundle, tolerance=accepted).ok
     full = trtkp.build(path, tmp_path / "c")
     assert trtkp.verify(full, tolerance=1e-12).hint is None
+
+
+def test_fp16_that_would_overflow_on_a_gpu_fails(tmp_path: Path) -> None:
+    model = narrow_digits()
+    with torch.no_grad():
+        model.stem[0].weight.mul_(1e5)  # and the next layer undoes it
+        model.down[0].weight.mul_(1e-5)
+    path = tmp_path / "net.pt2"
+    torch.export.save(export(model.eval(), (1, 16, 16)), path)
+    bundle = trtkp.build(path, tmp_path / "b", method="none", options=BuildOptions(precision="fp16"))
+    assert any("fp16 ends at 65504" in warning for warning in bundle.manifest.warnings)
+    report = trtkp.verify(bundle)
+    assert statuses(report)["activations"] == "failed"
+    assert "--precision fp32" in reason(report, "activations")
+    full = trtkp.verify(trtkp.build(path, tmp_path / "c", method="none"))
+    assert full.ok
+    assert "activations" not in statuses(full)
 
 
 def test_comparison_of_outputs() -> None:

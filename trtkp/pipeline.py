@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -319,12 +320,18 @@ class _Line:
 
     def _check(self, packed: ir.Model, engine_graph: ir.Model) -> None:
         """Hold ``engine.onnx`` against the dense masked net before anything is published."""
+        from trtkp.graph.ranges import FLOAT16_MAX, beyond_float16
         from trtkp.verification import compare_graphs, dense_graph
 
         shapes = {name: shapes.min for name, shapes in self.profile.items()}
         check = compare_graphs("engine.onnx", engine_graph, dense_graph(packed), shapes, self.options.precision)
         if check.status == "failed":
             raise JobError(f"the planned graph differs from the dense one: {check.summary}", file=self.path)
+        if self.options.precision == "fp16" and (found := beyond_float16(engine_graph, shapes)) is not None:
+            self.warnings.append(
+                f"activation {found[0]} reaches {found[1]:.3g} on random inputs, fp16 ends at {FLOAT16_MAX:.0f}: "
+                "--precision fp32 is safe"
+            )
 
     def _build(self, staging: Path) -> None:
         request = BuildRequest(
@@ -491,6 +498,9 @@ def _check_buildable(backend: Backend, options: BuildOptions) -> None:
         raise InputError(
             f"--target {options.targets[0]} means nothing to backend {backend.name}", remedy="use -b tensorrt-rtx"
         )
+    for target in options.targets:  # which of them exist, the library knows
+        if not re.fullmatch(r"sm\d{2,3}|current", target.lower()):
+            raise InputError(f"--target {target}: not an architecture", remedy="write it as sm89")
     found = backend.availability()
     if not found.can_build:
         raise JobError(f"backend {backend.name} cannot build here: {found.detail}", remedy="see trtkp doctor")

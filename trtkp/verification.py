@@ -2,7 +2,8 @@
 
 The chain has no gap: the dense masked net, unpacked with NumPy from ``model.onnx``, is held against the source model
 with the pruned weights at zero; ``model.onnx`` (packed operators, run through their function bodies) and
-``engine.onnx`` are held against the dense masked net; the engine too, where it can run.
+``engine.onnx`` are held against the dense masked net; the engine too, where it can run. ONNX Runtime's CPU kernels
+compute fp16 graphs in fp32, so in fp16 the size of the activations is a check of its own.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Check:
         """One line."""
         if self.reason is not None:
             return f"{self.artefact}: {self.status} ({self.reason})"
+        if not self.outputs:
+            return f"{self.artefact}: {self.status} against the {self.against}"
         worst = max(self.outputs.items(), key=lambda item: _order(item[1].relative))
         return (
             f"{self.artefact}: {self.status} against {self.against}, output {worst[0]}: relative error "
@@ -139,6 +142,7 @@ def verify(
         checker.source(None if model is None else Path(model), arch, trust_pickle),
         checker.graph("model.onnx"),
         checker.graph("engine.onnx"),
+        *checker.ranges(),
         checker.engine(),
     )
     return Report(str(opened.path), opened.manifest.precision, checks, require_engine)
@@ -176,7 +180,7 @@ class _Checker:
 
         from trtkp.engine.onnxruntime import OrtRunner
 
-        self.bundle, self.manifest, self.tolerance = bundle, bundle.manifest, tolerance
+        self.bundle, self.manifest, self.tolerance, self.seed = bundle, bundle.manifest, tolerance, seed
         with OrtRunner(ir.to_proto(dense_graph(ir.load(bundle.file("model.onnx"))))) as runner:
             self.feeds = [random_feeds(runner.inputs, shapes, seed) for shapes in self._shapes()]
             self.expected = [runner.run(feeds) for feeds in self.feeds]
@@ -197,6 +201,21 @@ class _Checker:
 
         with OrtRunner(self.bundle.file(name)) as runner:
             return self._compare(name, runner)
+
+    def ranges(self) -> list[Check]:
+        """In fp16, whether every activation fits: ONNX Runtime's CPU kernels compute in fp32 and would not notice."""
+        import onnx_ir as ir
+
+        from trtkp.graph.ranges import FLOAT16_MAX, beyond_float16
+
+        if self.manifest.precision != "fp16":
+            return []
+        artefact, against = "activations", "range of fp16"
+        found = beyond_float16(ir.load(self.bundle.file("engine.onnx")), self._shapes()[-1], self.seed)
+        if found is None:
+            return [Check(artefact, against, "verified")]
+        reason = f"{found[0]} reaches {found[1]:.3g}, fp16 ends at {FLOAT16_MAX:.0f}; build with --precision fp32"
+        return [Check(artefact, against, "failed", reason=reason)]
 
     def engine(self) -> Check:
         """The engine on its own backend."""

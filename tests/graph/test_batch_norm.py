@@ -199,3 +199,33 @@ def test_initializer_names_that_are_taken(new_graph: Any, run: Any, relative_err
     model = graph.model(graph.op("Mul", batch_norm(graph, conv), other))
     check_fold(model, run, relative_error, 1)
     assert {"w.bias", "w.bias.1", "w.folded", "w.folded.1"} <= set(model.graph.initializers)
+
+
+def test_what_was_folded_away_is_gone() -> None:
+    """A large running variance that is part of a weight by now must not make that weight seem beyond half precision."""
+    from trtkp.graph.precision import to_float16
+
+    x = ir.val("x", ir.DataType.FLOAT, ["N", 2, 4, 4])
+    arrays = {
+        "w": np.full((2, 2, 1, 1), 1e3, np.float32),
+        "gamma": np.ones(2, np.float32),
+        "beta": np.zeros(2, np.float32),
+        "mean": np.zeros(2, np.float32),
+        "variance": np.full(2, 1e9, np.float32),
+    }
+    values = {
+        name: ir.val(name, ir.DataType.FLOAT, array.shape, const_value=ir.tensor(array, name=name))
+        for name, array in arrays.items()
+    }
+    conv = ir.node("Conv", [x, values["w"]], name="conv")
+    norm = ir.node("BatchNormalization", [conv.outputs[0], *list(values.values())[1:]], name="norm")
+    for node, name in ((conv, "a"), (norm, "y")):
+        node.outputs[0].name, node.outputs[0].dtype = name, ir.DataType.FLOAT
+        node.outputs[0].shape = ir.Shape(["N", 2, 4, 4])
+    model = ir.Model(
+        ir.Graph([x], norm.outputs, nodes=[conv, norm], initializers=list(values.values()), opset_imports={"": 18}),
+        ir_version=10,
+    )
+    assert fold_batch_norm(model) == 1
+    assert not set(arrays) & set(model.graph.initializers)
+    to_float16(model)

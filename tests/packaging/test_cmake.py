@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CMAKE = Path(sys.executable).with_name("cmake")  # the one that the dev extra installs
 NO_SOURCES = "has no CUDA sources to build"
+NO_NVCC = "there is no CUDA compiler"
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH: nothing to compile with")
 
 
 def configure(source: Path, build: Path, *options: str, environment: str | None = None) -> tuple[int, str]:
@@ -52,10 +57,26 @@ def test_a_value_that_is_no_architecture_is_refused(value: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("value", ["80", "80;89;90", "native", "all"])
 def test_a_good_value_without_sources_says_so(value: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "CMakeLists.txt", tmp_path)
     for name, options, environment in [("define", [f"-DTRTKP_CUDA_ARCHITECTURES={value}"], None), ("env", [], value)]:
-        status, output = configure(ROOT, tmp_path / name, *options, environment=environment)
+        status, output = configure(tmp_path, tmp_path / name, *options, environment=environment)
         assert status != 0
         assert NO_SOURCES in output
+
+
+@pytest.mark.parametrize("value", ["75", "80;70"])
+def test_an_architecture_before_the_kernels_is_refused(value: str, tmp_path: Path) -> None:
+    status, output = configure(ROOT, tmp_path, environment=value)
+    assert status != 0
+    assert "need compute capability 8.0 or later" in output
+
+
+def test_without_a_compiler_it_says_what_to_do(tmp_path: Path) -> None:
+    option = "-DCMAKE_CUDA_COMPILER=NOTFOUND"
+    status, output = configure(ROOT, tmp_path, option, environment="80")
+    assert status != 0
+    assert NO_NVCC in output
+    assert "Put nvcc on PATH" in output
 
 
 @pytest.mark.parametrize(
@@ -83,15 +104,48 @@ def test_a_changed_environment_is_seen_in_an_old_build_folder(tree_with_kernels:
         assert f"build for [{value}]" in output
 
 
+@needs_nvcc
+@pytest.mark.slow
+def test_pip_puts_the_library_into_the_wheel(tree: Path, tmp_path: Path) -> None:
+    """One architecture, warnings as errors; the library loads without a GPU and shows its own functions only."""
+    settings = ["-C", "cmake.define.TRTKP_WARNINGS_AS_ERRORS=ON", "-C", f"build-dir={tmp_path / 'build'}"]
+    command = ["wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(tmp_path), *settings, str(tree)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *command],
+        env=os.environ | {"TRTKP_CUDA_ARCHITECTURES": "80", "CMAKE_BUILD_PARALLEL_LEVEL": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert "-py3-none-" in wheel.name
+    assert not wheel.name.endswith("-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert [name for name in archive.namelist() if name.startswith("trtkp/lib/")] == ["trtkp/lib/libtrtkp.so"]
+        library = archive.extract("trtkp/lib/libtrtkp.so", tmp_path)
+
+    command = ["nm", "-D", "--defined-only", "--format=posix", library]
+    symbols = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    declared = re.findall(r"^\s*TRTKP_API [^;(]*?(\w+)\(", (ROOT / "plugins/capi/trtkp.h").read_text(), re.MULTILINE)
+    assert {line.split()[0] for line in symbols.splitlines()} == set(declared)
+
+    loaded = ctypes.CDLL(library)
+    assert loaded.trtkpInterfaceVersion() == 1
+    assert loaded.trtkpConvLaunch(None, 0, None, None) == 1
+    loaded.trtkpLastError.restype = ctypes.c_char_p
+    assert loaded.trtkpLastError() == b"desc is null"
+
+
 def test_pip_refuses_a_request_that_it_cannot_meet(tree: Path, tmp_path: Path) -> None:
     command = ["wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(tmp_path), str(tree)]
     done = subprocess.run(
         [sys.executable, "-m", "pip", *command],
-        env=os.environ | {"TRTKP_CUDA_ARCHITECTURES": "80"},
+        env=os.environ | {"TRTKP_CUDA_ARCHITECTURES": "75"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode != 0
-    assert NO_SOURCES in " ".join((done.stdout + done.stderr).split())
+    assert "need compute capability 8.0 or later" in " ".join((done.stdout + done.stderr).split())
     assert list(tmp_path.glob("*.whl")) == []

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from trtkp.graph.edit import finish, replace_nodes
 from trtkp.graph.rewrite import pack_convolutions, packed_nodes, read_packed
+from trtkp.plan.cost import Work
 from trtkp.plan.lowerings import LOWERINGS, MAX_GATHER, MAX_GROUPS, Lowering, lower
 from trtkp.prune.index_set import from_mask
 
@@ -70,17 +71,34 @@ def any_case(conv_cases: Any) -> Any:
     return found[0]
 
 
+SEED = 5
+
+
+def in_two_halves(case: Any) -> Any:
+    """The case with filters in turn keeping the first and the second half of the channels: groups of equal size."""
+    filters, channels = case.weight.shape[:2]
+    if filters % 2 or channels < 2:
+        return case
+    mask = np.zeros(case.weight.shape, bool)
+    mask[0::2, : channels // 2] = True
+    mask[1::2, channels // 2 :] = True
+    return replace(case, mask=mask)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_exact_wherever_it_applies(
     conv_cases: Any, run: Any, relative_error: Any, error_bound: Any, dtype: Any
 ) -> None:
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=150)
+    # a fixed seed: what is seen below must not hang on the text of this test, which seeds hypothesis otherwise
+    @seed(SEED)
+    @settings(max_examples=250, derandomize=False, database=None)
     @given(
         st.one_of(
             conv_cases(kinds=("stripe",), max_groups=1),
             conv_cases(kinds=("kernel",), max_groups=1),
+            conv_cases(kinds=("kernel",), max_groups=1).map(in_two_halves),
             conv_cases(max_groups=1, max_pools=1),
             conv_cases(),
         ),
@@ -99,7 +117,9 @@ def test_exact_wherever_it_applies(
             if reason is not None:
                 assert reason
                 continue
-            assert lowering.cost(packed) > 0
+            work = lowering.work(packed)
+            assert min(work.reads, work.writes, work.kernels, work.efficiency) > 0
+            assert work.macs >= 0
             operators = replace_all(model, lowering)
             got = run(model, case.feeds())
             assert got.dtype == dtype
@@ -233,23 +253,26 @@ def test_reasons(any_case: Any) -> None:
     assert reason("taps", np.zeros((2, 2, 3, 3), bool)) == "the layer keeps nothing"
 
 
-def test_predicted_costs(any_case: Any) -> None:
-    def cost(name: str, mask: Array, **padding: int) -> float:
-        return LOWERINGS[name].cost(read_packed(packed_nodes(packed_model(plain(any_case, mask), **padding))[0])[1])
+def test_work_compared_with_dense(any_case: Any) -> None:
+    def work(name: str, mask: Array, **padding: int) -> Work:
+        return LOWERINGS[name].work(read_packed(packed_nodes(packed_model(plain(any_case, mask), **padding))[0])[1])
 
-    assert cost("dense", stripes([0])) == 1
-    assert cost("box", stripes([0, 1, 3, 4])) == pytest.approx(4 / 9)
-    assert cost("box", stripes([0, 8])) == pytest.approx(1)
-    assert cost("rectangles", stripes([0, 8])) == pytest.approx(3 / 9)
-    assert cost("box", stripes([0], [0, 1, 2])) == pytest.approx((1 + 3) / 2 / 9 + 0.1)
+    assert work("dense", stripes([0])) == Work(1.0)
+    assert work("box", stripes([0, 1, 3, 4])) == Work(4 / 9)
+    assert work("box", stripes([0, 8])) == Work(1.0)
+    assert work("rectangles", stripes([0, 8])) == Work(2 / 9, reads=2, writes=2, kernels=2)
+    assert work("box", stripes([0], [0, 1, 2])) == Work(2 / 9, reads=2, writes=3, kernels=3)  # and a Concat
     half = np.zeros((8, 32, 3, 3), bool)
     half[:, :8] = True
-    assert cost("gather", half) == pytest.approx(8 / 32 + 0.15)
-    fine = np.zeros((8, 32, 3, 3), bool)
-    fine[:4, :8] = fine[4:, 8:16] = True
-    assert cost("gather", fine) == pytest.approx(4 * 8 / 32 + 0.15)  # 4 filters are no multiple of 8
-    assert cost("gather", fine, row_multiple=8) == pytest.approx(8 / 32 + 0.15)
-    assert cost("taps", stripes([0, 1])) == pytest.approx(2 / 9 + 0.5)
+    assert work("gather", half) == Work(8 / 32, reads=3 * 8 / 32, kernels=2)
+    fine = half.copy()
+    fine[4:] = np.roll(fine[4:], 8, axis=1)
+    ragged = work("gather", fine)  # 4 filters are no multiple of 8
+    assert (ragged.macs, ragged.efficiency) == (8 / 32, 0.25)
+    assert work("gather", fine, row_multiple=8).efficiency == 1
+    taps = work("taps", stripes([0, 1]))
+    assert taps.macs == pytest.approx((2 + 2 / 4) / 9)
+    assert (taps.reads, taps.kernels) == (5, 2)
 
 
 @pytest.mark.parametrize("name", LOWERINGS)

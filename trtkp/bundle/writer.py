@@ -7,6 +7,7 @@ whatever kills it frees it. The next build sweeps up what a killed one left.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -105,9 +106,16 @@ class BundleWriter:
         return manifest
 
     def _swap(self) -> None:
-        """Rename the staging directory to the target; an old bundle steps aside first and goes last."""
-        old = self.staging.with_name(f".{self.target.name}.replaced-{os.getpid()}")
+        """Put the staging directory in the target's place; what stood there goes last.
+
+        Where the system can exchange two directories in one step, a bundle stands at the target at every moment.
+        Elsewhere the old one steps aside, and `_sweep` knows it by its name.
+        """
         check_replaceable(self.target)
+        if self.target.exists() and exchange(self.staging, self.target):
+            _flush(self.target.parent)
+            return  # the old bundle is the staging directory now, and goes with it
+        old = self.staging.with_name(f".{self.target.name}.replaced-{os.getpid()}")
         if self.target.exists():
             self.target.rename(old)
         try:
@@ -163,6 +171,16 @@ def check_replaceable(target: Path) -> None:
             file=target,
             remedy="move it out, or choose another -o",
         )
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step (Linux, ``renameat2``); False where the system or file system cannot."""
+    here, flag_exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), flag_exchange) == 0)
 
 
 def _own_files(directory: Path) -> set[str] | None:

@@ -130,7 +130,7 @@ def verified(report: Report, *, json: bool) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for check in report.checks:
         mark = _MARK[check.status]
-        if check.reason is not None:
+        if not check.outputs:
             table.add_row(check.artefact, mark, check.against)
         for name, output in check.outputs.items():
             errors = (f"{output.relative:.2e}", f"{check.tolerance:.0e}", f"{output.max_abs:.2e}")

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from trtkp.graph.edit import WEIGHT, add_initializer, constant, input_at, only_consumer, replace_nodes, weight_name
+from trtkp.graph.edit import (
+    WEIGHT,
+    add_initializer,
+    constant,
+    finish,
+    input_at,
+    only_consumer,
+    replace_nodes,
+    weight_name,
+)
 
 __all__ = ["fold_batch_norm"]
 
@@ -29,6 +38,7 @@ def fold_batch_norm(model: ir.Model) -> int:
         if follower is not None and scale_shift is not None:
             convolutions.append(_fold(model.graph, conv, follower, *scale_shift))  # another may follow
             folded += 1
+    finish(model)  # what was folded away must not be looked at again
     return folded
 
 

@@ -75,6 +75,7 @@ class Form:
         # named after the output: two nodes may share a weight, but never that
         node = ir.node(op_type, list(inputs), attributes, name=f"{self.output}/{op_type}_{len(self.nodes)}")
         node.outputs[0].name = f"{node.name}_output"
+        node.outputs[0].dtype = ir.DataType.from_numpy(self.packed.weight.dtype)  # every form computes on activations
         self.nodes.append(node)
         return node.outputs[0]
 
@@ -314,9 +315,7 @@ def _gather_work(packed: PackedConv) -> Work:
     # tensor cores take channels in eights; grouped convolutions below that crawl
     ragged = groups > 1 and (length % 8 or rows % 8)
     copied = groups * length / packed.weight_shape[1]
-    return Work(
-        macs=length / packed.weight_shape[1], reads=1 + 2 * copied, kernels=2, efficiency=0.25 if ragged else 1.0
-    )
+    return Work(macs=length / packed.weight_shape[1], reads=3 * copied, kernels=2, efficiency=0.25 if ragged else 1.0)
 
 
 def _build_dense(form: Form) -> ir.Value:

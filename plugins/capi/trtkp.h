@@ -1,0 +1,161 @@
+/* The plain C interface to the kernels: describe a layer, ask which tactics compute it, launch one.
+ *
+ * Activations are NHWC with a pitch in channels: what stands in channels at or beyond the tensor's own is not used when
+ * read, and is 0 when written. Lists and weights are those of an operator of domain trtkp (trtkp/graph/ops.py), as they
+ * are. A launch allocates nothing, does not synchronise, and can be captured into a CUDA graph.
+ *
+ * Everything but the contents of device memory is checked before a launch. Lists live on the device, so a launch checks
+ * their lengths; trtkpConvCheckLists checks their contents in host memory, once, before they are copied. A list that
+ * was not checked and is wrong gives wrong values, but no kernel reads or writes out of the tensors because of it.
+ *
+ * Functions return a trtkpStatus, and trtkpLastError() has the calling thread's last message. They may be called from
+ * any number of threads.
+ */
+#ifndef TRTKP_H
+#define TRTKP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define TRTKP_API __attribute__((visibility("default")))
+#else
+#define TRTKP_API
+#endif
+
+#ifdef __cplusplus
+extern "C"
+{
+#endif
+
+/* Grows with every change of this header that a caller can notice. */
+#define TRTKP_INTERFACE_VERSION 1
+
+    typedef enum trtkpStatus
+    {
+        TRTKP_OK = 0,
+        TRTKP_INVALID_ARGUMENT = 1, /* the message names the field and its value */
+        TRTKP_UNSUPPORTED = 2,      /* a good layer, but not for this tactic */
+        TRTKP_CUDA_ERROR = 3
+    } trtkpStatus;
+
+    typedef enum trtkpDataType
+    {
+        TRTKP_FLOAT32 = 0,
+        TRTKP_FLOAT16 = 1,
+        TRTKP_BFLOAT16 = 2
+    } trtkpDataType;
+
+    typedef enum trtkpListKind
+    {
+        TRTKP_CHANNELS = 0, /* KernelIndexConv: index [G, L], weight rows of R*S*L */
+        TRTKP_TAPS = 1,     /* StripeConv: index [G, T], weight rows of T*C */
+        TRTKP_ENTRIES = 2   /* PatternConv: index [G, K], tap * 65536 + channel, weight rows of K */
+    } trtkpListKind;
+
+    typedef enum trtkpActivation
+    {
+        TRTKP_NO_ACTIVATION = 0,
+        TRTKP_RELU = 1,
+        TRTKP_RELU6 = 2,
+        TRTKP_SILU = 3,
+        TRTKP_HARD_SWISH = 4,
+        TRTKP_LEAKY_RELU = 5
+    } trtkpActivation;
+
+    /* Tactics keep their numbers for ever. */
+    typedef enum trtkpTactic
+    {
+        TRTKP_TACTIC_REFERENCE = 0,   /* every layer; right, not fast */
+        TRTKP_TACTIC_MMA_128X128 = 1, /* tensor cores, by pixels x packed rows of a thread block */
+        TRTKP_TACTIC_MMA_128X64 = 2,
+        TRTKP_TACTIC_MMA_64X64 = 3,
+        TRTKP_TACTIC_MMA_64X32 = 4,
+        TRTKP_TACTIC_MMA_64X64_SPLIT4 = 5, /* four blocks share a list: for few pixels; need a workspace */
+        TRTKP_TACTIC_MMA_64X64_SPLIT16 = 6,
+        TRTKP_TACTIC_MMA_64X32_SPLIT4 = 7,
+        TRTKP_TACTIC_COUNT = 8
+    } trtkpTactic;
+
+    typedef struct trtkpConvDesc
+    {
+        uint32_t structSize;       /* sizeof(trtkpConvDesc) */
+        uint32_t interfaceVersion; /* TRTKP_INTERFACE_VERSION */
+
+        int32_t dataType; /* of x, weight, bias, residual and y */
+        int32_t batch, height, width;
+        int32_t channels;                  /* of one ONNX group: x has channels * groups */
+        int32_t filters;                   /* of all groups */
+        int32_t kernelRows, kernelColumns; /* at most 64 taps */
+        int32_t strideH, strideW;
+        int32_t padTop, padLeft, padBottom, padRight;
+        int32_t dilationH, dilationW;
+        int32_t groups;
+
+        int32_t listKind;
+        int32_t listGroups; /* G, filter groups */
+        int32_t listLength; /* L, T or K */
+        int32_t rows;       /* packed rows, padding rows included */
+        /* 8 promises that every list comes in blocks of eight consecutive channels of one tap that start at a multiple
+         * of 8; the last block of a tap may run past C, its entries there being padding. 1 promises nothing.
+         * trtkpConvCheckLists finds it. Lists of taps need it only for C: 8 where C is a multiple of 8. */
+        int32_t listBlock;
+
+        int32_t xPitch, yPitch;
+        int32_t residualPitch; /* 0 where there is no residual */
+        int32_t hasBias;       /* 0 or 1 */
+        int32_t hasResidual;   /* 0 or 1; [N, P, Q, filters], added before the activation */
+        int32_t activation;
+        float alpha; /* slope of TRTKP_LEAKY_RELU below 0 */
+    } trtkpConvDesc;
+
+    /* Device memory. x, weight, bias, residual and y are aligned to 16 bytes, and y overlaps none of the others. */
+    typedef struct trtkpConvTensors
+    {
+        uint32_t structSize;     /* sizeof(trtkpConvTensors) */
+        uint32_t reserved;       /* 0 */
+        void const* x;           /* [N, H, W, xPitch] */
+        void const* weight;      /* [rows, K] */
+        int32_t const* index;    /* [G, listLength] */
+        int32_t const* rowGroup; /* [rows], ascending */
+        int32_t const*
+            rowFilter;    /* [rows]; every filter once, F for a padding row, which follow the others of their group */
+        void const* bias; /* [F], or null without a bias */
+        void const* residual; /* [N, P, Q, residualPitch], or null without one */
+        void* y;              /* [N, P, Q, yPitch] */
+        void* workspace;      /* aligned to 16 bytes; may be null where trtkpConvWorkspaceBytes says 0 */
+        size_t workspaceBytes;
+    } trtkpConvTensors;
+
+    /* TRTKP_INTERFACE_VERSION of the library. */
+    TRTKP_API uint32_t trtkpInterfaceVersion(void);
+
+    /* The calling thread's last error, one line; valid until its next call. Never null. */
+    TRTKP_API char const* trtkpLastError(void);
+
+    /* A name such as "mma_128x64", null for a number that is no tactic. */
+    TRTKP_API char const* trtkpTacticName(int32_t tactic);
+
+    /* P and Q of the output. */
+    TRTKP_API trtkpStatus trtkpConvOutputSize(trtkpConvDesc const* desc, int32_t* outHeight, int32_t* outWidth);
+
+    /* Checks lists in host memory against desc (whose listBlock is not read) and finds the block that they may promise.
+     */
+    TRTKP_API trtkpStatus trtkpConvCheckLists(trtkpConvDesc const* desc, int32_t const* index, int32_t const* rowGroup,
+        int32_t const* rowFilter, int32_t* listBlock);
+
+    /* Writes the tactics that compute the layer, at most `capacity`, and their number to *count. */
+    TRTKP_API trtkpStatus trtkpConvTactics(
+        trtkpConvDesc const* desc, int32_t* tactics, int32_t capacity, int32_t* count);
+
+    TRTKP_API trtkpStatus trtkpConvWorkspaceBytes(trtkpConvDesc const* desc, int32_t tactic, size_t* bytes);
+
+    /* Enqueues the convolution on a stream (cudaStream_t) of the current device. */
+    TRTKP_API trtkpStatus trtkpConvLaunch(
+        trtkpConvDesc const* desc, int32_t tactic, trtkpConvTensors const* tensors, void* stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

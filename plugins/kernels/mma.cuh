@@ -1,0 +1,377 @@
+// T1: implicit GEMM with a gathered K dimension on mma.sync (sm_80 and later), fp16 and bf16, fp32 accumulation.
+//
+// A block computes kM pixels by kN packed rows. Its A operand is gathered: every 16 bytes are eight consecutive
+// channels of one pixel at one tap, copied by cp.async with zero-fill for spatial padding, list padding and channels
+// past C. Its B operand is the packed weight as it is. Both stand in shared memory as rows of kK values, in kStages
+// buffers.
+//
+// A list belongs to a filter group, so a block runs its K loop once per group among its rows, with the weights of the
+// other groups' rows taken as zero: right for any grouping, full speed where groups fill tiles (pad rows to kN).
+//
+// Where there are too few tiles for the GPU, several blocks (blockIdx.y) take a part of the K loop each (split.cuh).
+#pragma once
+
+#include "chunk_cursor.cuh"
+#include "device.cuh"
+#include "problem.h"
+#include "ptx.cuh"
+#include "store.cuh"
+
+namespace trtkp
+{
+
+// kM pixels x kN rows x kK columns a step, split over warps of kWarpM x kWarpN; kBlocksPerSm bounds the registers.
+template <int32_t kM_, int32_t kN_, int32_t kWarpM_, int32_t kWarpN_, int32_t kBlocksPerSm_>
+struct MmaTile
+{
+    static constexpr int32_t kM = kM_;
+    static constexpr int32_t kN = kN_;
+    // 32 columns are 64 bytes: four 16-byte chunks a row, two rows per line of 32 banks.
+    static constexpr int32_t kK = 32;
+    static constexpr int32_t kStages = 4;
+    static constexpr int32_t kWarpM = kWarpM_;
+    static constexpr int32_t kWarpN = kWarpN_;
+    static constexpr int32_t kWarpsN = kN / kWarpN;
+    static constexpr int32_t kWarps = kM / kWarpM * kWarpsN;
+    static constexpr int32_t kThreads = 32 * kWarps;
+    static constexpr int32_t kBlocksPerSm = kBlocksPerSm_;
+
+    static constexpr int32_t kChunks = kK / 8;
+    static constexpr int32_t kRowsPerPass = kThreads / kChunks;
+    static constexpr int32_t kPassesA = kM / kRowsPerPass;
+    static constexpr int32_t kPassesB = kN / kRowsPerPass;
+    static constexpr int32_t kStageElements = (kM + kN) * kK;
+
+    // Accumulators pass through shared memory 16 pixels at a time, in rows padded so that the 8-byte writes of half a
+    // warp fall into different banks.
+    static constexpr int32_t kStagingPitch = kWarpN + 8;
+    static constexpr int32_t kStagingFloats = kWarps * 16 * kStagingPitch;
+
+    static constexpr int32_t kMaxTaps = 64;
+
+    static_assert(kRowsPerPass % 8 == 0, "a thread's rows must share one swizzle");
+    static_assert(kM % kRowsPerPass == 0 && kN % kRowsPerPass == 0, "copies come in whole passes");
+    static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0, "fragments are 16 x 16");
+};
+
+struct TapOffset
+{
+    int32_t h, w; // from the pixel of tap 0
+    int32_t at;   // the same in elements of x
+};
+
+template <typename Tile>
+struct MmaShared
+{
+    union
+    {
+        alignas(128) uint16_t stages[Tile::kStages][Tile::kStageElements]; // A, then B
+        float staging[Tile::kStagingFloats];
+    };
+    int32_t rowGroup[Tile::kN];
+    int32_t rowFilter[Tile::kN];       // -1 for padding and past the last row
+    int32_t chunkFilter[Tile::kN / 8]; // first of eight consecutive, aligned filters, or -1
+    TapOffset taps[Tile::kMaxTaps];
+};
+
+// Where 16-byte chunk `chunk` of row `row` stands, in elements. The four chunks of a row are permuted so that eight
+// rows of one chunk, which ldmatrix reads together, cover all 32 banks.
+__device__ __forceinline__ int32_t swizzled(int32_t row, int32_t chunk)
+{
+    return row * 32 + ((chunk ^ ((row >> 1) & 3)) << 3);
+}
+
+// The rows of B copied by a thread, and the pixels of A.
+template <typename Tile, typename T>
+class TileLoader
+{
+public:
+    __device__ __forceinline__ TileLoader(
+        ConvProblem const& problem, MmaShared<Tile>& shared, int32_t firstPixel, int32_t firstRow)
+        : mProblem{problem}
+        , mShared{shared}
+        , mFirstRow{firstRow}
+        , mChunk{static_cast<int32_t>(threadIdx.x) % Tile::kChunks}
+        , mRow{static_cast<int32_t>(threadIdx.x) / Tile::kChunks}
+    {
+        int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesA; ++i)
+        {
+            int32_t const pixel = firstPixel + mRow + i * Tile::kRowsPerPass;
+            int32_t const q = pixel % problem.outWidth;
+            int32_t const p = pixel / problem.outWidth % problem.outHeight;
+            int32_t const n = pixel / problem.outWidth / problem.outHeight;
+            // A pixel past the last is below the image at every tap.
+            bool const exists = pixel < pixels;
+            mH[i] = exists ? p * problem.strideH - problem.padTop : problem.height;
+            mW[i] = q * problem.strideW - problem.padLeft;
+            mAt[i] = exists ? ((n * problem.height + mH[i]) * problem.width + mW[i]) * problem.xPitch : 0;
+        }
+    }
+
+    // Turns to the rows [begin, end) of the tile, which belong to one filter group, and to a first column.
+    __device__ __forceinline__ void select(int32_t begin, int32_t end, int32_t firstColumn)
+    {
+        mColumn = firstColumn;
+        mFirstChannel = mShared.rowFilter[begin] / (mProblem.filters / mProblem.groups) * mProblem.channels;
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesB; ++i)
+        {
+            int32_t const row = mRow + i * Tile::kRowsPerPass;
+            bool const isSelected = row >= begin && row < end;
+            mBytesB[i] = isSelected ? 16 : 0;
+            mAtB[i] = isSelected ? (mFirstRow + row) * mProblem.columns : 0;
+        }
+    }
+
+    // Issues the copies of one step; steps are taken in order. A copy of no bytes reads nothing, wherever it points.
+    __device__ __forceinline__ void load(int32_t stage, Chunk chunk)
+    {
+        T* const a = reinterpret_cast<T*>(mShared.stages[stage]) + swizzled(mRow, mChunk);
+        T* const b = a + Tile::kM * Tile::kK;
+
+        TapOffset const tap = mShared.taps[chunk.tap];
+        int32_t const left = mProblem.channels - chunk.channel;
+        int32_t const bytes = left >= 8 ? 16 : (left > 0 ? 2 * left : 0);
+        int32_t const from = tap.at + mFirstChannel + chunk.channel;
+        T const* const x = static_cast<T const*>(mProblem.x);
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesA; ++i)
+        {
+            bool const isInside = static_cast<uint32_t>(mH[i] + tap.h) < static_cast<uint32_t>(mProblem.height)
+                && static_cast<uint32_t>(mW[i] + tap.w) < static_cast<uint32_t>(mProblem.width);
+            ptx::copyAsync16(a + i * Tile::kRowsPerPass * Tile::kK, x + (mAt[i] + from), isInside ? bytes : 0);
+        }
+
+        T const* const weight = static_cast<T const*>(mProblem.weight) + mColumn;
+        bool const isColumn = mColumn < mProblem.columns;
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesB; ++i)
+        {
+            ptx::copyAsync16(b + i * Tile::kRowsPerPass * Tile::kK, weight + mAtB[i], isColumn ? mBytesB[i] : 0);
+        }
+        mColumn += Tile::kK;
+    }
+
+private:
+    ConvProblem const& mProblem;
+    MmaShared<Tile>& mShared;
+    int32_t mFirstRow, mChunk, mRow;
+    int32_t mColumn, mFirstChannel;
+    int32_t mH[Tile::kPassesA], mW[Tile::kPassesA], mAt[Tile::kPassesA];
+    int32_t mBytesB[Tile::kPassesB], mAtB[Tile::kPassesB];
+};
+
+template <typename Tile>
+struct Accumulators
+{
+    float values[Tile::kWarpM / 16][Tile::kWarpN / 8][4];
+};
+
+// One step of a warp: kWarpM x kWarpN x kK from shared memory.
+template <typename Tile, typename T>
+__device__ __forceinline__ void multiply(
+    Accumulators<Tile>& sums, uint16_t const* stage, int32_t warpPixel, int32_t warpRow, int32_t lane)
+{
+    uint16_t const* const a = stage;
+    uint16_t const* const b = stage + Tile::kM * Tile::kK;
+    TRTKP_UNROLL
+    for (int32_t k = 0; k < Tile::kK / 16; ++k)
+    {
+        uint32_t fragmentA[Tile::kWarpM / 16][4];
+        uint32_t fragmentB[Tile::kWarpN / 16][4];
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kWarpM / 16; ++i)
+        {
+            // Pixels 0-7 and 8-15, then the same at columns 8-15: the order of mma's a0 to a3.
+            ptx::loadMatrixX4(fragmentA[i], a + swizzled(warpPixel + i * 16 + lane % 16, k * 2 + lane / 16));
+        }
+        TRTKP_UNROLL
+        for (int32_t j = 0; j < Tile::kWarpN / 16; ++j)
+        {
+            // Columns 0-7 and 8-15 of rows 0-7, then of rows 8-15: b0 and b1 of two mma.
+            int32_t const row = warpRow + j * 16 + lane / 16 * 8 + lane % 8;
+            ptx::loadMatrixX4(fragmentB[j], b + swizzled(row, k * 2 + lane / 8 % 2));
+        }
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kWarpM / 16; ++i)
+        {
+            TRTKP_UNROLL
+            for (int32_t j = 0; j < Tile::kWarpN / 8; ++j)
+            {
+                uint32_t const* const pair = fragmentB[j / 2] + j % 2 * 2;
+                ptx::mmaM16N8K16<T>(sums.values[i][j], fragmentA[i], pair[0], pair[1]);
+            }
+        }
+    }
+}
+
+// The end of the run of equal groups that begins at `begin`; groups ascend.
+__device__ __forceinline__ int32_t endOfGroup(int32_t const* rowGroup, int32_t begin, int32_t rows)
+{
+    int32_t const group = rowGroup[begin];
+    if (rowGroup[rows - 1] == group)
+    {
+        return rows;
+    }
+    int32_t low = begin + 1;
+    int32_t high = rows;
+    while (low < high)
+    {
+        int32_t const middle = (low + high) / 2;
+        bool const same = rowGroup[middle] == group;
+        low = same ? middle + 1 : low;
+        high = same ? high : middle;
+    }
+    return low;
+}
+
+template <typename Tile, typename T>
+__device__ __forceinline__ void storeTile(ConvProblem const& problem, MmaShared<Tile>& shared,
+    Accumulators<Tile> const& sums, int32_t firstPixel, int32_t firstRow, int32_t warpPixel, int32_t warpRow)
+{
+    constexpr int32_t kChunksPerRow = Tile::kWarpN / 8;
+    int32_t const lane = threadIdx.x % 32;
+    int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
+    float* const staging = shared.staging + threadIdx.x / 32 * 16 * Tile::kStagingPitch;
+    TRTKP_UNROLL
+    for (int32_t i = 0; i < Tile::kWarpM / 16; ++i)
+    {
+        TRTKP_UNROLL
+        for (int32_t j = 0; j < Tile::kWarpN / 8; ++j)
+        {
+            float* const to = staging + lane / 4 * Tile::kStagingPitch + j * 8 + lane % 4 * 2;
+            float const(&d)[4] = sums.values[i][j];
+            *reinterpret_cast<float2*>(to) = float2{d[0], d[1]};
+            *reinterpret_cast<float2*>(to + 8 * Tile::kStagingPitch) = float2{d[2], d[3]};
+        }
+        __syncwarp();
+        TRTKP_NO_UNROLL
+        for (int32_t task = lane; task < 16 * kChunksPerRow; task += 32)
+        {
+            int32_t const row = warpRow + task % kChunksPerRow * 8;
+            int32_t const pixel = firstPixel + warpPixel + i * 16 + task / kChunksPerRow;
+            if (pixel < pixels)
+            {
+                float const* const from
+                    = staging + task / kChunksPerRow * Tile::kStagingPitch + task % kChunksPerRow * 8;
+                if (problem.splits > 1)
+                {
+                    storePartial(problem, from, pixel, firstRow + row);
+                }
+                else
+                {
+                    storeChunk<T>(problem, from, pixel, shared.chunkFilter[row / 8], shared.rowFilter + row);
+                }
+            }
+        }
+        __syncwarp();
+    }
+}
+
+// Row groups and filters of the tile, the offsets of the taps, and which eights of rows are eight filters in a row.
+template <typename Tile>
+__device__ __forceinline__ void fillTables(ConvProblem const& problem, MmaShared<Tile>& shared, int32_t firstRow)
+{
+    for (int32_t i = threadIdx.x; i < Tile::kN; i += Tile::kThreads)
+    {
+        bool const exists = firstRow + i < problem.rows;
+        int32_t const filter = exists ? problem.rowFilter[firstRow + i] : -1;
+        shared.rowGroup[i] = exists ? problem.rowGroup[firstRow + i] : -1;
+        shared.rowFilter[i] = filter < problem.filters ? filter : -1;
+    }
+    for (int32_t t = threadIdx.x; t < problem.kernelRows * problem.kernelColumns; t += Tile::kThreads)
+    {
+        int32_t const h = t / problem.kernelColumns * problem.dilationH;
+        int32_t const w = t % problem.kernelColumns * problem.dilationW;
+        shared.taps[t] = {h, w, (h * problem.width + w) * problem.xPitch};
+    }
+    __syncthreads();
+    for (int32_t i = threadIdx.x; i < Tile::kN / 8; i += Tile::kThreads)
+    {
+        shared.chunkFilter[i] = firstOfEight(shared.rowFilter + i * 8);
+    }
+    __syncthreads();
+}
+
+template <typename Tile, typename T>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(ConvProblem const problem)
+{
+    TRTKP_DYNAMIC_SHARED(dynamicShared);
+    MmaShared<Tile>& shared = *reinterpret_cast<MmaShared<Tile>*>(dynamicShared);
+
+    // Blocks that read the same pixels follow each other, so that the pixels come from the L2 cache.
+    int32_t const rowTiles = (problem.rows + Tile::kN - 1) / Tile::kN;
+    int32_t const rowTile = static_cast<int32_t>(blockIdx.x) % rowTiles;
+    int32_t const firstPixel = static_cast<int32_t>(blockIdx.x) / rowTiles * Tile::kM;
+    int32_t const firstRow = rowTile * Tile::kN;
+    int32_t const rows = problem.rows - firstRow < Tile::kN ? problem.rows - firstRow : Tile::kN;
+    int32_t const lane = threadIdx.x % 32;
+    int32_t const warp = threadIdx.x / 32;
+    int32_t const warpPixel = warp / Tile::kWarpsN * Tile::kWarpM;
+    int32_t const warpRow = warp % Tile::kWarpsN * Tile::kWarpN;
+
+    fillTables(problem, shared, firstRow);
+    TileLoader<Tile, T> loader{problem, shared, firstPixel, firstRow};
+    Accumulators<Tile> sums{};
+    int32_t const allSteps = (problem.columns + Tile::kK - 1) / Tile::kK;
+    int32_t const split = blockIdx.y;
+    int32_t const firstStep = allSteps * split / problem.splits;
+    int32_t const steps = allSteps * (split + 1) / problem.splits - firstStep;
+    int32_t const firstColumn = firstStep * Tile::kK + static_cast<int32_t>(threadIdx.x) % Tile::kChunks * 8;
+
+    TRTKP_NO_UNROLL
+    for (int32_t begin = 0; begin < rows;)
+    {
+        int32_t const end = endOfGroup(shared.rowGroup, begin, rows);
+        int32_t const group = shared.rowGroup[begin];
+        // Padding rows stand last in their group: a run that begins with one holds nothing else.
+        if (shared.rowFilter[begin] >= 0 && group >= 0 && group < problem.listGroups)
+        {
+            loader.select(begin, end, firstColumn);
+            ChunkCursor<Tile::kK> cursor{problem, group, firstColumn};
+            TRTKP_UNROLL
+            for (int32_t step = 0; step < Tile::kStages - 1; ++step)
+            {
+                if (step < steps)
+                {
+                    loader.load(step, cursor.next());
+                }
+                ptx::copyAsyncCommit();
+            }
+            TRTKP_NO_UNROLL
+            for (int32_t step = 0; step < steps; ++step)
+            {
+                ptx::copyAsyncWait<Tile::kStages - 2>();
+                // Shows every thread's copies to all, and frees the stage that the step before has read.
+                __syncthreads();
+                int32_t const ahead = step + Tile::kStages - 1;
+                if (ahead < steps)
+                {
+                    loader.load(ahead % Tile::kStages, cursor.next());
+                }
+                ptx::copyAsyncCommit();
+                multiply<Tile, T>(sums, shared.stages[step % Tile::kStages], warpPixel, warpRow, lane);
+            }
+            ptx::copyAsyncWait<0>();
+            __syncthreads();
+        }
+        begin = end;
+    }
+
+    storeTile<Tile, T>(problem, shared, sums, firstPixel, firstRow, warpPixel, warpRow);
+
+    // The last tile of rows clears the channels past F, one pixel a thread.
+    if (rowTile == rowTiles - 1 && problem.splits == 1)
+    {
+        int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
+        for (int32_t pixel = firstPixel + threadIdx.x; pixel < pixels && pixel < firstPixel + Tile::kM;
+            pixel += Tile::kThreads)
+        {
+            clearPaddedChannels<T>(problem, pixel);
+        }
+    }
+}
+
+} // namespace trtkp

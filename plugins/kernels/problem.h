@@ -1,0 +1,78 @@
+// One packed convolution as the kernels see it: geometry, lists, tensors, epilogue.
+//
+//   y[n, p, q, f] = act(b[f] + z[n, p, q, f] + sum over e in list(group of f) of w[row of f, e] * x[n, h_e, w_e, c_e])
+//
+// Activations are NHWC with a channel pitch of their own: what stands in channels at or beyond the tensor's own is
+// never used when read, and is 0 when written. Every index fits int32, which the C interface checks before a launch.
+#pragma once
+
+#include <cstdint>
+
+namespace trtkp
+{
+
+enum class DataType : int32_t
+{
+    kFLOAT32 = 0,
+    kFLOAT16 = 1,
+    kBFLOAT16 = 2,
+};
+
+// What `index` holds for a filter group, and how a packed column k becomes a tap and a channel.
+enum class ListKind : int32_t
+{
+    kCHANNELS = 0, // L channels, K = R * S * L, tap-major; a padding entry is C
+    kTAPS = 1,     // T taps, K = T * C, tap-major; a padding entry is R * S
+    kENTRIES = 2,  // K entries of tap * 65536 + channel; a padding entry is R * S * 65536
+};
+
+enum class Activation : int32_t
+{
+    kNONE = 0,
+    kRELU = 1,
+    kRELU6 = 2,
+    kSILU = 3,
+    kHARD_SWISH = 4,
+    kLEAKY_RELU = 5,
+};
+
+struct ConvProblem
+{
+    // Geometry. C is the number of channels of one ONNX group, F the number of filters of all groups together.
+    int32_t batch, height, width, channels;
+    int32_t filters, kernelRows, kernelColumns;
+    int32_t strideH, strideW;
+    int32_t padTop, padLeft, padBottom, padRight;
+    int32_t dilationH, dilationW;
+    int32_t groups;
+    int32_t outHeight, outWidth;
+
+    // Lists: `index` is [listGroups, listLength], a row of `weight` holds `columns` values.
+    ListKind listKind;
+    int32_t listGroups, listLength;
+    int32_t rows, columns;
+
+    // Distance in elements between two pixels.
+    int32_t xPitch, yPitch, residualPitch;
+
+    Activation activation;
+    float alpha; // slope of kLEAKY_RELU below 0
+
+    // bias and residual may be null. `bias` is indexed by filter, not by row.
+    void const* x;
+    void const* weight;
+    int32_t const* index;
+    int32_t const* rowGroup;
+    int32_t const* rowFilter;
+    void const* bias;
+    void const* residual;
+    void* y;
+
+    // Split-K: that many blocks share the list of a tile, and leave float32 sums [splits, pixels, partialPitch], a
+    // column for each packed row of every tile, to a second kernel. 1: no split, no partial sums.
+    int32_t splits;
+    int32_t partialPitch;
+    float* partial;
+};
+
+} // namespace trtkp

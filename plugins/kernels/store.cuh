@@ -1,0 +1,90 @@
+// The end of a tensor-core kernel: eight sums of one pixel on their way to memory.
+#pragma once
+
+#include "device.cuh"
+#include "epilogue.cuh"
+#include "problem.h"
+
+namespace trtkp
+{
+
+// The first of eight consecutive filters that starts at a multiple of 8, which one 16-byte access covers; else -1.
+__device__ __forceinline__ int32_t firstOfEight(int32_t const* rowFilter)
+{
+    bool isConsecutive = rowFilter[0] >= 0 && rowFilter[0] % 8 == 0;
+    for (int32_t i = 1; i < 8; ++i)
+    {
+        isConsecutive = isConsecutive && rowFilter[i] == rowFilter[0] + i;
+    }
+    return isConsecutive ? rowFilter[0] : -1;
+}
+
+// Bias, residual, activation and stores for eight rows of one pixel.
+template <typename T>
+__device__ __forceinline__ void storeChunk(
+    ConvProblem const& problem, float const* sums, int32_t pixel, int32_t firstFilter, int32_t const* rowFilter)
+{
+    T const* const bias = static_cast<T const*>(problem.bias);
+    T const* const residual = static_cast<T const*>(problem.residual) + pixel * problem.residualPitch;
+    T* const y = static_cast<T*>(problem.y) + pixel * problem.yPitch;
+    if (firstFilter < 0)
+    {
+        TRTKP_NO_UNROLL
+        for (int32_t i = 0; i < 8; ++i)
+        {
+            int32_t const filter = rowFilter[i];
+            if (filter >= 0)
+            {
+                float value = sums[i];
+                value += bias == nullptr ? 0.F : toFloat(bias[filter]);
+                value += problem.residual == nullptr ? 0.F : toFloat(residual[filter]);
+                y[filter] = fromFloat<T>(activate(value, problem.activation, problem.alpha));
+            }
+        }
+        return;
+    }
+    alignas(16) T biases[8];
+    alignas(16) T residuals[8];
+    alignas(16) T results[8];
+    uint4 const zeros{0, 0, 0, 0};
+    *reinterpret_cast<uint4*>(biases) = bias == nullptr ? zeros : *reinterpret_cast<uint4 const*>(bias + firstFilter);
+    *reinterpret_cast<uint4*>(residuals)
+        = problem.residual == nullptr ? zeros : *reinterpret_cast<uint4 const*>(residual + firstFilter);
+    float values[8];
+    TRTKP_UNROLL
+    for (int32_t i = 0; i < 8; ++i)
+    {
+        values[i] = sums[i] + toFloat(biases[i]) + toFloat(residuals[i]);
+    }
+    activateAll(values, problem.activation, problem.alpha);
+    TRTKP_UNROLL
+    for (int32_t i = 0; i < 8; ++i)
+    {
+        results[i] = fromFloat<T>(values[i]);
+    }
+    *reinterpret_cast<uint4*>(y + firstFilter) = *reinterpret_cast<uint4 const*>(results);
+}
+
+// Eight sums as they are, for the kernel that adds the splits up.
+__device__ __forceinline__ void storePartial(ConvProblem const& problem, float const* sums, int32_t pixel, int32_t row)
+{
+    int64_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
+    float* const to = problem.partial + (blockIdx.y * pixels + pixel) * problem.partialPitch + row;
+    TRTKP_UNROLL
+    for (int32_t i = 0; i < 2; ++i)
+    {
+        reinterpret_cast<float4*>(to)[i] = reinterpret_cast<float4 const*>(sums)[i];
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ void clearPaddedChannels(ConvProblem const& problem, int32_t pixel)
+{
+    T* const y = static_cast<T*>(problem.y) + pixel * problem.yPitch;
+    for (int32_t f = problem.filters; f < problem.yPitch; ++f)
+    {
+        y[f] = fromFloat<T>(0.F);
+    }
+}
+
+} // namespace trtkp

@@ -1,0 +1,196 @@
+"""Random packed convolutions, as the C interface takes them."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from trtkp.graph.packing import PackedConv, pack
+from trtkp.prune.index_set import IndexSet, Kind, from_mask
+
+Array = np.ndarray[Any, Any]
+
+DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+TOLERANCE = {"float16": 2e-3, "bfloat16": 1e-2}
+BASES = ("KernelIndexConv", "StripeConv", "PatternConv")
+ACTIVATIONS = ("", "Relu", "Relu6", "Silu", "HardSwish", "LeakyRelu")
+#: Tactic, in the order of their numbers, to the blocks that share a list.
+SPLITS = {
+    "reference": 1, "mma_128x128": 1, "mma_128x64": 1, "mma_64x64": 1, "mma_64x32": 1,
+    "mma_64x64_split4": 4, "mma_64x64_split16": 16, "mma_64x32_split4": 4,
+}  # fmt: skip
+TACTICS = tuple(SPLITS)
+BLOCK = 8
+
+
+class ConvDesc(ctypes.Structure):
+    """``trtkpConvDesc``."""
+
+    _fields_ = [
+        ("structSize", ctypes.c_uint32),
+        ("interfaceVersion", ctypes.c_uint32),
+        *((name, ctypes.c_int32) for name in (
+            "dataType", "batch", "height", "width", "channels", "filters", "kernelRows", "kernelColumns",
+            "strideH", "strideW", "padTop", "padLeft", "padBottom", "padRight", "dilationH", "dilationW", "groups",
+            "listKind", "listGroups", "listLength", "rows", "listBlock", "xPitch", "yPitch", "residualPitch",
+            "hasBias", "hasResidual", "activation",
+        )),
+        ("alpha", ctypes.c_float),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer with its data; arrays are NCHW, as the oracle takes them."""
+
+    x: Array
+    weight: Array
+    index: IndexSet
+    packed: PackedConv
+    bias: Array | None
+    residual: Array | None
+    activation: str
+    alpha: float
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilations: tuple[int, int]
+    groups: int
+    dtype: str
+    block: int
+    pitches: tuple[int, int, int]
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """P and Q."""
+        kernel, (top, left, bottom, right) = self.weight.shape[2:], self.pads
+        size = (self.x.shape[2] + top + bottom, self.x.shape[3] + left + right)
+        return tuple((size[i] - (kernel[i] - 1) * self.dilations[i] - 1) // self.strides[i] + 1 for i in range(2))  # type: ignore[return-value]
+
+    def want(self, oracle: Any) -> Array:
+        """The answer in float64."""
+        return oracle(
+            self.x, self.weight, self.index.mask(), bias=self.bias, residual=self.residual, activation=self.activation,
+            alpha=self.alpha, strides=self.strides, pads=self.pads, dilations=self.dilations, groups=self.groups,
+        )  # fmt: skip
+
+    def desc(self) -> ConvDesc:
+        """The description."""
+        filters, channels, rows, columns = self.weight.shape
+        return ConvDesc(
+            ctypes.sizeof(ConvDesc), 1, list(DTYPES).index(self.dtype),
+            len(self.x), *self.x.shape[2:], channels, filters, rows, columns,
+            *self.strides, *self.pads, *self.dilations, self.groups,
+            BASES.index(self.packed.base), *self.packed.index.shape, len(self.packed.weight), self.block, *self.pitches,
+            self.bias is not None, self.residual is not None, ACTIVATIONS.index(self.activation), self.alpha,
+        )  # fmt: skip
+
+    def write(self, path: Path, tactic: str, seed: int, *, launch: bool = True) -> None:
+        """The file that run_conv reads."""
+        x_pitch, _, residual_pitch = self.pitches
+        arrays: list[Array | None] = [
+            nhwc(self.x, x_pitch), self.packed.weight, self.packed.index, self.packed.row_group, self.packed.filters,
+            self.bias, None if self.residual is None else nhwc(self.residual, residual_pitch),
+        ]  # fmt: skip
+        out = int(np.prod((len(self.x), *self.output_size, self.pitches[1]))) * DTYPES[self.dtype].itemsize
+        write_case(path, self.desc(), TACTICS.index(tactic), seed, arrays if launch else [None] * 7, out)
+
+    def read(self, path: Path) -> tuple[Array, Array]:
+        """What run_conv wrote: the output in float64 as [N, F, P, Q], and its padded channels."""
+        shape = (len(self.x), *self.output_size, self.pitches[1])
+        y = np.frombuffer(path.read_bytes(), DTYPES[self.dtype]).reshape(shape).astype(np.float64)
+        filters = len(self.weight)
+        return y[..., :filters].transpose(0, 3, 1, 2), y[..., filters:]
+
+
+def write_case(
+    path: Path, desc: ConvDesc, tactic: int, seed: int, arrays: Sequence[Array | None], output_bytes: int
+) -> None:
+    """Header and tensors in the order of run_conv.cpp."""
+    raw = [b"" if a is None else np.ascontiguousarray(a).tobytes() for a in arrays]
+    head = bytes(desc) + struct.pack("=iI", tactic, seed)
+    head += bytes(-len(head) % 8) + struct.pack("=8q", *map(len, raw), output_bytes)
+    path.write_bytes(head + b"".join(raw))
+
+
+def nhwc(array: Array, pitch: int) -> Array:
+    """[N, C, H, W] as [N, H, W, pitch], the padded channels full of NaN."""
+    n, channels, height, width = array.shape
+    padded = np.full((n, height, width, pitch), np.nan, array.dtype)
+    padded[..., :channels] = array.transpose(0, 2, 3, 1)
+    return padded
+
+
+def random_case(seed: int, *, base: str, dtype: str, blocks: bool, long: bool = False) -> Case:
+    """A layer with lists of one kind, in blocks of eight channels, and on the long side, where asked for."""
+    rng = np.random.default_rng(seed)
+    kernel = [(1, 1), (3, 3), (2, 3), (1, 5), (5, 5), (7, 7), (4, 1)][
+        rng.choice(7, p=[0.2, 0.35, 0.1, 0.1, 0.1, 0.05, 0.1])
+    ]
+    groups = int(rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))
+    per_group = int(rng.integers(1, 90 // groups))
+    whole_blocks = blocks and (base != "KernelIndexConv" or groups > 1)
+    large = kernel[0] * kernel[1] > 9  # emulation is slow: few channels then, and few lists
+    channels = (
+        8 * int(rng.integers(1, 3 if large else 7)) if whole_blocks else int(rng.integers(1, 20 if large else 45))
+    )
+    if long:
+        kernel, channels, per_group = (5, 5), 8 * int(rng.integers(4, 7)), int(rng.integers(1, 40 // groups))
+    mask = random_mask(rng, base, (per_group * groups, channels, *kernel), groups, blocks)
+    index = from_mask(mask, groups)
+    weight = rng.normal(size=mask.shape) / np.sqrt(max(1, index.retained / len(mask)))
+
+    dilations = (int(rng.integers(1, 3)), int(rng.integers(1, 3)))
+    pads = tuple(int(p) for p in rng.integers(0, 1 + max(kernel) // 2 * 2, size=4))
+    least = [(kernel[i] - 1) * dilations[i] + 1 - pads[i] - pads[i + 2] for i in range(2)]
+    size = [max(least[i], 1) + int(rng.integers(0, 10)) for i in range(2)]
+    strides = (int(rng.integers(1, 4)), int(rng.integers(1, 3)))
+    x = rng.normal(size=(int(rng.integers(1, 6)), channels * groups, *size))
+
+    as_type = DTYPES[dtype]
+    list_multiple = BLOCK if blocks and index.kind is not Kind.STRIPE else int(rng.choice([1, 3]))
+    packed = pack(
+        weight.astype(as_type), index, row_multiple=int(rng.choice([1, 8, 32, 64])), list_multiple=list_multiple
+    )
+    multiple = 8 if blocks else 1
+    pitches = [-(-n // multiple) * multiple + multiple * int(rng.integers(0, 2))
+               for n in (channels * groups, len(mask), len(mask))]  # fmt: skip
+    case = Case(
+        x=x.astype(as_type), weight=weight.astype(as_type), index=index, packed=packed,
+        bias=rng.normal(size=len(mask)).astype(as_type) if rng.random() < 0.7 else None, residual=None,
+        activation=ACTIVATIONS[seed % len(ACTIVATIONS)], alpha=0.2, strides=strides, pads=pads, dilations=dilations,
+        groups=groups, dtype=dtype, block=BLOCK if blocks else 1, pitches=(*pitches[:2], 0),
+    )  # type: ignore[arg-type]  # fmt: skip
+    if rng.random() < 0.5:
+        residual = rng.normal(size=(len(x), len(mask), *case.output_size)).astype(as_type)
+        case = Case(**{**vars(case), "residual": residual, "pitches": tuple(pitches)})
+    return case
+
+
+def random_mask(
+    rng: np.random.Generator, base: str, shape: tuple[int, int, int, int], groups: int, blocks: bool
+) -> Array:
+    """A mask whose filters share lists of the base's kind; some lists are empty, some full."""
+    filters, channels, rows, columns = shape
+    mask = np.zeros(shape, bool)
+    share = int(rng.choice([16, 32, 100] if rows * columns > 6 else [3, 16, 32, 100]))
+    share = 1 if rows * columns == 1 and rng.random() < 0.3 else share
+    order = rng.permutation(filters) if rng.random() < 0.3 else np.arange(filters)
+    for group in range(groups):
+        mine = order[(order >= group * (filters // groups)) & (order < (group + 1) * (filters // groups))]
+        for first in range(0, len(mine), share):
+            density = rng.choice([0.0, 0.2, 0.5, 0.8, 1.0], p=[0.08, 0.3, 0.3, 0.24, 0.08])
+            step = BLOCK if blocks else 1
+            chosen = rng.random((-(-channels // step), rows, columns)) < density
+            if base == "KernelIndexConv":
+                chosen[:] = chosen[:, :1, :1]
+            elif base == "StripeConv":
+                chosen[:] = chosen[:1]
+            mask[mine[first : first + share]] = np.repeat(chosen, step, axis=0)[:channels]
+    return mask

@@ -1,0 +1,132 @@
+"""The emulator itself: instructions against their documented layouts, and that planted faults are caught."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from .programs import FAILURE_STATUS, run
+
+Array = np.ndarray[Any, Any]
+
+LANES = np.arange(32)
+#: groupID and threadID_in_group of the PTX manual's matrix fragments.
+GROUP, MEMBER = LANES[:, None] >> 2, LANES[:, None] % 4
+
+
+def compute(program: Path, folder: Path, name: str, data: bytes = b"", seed: int = 0) -> bytes:
+    (folder / "input").write_bytes(data)
+    done = run(program, name, folder / "input", folder / "output", str(seed))
+    assert done.returncode == 0, done.stderr
+    return (folder / "output").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mma_m16n8k16(dtype: str, self_test: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    element = np.dtype(np.float16 if dtype == "float16" else ml_dtypes.bfloat16)
+    a, b = rng.normal(size=(16, 16)).astype(element), rng.normal(size=(16, 8)).astype(element)
+    c = rng.normal(size=(16, 8)).astype(np.float32)
+    i = np.arange(8)
+    a_lanes = a[np.where((i < 2) | ((i >= 4) & (i < 6)), GROUP, GROUP + 8), MEMBER * 2 + (i & 1) + 8 * (i >= 4)]
+    i = np.arange(4)
+    b_lanes = b[MEMBER * 2 + (i & 1) + 8 * (i >= 2), GROUP]
+    c_at = (np.where(i < 2, GROUP, GROUP + 8), MEMBER * 2 + (i & 1))
+    registers = np.concatenate([a_lanes.view(np.uint32), b_lanes.view(np.uint32), c[c_at].view(np.uint32)], axis=1)
+    result = compute(self_test, tmp_path, f"mma_{dtype}", np.ascontiguousarray(registers).tobytes())
+    d = np.empty((16, 8))
+    d[c_at] = np.frombuffer(result, np.float32).reshape(32, 4)
+    np.testing.assert_allclose(d, a.astype(float) @ b.astype(float) + c, rtol=1e-5, atol=1e-6)
+
+
+def test_ldmatrix_x4(self_test: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    rows = rng.permutation(64)[:32].astype(np.int32) * 16  # lane i addresses row i % 8 of matrix i / 8
+    shared = rng.integers(0, 65536, (64, 8)).astype(np.uint16)
+    result = compute(self_test, tmp_path, "ldmatrix", rows.tobytes() + shared.tobytes())
+    got = np.frombuffer(result, np.uint16).reshape(32, 4, 2)  # [lane, matrix, element]
+    matrices = shared[rows // 16].reshape(4, 8, 8)
+    for matrix in range(4):
+        want = matrices[matrix][GROUP, MEMBER * 2 + np.arange(2)]
+        np.testing.assert_array_equal(got[:, matrix], want)
+
+
+def test_cp_async_is_seen_at_its_wait_only(self_test: Path, tmp_path: Path) -> None:
+    source = np.arange(10, 26).astype(np.uint8)
+    result = np.frombuffer(compute(self_test, tmp_path, "cp_async", source.tobytes()), np.uint8).reshape(3, 2, 16)
+    undefined, copied, zeros = [255] * 16, [*range(10, 20), 0, 0, 0, 0, 0, 0], [0] * 16
+    assert result.tolist() == [[undefined, undefined], [copied, undefined], [copied, zeros]]
+
+
+def test_shuffles(self_test: Path, tmp_path: Path) -> None:
+    got = np.frombuffer(compute(self_test, tmp_path, "shuffles", seed=7), np.int32).reshape(3, 32)
+    down = np.where(LANES + 4 < 32, LANES + 4, LANES)
+    np.testing.assert_array_equal(got, 100 + np.array([(LANES * 7 + 3) % 32, LANES ^ 5, down]))
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_conversions(self_test: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    bits = rng.integers(0, 1 << 32, 20000, dtype=np.uint32)
+    ties = ((np.arange(65536, dtype=np.uint32) << 13) + 0x38000000 + (1 << 12)).view(np.float32)
+    values = np.concatenate([
+        bits.view(np.float32), rng.normal(size=5000), rng.normal(size=5000) * 1e-6, ties,
+        [0.0, -0.0, np.inf, -np.inf, np.nan, 65504, 65519.99, 65520, -65520, 2**-24, 2**-25, 2**-25 * 1.001, 6.1e-5],
+    ]).astype(np.float32)  # fmt: skip
+    result = compute(self_test, tmp_path, "conversions", values.tobytes())
+    widened = np.frombuffer(result[: 2 * 65536 * 4], np.float32).reshape(2, 65536)
+    every = np.arange(65536, dtype=np.uint16)
+    narrowed = np.frombuffer(result[2 * 65536 * 4 :], np.uint16).reshape(2, len(values))
+    for i, element in enumerate((np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))):
+        np.testing.assert_array_equal(widened[i], every.view(element).astype(np.float32))
+        got, want = narrowed[i].view(element), values.astype(element)
+        same = (got.view(np.uint16) == want.view(np.uint16)) | (np.isnan(values) & np.isnan(got.astype(np.float32)))
+        assert same.all(), values[~same][:5]
+
+
+def test_indices(self_test: Path, tmp_path: Path) -> None:
+    got = np.frombuffer(compute(self_test, tmp_path, "indices", seed=5), np.int32)
+    np.testing.assert_array_equal(got, np.arange(2 * 3 * 2 * 64))
+
+
+def test_a_barrier_holds_under_every_order_and_its_absence_shows(self_test: Path, tmp_path: Path) -> None:
+    want = np.arange(128)[::-1].astype(np.int32).tobytes()
+    seeds = range(1, 11)
+    assert all(compute(self_test, tmp_path, "reverse", seed=seed) == want for seed in seeds)
+    assert all(compute(self_test, tmp_path, "missing_barrier", seed=seed) != want for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("divergent_barrier", "__syncthreads after a thread of the block has ended"),
+        ("divergent_barrier_of_the_last", "deadlock: 63 of 64 threads wait"),
+        ("divergent_warp", "deadlock: 31 of 32 threads wait"),
+        ("mixed_instructions", "in one warp"),
+        ("copy_misaligned", "not a multiple of 16"),
+        ("copy_abandoned", "cp.async under way"),
+    ],
+)
+def test_misuse_ends_with_a_message(name: str, message: str, self_test: Path) -> None:
+    done = run(self_test, name)
+    assert done.returncode == FAILURE_STATUS
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("shared_out_of_bounds", "heap-buffer-overflow"),
+        ("global_out_of_bounds", "heap-buffer-overflow"),
+        ("copy_out_of_bounds", "heap-buffer-overflow"),
+        ("misaligned_vector", "misaligned address"),
+    ],
+)
+def test_sanitizers_see_into_fibers(name: str, message: str, self_test: Path) -> None:
+    done = run(self_test, name)
+    assert done.returncode not in (0, FAILURE_STATUS)
+    assert message in done.stderr

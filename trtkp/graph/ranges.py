@@ -1,0 +1,73 @@
+"""How large the activations of a graph become: what half precision cannot hold must not be found out on the GPU.
+
+ONNX Runtime computes float16 graphs in float32 on the CPU, so an activation beyond float16 passes there unnoticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from trtkp.shapes import Shape
+
+__all__ = ["FLOAT16_MAX", "beyond_float16"]
+
+#: Largest finite float16.
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+#: Their outputs are no larger than an input of theirs.
+_BOUNDED = frozenset(
+    [
+        "Relu",
+        "Clip",
+        "Sigmoid",
+        "HardSigmoid",
+        "MaxPool",
+        "Concat",
+        "Reshape",
+        "Transpose",
+        "Flatten",
+        "Slice",
+        "Gather",
+    ]
+)
+
+
+def beyond_float16(model: ir.Model, shapes: Mapping[str, Shape], seed: int = 0) -> tuple[str, float] | None:
+    """The first activation, in graph order, that float16 cannot hold, and its magnitude; else None.
+
+    Args:
+        model: a graph of standard operators; its float16 values are looked at.
+        shapes: input name to shape; inputs are standard normal.
+        seed: of the inputs.
+    """
+    from trtkp.engine.feeds import random_feeds
+    from trtkp.engine.onnxruntime import OrtRunner
+
+    probe = model.clone()
+    made: list[ir.Node] = []
+    names: dict[str, str] = {}
+    for node in list(probe.graph):
+        for value in node.outputs:
+            if value.dtype != ir.DataType.FLOAT16 or node.op_type in _BOUNDED or not value.name:
+                continue
+            wide = ir.node("Cast", [value], {"to": ir.DataType.FLOAT})
+            size = ir.node("Abs", [wide.outputs[0]])
+            largest = ir.node("ReduceMax", [size.outputs[0]], {"keepdims": 0})
+            output = largest.outputs[0]
+            output.name, output.type = f"trtkp_largest_{len(names)}", ir.TensorType(ir.DataType.FLOAT)
+            output.shape = ir.Shape([])
+            names[output.name] = value.name
+            made += [wide, size, largest]
+    if not names:
+        return None
+    probe.graph.extend(made)
+    probe.graph.outputs.clear()
+    probe.graph.outputs.extend(node.outputs[0] for node in made if node.op_type == "ReduceMax")
+    with OrtRunner(ir.to_proto(probe)) as runner:
+        for name, largest_value in runner.run(random_feeds(runner.inputs, shapes, seed)).items():
+            if not float(largest_value) <= FLOAT16_MAX:  # NaN and infinity too
+                return names[name], float(largest_value)
+    return None
