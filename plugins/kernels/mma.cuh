@@ -352,6 +352,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(
                     loader.load(ahead % Tile::kStages, cursor.next());
                 }
                 ptx::copyAsyncCommit();
+                // Lanes walk their lists apart; ldmatrix and mma want the warp together.
+                __syncwarp();
                 multiply<Tile, T>(sums, shared.stages[step % Tile::kStages], warpPixel, warpRow, lane);
             }
             ptx::copyAsyncWait<0>();

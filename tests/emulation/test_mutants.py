@@ -67,6 +67,16 @@ MUTANTS = {
         "/ (mProblem.filters / mProblem.groups) * mProblem.channels",
         "* 0",
     ),
+    "splits overlap": (
+        "mma.cuh",
+        "allSteps * (split + 1) / problem.splits - firstStep",
+        "allSteps * (split + 1) / problem.splits - firstStep + (split == 0)",
+    ),
+    "forgets a split": (
+        "store.cuh",
+        "(blockIdx.y * pixels + pixel)",
+        "(blockIdx.y / 2 * pixels + pixel)",
+    ),
     "steps past a list's end": (
         "chunk_cursor.cuh",
         "mHasEntry = mOuter < mOuterLength;",
@@ -93,10 +103,12 @@ def mutated_program(folder: Path, objects: Path, file: str, old: str, new: str) 
 
 
 def failing_layers(program: Path, oracle: Any, folder: Path, seeds: range) -> Iterator[int]:
+    """The seeds that fail, of layers for the tactic mma_64x32, or split where the list is long enough."""
     for seed in seeds:
         case = random_case(seed, base=BASES[seed % 3], dtype="float16", blocks=True)
         try:
-            check(case, "mma_64x32", seed + 1, program, oracle, folder)
+            tactic = "mma_64x32_split4" if case.packed.weight.shape[1] >= 128 and seed % 2 else "mma_64x32"
+            check(case, tactic, seed + 1, program, oracle, folder)
         except AssertionError:
             yield seed
 
