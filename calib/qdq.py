@@ -18,10 +18,11 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from trtkp.calib.placement import Pair, Placement, Site
+from trtkp.calib.record import scale_of
 from trtkp.errors import InputError
 from trtkp.graph.edit import add_initializer, constant, finish, input_at
 
-__all__ = ["OPSET", "insert", "quantise_weight", "scale_of", "weight_scales"]
+__all__ = ["OPSET", "Kind", "insert", "quantise_weight", "weight_scales"]
 
 Kind: TypeAlias = Literal["int8", "fp8"]
 
@@ -31,11 +32,6 @@ OPSET = 21
 _LIMIT = {"int8": 127.0, "uint8": 255.0, "fp8": 448.0}
 _FLOAT8 = np.dtype(ml_dtypes.float8_e4m3fn)
 _DTYPE = {"int8": np.dtype(np.int8), "uint8": np.dtype(np.uint8), "fp8": _FLOAT8}
-
-
-def scale_of(amax: float, kind: str = "int8") -> np.float32:
-    """The scale of a tensor of that largest magnitude, a positive float32; 1 where everything is zero."""
-    return np.float32(np.float32(amax) / np.float32(_LIMIT[kind])) or np.float32(1)
 
 
 def weight_scales(weight: npt.NDArray[Any], axis: int, kind: Kind = "int8") -> npt.NDArray[np.float32]:
@@ -114,7 +110,7 @@ def _quantise_value(
     value = values[pair.value] if pair.readers is None else nodes[pair.readers[0][0]].inputs[pair.readers[0][1]]
     assert value is not None
     stored = "uint8" if pair.unsigned and kind == "int8" else kind
-    scale = _as_stored(np.asarray(scale_of(amax, stored)), value)
+    scale = _as_stored(np.asarray(scale_of(amax, _LIMIT[stored]), np.float32), value)
     dequantised = _pair(graph, value, pair.value, scale, np.zeros((), _DTYPE[stored]))
     quantiser = dequantised.producer().inputs[0].producer()  # type: ignore[union-attr]  # made just now
     if pair.readers is None:

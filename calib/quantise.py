@@ -10,9 +10,9 @@ from typing import Literal
 import onnx_ir as ir
 
 from trtkp.calib.placement import Form, Placement, find_sites, place
-from trtkp.calib.qdq import Kind, insert, scale_of
+from trtkp.calib.qdq import Kind, insert
 from trtkp.calib.ranges import METHODS, measure_ranges
-from trtkp.calib.record import Calibration, DataRecord, LayerChoice, Scores, TensorRange
+from trtkp.calib.record import Calibration, DataRecord, LayerChoice, Scores, TensorRange, scale_of
 from trtkp.calib.samples import Samples
 from trtkp.calib.sensitivity import Scorer, send_back
 from trtkp.errors import InputError
@@ -110,7 +110,8 @@ def calibrate(
     layers = list(dict.fromkeys(site.layer for site in everywhere.sites))
     if not layers:
         raise InputError("the model has no layer to quantise: no convolution or Gemm of constant weight")
-    scorer = Scorer(model, samples, profile, threads)
+    fused = form == "onnxruntime"
+    scorer = Scorer(model, samples, profile, threads, fuse_qdq=fused)
     if options.max_drop is not None and scorer.measure is None:
         raise InputError(
             "--max-drop needs a classifier: the model's first output is not [N, classes]", remedy="leave it out"
@@ -133,7 +134,7 @@ def calibrate(
         return insert(model, place(model, form, some), amax, kind)
 
     candidates = [layer for layer in layers if layer not in reasons]
-    few = Scorer(model, samples.spread(_SENSITIVITY_SAMPLES), profile, threads)
+    few = Scorer(model, samples.spread(_SENSITIVITY_SAMPLES), profile, threads, fuse_qdq=fused)
     errors = {}
     for done, layer in enumerate(candidates):
         if progress is not None:
@@ -194,7 +195,7 @@ def calibrate(
             for layer in layers
         },
         tensors={
-            name: TensorRange(low=found.low, high=found.high, amax=found.amax, scale=float(scale_of(found.amax)))
+            name: TensorRange(low=found.low, high=found.high, amax=found.amax, scale=scale_of(found.amax))
             for name, found in ranges.items()
         },
     )

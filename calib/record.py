@@ -13,9 +13,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trtkp.calib.qdq import scale_of
 from trtkp.errors import InputError
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "TensorRange",
     "load_calibration",
     "save_calibration",
+    "scale_of",
 ]
 
 #: Name of the file in a bundle.
@@ -34,6 +35,11 @@ CALIBRATION = "calibration.json"
 FORMAT: Final = "trtkp.calibration"
 #: Scales are float32; an edited file may round them.
 _SCALE_TOLERANCE = 1e-5
+
+
+def scale_of(amax: float, limit: float = 127.0) -> float:
+    """The scale of a tensor of that largest magnitude, ``amax / limit`` in float32; 1 where everything is zero."""
+    return float(np.float32(amax) / np.float32(limit)) or 1.0
 
 
 class _Record(BaseModel):
@@ -52,12 +58,12 @@ class TensorRange(_Record):
     @classmethod
     def _derive_scale(cls, data: Any) -> Any:
         if isinstance(data, dict) and "scale" not in data and isinstance(data.get("amax"), int | float):
-            return {**data, "scale": float(scale_of(data["amax"]))}
+            return {**data, "scale": scale_of(data["amax"])}
         return data
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if not math.isclose(self.scale, float(scale_of(self.amax)), rel_tol=_SCALE_TOLERANCE):
+        if not math.isclose(self.scale, scale_of(self.amax), rel_tol=_SCALE_TOLERANCE):
             raise ValueError(f"scale {self.scale:g} is not amax / 127 of amax {self.amax:g}; leave the scale out")
         return self
 
@@ -109,7 +115,19 @@ class Scores(_Record):
 
 
 class Calibration(_Record):
-    """The file, version 1."""
+    """The file, version 1.
+
+    Attributes:
+        kind: type of the quantised layers.
+        form: which tensors are quantised (`trtkp.calib.placement`).
+        fallback: type of the other layers.
+        method: that ranges were found by.
+        percentile: of magnitudes, for the method percentile.
+        data: that ranges were found on.
+        scores: what quantising costs on all of the data.
+        layers: by parameter name of the weight.
+        tensors: by name in the planned graph.
+    """
 
     format: Literal["trtkp.calibration"] = FORMAT
     version: Literal[1] = 1

@@ -36,13 +36,16 @@ class Scorer:
         samples: with labels, or without: then the net's own decisions are what is to be kept.
         profile: of the input.
         threads: of ONNX Runtime.
+        fuse_qdq: see `trtkp.engine.onnxruntime.OrtRunner`: true for graphs made for it.
 
     Raises:
         JobError: the net gives NaN or infinity on a sample.
     """
 
-    def __init__(self, model: ir.Model, samples: Samples, profile: Profile, threads: int | None) -> None:
-        self._samples, self._threads = samples, threads
+    def __init__(
+        self, model: ir.Model, samples: Samples, profile: Profile, threads: int | None, *, fuse_qdq: bool
+    ) -> None:
+        self._samples, self._threads, self._fuse_qdq = samples, threads, fuse_qdq
         (self._name, self._limits) = next(iter(profile.items()))
         self.expected = self.outputs(model)
         for name, values in self.expected.items():
@@ -64,7 +67,7 @@ class Scorer:
         from trtkp.engine.onnxruntime import OrtRunner
 
         parts: dict[str, list[npt.NDArray[Any]]] = {}
-        with OrtRunner(ir.to_proto(model), threads=self._threads) as runner:
+        with OrtRunner(ir.to_proto(model), threads=self._threads, fuse_qdq=self._fuse_qdq) as runner:
             dtype = runner.inputs[0].dtype
             for batch, count in self._samples.batches(self._limits):
                 for name, values in runner.run({self._name: batch.astype(dtype)}).items():

@@ -24,7 +24,7 @@ from trtkp.plan.lowerings import LOWERINGS, lower
 from trtkp.shapes import Shape
 from trtkp.timing import Timing, time_interleaved
 
-__all__ = ["MEASURED_GAIN", "PREDICTED_GAIN", "LayerPlan", "Plan", "apply_plan", "make_plan"]
+__all__ = ["MEASURED_GAIN", "PREDICTED_GAIN", "LayerPlan", "Plan", "apply_plan", "make_plan", "race"]
 
 #: A layer leaves dense for a measured gain of at least this; less is noise.
 MEASURED_GAIN = 1.03
@@ -169,7 +169,7 @@ def _measured(
     reasons: Mapping[str, str],
 ) -> LayerPlan:
     models = {name: _single_layer(node, name, value_shapes) for name in names}
-    times = _race(models, value_shapes, threads, LAYER_BUDGET_S)
+    times = race(models, value_shapes, threads, LAYER_BUDGET_S)
     medians = {name: round(times[name].median_ms, 6) for name in names}
     best = min(medians, key=lambda name: medians[name])
     gain = medians["dense"] / medians[best]
@@ -185,7 +185,7 @@ def _checked_whole(model: ir.Model, plan: Plan, shapes: Mapping[str, Shape], thr
     if plan.choices == everything_dense:
         return plan
     models = {"dense": apply_plan(model, everything_dense), "planned": apply_plan(model, plan.choices)}
-    times = _race(models, shapes, threads, NET_BUDGET_S)
+    times = race(models, shapes, threads, NET_BUDGET_S)
     if times["planned"].median_ms <= times["dense"].median_ms:
         return replace(plan, dense_ms=times["dense"], planned_ms=times["planned"])
     why = (
@@ -199,7 +199,7 @@ def _checked_whole(model: ir.Model, plan: Plan, shapes: Mapping[str, Shape], thr
     return replace(plan, layers=layers, dense_ms=times["dense"], planned_ms=times["dense"], notes=(why,))
 
 
-def _race(
+def race(
     models: Mapping[str, ir.Model], shapes: Mapping[str, Shape], threads: int | None, budget_s: float
 ) -> dict[str, Timing]:
     """Times of several models on the same random inputs, in turn."""
