@@ -8,11 +8,12 @@ from typing import Any
 from trtkp.errors import InputError
 from trtkp.prune.kep import KEP
 from trtkp.prune.method import Method
+from trtkp.prune.vskp import VSKP
 from trtkp.prune.zeros import Dense, FromZeros
 
 __all__ = ["METHODS", "make_method"]
 
-METHODS: dict[str, Callable[..., Method]] = {"kep": KEP, "none": Dense, "from-zeros": FromZeros}
+METHODS: dict[str, Callable[..., Method]] = {"kep": KEP, "vskp": VSKP, "none": Dense, "from-zeros": FromZeros}
 
 
 def make_method(name: str, **settings: Any) -> Method:

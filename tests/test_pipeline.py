@@ -235,7 +235,7 @@ def test_accuracy_before_and_after(classifier: Path, tmp_path: Path) -> None:
     labels[:7] = (labels[:7] + 1) % 5
     seen: list[str] = []
     bundle = trtkp.build(
-        classifier, tmp_path / "b", n=2, data=LabelledData(images, labels), progress=lambda *s: seen.append(s[0])
+        classifier, tmp_path / "b", n=1, data=LabelledData(images, labels), progress=lambda *s: seen.append(s[0])
     )
     assert bundle.manifest.accuracy is not None
     assert bundle.manifest.accuracy["dense"] == 0.9
@@ -243,7 +243,7 @@ def test_accuracy_before_and_after(classifier: Path, tmp_path: Path) -> None:
         found = bundle.run({"image": images[:64]})["y"].argmax(axis=1)
         found = np.append(found, bundle.run({"image": images[64:]})["y"].argmax(axis=1))
     assert bundle.manifest.accuracy["pruned"] == pytest.approx((found == labels).mean())
-    assert bundle.manifest.accuracy["pruned"] < 0.9
+    assert bundle.manifest.accuracy["pruned"] != 0.9
     assert not [path.name for path in bundle.path.iterdir() if path.name.startswith(".")]
     assert seen[0] == "Load"
     assert {"Prune", "Rewrite", "Plan", "Check", "Build", "Accuracy"} <= set(seen)
@@ -491,7 +491,7 @@ def save_odd(net: nn.Module, path: Path, *feeds: Tensor) -> Path:
 @pytest.mark.parametrize(
     ("factory", "channels", "ops"),
     [
-        (TwoIn, (3, 1), ["AddRelu", None, "Relu", ""]),
+        (TwoIn, (3, 1), [None, None, "Relu", ""]),
         (Shared, (3,), [None, "Relu", "AddRelu"]),
         (InputTwice, (4,), ["Relu", "AddRelu", "Add"]),
         (ResidualIsInput, (4,), ["Add", "AddRelu"]),
@@ -502,12 +502,13 @@ def test_odd_graphs(
 ) -> None:
     torch.manual_seed(0)
     path = save_odd(factory(), tmp_path / "odd.pt2", *(torch.zeros(2, c, 8, 8) for c in channels))
-    everything = () if factory in (TwoIn, Shared) else ("*",)  # the stem is all there is
+    everything: tuple[str, ...] = () if factory in (TwoIn, Shared) else ("*",)  # the stem is all there is
     bundle = build(path, tmp_path / "b", share="per-layer", include=everything, lowering=lowering)
+    found = [layer.op and layer.op.removeprefix("StripeConv") for layer in bundle.manifest.layers]
+    assert found == ops
     assert_whole(bundle)
     assert_verified(bundle)
     assert trtkp.bench([bundle], batch=3, runs=1, warmup=0)[0].batch == 3
-    del ops
 
 
 @pytest.fixture(scope="module")
@@ -518,7 +519,7 @@ def two_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shapes_of_two_inputs(two_inputs: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the model has 2 inputs.*name the input"):
+    with pytest.raises(InputError, match=r"the model has 2 inputs.*name the input"):
         build(two_inputs, tmp_path / "b", opt=("4x3x8x8",))
     bundle = build(two_inputs, tmp_path / "b", share="per-layer", opt=("left:4x3x8x8",))
     assert_verified(bundle)
@@ -574,9 +575,9 @@ def test_data_that_does_not_fit_is_found_before_the_work(classifier: Path, tmp_p
 def test_fp16_that_overflows_is_no_bundle(tmp_path: Path) -> None:
     model = onnx.load(write_classifier(tmp_path / "net.onnx"))
     for tensor in model.graph.initializer:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 300, tensor.name))
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 1e6, tensor.name))
     onnx.save(model, tmp_path / "large.onnx")
-    with pytest.raises(trtkp.TrtkpError, match="float16|fp16") as caught:
+    with pytest.raises(InputError, match="float16 ends at 65504") as caught:
         build(tmp_path / "large.onnx", tmp_path / "b", precision="fp16")
     assert "--precision fp32" in str(caught.value)
     assert not (tmp_path / "b").exists()

@@ -57,12 +57,12 @@ def read_arrays(path: Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int
         InputError: not an archive of arrays, or arrays that do not fit each other.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, NpzFile):
-            raise InputError("is a single array, expected an .npz archive of x and y", file=path, remedy=_REMEDY)
-        with loaded as archive:
-            names = archive.files
-            found = {name: archive[name] for name in (*_INPUTS, *_LABELS) if name in names}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, NpzFile):
+                raise InputError("is a single array, expected an .npz archive of x and y", file=path, remedy=_REMEDY)
+            names = loaded.files
+            found = {name: loaded[name] for name in (*_INPUTS, *_LABELS) if name in names}
     except InputError:
         raise
     except Exception as error:  # a broken archive raises what NumPy, zipfile and zlib like

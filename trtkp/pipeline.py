@@ -189,14 +189,15 @@ class _Line:
 
     def _prune(self) -> ir.Model:
         """The source graph with pruned weights at zero."""
-        from onnx_ir.passes.common import ShapeInferencePass
+        from onnx_ir.passes.common import NameFixPass, ShapeInferencePass
 
         from trtkp.graph.layers import conv_layers
         from trtkp.graph.rewrite import apply_masks
 
         graph = self.source.graph()
-        if self.source.format == "onnx":  # whose values may have no shapes: epilogues are fused where they have
-            ShapeInferencePass()(graph)
+        if self.source.format == "onnx":
+            NameFixPass()(graph)  # plans are kept by the names of nodes
+            ShapeInferencePass()(graph)  # epilogues are fused where shapes are known
         if self.options.precision == "fp32" and any(
             str(v.dtype) == "FLOAT16" for v in graph.graph.initializers.values()
         ):

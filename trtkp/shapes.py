@@ -106,19 +106,33 @@ def make_profile(
         InputError: a shape that the model does not take, min > opt or opt > max, or a dynamic dimension
             with neither a range in the export nor a shape from the user.
     """
+    given = [_sizes_by_name(specs, option or {}) for option in (minimum, optimum, maximum)]
     profile: Profile = {}
     for spec in specs:
-        given = [(option or {}).get(spec.name) for option in (minimum, optimum, maximum)]
-        for shape in given:
-            if shape is not None:
-                _check_fits(spec, shape)
         columns = [
-            _range_of(spec, axis, dim, [g[axis] if g is not None else None for g in given])
+            _range_of(spec, axis, dim, [sizes.get(dim.name) if isinstance(dim, Dim) else None for sizes in given])
             for axis, dim in enumerate(spec.shape)
         ]
         low, opt, high = (tuple(column[i] for column in columns) for i in range(3))
         profile[spec.name] = ShapeRange(low, opt, high)
     return profile
+
+
+def _sizes_by_name(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Sizes of dynamic dimensions; one name has one size, whichever inputs it is in."""
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        shape = shapes.get(spec.name)
+        if shape is None:
+            continue
+        _check_fits(spec, shape)
+        for size, dim in zip(shape, spec.shape, strict=True):
+            if isinstance(dim, Dim) and sizes.setdefault(dim.name, size) != size:
+                raise InputError(
+                    f"{dim.name} is {size} here and {sizes[dim.name]} before it", layer=spec.name,
+                    remedy=f"give {dim.name} one size",
+                )  # fmt: skip
+    return sizes
 
 
 def _check_fits(spec: TensorSpec, shape: Shape) -> None:

@@ -93,16 +93,21 @@ def _discard_output() -> None:
     os.close(null)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(trtkp.__version__)  # noqa: T201 - what was asked for
+        raise typer.Exit
+
+
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Tracebacks and library logs; anywhere on the line.")] = False,
 ) -> None:
     """Kernel-level pruning of CNNs, packed, planned and built into TensorRT engines."""
-    del debug  # taken off the line by `run`; declared for the help
-    if version:
-        print(trtkp.__version__)  # noqa: T201 - what was asked for
-        raise typer.Exit
+    del version, debug  # dealt with by then; declared for the help
 
 
 @app.command()
@@ -117,6 +122,9 @@ def build(
     ratio: opt.Ratio = None,
     allocation: opt.Allocation = None,
     share: opt.Share = None,
+    alpha: opt.Alpha = None,
+    filter_group: opt.FilterGroup = None,
+    channel_block: opt.ChannelBlock = None,
     from_zeros: opt.FromZeros = False,
     layers: opt.Include = None,
     skip: opt.Skip = None,
@@ -142,7 +150,15 @@ def build(
     from trtkp.pipeline import BuildOptions
     from trtkp.pipeline import build as build_bundle
 
-    settings = {"n": n, "ratio": ratio, "allocation": allocation, "share": share}
+    settings = {
+        "n": n,
+        "ratio": ratio,
+        "allocation": allocation,
+        "share": share,
+        "alpha": alpha,
+        "filter_group": filter_group,
+        "channel_block": channel_block,
+    }
     with show.progress(quiet=json) as progress:
         bundle = build_bundle(
             model,

@@ -9,9 +9,12 @@ import typer
 
 __all__ = [
     "Allocation",
+    "Alpha",
     "Arch",
     "Backend",
+    "ChannelBlock",
     "Data",
+    "FilterGroup",
     "FromZeros",
     "Include",
     "InputShape",
@@ -34,7 +37,7 @@ __all__ = [
 _PRUNING, _MODEL, _ENGINE = "Pruning", "Model", "Engine"
 
 MethodName = Annotated[
-    str, typer.Option("--method", "-m", help="kep, or none for the dense model.", rich_help_panel=_PRUNING)
+    str, typer.Option("--method", "-m", help="kep, vskp, or none for the dense model.", rich_help_panel=_PRUNING)
 ]
 N = Annotated[
     int | None,
@@ -42,7 +45,11 @@ N = Annotated[
 ]
 Ratio = Annotated[
     float | None,
-    typer.Option("--ratio", help="Share of the elements to remove, instead of --n.", rich_help_panel=_PRUNING),
+    typer.Option(
+        "--ratio",
+        help="Share of elements (KEP, instead of --n) or kernels (V-SKP) to remove.",
+        rich_help_panel=_PRUNING,
+    ),
 ]
 Allocation = Annotated[
     str | None,
@@ -58,6 +65,28 @@ Share = Annotated[
     typer.Option(
         "--share",
         help="KEP: which planes share their positions: none, per-channel, per-filter, per-layer. [default: none]",
+        rich_help_panel=_PRUNING,
+    ),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha", help="V-SKP: weight of magnitude against direction. [default: 0.95]", rich_help_panel=_PRUNING
+    ),
+]
+FilterGroup = Annotated[
+    int | None,
+    typer.Option(
+        "--filter-group",
+        help="V-SKP: filters that share a list; 1 is the paper. [default: 1]",
+        rich_help_panel=_PRUNING,
+    ),
+]
+ChannelBlock = Annotated[
+    int | None,
+    typer.Option(
+        "--channel-block",
+        help="V-SKP: consecutive channels that a list takes or leaves together. [default: 1]",
         rich_help_panel=_PRUNING,
     ),
 ]

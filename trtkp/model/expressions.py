@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 import re
 
-__all__ = ["check_expression", "is_symbol"]
+__all__ = ["check_expression", "is_size", "is_symbol"]
 
 _SYMBOL = re.compile(r"[a-z]{1,4}[0-9]{1,4}")
+_LINEAR = re.compile(r"([0-9]{1,9}\*)?s[0-9]{1,4}( [+-] [0-9]{1,9})?")
 _MAX_LENGTH = 4096
 _MAX_INTEGER = 1 << 62
 # PowByNatural and Pow could be towers; exponents are held to this.
@@ -33,6 +34,11 @@ _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 def is_symbol(name: object) -> bool:
     """Whether a string is a size symbol as PyTorch names them: ``s0``, ``s77``, ``u3``."""
     return isinstance(name, str) and _SYMBOL.fullmatch(name) is not None
+
+
+def is_size(text: object) -> bool:
+    """Whether a string is a size symbol or linear in one: ``s0``, ``8*s24``, ``2*s0 + 1``."""
+    return is_symbol(text) or (isinstance(text, str) and _LINEAR.fullmatch(text) is not None)
 
 
 def check_expression(text: object) -> None:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from trtkp.model.expressions import check_expression, is_symbol
+from trtkp.model.expressions import check_expression, is_size
 
 __all__ = ["MAX_DIM", "clean_program", "clean_tensor_meta", "is_parameter_name", "parse_json"]
 
@@ -89,7 +89,7 @@ def clean_program(data: Any) -> dict[str, Any]:
         },
         "opset_version": {},
         "range_constraints": {
-            _expect(is_symbol, key, "size symbol"): {
+            _expect(is_size, key, "size symbol"): {
                 "min_val": _optional_int(value["min_val"]),
                 "max_val": _optional_int(value["max_val"]),
             }

@@ -45,6 +45,7 @@ def export_graph(
 
     with _quiet():
         try:
+            _forget_derived_ranges(program)
             exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
             assert exported is not None
             model = exported.model
@@ -59,6 +60,17 @@ def export_graph(
             ) from None
     model.graph.name = "model"
     return model
+
+
+def _forget_derived_ranges(program: ExportedProgram) -> None:
+    """Ranges of sizes such as ``8*s24``, which loading notes beside those of symbols and the exporter stumbles over."""
+    for node in program.graph.nodes:
+        mode = getattr(node.meta.get("val"), "fake_mode", None)
+        if mode is not None and mode.shape_env is not None:
+            ranges = mode.shape_env.var_to_range
+            for size in [size for size in ranges if not size.is_symbol]:
+                del ranges[size]
+            return
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,243 @@
+r"""V-SKP: vectorised-kernel structured kernel pruning (IEEE Access 11, 2023, doi 10.1109/ACCESS.2023.3326534).
+
+Known from the paper's abstract and the authors' code. With kernels as vectors ``v_oc`` and the filter's feature vector
+``f_o = sum_c v_oc``, the score of a kernel is
+
+    s_oc = ||v_oc||_1 · (alpha + (1 - alpha) · |cos(f_o, v_oc)|).
+
+Phase 1 pools all scores and takes the threshold ``t = sorted[floor(ratio · N)]``; a layer's budget is the number of its
+kernels at or below t. Phase 2 equalises: every filter loses the same number of kernels, ``pruned // F`` in exact
+integers, those of lowest score, at least one kernel stays, and of equal scores the lower channel goes first.
+
+1x1 layers have scores ``|w|`` and a threshold of their own; the largest ``pointwise_keep`` of each such layer are out
+of its reach. ``beta`` multiplies the scores of a layer by ``1 - beta · Var(||v||_1)`` (its variance times 200 for 1x1),
+which moves budgets between layers; whether the paper's figures had it is not known.
+
+Not from the paper: ``filter_group`` and ``channel_block`` choose whole blocks of kernels (`prune.granularity`) by their
+mean score; at 1 x 1 the method is the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.granularity import Blocks
+from trtkp.prune.index_set import MAX_TAPS, IndexSet, Kind
+from trtkp.prune.method import Masks
+
+__all__ = ["VSKP", "index_list", "kernel_bitmap", "kernel_scores", "mask_of_bitmap", "mask_of_list"]
+
+_EPSILON = 1e-6  # of the cosine, as in the authors' code
+
+
+@dataclass(frozen=True)
+class VSKP:
+    """Keep the same number of kernels in every filter of a layer, those of largest score.
+
+    Scope: everything but the stem and depthwise layers; 1x1 layers only with ``pointwise``.
+
+    Args:
+        ratio: share of kernels to remove.
+        allocation: ``global`` (one threshold, as published) or ``uniform`` (the same share in every layer).
+        alpha: weight of the magnitude against the direction; the authors take 0.95 for CIFAR, 0.85 for ResNet-50.
+        beta: weight of the layer's variance; 0 switches it off.
+        pointwise: prune 1x1 layers too.
+        pointwise_keep: share of a 1x1 layer's weights that no threshold may prune.
+        filter_group: filters that share a list.
+        channel_block: consecutive channels that a list takes or leaves together.
+    """
+
+    ratio: float = 0.5
+    allocation: str = "global"
+    alpha: float = 0.95
+    beta: float = 0.0
+    pointwise: bool = True
+    pointwise_keep: float = 1e-3
+    filter_group: int = 1
+    channel_block: int = 1
+
+    name = "vskp"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio < 1:
+            raise InputError(f"--ratio {self.ratio}: not a share", remedy="give 0 <= ratio < 1")
+        if self.allocation not in ("global", "uniform"):
+            raise InputError(f"--allocation {self.allocation}: not known", remedy="use global or uniform")
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"--alpha {self.alpha}: not a weight", remedy="give 0 <= alpha <= 1")
+        if self.filter_group < 1 or self.channel_block < 1:
+            raise InputError(
+                f"--filter-group {self.filter_group}, --channel-block {self.channel_block}: sizes start at 1"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter."""
+        return asdict(self)
+
+    def paper_index_bytes(self, index: IndexSet) -> int:
+        """Bytes of the bitmap form, ceil(C/8) per filter."""
+        return kernel_bitmap(index).nbytes
+
+    def inapplicable(self, layer: ConvLayer) -> str | None:
+        """One kernel per filter leaves nothing to choose."""
+        if layer.channels == 1:
+            return "one channel per filter: no kernel can go"
+        if layer.taps > MAX_TAPS:
+            return f"{layer.kernel[0]}x{layer.kernel[1]} kernel: index sets hold at most {MAX_TAPS} taps"
+        return None
+
+    def out_of_scope(self, layer: ConvLayer) -> str | None:
+        """The stem, and 1x1 layers where they are switched off."""
+        if layer.stem:
+            return "stem"
+        if layer.taps == 1 and not self.pointwise:
+            return "1x1 kernel"
+        return None
+
+    def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
+        """One mask per layer; 1x1 layers have a threshold of their own."""
+        blocks = {
+            layer.name: Blocks(layer.filters, layer.channels, layer.groups, self.filter_group, self.channel_block)
+            for layer in layers
+        }
+        scores = {layer.name: blocks[layer.name].mean(self.scores(layer, weights[layer.name])) for layer in layers}
+        masks: Masks = {}
+        for kind in (
+            [layer for layer in layers if layer.taps > 1],
+            [layer for layer in layers if layer.taps == 1],
+        ):
+            for layer, count in zip(kind, self._removed(kind, scores, blocks), strict=True):
+                kept = blocks[layer.name].spread(_equalised(scores[layer.name], count))
+                masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
+        return masks
+
+    def scores(self, layer: ConvLayer, weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Score of every kernel, float64 [F, C]."""
+        if layer.taps > 1:
+            return kernel_scores(weight, self.alpha, self.beta)
+        magnitude = np.abs(weight.reshape(layer.filters, layer.channels).astype(np.float64))
+        return magnitude * (1 - self.beta * 200 * magnitude.var())
+
+    def _removed(
+        self, layers: Sequence[ConvLayer], scores: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]
+    ) -> list[int]:
+        """Blocks that every filter group of a layer loses."""
+        if self.allocation == "uniform":
+            return [
+                min(blocks[layer.name].shape[1] - 1, _floor(blocks[layer.name].shape[1] * self.ratio))
+                for layer in layers
+            ]
+        if not layers:
+            return []
+        pooled = np.concatenate([scores[layer.name].ravel() for layer in layers])
+        weight = np.concatenate([blocks[layer.name].sizes.ravel() for layer in layers])
+        order = np.argsort(pooled, kind="stable")
+        # the first kernel beyond the share: at 1 x 1 this is sorted[floor(ratio N)]
+        beyond = np.searchsorted(np.cumsum(weight[order]), _floor(self.ratio * int(weight.sum())), side="right")
+        threshold = pooled[order[min(int(beyond), len(order) - 1)]]
+        removed = []
+        for layer in layers:
+            score = scores[layer.name]
+            below = score <= threshold
+            if layer.taps == 1:
+                below &= score < _largest(score, self.pointwise_keep)
+            groups, columns = score.shape
+            removed.append(min(columns - 1, int(below.sum()) // groups))
+        return removed
+
+
+def kernel_scores(weight: npt.NDArray[Any], alpha: float, beta: float = 0.0) -> npt.NDArray[np.float64]:
+    """``||v||_1 (alpha + (1 - alpha) |cos(f, v)|)`` of every kernel of ``weight`` [F, C, R, S], float64 [F, C]."""
+    vectors = weight.reshape(*weight.shape[:2], -1).astype(np.float64)
+    feature = vectors.sum(axis=1, keepdims=True)
+    norms = np.linalg.norm(vectors, axis=2) * np.linalg.norm(feature, axis=2)
+    cosine = (vectors * feature).sum(axis=2) / np.maximum(norms, _EPSILON)
+    magnitude = np.abs(vectors).sum(axis=2)
+    scores: npt.NDArray[np.float64] = magnitude * (alpha + (1 - alpha) * np.abs(cosine))
+    return scores * (1 - beta * magnitude.var())
+
+
+def index_list(index: IndexSet) -> npt.NDArray[np.int32]:
+    """V-SKP's expanded form: ascending channels of every filter, int32 [F, K].
+
+    Raises:
+        InputError: the lists are not whole kernels of equal number.
+    """
+    kept = _kernels_of(index)
+    counts = kept.sum(axis=1)
+    if len(set(counts.tolist())) > 1:
+        raise InputError(f"filters keep {counts.min()} to {counts.max()} kernels, V-SKP's list needs equal numbers")
+    return np.nonzero(kept)[1].reshape(len(kept), -1).astype(np.int32)
+
+
+def kernel_bitmap(index: IndexSet) -> npt.NDArray[np.uint8]:
+    """V-SKP's compressed form: a bit per kernel, the lowest channel first and in the highest bit, uint8 [F, ceil(C/8)].
+
+    Raises:
+        InputError: the lists are not whole kernels.
+    """
+    return np.packbits(_kernels_of(index), axis=1, bitorder="big")
+
+
+def mask_of_list(channels: npt.NDArray[Any], shape: tuple[int, int, int, int]) -> npt.NDArray[np.bool_]:
+    """The mask [F, C, R, S] of an expanded list [F, K].
+
+    Raises:
+        InputError: a channel out of bounds or named twice, or another number of filters.
+    """
+    ascending = np.sort(channels, axis=1)
+    in_bounds = channels.size == 0 or (ascending.min() >= 0 and ascending.max() < shape[1])
+    if len(channels) != shape[0] or not in_bounds or np.any(np.diff(ascending, axis=1) == 0):
+        raise InputError(f"a kernel list {list(channels.shape)} with channels that do not fit a weight {list(shape)}")
+    kept = np.zeros(shape[:2], bool)
+    np.put_along_axis(kept, channels.astype(np.int64), True, axis=1)
+    return np.broadcast_to(kept[:, :, None, None], shape).copy()
+
+
+def mask_of_bitmap(bitmap: npt.NDArray[np.uint8], shape: tuple[int, int, int, int]) -> npt.NDArray[np.bool_]:
+    """The mask [F, C, R, S] of a compressed list.
+
+    Raises:
+        InputError: another shape or dtype than ``uint8 [F, ceil(C/8)]``, or a bit set beyond the last channel.
+    """
+    expected = (shape[0], -(-shape[1] // 8))
+    if bitmap.dtype != np.uint8 or bitmap.shape != expected:
+        raise InputError(f"a kernel bitmap {bitmap.dtype}{list(bitmap.shape)}, expected uint8{list(expected)}")
+    bits = np.unpackbits(bitmap, axis=1, bitorder="big").astype(bool)
+    if bits[:, shape[1] :].any():
+        raise InputError(f"a kernel bitmap with a bit beyond channel {shape[1] - 1}")
+    return np.broadcast_to(bits[:, : shape[1], None, None], shape).copy()
+
+
+def _kernels_of(index: IndexSet) -> npt.NDArray[np.bool_]:
+    if index.kind is not Kind.KERNEL:
+        raise InputError(f"lists of kind {index.kind}: V-SKP's forms hold whole kernels")
+    kept: npt.NDArray[np.bool_] = index.group_taps[index.group_of_filter] != 0
+    return kept
+
+
+def _equalised(scores: npt.NDArray[np.float64], removed: int) -> npt.NDArray[np.bool_]:
+    """True for all but the ``removed`` lowest scores of every row; of equal scores the lower column goes first."""
+    kept = np.ones(scores.shape, bool)
+    lowest = np.argsort(scores, axis=1, kind="stable")[:, :removed]
+    np.put_along_axis(kept, lowest, False, axis=1)
+    return kept
+
+
+def _largest(scores: npt.NDArray[np.float64], share: float) -> float:
+    """The smallest of the largest ``share`` of all scores; infinity where that is none of them."""
+    count = _floor(share * scores.size)
+    return float(np.partition(scores.ravel(), scores.size - count)[scores.size - count]) if count else float("inf")
+
+
+def _floor(value: float) -> int:
+    # 0.29 * 100 is 28.999...: a product that misses an integer by rounding is that integer
+    nearest = round(value)
+    return nearest if abs(value - nearest) < 1e-9 * max(1.0, abs(value)) else int(np.floor(value))

@@ -1,0 +1,252 @@
+"""Errors: one line that names the file and the remedy, and the exit status that scripts go by."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from examples.nets import export
+from trtkp.engine.base import importable
+
+from .conftest import Trtkp
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("-m magic", "--method magic: not known; use one of kep, vskp, none, from-zeros"),
+        ("--n 10", "layer w1: n = 10, but a 3x3 kernel has 9 elements; give --n 9 or less"),
+        ("--n 0", "--n 0: at least one element of a plane is kept"),
+        ("--n -1", "--n -1: at least one"),
+        ("--n 2 --ratio 0.5", "--n and --ratio exclude each other"),
+        ("--ratio 1", "--ratio 1.0: not a share; give 0 <= ratio < 1"),
+        ("--ratio -0.1", "--ratio -0.1: not a share"),
+        ("--ratio nan", "--ratio nan: not a share"),
+        ("--share some", "--share some: not known; use one of none, per-channel, per-filter, per-layer"),
+        ("--ratio 0.5 --allocation local", "--allocation local: not known; use global or uniform"),
+        ("-m none --n 2", "--n means nothing to method none; leave it out"),
+        ("--from-zeros --share none", "--share means nothing to method from-zeros"),
+        ("--layers w7*", "no convolution is called w7*; the model has w0, w1, w2"),
+        ("--skip conv1", "no convolution is called conv1"),
+        ("--lowering winograd", "--lowering winograd: not known; use one of auto, dense, box"),
+        ("-p int4", "--precision int4: not known; use fp32 or fp16"),
+        ("-b cuda", "no backend 'cuda'; choose one of tensorrt, tensorrt-rtx, onnxruntime, auto"),
+        ("--threads 0", "--threads 0: at least one is needed"),
+        ("--threads many", "Invalid value for '--threads'"),
+        ("-b onnxruntime --target sm86", "--target sm86 means nothing to backend onnxruntime"),
+        ("--min 8x3x8x8 --opt 4x3x8x8", "min 8, opt 4"),
+        ("--min 4x3x8x8 --max 2x3x8x8", "min 4"),
+        ("--opt 4x3x8", "has 3 dimensions"),
+        ("--opt 4x3x8x9", "does not fit the input"),
+        ("--opt 4x3x8xb", "not a shape; write it as 1x3x224x224"),
+        ("--opt 0x3x8x8", "every dimension must be at least 1"),
+        ("--max other:4x3x8x8", "no input of that name; the model has image"),
+        ("--input-shape 1x1x8x8", "does not fit the input"),
+        ("--data nothing.npz", "nothing.npz: no such file"),
+        ("--data net.onnx", "net.onnx: not a readable .npz archive"),
+        ("--bogus", "No such option: --bogus"),
+        ("--n", "Option '--n' requires an argument"),
+        ("extra", "unexpected extra argument"),
+    ],
+)
+def test_options_of_build(trtkp: Trtkp, folder: Path, options: str, words: str) -> None:
+    done = trtkp("build", "net.onnx", "-o", "new", *options.split())
+    assert words in done.message
+    assert done.status == 2
+    assert not Path("new").exists()
+    assert not list(folder.glob(".new*"))
+    # standard output is kept for the document, of which there is none
+    assert trtkp("build", "net.onnx", "-o", "new", "--json", *options.split()).out == ""
+
+
+@pytest.mark.skipif(not importable("tensorrt_rtx"), reason="package tensorrt_rtx is not installed")
+def test_unknown_target(trtkp: Trtkp, folder: Path) -> None:
+    done = trtkp("build", "net.onnx", "-o", "new", "-b", "tensorrt-rtx", "--target", "sm42")
+    assert "no target sm42; choose from sm75" in done.message
+    assert done.status == 2
+    assert not Path("new").exists()
+
+
+def save_models(folder: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    torch.export.save(export(net, (3, 8, 8), batch=(2, 6)), folder / "range.pt2")
+    (folder / "cut.pt2").write_bytes((folder / "range.pt2").read_bytes()[:4000])
+    torch.save(net.state_dict(), folder / "weights.pt")
+    torch.save(net, folder / "module.pt")
+    (folder / "empty.pt2").touch()
+    (folder / "text.onnx").write_text("hello")
+    (folder / "cut.onnx").write_bytes((folder / "net.onnx").read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        ("absent.pt2", "", "absent.pt2: no such file"),
+        ("kep", "", "kep: "),
+        ("empty.pt2", "", "empty.pt2: "),
+        ("cut.pt2", "", "cut.pt2: "),
+        ("text.onnx", "", "text.onnx: "),
+        ("cut.onnx", "", "cut.onnx: "),
+        ("weights.pt", "", "weights.pt: is a state dict of 4 tensors without a network"),
+        ("weights.pt", "--arch nowhere:net", "nowhere"),
+        ("weights.pt", "--arch nothing", "nothing"),
+        ("module.pt", "", "use --trust-pickle"),
+        ("range.pt2", "--max 7x3x8x8", "batch = 7 is outside 2..6 of the export"),
+        ("range.pt2", "--min 1x3x8x8", "batch = 1 is outside 2..6 of the export"),
+    ],
+)
+def test_models(trtkp: Trtkp, folder: Path, model: str, options: str, words: str) -> None:
+    save_models(folder)
+    done = trtkp("build", model, "-o", "new", *options.split())
+    assert words in done.message
+    assert str(folder) not in done.message
+    assert done.status == 2
+    assert not Path("new").exists()
+
+
+def test_data_of_another_form(trtkp: Trtkp, folder: Path) -> None:
+    np.savez("small.npz", x=np.zeros((2, 3, 4, 4), np.float32), y=np.zeros(2, np.int64))
+    done = trtkp("build", "net.onnx", "-o", "new", "--data", "small.npz")
+    assert "--data has samples of shape [3, 4, 4], the model takes [3, 8, 8]" in done.message
+    assert done.status == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("inspect nothing", "nothing: no such bundle; write one with trtkp build -o"),
+        ("verify net.onnx", "net.onnx: is not a bundle"),
+        ("bench .", ".: is not a bundle: it holds no manifest.json"),
+        ("inspect", "Missing argument 'bundle'"),
+        ("bench", "Missing argument 'bundles'"),
+        ("bench kep kep", "the same bundle is named twice"),
+        ("bench kep --batch 65", "kep: batch 65 is outside 1..64"),
+        ("bench kep --runs 0", "--runs 0"),
+        ("bench kep --threads 0", "0 threads"),
+        ("bench kep dense nothing", "nothing: no such bundle"),
+        ("verify kep --seed -1", "--seed -1"),
+        ("verify kep --tolerance nan", "--tolerance nan"),
+        ("verify kep --tolerance big", "Invalid value for '--tolerance'"),
+        ("verify kep --model dense/model.onnx", "dense/model.onnx: "),
+        ("verify kep --model absent.onnx", "absent.onnx: no such file"),
+        ("frobnicate", "No such command 'frobnicate'"),
+        ("--frobnicate", "No such option: --frobnicate"),
+        ("doctor --fix", "No such option: --fix"),
+    ],
+)
+def test_other_commands(trtkp: Trtkp, folder: Path, arguments: str, words: str) -> None:
+    done = trtkp(*arguments.split())
+    assert words in done.message
+    assert done.status == 2
+
+
+def test_targets_that_are_something_else(trtkp: Trtkp, folder: Path) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("x")
+    for target, words in (("net.onnx", "is not a directory"), ("mine", "is not a trtkp bundle"), (".", "is not a")):
+        done = trtkp("build", "net.onnx", "-o", target)
+        assert words in done.message
+        assert done.status == 2
+    assert Path("mine/thesis.tex").exists()
+
+
+def test_source_inside_the_old_bundle_is_not_lost(trtkp: Trtkp, folder: Path) -> None:
+    Path("net.onnx").rename("kep/net.onnx")
+    done = trtkp("build", "kep/net.onnx", "-o", "kep")
+    assert "holds a file of another origin, net.onnx" in done.message
+    assert Path("kep/net.onnx").exists()
+
+
+def test_failed_job_has_status_one(trtkp: Trtkp, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trtkp.engine.onnxruntime import OnnxRuntimeBackend
+    from trtkp.errors import JobError
+
+    def refuse(*_: object) -> None:
+        raise JobError("it broke", remedy="try again")
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "build", refuse)
+    done = trtkp("build", "net.onnx", "-o", "kep", "-b", "onnxruntime")
+    assert (done.status, done.message) == (1, "it broke; try again")
+    assert trtkp("verify", "kep").status == 0  # the old one
+
+
+def test_internal_error_is_one_line_too(trtkp: Trtkp, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr("trtkp.bundle.load", explode)
+    done = trtkp("inspect", "kep")
+    assert done.status == 1
+    assert done.err == (
+        "error: internal error, RuntimeError: first line second line; run again with --debug and report it\n"
+    )
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_debug_shows_where(trtkp: Trtkp, place: int) -> None:
+    arguments = ["inspect", "nothing"]
+    arguments.insert(place, "--debug")
+    done = trtkp(*arguments)
+    assert done.status == 2
+    assert done.err.startswith("Traceback (most recent call last):")
+    assert "trtkp.errors.InputError: nothing: no such bundle" in done.err
+    assert done.err.splitlines()[-1] == "error: nothing: no such bundle; write one with trtkp build -o"
+
+
+# --- as a process -----------------------------------------------------------------------------------------------------
+
+
+def test_reader_that_goes_away(folder: Path) -> None:
+    """``trtkp inspect kep | head -1`` with a reader that is gone before anything is written."""
+    for arguments in (["inspect", "kep"], ["inspect", "kep", "--json"], ["--help"], ["doctor", "--json"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        child = subprocess.run(
+            [sys.executable, "-m", "trtkp", *arguments],
+            stdout=writer, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, check=False,
+        )  # fmt: skip
+        os.close(writer)
+        assert child.stderr == ""
+        assert child.returncode == 1
+
+
+def test_as_a_module_and_as_a_script(folder: Path) -> None:
+    for command in (
+        [sys.executable, "-m", "trtkp"],
+        [sys.executable, "-c", "import sys; from trtkp.cli import main; sys.exit(main())"],
+    ):
+        for arguments, status in ((["inspect", "kep"], 0), (["inspect", "nothing"], 2)):
+            child = subprocess.run([*command, *arguments], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+            assert child.returncode == status
+            assert bool(child.stdout) == (status == 0)
+            assert child.stderr.count("\n") == (0 if status == 0 else 1)
+
+
+def test_interrupted_build(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in Path("kep").iterdir()}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "trtkp", "build", "net.onnx", "-o", "kep"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while child.poll() is None and not list(folder.glob(".kep.building-*/index_sets.safetensors")):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err) == (130, "", "error: interrupted; nothing was changed\n")
+    assert {path.name: path.read_bytes() for path in Path("kep").iterdir()} == before
+    assert not list(folder.glob(".kep*"))

@@ -1,0 +1,229 @@
+"""V-SKP against an independent computation, kernel by kernel; its index forms; budgets in exact integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trtkp.errors import InputError
+from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.index_set import Kind, from_mask
+from trtkp.prune.method import prune_one_shot
+from trtkp.prune.vskp import VSKP, index_list, kernel_bitmap, kernel_scores, mask_of_bitmap, mask_of_list
+
+NewLayer = Callable[..., ConvLayer]
+
+
+def score_of_kernel(filter_: np.ndarray[Any, Any], c: int, alpha: float) -> float:
+    """The formula for one kernel of one filter [C, R, S], in Python numbers."""
+    v = [float(x) for x in filter_[c].ravel()]
+    f = [sum(float(x) for x in filter_[:, r, s]) for r in range(filter_.shape[1]) for s in range(filter_.shape[2])]
+    dot = sum(a * b for a, b in zip(f, v, strict=True))
+    norm = math.sqrt(sum(a * a for a in f)) * math.sqrt(sum(a * a for a in v))
+    return sum(map(abs, v)) * (alpha + (1 - alpha) * abs(dot / max(norm, 1e-6)))
+
+
+def expected_masks(weights: list[np.ndarray[Any, Any]], ratio: Fraction, alpha: float) -> list[np.ndarray[Any, Any]]:
+    """Both phases in plain Python, for k x k layers."""
+    scores = [[[score_of_kernel(w[o], c, alpha) for c in range(w.shape[1])] for o in range(len(w))] for w in weights]
+    pooled = sorted(s for layer in scores for row in layer for s in row)
+    threshold = pooled[math.floor(ratio * len(pooled))]
+    masks = []
+    for w, layer in zip(weights, scores, strict=True):
+        pruned = sum(s <= threshold for row in layer for s in row)
+        count = min(w.shape[1] - 1, pruned // len(w))
+        mask = np.ones(w.shape, bool)
+        for o, row in enumerate(layer):
+            for c in sorted(range(len(row)), key=lambda c: (row[c], c))[:count]:
+                mask[o, c] = False
+        masks.append(mask)
+    return masks
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 19), st.sampled_from([0.0, 0.85, 0.95, 1.0]))
+def test_both_phases_against_plain_python(seed: int, twentieths: int, alpha: float) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = [(3, 5, 3, 3), (4, 3, 3, 3), (2, 6, 5, 5)]
+    weights = [(rng.standard_normal(s) * rng.uniform(0.3, 2)).astype(np.float32) for s in shapes]
+    layers = [
+        ConvLayer(f"l{i}", f"n{i}", s[0], s[1], s[2:], (1, 1), (1, 1, 1, 1), (1, 1), 1, (8, 8), (8, 8), False, False)
+        for i, s in enumerate(shapes)
+    ]
+    method = VSKP(ratio=twentieths / 20, alpha=alpha)
+    masks = method.masks(layers, {f"l{i}": w for i, w in enumerate(weights)})
+    for i, mask in enumerate(expected_masks(weights, Fraction(twentieths, 20), alpha)):
+        assert np.array_equal(masks[f"l{i}"], mask)
+
+
+def test_alpha_1_is_plain_l1(new_layer: NewLayer) -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3))
+    np.testing.assert_allclose(kernel_scores(weight, alpha=1.0), np.abs(weight).sum(axis=(2, 3)))
+
+
+def test_a_kernel_along_its_filter_beats_one_across_it_at_equal_size(new_layer: NewLayer) -> None:
+    weight = np.zeros((1, 3, 1, 2))
+    weight[0, 0, 0] = [2, 0]  # the feature vector points along the first axis
+    weight[0, 1, 0] = [1, 0]
+    weight[0, 2, 0] = [0, 1]
+    along, across = kernel_scores(weight, alpha=0.5)[0, 1:]
+    assert along > across
+
+
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+@pytest.mark.parametrize(("group", "block"), [(1, 1), (2, 1), (4, 2), (8, 8), (3, 5)])
+def test_filters_of_a_group_agree_and_all_keep_the_same_number(
+    new_layer: NewLayer, allocation: str, group: int, block: int
+) -> None:
+    layer = new_layer(filters=8, channels=16, groups=2)
+    weight = np.random.default_rng(1).standard_normal(layer.weight_shape)
+    method = VSKP(ratio=0.5, allocation=allocation, filter_group=group, channel_block=block)
+    mask = method.masks([layer], {layer.name: weight})[layer.name]
+    index = from_mask(mask, 2)
+    assert index.kind is Kind.KERNEL
+    kept = mask[:, :, 0, 0]
+    for half in (kept[:4], kept[4:]):  # groups do not cross ONNX groups
+        for first in range(0, 4, group):
+            members = half[first : first + group]
+            assert (members == members[0]).all()
+    if 16 % block == 0:
+        blocks = kept.reshape(8, 16 // block, block)
+        assert (blocks == blocks[:, :, :1]).all()
+        assert len({int(row.sum()) for row in kept}) == 1
+
+
+def test_one_kernel_stays_in_every_filter(new_layer: NewLayer) -> None:
+    layer = new_layer(filters=4, channels=5)
+    weight = np.random.default_rng(2).standard_normal(layer.weight_shape)
+    for allocation in ("global", "uniform"):
+        mask = VSKP(ratio=0.999, allocation=allocation).masks([layer], {layer.name: weight})[layer.name]
+        assert (mask[:, :, 0, 0].sum(axis=1) == 1).all()
+
+
+def test_uniform_budgets_are_exact_where_the_product_is_an_integer(new_layer: NewLayer) -> None:
+    layer = new_layer(filters=2, channels=100)
+    weight = np.random.default_rng(3).standard_normal(layer.weight_shape)
+    for hundredths in range(100):
+        mask = VSKP(ratio=hundredths / 100, allocation="uniform").masks([layer], {layer.name: weight})[layer.name]
+        assert (~mask[0, :, 0, 0]).sum() == hundredths
+
+
+def test_of_equal_scores_the_lower_channel_goes_first(new_layer: NewLayer) -> None:
+    layer = new_layer(filters=2, channels=4)
+    method = VSKP(ratio=0.5, allocation="uniform")
+    mask = method.masks([layer], {layer.name: np.ones(layer.weight_shape)})[layer.name]
+    assert np.array_equal(mask[:, :, 0, 0], [[False, False, True, True]] * 2)
+
+
+def test_1x1_layers_have_a_threshold_of_their_own_and_keep_their_largest(new_layer: NewLayer) -> None:
+    rng = np.random.default_rng(4)
+    big = new_layer(name="big", filters=8, channels=64, kernel=(1, 1))
+    small = new_layer(name="small", filters=8, channels=64, kernel=(1, 1))
+    wide = new_layer(name="wide", filters=8, channels=64)
+    weights = {each.name: rng.standard_normal(each.weight_shape) for each in (big, small, wide)}
+    weights["small"] *= 1e-3  # a global threshold would take all of it
+    weights["wide"] *= 1e6
+    masks = VSKP(ratio=0.5, pointwise_keep=0.25).masks([big, small, wide], weights)
+    assert masks["small"].mean() == pytest.approx(0.25)  # all but the protected quarter
+    assert masks["wide"].mean() == pytest.approx(0.5, abs=0.02)
+    without = VSKP(ratio=0.5, pointwise_keep=0.0).masks([big, small, wide], weights)
+    assert without["small"].sum(axis=1).max() == 1
+
+
+def test_beta_moves_budget_away_from_the_even_layer(new_layer: NewLayer) -> None:
+    rng = np.random.default_rng(5)
+    layers = [new_layer(name="even", filters=8, channels=32), new_layer(name="uneven", filters=8, channels=32)]
+    weights = {
+        "even": np.full(layers[0].weight_shape, 0.11),
+        "uneven": rng.uniform(0, 0.22, (8, 32, 1, 1)) * np.ones((1, 1, 3, 3)),
+    }
+    plain, moved = (VSKP(ratio=0.4, beta=beta).masks(layers, weights) for beta in (0.0, 0.75))
+    assert moved["uneven"].sum() < plain["uneven"].sum()
+
+
+def test_scope(new_layer: NewLayer) -> None:
+    layers = [
+        new_layer(name="stem", stem=True),
+        new_layer(name="depthwise", filters=8, channels=1, groups=8),
+        new_layer(name="point", kernel=(1, 1)),
+        new_layer(name="conv"),
+    ]
+    weights = {each.name: np.random.default_rng(6).standard_normal(each.weight_shape) for each in layers}
+    assert set(prune_one_shot(VSKP(), layers, weights).masks) == {"point", "conv"}
+    pruning = prune_one_shot(VSKP(pointwise=False), layers, weights)
+    assert set(pruning.masks) == {"conv"}
+    assert pruning.left_dense == {
+        "stem": "stem", "depthwise": "one channel per filter: no kernel can go", "point": "1x1 kernel",
+    }  # fmt: skip
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 6), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_index_forms_round_trip(filters: int, channels: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    keep = int(rng.integers(1, channels + 1))
+    kept = np.argsort(rng.random((filters, channels)), axis=1) < keep
+    mask = np.broadcast_to(kept[:, :, None, None], (filters, channels, 3, 3)).copy()
+    index = from_mask(mask)
+    channels_of = index_list(index)
+    assert channels_of.dtype == np.int32
+    assert np.array_equal(channels_of, [np.flatnonzero(row) for row in kept])
+    bitmap = kernel_bitmap(index)
+    assert bitmap.shape == (filters, -(-channels // 8))
+    for o in range(filters):
+        for c in range(channels):
+            assert bool(bitmap[o, c // 8] >> (7 - c % 8) & 1) == kept[o, c]
+    assert np.array_equal(mask_of_list(channels_of, mask.shape), mask)
+    assert np.array_equal(mask_of_bitmap(bitmap, mask.shape), mask)
+
+
+def test_bitmap_bytes_of_resnet_56_as_published(new_layer: NewLayer) -> None:
+    blocks = [(16, 16)] * 18 + [(32, 16)] + [(32, 32)] * 17 + [(64, 32)] + [(64, 64)] * 17
+    method = VSKP(ratio=0.7, allocation="uniform")
+    total = 0
+    for filters, channels in blocks:
+        layer = new_layer(filters=filters, channels=channels)
+        weight = np.random.default_rng(7).standard_normal(layer.weight_shape)
+        total += method.paper_index_bytes(from_mask(method.masks([layer], {layer.name: weight})[layer.name]))
+    assert total == 11_776
+
+
+@pytest.mark.parametrize(
+    "settings_",
+    [
+        {"ratio": 1.0},
+        {"ratio": -0.1},
+        {"allocation": "some"},
+        {"alpha": 1.5},
+        {"filter_group": 0},
+        {"channel_block": 0},
+    ],
+)
+def test_bad_settings(settings_: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        VSKP(**settings_)
+
+
+def test_bad_index_forms() -> None:
+    ragged = np.zeros((2, 3, 1, 1), bool)
+    ragged[0, :2] = True
+    with pytest.raises(InputError, match="equal numbers"):
+        index_list(from_mask(ragged))
+    pattern = np.zeros((1, 1, 2, 2), bool)
+    pattern[0, 0, 0, 0] = True
+    with pytest.raises(InputError, match="whole kernels"):
+        kernel_bitmap(from_mask(pattern))
+    for channels in ([[0, 3]], [[1, 1]], [[-1, 0]], [[0], [1]]):
+        with pytest.raises(InputError, match="do not fit"):
+            mask_of_list(np.array(channels), (1, 3, 3, 3))
+    with pytest.raises(InputError, match="beyond channel"):
+        mask_of_bitmap(np.array([[0b00010000]], np.uint8), (1, 3, 3, 3))
+    with pytest.raises(InputError, match="expected uint8"):
+        mask_of_bitmap(np.zeros((1, 2), np.uint8), (1, 3, 3, 3))
