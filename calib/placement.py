@@ -2,16 +2,16 @@
 
 A *site* is a convolution or fully connected layer whose weight is a constant. Two forms of the same ranges are known:
 
-``explicit`` (TensorRT, strongly typed): a pair on the input of every quantised site and on its weight. Where a quantised
-convolution's output goes into a residual Add, a pair on the *other* operand: TensorRT then computes convolution, bias,
-Add and activation in one INT8 kernel. Outputs stay free, so that activations fuse.
+``explicit`` (TensorRT, strongly typed): a pair on the input of every quantised site and on its weight. Where the output
+of a quantised convolution goes into a residual Add, a pair on the *other* operand: TensorRT then computes convolution,
+bias, Add and activation in one INT8 kernel. Outputs stay free, so that activations fuse.
 
-``onnxruntime``: its CPU kernels (QLinearConv, QGemm, QLinearAdd) want 8 bits on both sides, so a quantised site's output
-is stored in 8 bits too, after a ReLU that the unsigned type makes superfluous, and an Add of two such tensors as well.
+``onnxruntime``: its CPU kernels (QLinearConv, QGemm, QLinearAdd) want 8 bits on both sides, so the output of a quantised
+site is stored in 8 bits too, after a ReLU that the unsigned type makes superfluous, and so is a sum of two such tensors.
 
 Values that only move (Gather, MaxPool, Reshape, the one-hot convolution of the lowering ``taps``) have the range of what
-they move. Sums of one layer's own parts (lowering ``rectangles``) are no residual Adds: they stay in floating point in the
-explicit form.
+they move. Sums of one layer's own parts (lowering ``rectangles``) are no residual Adds: they stay in floating point in
+the explicit form.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ def find_sites(model: ir.Model) -> list[Site]:
         weight = constant(input_at(node, 1))
         if node.domain or weight is None or weight.dtype != np.float32:
             continue
-        plain = node.op_type == "Gemm" and not node.attributes.get_int("transA", 0)
+        plain = node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 0
         plain = plain and all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
         if node.op_type == "Conv" or plain:
-            axis = 0 if node.op_type == "Conv" or node.attributes.get_int("transB", 0) else 1
+            axis = 0 if node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1 else 1
             sites.append(Site(str(node.name), node.op_type, weight_name(node) or str(node.name), axis))
     return sites
 

@@ -3,7 +3,7 @@
     scale = amax / 127,     q = clip(round(x / scale), -127, 127)      (round half to even)
     unsigned: amax / 255, 0..255;     FP8: amax / 448, rounded to E4M3
 
-Activations have one scale per tensor, weights one per filter. Zero is exactly zero, so pruned weights stay what they are.
+Activations have one scale per tensor, weights one per filter. Zero is exactly zero, so pruned weights stay zeros.
 """
 
 from __future__ import annotations
@@ -122,9 +122,7 @@ def _quantise_value(
             nodes[name].replace_input_with(position, dequantised)
 
 
-def _pair(
-    graph: ir.Graph, value: ir.Value, name: str, scale: npt.NDArray[Any], zero: npt.NDArray[Any]
-) -> ir.Value:
+def _pair(graph: ir.Graph, value: ir.Value, name: str, scale: npt.NDArray[Any], zero: npt.NDArray[Any]) -> ir.Value:
     parameters = [_store(graph, f"{name}.scale", scale), _store(graph, f"{name}.zero_point", zero)]
     quantise = ir.node("QuantizeLinear", [value, *parameters], name=f"{name}/quantise")
     quantise.outputs[0].name = f"{name}_quantised"
@@ -155,7 +153,8 @@ def _quantise_site(graph: ir.Graph, node: ir.Node, site: Site, kind: Kind, share
         ]
         dequantise = ir.node("DequantizeLinear", inputs, {"axis": site.axis}, name=f"{site.node}/weight")
         dequantise.outputs[0].name = f"{value.name}_dequantised"
-        dequantise.outputs[0].dtype, dequantise.outputs[0].shape = value.dtype, value.shape
+        dequantise.outputs[0].dtype = ir.DataType.from_numpy(weight.dtype)
+        dequantise.outputs[0].shape = value.shape
         graph.insert_before(graph[0], [dequantise])
         shared[value] = dequantise.outputs[0]
     node.replace_input_with(1, shared[value])

@@ -5,70 +5,139 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
+from trtkp.calib.options import DEFAULT_MAX_DROP, CalibrationOptions
 from trtkp.calib.placement import Form, Placement, find_sites, place
 from trtkp.calib.qdq import Kind, insert
-from trtkp.calib.ranges import METHODS, measure_ranges
+from trtkp.calib.ranges import measure_ranges
 from trtkp.calib.record import Calibration, DataRecord, LayerChoice, Scores, TensorRange, scale_of
-from trtkp.calib.samples import Samples
+from trtkp.calib.samples import Samples, check_samples
+from trtkp.calib.scales import attach_scales
 from trtkp.calib.sensitivity import Scorer, send_back
 from trtkp.errors import InputError
+from trtkp.plan.planner import NET_BUDGET_S, race
 from trtkp.shapes import Profile
+from trtkp.timing import Timing
 
-__all__ = ["DEFAULT_MAX_DROP", "CalibrationOptions", "apply_calibration", "calibrate"]
+__all__ = ["Quantised", "apply_calibration", "calibrate_graph", "quantise"]
 
-#: Points of accuracy that may be lost where nothing else is asked for.
-DEFAULT_MAX_DROP = 0.5
 #: Samples that each layer alone is tried on.
 _SENSITIVITY_SAMPLES = 32
+
+#: Samples that a bundle keeps for `trtkp verify`.
+_KEPT_SAMPLES = 4
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class CalibrationOptions:
-    """How to calibrate; every field is an option of ``trtkp calibrate``.
+class Quantised:
+    """What became of a planned graph.
 
     Attributes:
-        calibrator: min-max, entropy or percentile.
-        percentile: of magnitudes, for percentile.
-        samples: at most so many samples are measured, spread over the data; accuracy is measured on all.
-        max_drop: points of accuracy that may be lost; None: 0.5 where there is a class to decide.
-        fallback: type of the layers that are not quantised, fp32 or fp16; None: fp32 for onnxruntime, else fp16.
-        mean: of images in 0..1, per channel or one for all.
-        std: likewise.
+        engine: with Q/DQ pairs, the rest in the fallback's type.
+        calibration: how.
+        samples: a few inputs [N, ...] whose values lie in the ranges; None where there was no data.
+        floating: time of the planned graph before, where it could be timed.
+        quantised: time of `engine` beside it.
+        notes: one line each.
     """
 
-    calibrator: str = "min-max"
-    percentile: float = 99.99
-    samples: int = 256
-    max_drop: float | None = None
-    fallback: Literal["fp32", "fp16"] | None = None
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-    def check(self) -> None:
-        """Refuse what cannot be meant.
-
-        Raises:
-            InputError: an unknown calibrator or fallback, or a number out of range.
-        """
-        if self.calibrator not in METHODS:
-            raise InputError(f"--calibrator {self.calibrator}: not known", remedy=f"use one of {', '.join(METHODS)}")
-        if not 0 < self.percentile <= 100:
-            raise InputError(f"--percentile {self.percentile:g}: not above 0 and at most 100")
-        if self.samples < 1:
-            raise InputError(f"--samples {self.samples}: at least one is needed")
-        if self.max_drop is not None and not self.max_drop >= 0:
-            raise InputError(f"--max-drop {self.max_drop:g}: not a number of points")
-        if self.fallback not in (None, "fp32", "fp16"):
-            raise InputError(f"--fallback {self.fallback}: not known", remedy="use fp32 or fp16")
+    engine: ir.Model
+    calibration: Calibration
+    samples: npt.NDArray[Any] | None = None
+    floating: Timing | None = None
+    quantised: Timing | None = None
+    notes: tuple[str, ...] = ()
 
 
-def calibrate(
+def quantise(
+    packed: ir.Model,
+    planned: ir.Model,
+    profile: Profile,
+    options: CalibrationOptions,
+    *,
+    kind: Kind,
+    backend: str,
+    samples: Samples | None = None,
+    calibration: Calibration | None = None,
+    keep_io: bool = True,
+    lowerings: Mapping[str, str] | None = None,
+    threads: int | None = None,
+    state: Path | None = None,
+    progress: Progress | None = None,
+) -> Quantised:
+    """Quantise a planned graph, and put scales on the packed operators of its other form.
+
+    Args:
+        packed: ``model.onnx``, float32; nodes of quantised layers get their scales (`scales.attach_scales`).
+        planned: ``engine.onnx``, float32; not changed.
+        profile: of the inputs.
+        options: see there.
+        kind: int8 or fp8.
+        backend: decides the form of the graph and the usual fallback.
+        samples: to calibrate with.
+        calibration: ranges and precisions to take as they are, instead of calibrating.
+        keep_io: with fp16 as fallback, inputs and outputs stay float32.
+        lowerings: form of every packed layer by name, to be kept in the record.
+        threads: of ONNX Runtime.
+        state: file for the state of an interrupted calibration.
+        progress: called as the work goes on.
+
+    Raises:
+        InputError: neither samples nor a calibration, one that does not fit, or FP8 for ONNX Runtime.
+        JobError: NaN or infinity inside the net.
+    """
+    options.check()
+    if kind == "fp8" and backend == "onnxruntime":
+        raise InputError("onnxruntime computes nothing in FP8", remedy="use tensorrt-rtx or tensorrt, or int8")
+    form: Form = "onnxruntime" if backend == "onnxruntime" else "explicit"
+    fallback = options.fallback or ("fp32" if backend == "onnxruntime" else "fp16")
+    notes = []
+    if calibration is None:
+        if samples is None:
+            raise InputError(
+                f"--precision {kind} needs samples of real inputs to calibrate with",
+                remedy="give --data, or --calibration with an older calibration.json",
+            )
+        calibration = calibrate_graph(
+            planned, samples, profile, options, form=form, kind=kind, fallback=fallback, lowerings=lowerings,
+            threads=threads, state=state, progress=progress,
+        )  # fmt: skip
+        if len(samples.inputs) == 1:
+            notes.append("calibrated on one sample: other inputs may lie beyond its ranges")
+        elif not np.ptp(samples.inputs, axis=0).any():
+            notes.append("calibrated on copies of one sample: other inputs may lie beyond its ranges")
+    else:
+        if calibration.kind != kind:
+            raise InputError(f"the calibration is for {calibration.kind}, not {kind}", remedy="calibrate again")
+        layers = {
+            name: choice.model_copy(update={} if choice.precision == kind else {"precision": fallback})
+            for name, choice in calibration.layers.items()
+        }
+        calibration = calibration.model_copy(update={"form": form, "fallback": fallback, "layers": layers})
+    engine = apply_calibration(planned, calibration, form=form, fallback=fallback, keep_io=keep_io)
+    attach_scales(packed, calibration)
+    floating = quantised = None
+    if backend == "onnxruntime":
+        shapes = {name: limits.opt for name, limits in profile.items()}
+        times = race({"floating": planned, "quantised": engine}, shapes, threads, NET_BUDGET_S)
+        floating, quantised = times["floating"], times["quantised"]
+        if quantised.median_ms > floating.median_ms:
+            notes.append(
+                f"the {kind} engine took {quantised.median_ms:.3f} ms, the floating-point one "
+                f"{floating.median_ms:.3f} ms: it does not pay on this machine"
+            )
+    few = samples.spread(_KEPT_SAMPLES).inputs if samples is not None else None
+    return Quantised(engine, calibration, few, floating, quantised, tuple(notes))
+
+
+def calibrate_graph(
     model: ir.Model,
     samples: Samples,
     profile: Profile,
@@ -104,8 +173,9 @@ def calibrate(
     options.check()
     if len(profile) != 1:
         raise InputError(f"calibration needs a model of one input, this one has {len(profile)}")
-    measured = samples.spread(options.samples)
     limits = next(iter(profile.values()))
+    check_samples(samples, limits.opt[1:])
+    measured = samples.spread(options.samples)
     everywhere = place(model, form)
     layers = list(dict.fromkeys(site.layer for site in everywhere.sites))
     if not layers:
@@ -128,7 +198,7 @@ def calibrate(
         key=f"{measured.digest} {limits.opt}",
     )
     amax = {name: found.amax for name, found in ranges.items()}
-    reasons = _always_zero(model, form, layers, amax)
+    reasons = _always_zero(model, layers, amax)
 
     def quantised(some: list[str]) -> ir.Model:
         return insert(model, place(model, form, some), amax, kind)
@@ -237,7 +307,7 @@ def apply_calibration(
     return insert(model, placement, amax, calibration.kind)
 
 
-def _always_zero(model: ir.Model, form: Form, layers: list[str], amax: Mapping[str, float]) -> dict[str, str]:
+def _always_zero(model: ir.Model, layers: list[str], amax: Mapping[str, float]) -> dict[str, str]:
     """Layers that read a tensor which is zero on all samples: it has no scale."""
     silent = {name for name, magnitude in amax.items() if magnitude == 0}
     if not silent:

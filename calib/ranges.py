@@ -21,11 +21,10 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from trtkp.calib.options import METHODS
 from trtkp.errors import InputError, JobError
 
-__all__ = ["METHODS", "Range", "measure_ranges"]
-
-METHODS = ("min-max", "entropy", "percentile")
+__all__ = ["Range", "measure_ranges"]
 
 #: Bins of a new histogram. Entropy tries one threshold per bin beyond `_QUANTISED_BINS`, in Python: 2,048 bins take
 #: 16 times as long as 512, and thresholds are then 0.4 % of the range apart.
@@ -99,8 +98,13 @@ def measure_ranges(
                 continue
             if progress is not None:
                 progress("Calibrating", seen - 1, count)
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints
-                calibrator.collect_data(_Once({name: batch}))
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):  # it prints
+                    calibrator.collect_data(_Once({name: batch}))
+            except ValueError as error:  # histograms of infinite values
+                raise JobError(
+                    f"batch {seen} cannot be calibrated with ({error})", remedy="check model and data"
+                ) from None
             _check_finite(calibrator)
             if state is not None and seen % _STATE_EVERY == 0:
                 _store(calibrator, state, digest, seen)

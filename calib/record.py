@@ -1,8 +1,8 @@
 """``calibration.json``: how ranges were found, every tensor's range and scale, every layer's precision.
 
-The file is meant to be read and edited: an ``amax`` with its ``scale`` left out, or a layer's precision set to ``fp32``,
-is taken as it stands by ``trtkp build --calibration``. Nothing in it depends on time or place: the same data, model and
-options give the same bytes.
+The file is meant to be read and edited: an ``amax`` with its ``scale`` left out, or a layer's precision set to
+``fp32``, is taken as it stands by ``trtkp build --calibration``. Nothing in it depends on time or place: the same data,
+model and options give the same bytes.
 """
 
 from __future__ import annotations

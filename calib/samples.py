@@ -90,6 +90,7 @@ def load_samples(
     path = Path(path)
     if not path.exists():
         raise InputError("no such data", file=path, remedy=_REMEDY)
+    labels: npt.NDArray[np.int64] | None
     if is_cifar(path):
         inputs, labels = read_cifar(path)
         samples = Samples(_normalised(inputs, mean, std), labels, path.name)

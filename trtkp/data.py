@@ -69,11 +69,11 @@ def read_arrays(path: Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"not a readable .npz archive ({reason})", file=path, remedy=_REMEDY) from None
     inputs, labels = _first(found, _INPUTS), _first(found, _LABELS)
-    fits = inputs is None or (isinstance(inputs, np.ndarray) and inputs.ndim >= 1 and inputs.dtype.kind in "fiub")
-    if fits and labels is not None:
-        fits = isinstance(labels, np.ndarray) and labels.ndim == 1 and labels.dtype.kind in "iu"
-        fits = fits and (inputs is None or len(inputs) == len(labels))
-    if not fits:
+    arrays = [array for array in (inputs, labels) if array is not None]
+    fits = all(isinstance(array, np.ndarray) and array.ndim >= 1 for array in arrays)
+    fits = fits and (inputs is None or inputs.dtype.kind in "fiub")
+    fits = fits and (labels is None or (labels.ndim == 1 and labels.dtype.kind in "iu"))
+    if not fits or len({len(array) for array in arrays}) > 1:
         raise InputError(f"{_described(inputs, labels)}: expected [N, ...] and integer labels [N]", file=path)
     return inputs, None if labels is None else labels.astype(np.int64), names
 

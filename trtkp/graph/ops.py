@@ -21,7 +21,7 @@ index          int32              `KernelIndexConv`: ``channels`` [G, L], K = RÂ
 Attributes: strides, pads, dilations, group, weight_shape (F, C, R, S), alpha (`LeakyRelu` forms), plugin_namespace and
 plugin_version, which make a current TensorRT parser take the plugin over the function.
 
-Attributes of calibrated models, for a plugin that computes in 8 bits (`SCALES`); absent elsewhere, and without meaning to
+Attributes of calibrated models, for a plugin that computes in 8 bits (`SCALES`); absent elsewhere, without meaning to
 the body. A scale is what one step of -127..127 stands for: ``input_scale`` of X, ``weight_scale`` [F] of the filters of
 the source model in their order, ``output_scale`` of Y, ``residual_scale`` of the residual. ``output_scale`` and
 ``residual_scale`` are absent where the tensor is not quantised.

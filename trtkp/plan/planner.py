@@ -75,7 +75,7 @@ def make_plan(
     *,
     measure: bool,
     threads: int | None = None,
-    only: str | None = None,
+    only: str | Mapping[str, str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Plan:
     """Plan a packed model.
@@ -86,14 +86,15 @@ def make_plan(
         value_shapes: shape of every packed node's inputs and outputs at ``shapes``.
         measure: time candidates in ONNX Runtime; else predict.
         threads: of ONNX Runtime.
-        only: use this lowering wherever it applies, dense elsewhere, with nothing timed.
+        only: use this lowering, or each layer's by its name, wherever it applies, dense elsewhere, with nothing timed.
         progress: called with a phase, the layers done and the layers in all.
 
     Raises:
         InputError: ``only`` names no lowering.
     """
-    if only is not None and only not in LOWERINGS:
-        raise InputError(f"--lowering {only}: not known", remedy=f"use one of auto, {', '.join(LOWERINGS)}")
+    for wanted in [only] if isinstance(only, str) else (only or {}).values():
+        if wanted not in LOWERINGS:
+            raise InputError(f"--lowering {wanted}: not known", remedy=f"use one of auto, {', '.join(LOWERINGS)}")
     nodes = packed_nodes(model)
     timed: dict[str, LayerPlan] = {}
     layers = []
@@ -104,7 +105,8 @@ def make_plan(
         reasons = {name: reason for name, low in LOWERINGS.items() if (reason := low.applies(packed)) is not None}
         names = [name for name in LOWERINGS if name not in reasons]
         if only is not None:
-            layer = _forced(only, reasons)
+            wanted = only if isinstance(only, str) else only.get(weight_name(node) or "", "dense")
+            layer = _forced(wanted, reasons)
         elif not measure or len(names) == 1:
             layer = _predicted(node, names, packed, value_shapes, reasons)
         else:
