@@ -6,11 +6,12 @@ A *site* is a convolution or fully connected layer whose weight is a constant. T
 of a quantised convolution goes into a residual Add, a pair on the *other* operand: TensorRT then computes convolution,
 bias, Add and activation in one INT8 kernel. Outputs stay free, so that activations fuse.
 
-``onnxruntime``: its CPU kernels (QLinearConv, QGemm, QLinearAdd) want 8 bits on both sides, so the output of a quantised
-site is stored in 8 bits too, after a ReLU that the unsigned type makes superfluous, and so is a sum of two such tensors.
+``onnxruntime``: its CPU kernels (QLinearConv, QGemm, QLinearAdd) want 8 bits on both sides, so the output of a
+quantised site is stored in 8 bits too, after a ReLU that the unsigned type makes superfluous, and so is a sum of two
+such tensors.
 
-Values that only move (Gather, MaxPool, Reshape, the one-hot convolution of the lowering ``taps``) have the range of what
-they move. Sums of one layer's own parts (lowering ``rectangles``) are no residual Adds: they stay in floating point in
+Values that only move (Gather, MaxPool, Reshape, the one-hot convolution of the lowering ``taps``) have the range of
+what they move. Sums of one layer's own parts (lowering ``rectangles``) are no residual Adds: they stay in floating point in
 the explicit form.
 """
 

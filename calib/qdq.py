@@ -1,6 +1,6 @@
 """Write Q/DQ pairs into a graph, with symmetric scales: 8-bit integers, or FP8 (E4M3).
 
-    scale = amax / 127,     q = clip(round(x / scale), -127, 127)      (round half to even)
+    scale = amax / 127,     q = clip(round(x / scale), -127, 127)      (round half to even; the operators clip at -128)
     unsigned: amax / 255, 0..255;     FP8: amax / 448, rounded to E4M3
 
 Activations have one scale per tensor, weights one per filter. Zero is exactly zero, so pruned weights stay zeros.

@@ -225,7 +225,7 @@ def _restore(calibrator: Any, file: Path | None, key: str) -> int:
     if file is None or not file.is_file():
         return 0
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         if str(arrays.pop("key")) != key:
             return 0

@@ -101,10 +101,11 @@ def check_quantised(
     from trtkp.verification import compare_graphs, inputs_in_range
 
     ((name, limits),) = profile.items()
-    inputs = inputs_in_range(result.calibration, name, limits.min, 0)
-    if result.samples is not None:
-        inputs = np.resize(result.samples.astype(np.float32), limits.min)
-    shapes: Mapping[str, tuple[int, ...]] = {name: limits.min}
+    shape = (max(limits.min[0], min(4, limits.max[0])), *limits.min[1:])
+    inputs = inputs_in_range(result.calibration, name, shape, 0)
+    if result.samples is not None and result.samples.shape[1:] == shape[1:]:
+        inputs = np.resize(result.samples.astype(np.float32), shape)
+    shapes: Mapping[str, tuple[int, ...]] = {name: shape}
     check = compare_graphs(
         "engine.onnx", engine, reference, shapes, precision, feeds={name: inputs},
         fuse_qdq=result.calibration.form == "onnxruntime",

@@ -70,7 +70,7 @@ def read_arrays(path: Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int
         raise InputError(f"not a readable .npz archive ({reason})", file=path, remedy=_REMEDY) from None
     inputs, labels = _first(found, _INPUTS), _first(found, _LABELS)
     arrays = [array for array in (inputs, labels) if array is not None]
-    fits = all(isinstance(array, np.ndarray) and array.ndim >= 1 for array in arrays)
+    fits = all(type(array) is np.ndarray and array.ndim >= 1 for array in arrays)  # a member of a zip may be bytes
     fits = fits and (inputs is None or inputs.dtype.kind in "fiub")
     fits = fits and (labels is None or (labels.ndim == 1 and labels.dtype.kind in "iu"))
     if not fits or len({len(array) for array in arrays}) > 1:

@@ -310,7 +310,9 @@ def verify(
     trust_pickle: opt.TrustPickle = False,
     tolerance: Annotated[
         float | None,
-        typer.Option("--tolerance", help="Relative Frobenius error allowed. [default: 1e-5, fp16 5e-3, int8 0.25]"),
+        typer.Option(
+            "--tolerance", help="Relative Frobenius error allowed. [default: 1e-5, fp16 5e-3, int8 and fp8 0.5]"
+        ),
     ] = None,
     require_engine: Annotated[
         bool, typer.Option("--require-engine", help="An engine that cannot run here is a failure.")
