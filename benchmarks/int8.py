@@ -4,8 +4,8 @@
 
 Two nets are trained from scratch on a CPU: one on scikit-learn's digits, one on the generated shapes of
 ``examples/shapes_data.py``; each dense, and pruned by KEP (n = 4, one set of positions per layer) with a short
-fine-tune. Each is built for ONNX Runtime in fp32 and calibrated on training images by every method, with the usual limit
-of 0.5 points on those images. Accuracy is that of ``engine.onnx`` on test images that calibration has not seen. Then
+fine-tune. Each is built for ONNX Runtime in fp32 and calibrated on training images by every method, with the usual
+limit of 0.5 points on those images. Accuracy is that of ``engine.onnx`` on test images that calibration has not seen. Then
 the bundles of a net are timed in turn, on 2 threads.
 """
 

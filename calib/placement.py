@@ -11,8 +11,8 @@ quantised site is stored in 8 bits too, after a ReLU that the unsigned type make
 such tensors.
 
 Values that only move (Gather, MaxPool, Reshape, the one-hot convolution of the lowering ``taps``) have the range of
-what they move. Sums of one layer's own parts (lowering ``rectangles``) are no residual Adds: they stay in floating point in
-the explicit form.
+what they move. Sums of one layer's own parts (lowering ``rectangles``) are no residual Adds: they stay in floating
+point in the explicit form.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def test_batches_of_different_sizes(model: ir.Model) -> None:
     assert found.high == max(2 * part.max() for part in uneven)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -142,12 +142,12 @@ def test_goes_on_where_it_was_killed(model: ir.Model, method: str, tmp_path: Pat
     def until(last: int) -> Iterator[Array]:
         for i, batch in enumerate(data):
             if i == last:
-                raise Killed
+                raise KilledError
             served.append(i)
             yield batch
 
     whole = measure_ranges(model, ["d", "r"], data, method=method)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         measure_ranges(model, ["d", "r"], until(12), method=method, state=state, key="a")
     assert state.is_file()
     calls = []
