@@ -5,8 +5,8 @@
 Two nets are trained from scratch on a CPU: one on scikit-learn's digits, one on the generated shapes of
 ``examples/shapes_data.py``; each dense, and pruned by KEP (n = 4, one set of positions per layer) with a short
 fine-tune. Each is built for ONNX Runtime in fp32 and calibrated on training images by every method, with the usual
-limit of 0.5 points on those images. Accuracy is that of ``engine.onnx`` on test images that calibration has not seen. Then
-the bundles of a net are timed in turn, on 2 threads.
+limit of 0.5 points on those images. Accuracy is that of ``engine.onnx`` on test images that calibration has not seen.
+Then the bundles of a net are timed in turn, on 2 threads.
 """
 
 from __future__ import annotations
@@ -55,6 +55,24 @@ def main() -> None:
             report["rows"] += _net(name, Path(folder))
         if options.json:
             options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def table(report: dict[str, Any]) -> str:
+    """The rows of a result file as the table of the documentation."""
+    lines = [
+        "| net | variant | engine | layers in int8 | accuracy | drop, points | error | ms, batch 1 | ms, batch 32 "
+        "| speed-up |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        layers = f"{row['layers_int8']} of {row['layers']}" if row["layers"] else "-"
+        one, many = row["batch_1"], row["batch_32"]
+        lines.append(
+            f"| {row['net']} | {row['variant']} | {row['engine']} | {layers} | {row['accuracy']:.1%} "
+            f"| {row['drop_points']:.1f} | {row['error']:.3f} | {one['median_ms']:.3f} | {many['median_ms']:.2f} "
+            f"| {one['speed_up']:.2f}, {many['speed_up']:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def _net(name: str, folder: Path) -> list[dict[str, Any]]:
