@@ -1,1 +1,1 @@
-"""INT8 and FP8 calibration: ranges and Q/DQ placement (imported as ``trtkp.calib``)."""
+"""INT8 and FP8 calibration: samples, ranges, placement of Q/DQ, sensitivity, and ``calibration.json``."""

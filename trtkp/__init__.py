@@ -1,7 +1,7 @@
 """trtkp: kernel-level pruning of CNNs, packed, planned and built into TensorRT engines.
 
-``build`` prunes a model and writes a bundle, ``load`` opens one, ``verify`` and ``bench`` check and time it. Importing
-this package imports none of the heavy libraries behind it.
+``build`` prunes a model and writes a bundle, ``calibrate`` makes one in 8 bits, ``load`` opens one, ``verify`` and
+``bench`` check and time it. Importing this package imports none of the heavy libraries behind it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trtkp.benchmark import bench
     from trtkp.bundle import Bundle, load
+    from trtkp.calib.bundles import calibrate
+    from trtkp.calib.options import CalibrationOptions
     from trtkp.doctor import diagnose
     from trtkp.errors import InputError, IntegrityError, JobError, TrtkpError
     from trtkp.model import load_model
@@ -24,12 +26,14 @@ __version__ = "0.1.0"
 _HOME = {
     "BuildOptions": "trtkp.pipeline",
     "Bundle": "trtkp.bundle",
+    "CalibrationOptions": "trtkp.calib.options",
     "InputError": "trtkp.errors",
     "IntegrityError": "trtkp.errors",
     "JobError": "trtkp.errors",
     "TrtkpError": "trtkp.errors",
     "bench": "trtkp.benchmark",
     "build": "trtkp.pipeline",
+    "calibrate": "trtkp.calib.bundles",
     "diagnose": "trtkp.doctor",
     "load": "trtkp.bundle",
     "load_model": "trtkp.model",
@@ -39,6 +43,7 @@ _HOME = {
 __all__ = [
     "BuildOptions",
     "Bundle",
+    "CalibrationOptions",
     "InputError",
     "IntegrityError",
     "JobError",
@@ -46,6 +51,7 @@ __all__ = [
     "__version__",
     "bench",
     "build",
+    "calibrate",
     "diagnose",
     "load",
     "load_model",

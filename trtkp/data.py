@@ -18,7 +18,7 @@ from trtkp.shapes import Profile
 if TYPE_CHECKING:
     from trtkp.engine.base import Runner
 
-__all__ = ["LabelledData", "accuracy", "check_data", "load_data"]
+__all__ = ["LabelledData", "accuracy", "check_data", "load_data", "read_arrays"]
 
 #: Names that the two arrays of an archive may have.
 _INPUTS, _LABELS = ("x", "images", "inputs", "data"), ("y", "labels", "targets")
@@ -42,6 +42,20 @@ def load_data(path: str | PathLike[str]) -> LabelledData:
     path = Path(path)
     if not path.exists():
         raise InputError("no such file", file=path, remedy="give --data an .npz archive of x and y")
+    inputs, labels, names = read_arrays(path)
+    if inputs is None or labels is None:
+        raise InputError(f"holds {', '.join(names) or 'nothing'}, expected x and y", file=path, remedy=_REMEDY)
+    if not len(labels):
+        raise InputError(f"{_described(inputs, labels)}: expected [N, ...] and integer labels [N]", file=path)
+    return LabelledData(inputs, labels)
+
+
+def read_arrays(path: Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int64] | None, list[str]]:
+    """Inputs [N, ...] and labels [N] of an ``.npz``, each None where it has none, and the names of all its arrays.
+
+    Raises:
+        InputError: not an archive of arrays, or arrays that do not fit each other.
+    """
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
@@ -55,19 +69,18 @@ def load_data(path: str | PathLike[str]) -> LabelledData:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"not a readable .npz archive ({reason})", file=path, remedy=_REMEDY) from None
     inputs, labels = _first(found, _INPUTS), _first(found, _LABELS)
-    if not isinstance(inputs, np.ndarray) or not isinstance(labels, np.ndarray):
-        raise InputError(f"holds {', '.join(names) or 'nothing'}, expected x and y", file=path, remedy=_REMEDY)
-    if (
-        labels.ndim != 1
-        or labels.dtype.kind not in "iu"
-        or inputs.ndim < 1
-        or inputs.dtype.kind not in "fiub"
-        or len(inputs) != len(labels)
-        or not len(labels)
-    ):
-        shapes = f"x is {inputs.dtype}{list(inputs.shape)}, y is {labels.dtype}{list(labels.shape)}"
-        raise InputError(f"{shapes}: expected [N, ...] and integer labels [N]", file=path)
-    return LabelledData(inputs, labels.astype(np.int64))
+    arrays = [array for array in (inputs, labels) if array is not None]
+    fits = all(type(array) is np.ndarray and array.ndim >= 1 for array in arrays)  # a member of a zip may be bytes
+    fits = fits and (inputs is None or inputs.dtype.kind in "fiub")
+    fits = fits and (labels is None or (labels.ndim == 1 and labels.dtype.kind in "iu"))
+    if not fits or len({len(array) for array in arrays}) > 1:
+        raise InputError(f"{_described(inputs, labels)}: expected [N, ...] and integer labels [N]", file=path)
+    return inputs, None if labels is None else labels.astype(np.int64), names
+
+
+def _described(*arrays: Any) -> str:
+    known = ((name, array) for name, array in zip("xy", arrays, strict=True) if isinstance(array, np.ndarray))
+    return ", ".join(f"{name} is {array.dtype}{list(array.shape)}" for name, array in known)
 
 
 def check_data(data: LabelledData, profile: Profile) -> None:

@@ -11,15 +11,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 import trtkp
 from trtkp.bundle import Bundle, BundleWriter, LayerRecord, Manifest
-from trtkp.bundle.manifest import FileRecord, PlanRecord, SourceRecord, TensorRecord, TimingRecord, TotalsRecord
+from trtkp.bundle.manifest import FileRecord, PlanRecord, SourceRecord, TensorRecord, TotalsRecord
 from trtkp.bundle.writer import check_replaceable
-from trtkp.data import check_data
+from trtkp.calib.options import CalibrationOptions
+from trtkp.calib.result import (
+    check_quantisable,
+    check_quantised,
+    engine_targets,
+    quantisation_record,
+    read_samples,
+    save_quantised,
+    state_file,
+    timing_record,
+)
 from trtkp.engine import Backend, BuildRequest, BuildResult, choose_backend
 from trtkp.errors import InputError, JobError, TrtkpError
 from trtkp.prune.accounting import Accounting, account
@@ -34,11 +44,13 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from trtkp.calib.quantise import Quantised
+    from trtkp.calib.record import Calibration
+    from trtkp.calib.samples import Samples
     from trtkp.data import LabelledData
     from trtkp.graph.layers import LayerTable
     from trtkp.model import SourceModel
     from trtkp.plan.planner import Plan
-    from trtkp.timing import Timing
 
 __all__ = ["BuildOptions", "build"]
 
@@ -52,8 +64,8 @@ class BuildOptions:
 
     Attributes:
         backend: onnxruntime, tensorrt-rtx, tensorrt, or auto for the best one that can run here.
-        precision: fp32 or fp16.
-        keep_io: graph inputs and outputs stay fp32 when the precision is fp16.
+        precision: fp32, fp16, int8 or fp8; the last two need data or a calibration.
+        keep_io: graph inputs and outputs stay fp32 when the precision (or the fallback of int8 and fp8) is fp16.
         min: smallest shapes, as ``["1x3x224x224"]`` or ``["image:1x3x224x224"]``.
         opt: usual shapes; plans are made for these.
         max: largest shapes.
@@ -65,6 +77,8 @@ class BuildOptions:
         threads: CPU threads of ONNX Runtime; None for the physical cores.
         arch: ``package.module:factory`` of a state dict's network.
         trust_pickle: allow model files that are code.
+        calibration: how to calibrate for int8 or fp8.
+        calibration_file: a ``calibration.json``, or a bundle with one, whose ranges and precisions are taken instead.
     """
 
     backend: str = "auto"
@@ -81,6 +95,18 @@ class BuildOptions:
     threads: int | None = None
     arch: str | None = None
     trust_pickle: bool = False
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    calibration_file: str | PathLike[str] | None = None
+
+    @property
+    def kind(self) -> Literal["int8", "fp8"] | None:
+        """The 8-bit type that was asked for."""
+        return self.precision if self.precision in ("int8", "fp8") else None  # type: ignore[return-value]  # narrowed
+
+    @property
+    def floating(self) -> str:
+        """The precision of the graph before anything is quantised."""
+        return "fp32" if self.kind else self.precision
 
 
 def build(
@@ -89,7 +115,7 @@ def build(
     *,
     method: str | Method = "kep",
     options: BuildOptions | None = None,
-    data: LabelledData | None = None,
+    data: LabelledData | str | PathLike[str] | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Bundle:
@@ -100,7 +126,8 @@ def build(
         output: directory of the bundle; an older bundle there is replaced once the new one is whole.
         method: a method, or its name with ``settings`` (``n=4``, ``share="per-layer"``).
         options: backend, precision, shapes and so on.
-        data: adds the accuracy before and after.
+        data: adds the accuracy before and after; for int8 and fp8 what to calibrate with. A path is read as
+            `trtkp.calib.samples.load_samples` does.
         progress: called as phases go on.
         settings: of the method.
 
@@ -111,7 +138,7 @@ def build(
     options = options or BuildOptions()
     chosen = make_method(method, **settings) if isinstance(method, str) else method
     choice = choose_backend(options.backend)
-    _check_buildable(choice.backend, options)
+    _check_buildable(choice.backend, options, has_data=data is not None)
     check_replaceable(Path(output))
     line = _Line(Path(model), Path(output), chosen, choice.backend, options, data, progress)
     with BundleWriter(Path(output)) as writer:
@@ -129,10 +156,13 @@ class _Line:
     method: Method
     backend: Backend
     options: BuildOptions
-    data: LabelledData | None
+    data: LabelledData | str | PathLike[str] | None
     progress: Progress | None
 
     staging: Path = field(init=False)
+    samples: Samples | None = None
+    given: Calibration | None = None
+    quantised: Quantised | None = None
     source: SourceModel = field(init=False)
     profile: Profile = field(init=False)
     table: LayerTable = field(init=False)
@@ -157,18 +187,23 @@ class _Line:
             dense, packed = self._rewrite(masked)
             del masked
             save_index_sets(staging / "index_sets.safetensors", self.index_sets)
-            _save(packed, staging / "model.onnx")
         with self._phase("plan"):
             engine_graph = self._plan(dense, packed)
-            _save(engine_graph, staging / "engine.onnx")
+        if self.options.kind is not None:
+            with self._phase("calibrate"):
+                engine_graph = self._quantise(packed, engine_graph)
+                assert self.quantised is not None
+                save_quantised(self.quantised, staging)
         with self._phase("check"):
+            _save(packed, staging / "model.onnx")
+            _save(engine_graph, staging / "engine.onnx")
             self._check(packed, engine_graph)
             del dense, packed, engine_graph
         with self._phase("build"):
             self._build(staging)
-        if self.data is not None:
+        if self.samples is not None and self.samples.labels is not None:
             with self._phase("accuracy"):
-                self._measure_accuracy(staging)
+                self._measure_accuracy(staging, self.samples.labelled)
 
     def _load(self) -> None:
         from trtkp.model import load_model
@@ -189,8 +224,12 @@ class _Line:
         if options.input_shape and not any(shapes):
             shapes[1] = _without_batch_limits(parse_shape_options(options.input_shape, specs, "--input-shape"), specs)
         self.profile = make_profile(specs, *shapes)
+        if options.calibration_file is not None:
+            from trtkp.calib.record import load_calibration
+
+            self.given = load_calibration(options.calibration_file)
         if self.data is not None:
-            check_data(self.data, self.profile)
+            self.samples = read_samples(self.data, self.profile, options.calibration)
 
     def _prune(self) -> ir.Model:
         """The source graph with pruned weights at zero."""
@@ -234,7 +273,7 @@ class _Line:
         """Types that the precisions have, and numbers."""
         for name, value in graph.graph.initializers.items():
             dtype = str(value.dtype)
-            if dtype == "FLOAT16" and self.options.precision == "fp32":
+            if dtype == "FLOAT16" and self.options.floating == "fp32":
                 raise InputError("the model is in half precision", file=self.path, remedy="use --precision fp16")
             read = {use.node.op_type for use in value.uses()}
             if dtype in ("BFLOAT16", "DOUBLE") and read & {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
@@ -295,18 +334,21 @@ class _Line:
             value_shapes[_name(node.inputs[0])] = (count, layer.channels * layer.groups, *layer.input_size)
             value_shapes |= {_name(value): target for value in (node.outputs[0], *node.inputs[6:])}
         lowering = self.options.lowering
+        only: str | dict[str, str] | None = None if lowering == "auto" else lowering
+        if self.given is not None and only is None:  # its tensors are those of the forms that it was made for
+            only = {name: choice.lowering for name, choice in self.given.layers.items() if choice.lowering}
         self.plan = make_plan(
             packed,
             opt,
             value_shapes,
             measure=self.backend.name == "onnxruntime",
             threads=self.options.threads,
-            only=None if lowering == "auto" else lowering,
+            only=only,
             progress=self.progress,
         )
         self.warnings += self.plan.notes
         all_dense = self.index_sets and set(self.plan.choices.values()) == {"dense"}
-        if all_dense and lowering == "auto" and not self.plan.notes:
+        if all_dense and only is None and not self.plan.notes:
             self.warnings.append(self._why_all_dense())
         leaving = {node: choice for node, choice in self.plan.choices.items() if choice != "dense"}
         pack_convolutions(dense, self.index_sets, self._input_sizes, only=leaving.keys())
@@ -318,13 +360,41 @@ class _Line:
             return text
         return f"{text}; --share per-layer lets a layer's kernels share their positions"
 
+    def _quantise(self, packed: ir.Model, planned: ir.Model) -> ir.Model:
+        """The planned graph with Q/DQ pairs; the packed one gets its scales."""
+        from trtkp.calib.quantise import quantise
+
+        assert self.options.kind is not None
+        self.quantised = quantise(
+            packed,
+            planned,
+            self.profile,
+            self.options.calibration,
+            kind=self.options.kind,
+            backend=self.backend.name,
+            samples=self.samples,
+            calibration=self.given,
+            keep_io=self.options.keep_io,
+            lowerings={plan.name: plan.choice for plan in self.plan.layers},
+            threads=self.options.threads,
+            state=state_file(self.output),
+            progress=self.progress,
+        )
+        self.warnings += self.quantised.notes
+        return self.quantised.engine
+
     def _check(self, packed: ir.Model, engine_graph: ir.Model) -> None:
         """Hold ``engine.onnx`` against the dense masked net before anything is published."""
         from trtkp.graph.ranges import FLOAT16_MAX, beyond_float16
         from trtkp.verification import compare_graphs, dense_graph
 
+        reference = dense_graph(packed)
+        if self.quantised is not None:
+            check_quantised(self.quantised, engine_graph, reference, self.profile, self.options.precision, self.path)
+            return
+
         shapes = {name: shapes.min for name, shapes in self.profile.items()}
-        check = compare_graphs("engine.onnx", engine_graph, dense_graph(packed), shapes, self.options.precision)
+        check = compare_graphs("engine.onnx", engine_graph, reference, shapes, self.options.precision)
         if check.status == "failed":
             raise JobError(f"the planned graph differs from the dense one: {check.summary}", file=self.path)
         if self.options.precision == "fp16" and (found := beyond_float16(engine_graph, shapes)) is not None:
@@ -338,25 +408,26 @@ class _Line:
             onnx=staging / "engine.onnx",
             output=staging,
             profile=self.profile,
-            precision=self.options.precision,  # type: ignore[arg-type]  # checked at the start
-            targets=tuple(self.options.targets),
+            precision=self.options.floating if self.quantised is None else self.quantised.calibration.fallback,  # type: ignore[arg-type]  # checked at the start
+            targets=engine_targets(self.backend.name, self.options.precision, self.options.targets),
             threads=self.options.threads,
         )
         self.result = self.backend.build(request, self.progress)
         self.warnings += self.result.warnings
 
-    def _measure_accuracy(self, staging: Path) -> None:
+    def _measure_accuracy(self, staging: Path, data: LabelledData | None) -> None:
         from trtkp.data import accuracy
         from trtkp.engine.onnxruntime import OrtRunner
 
-        assert self.data is not None
+        assert data is not None
+        fused = self.quantised is None or self.quantised.calibration.form == "onnxruntime"
         dense = staging / ".dense.onnx"
         _save(self.source.graph(), dense)
         found = {}
         try:
             for name, file in (("dense", dense), ("pruned", staging / "engine.onnx")):
-                with OrtRunner(file, threads=self.options.threads) as runner:
-                    found[name] = accuracy(runner, self.data, self.profile)
+                with OrtRunner(file, threads=self.options.threads, fuse_qdq=fused) as runner:
+                    found[name] = accuracy(runner, data, self.profile)
         finally:
             for file in staging.glob(".dense.onnx*"):
                 file.unlink()
@@ -427,10 +498,11 @@ class _Line:
             plan=PlanRecord(
                 status="forced" if options.lowering != "auto" else "measured" if self.plan.measured else "unmeasured",
                 threads=options.threads,
-                dense=_timing(self.plan.dense_ms),
-                planned=_timing(self.plan.planned_ms),
+                dense=timing_record(self.plan.dense_ms),
+                planned=timing_record(self.plan.planned_ms),
                 notes=list(self.plan.notes),
             ),
+            quantisation=quantisation_record(self.quantised) if self.quantised is not None else None,
             accuracy=self.accuracy,
             libraries=_libraries(self.backend.name, self.result.version),
             seconds=self.seconds,
@@ -489,9 +561,19 @@ class _Line:
         return {name: counter(index) for name, index in self.index_sets.items()} if counter is not None else {}
 
 
-def _check_buildable(backend: Backend, options: BuildOptions) -> None:
-    if options.precision not in ("fp32", "fp16"):
-        raise InputError(f"--precision {options.precision}: not known", remedy="use fp32 or fp16")
+def _check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool) -> None:
+    if options.precision not in ("fp32", "fp16", "int8", "fp8"):
+        raise InputError(f"--precision {options.precision}: not known", remedy="use fp32, fp16, int8 or fp8")
+    if options.kind is None and options.calibration_file is not None:
+        raise InputError(f"--calibration means nothing to --precision {options.precision}", remedy="use int8 or fp8")
+    if options.kind is not None:
+        check_quantisable(backend.name, options.kind, options.targets)
+        options.calibration.check()
+        if not has_data and options.calibration_file is None:
+            raise InputError(
+                f"--precision {options.kind} needs samples of real inputs to calibrate with",
+                remedy="give --data, or --calibration with an older calibration.json",
+            )
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads {options.threads}: at least one is needed")
     if options.targets and backend.name != "tensorrt-rtx":
@@ -532,9 +614,3 @@ def _libraries(backend: str, version: str) -> dict[str, str]:
 def _name(value: ir.Value | None) -> str:
     assert value is not None
     return str(value.name)
-
-
-def _timing(timing: Timing | None) -> TimingRecord | None:
-    if timing is None:
-        return None
-    return TimingRecord(median_ms=timing.median_ms, p10_ms=timing.p10_ms, p90_ms=timing.p90_ms, runs=timing.runs)

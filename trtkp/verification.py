@@ -24,14 +24,16 @@ from trtkp.errors import InputError, TrtkpError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from trtkp.calib.record import Calibration
     from trtkp.engine.base import Runner
     from trtkp.model import SourceModel
     from trtkp.shapes import Shape
 
-__all__ = ["TOLERANCE", "Check", "Report", "compare_graphs", "dense_graph", "verify"]
+__all__ = ["TOLERANCE", "Check", "Report", "compare_graphs", "dense_graph", "inputs_in_range", "verify"]
 
-#: Relative Frobenius error that a whole net may have.
-TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
+#: Relative Frobenius error that a whole net may have. The limits of 8 bits are loose on purpose: they tell a wrong
+#: graph (a scale, a pair at the wrong place) from rounding, and say nothing of accuracy, which the build measured.
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.5, "fp8": 0.5}
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Status: TypeAlias = Literal["verified", "failed", "not run"]
@@ -57,6 +59,13 @@ class Check:
     outputs: dict[str, OutputError] = field(default_factory=dict)
 
     @property
+    def limit(self) -> str:
+        """The tolerance as text."""
+        tolerance = self.tolerance or 0.0
+        short = f"{tolerance:.0e}"
+        return short if float(short) == tolerance else f"{tolerance:g}"
+
+    @property
     def summary(self) -> str:
         """One line."""
         if self.reason is not None:
@@ -66,7 +75,7 @@ class Check:
         worst = max(self.outputs.items(), key=lambda item: _order(item[1].relative))
         return (
             f"{self.artefact}: {self.status} against {self.against}, output {worst[0]}: relative error "
-            f"{worst[1].relative:.2e} (limit {self.tolerance:.0e}), largest difference {worst[1].max_abs:.2e}"
+            f"{worst[1].relative:.2e} (limit {self.limit}), largest difference {worst[1].max_abs:.2e}"
         )
 
 
@@ -78,6 +87,8 @@ class Report:
     precision: str
     checks: tuple[Check, ...]
     require_engine: bool
+    scores: dict[str, Any] | None = None
+    """Of a quantised bundle: what its build measured on real data (`trtkp.calib.record.Scores`)."""
 
     @property
     def ok(self) -> bool:
@@ -125,7 +136,9 @@ def verify(
         model: the source model; without it, the file that the manifest names is used if it is there unchanged.
         arch: the network of a state dict; without it, the manifest's.
         trust_pickle: allow a source file that is code.
-        tolerance: relative error allowed; without it, 1e-5 in fp32 and 5e-3 in fp16.
+        tolerance: relative error allowed; without it, 1e-5 in fp32 and 5e-3 in fp16. Of an int8 or fp8 bundle it is
+            that of ``engine.onnx`` and the engine, 0.5 without it, on samples that the bundle keeps (random ones
+            within the calibrated range where it keeps none); ``model.onnx`` is fp32 there and held to 1e-5.
         require_engine: an engine that cannot run here is a failure.
         seed: of the inputs.
 
@@ -137,7 +150,7 @@ def verify(
     if seed < 0:
         raise InputError(f"--seed {seed}: not a seed", remedy="give 0 or more")
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
-    checker = _Checker(opened, TOLERANCE[opened.manifest.precision] if tolerance is None else tolerance, seed)
+    checker = _Checker(opened, tolerance, seed)
     checks = (
         checker.source(None if model is None else Path(model), arch, trust_pickle),
         checker.graph("model.onnx"),
@@ -145,7 +158,9 @@ def verify(
         *checker.ranges(),
         checker.engine(),
     )
-    return Report(str(opened.path), opened.manifest.precision, checks, require_engine)
+    quantised = opened.manifest.quantisation
+    scores = quantised.scores.model_dump() if quantised is not None else None
+    return Report(str(opened.path), opened.manifest.precision, checks, require_engine, scores)
 
 
 def dense_graph(packed: ir.Model) -> ir.Model:
@@ -157,33 +172,79 @@ def dense_graph(packed: ir.Model) -> ir.Model:
 
 
 def compare_graphs(
-    name: str, candidate: ir.Model, reference: ir.Model, shapes: Mapping[str, Shape], precision: str
+    name: str,
+    candidate: ir.Model,
+    reference: ir.Model,
+    shapes: Mapping[str, Shape],
+    precision: str,
+    *,
+    feeds: Arrays | None = None,
+    fuse_qdq: bool = True,
 ) -> Check:
-    """Two graphs in ONNX Runtime on the same inputs."""
+    """Two graphs in ONNX Runtime on the same inputs: random ones, or ``feeds``.
+
+    ``fuse_qdq`` false runs the candidate's Q/DQ pairs as they are written.
+    """
     import onnx_ir as ir
 
     from trtkp.engine.onnxruntime import OrtRunner
 
     with OrtRunner(ir.to_proto(reference)) as runner:
-        feeds = random_feeds(runner.inputs, shapes, seed=0)
+        feeds = random_feeds(runner.inputs, shapes, seed=0) if feeds is None else feeds
         expected = runner.run(feeds)
-    with OrtRunner(ir.to_proto(candidate)) as runner:
-        found = runner.run(feeds)
+    with OrtRunner(ir.to_proto(candidate), fuse_qdq=fuse_qdq) as runner:
+        found = runner.run(_cast(feeds, runner))
     return _compare(name, "dense masked ONNX", [(found, expected)], TOLERANCE[precision])
+
+
+def calibrated_inputs(bundle: Bundle, shape: Shape, seed: int) -> npt.NDArray[np.float32]:
+    """Inputs [N, ...] of a quantised bundle whose values lie in its ranges: samples that it keeps, or random ones."""
+    from trtkp.calib.record import CALIBRATION, load_calibration
+
+    kept = bundle.samples
+    if kept is not None and kept.shape[1:] == shape[1:]:
+        return np.resize(kept, shape)
+    calibration = load_calibration(bundle.file(CALIBRATION))
+    return inputs_in_range(calibration, bundle.manifest.inputs[0].name, shape, seed)
+
+
+def inputs_in_range(calibration: Calibration, name: str, shape: Shape, seed: int) -> npt.NDArray[np.float32]:
+    """Random inputs, uniform between the smallest and the largest value of the samples that were calibrated with."""
+    found = calibration.tensors.get(name)
+    low, high = (found.low, found.high) if found is not None else (-1.0, 1.0)
+    return np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
+
+
+def _cast(feeds: Arrays, runner: Runner) -> dict[str, npt.NDArray[Any]]:
+    """The feeds in the runner's types: an engine of mixed precision may take half of what its reference takes."""
+    dtypes = {spec.name: spec.dtype for spec in runner.inputs}
+    return {name: feed.astype(dtypes.get(name, feed.dtype), copy=False) for name, feed in feeds.items()}
 
 
 class _Checker:
     """The checks of one bundle; the dense masked net runs once for all of them."""
 
-    def __init__(self, bundle: Bundle, tolerance: float, seed: int) -> None:
+    def __init__(self, bundle: Bundle, tolerance: float | None, seed: int) -> None:
         import onnx_ir as ir
 
         from trtkp.engine.onnxruntime import OrtRunner
 
-        self.bundle, self.manifest, self.tolerance, self.seed = bundle, bundle.manifest, tolerance, seed
+        self.bundle, self.manifest, self.seed = bundle, bundle.manifest, seed
+        quantised = self.manifest.quantisation
+        limit = TOLERANCE[self.manifest.precision] if tolerance is None else tolerance
+        #: of ``model.onnx``, and of the engine and its graph
+        self.tolerance, self.engine_tolerance = limit, limit
         with OrtRunner(ir.to_proto(dense_graph(ir.load(bundle.file("model.onnx"))))) as runner:
             self.feeds = [random_feeds(runner.inputs, shapes, seed) for shapes in self._shapes()]
             self.expected = [runner.run(feeds) for feeds in self.feeds]
+            self.engine_feeds, self.engine_expected = self.feeds, self.expected
+            if quantised is not None:
+                self.tolerance = TOLERANCE["fp32"]
+                name, dtype = runner.inputs[0].name, runner.inputs[0].dtype
+                self.engine_feeds = [
+                    {name: calibrated_inputs(bundle, shapes[name], seed).astype(dtype)} for shapes in self._shapes()
+                ]
+                self.engine_expected = [runner.run(feeds) for feeds in self.engine_feeds]
 
     def _shapes(self) -> list[dict[str, Shape]]:
         """The smallest shapes, and a batch of up to 3 where the profile allows it."""
@@ -199,8 +260,10 @@ class _Checker:
         """A graph of the bundle, in ONNX Runtime."""
         from trtkp.engine.onnxruntime import OrtRunner
 
-        with OrtRunner(self.bundle.file(name)) as runner:
-            return self._compare(name, runner)
+        quantised = self.manifest.quantisation
+        fused = quantised is None or quantised.form == "onnxruntime"
+        with OrtRunner(self.bundle.file(name), fuse_qdq=fused) as runner:
+            return self._compare_engine(name, runner) if name == "engine.onnx" else self._compare(name, runner)
 
     def ranges(self) -> list[Check]:
         """In fp16, whether every activation fits: ONNX Runtime's CPU kernels compute in fp32 and would not notice."""
@@ -223,7 +286,7 @@ class _Checker:
 
         try:
             with self.bundle.open() as runner:
-                return self._compare("engine", runner)
+                return self._compare_engine("engine", runner)
         except NotRunnableError as error:
             return Check("engine", "dense masked ONNX", "not run", reason=error.message)
 
@@ -265,6 +328,13 @@ class _Checker:
     def _compare(self, artefact: str, runner: Runner) -> Check:
         pairs = [(runner.run(feeds), expected) for feeds, expected in zip(self.feeds, self.expected, strict=True)]
         return _compare(artefact, "dense masked ONNX", pairs, self.tolerance)
+
+    def _compare_engine(self, artefact: str, runner: Runner) -> Check:
+        pairs = [
+            (runner.run(_cast(feeds, runner)), want)
+            for feeds, want in zip(self.engine_feeds, self.engine_expected, strict=True)
+        ]
+        return _compare(artefact, "dense masked ONNX", pairs, self.engine_tolerance)
 
     def _compare_source(self, source: SourceModel) -> Check:
         parameters = source.parameters()

@@ -41,7 +41,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
         ("--layers w7*", "no convolution is called w7*; the model has w0, w1, w2"),
         ("--skip conv1", "no convolution is called conv1"),
         ("--lowering winograd", "--lowering winograd: not known; use one of auto, dense, box"),
-        ("-p int4", "--precision int4: not known; use fp32 or fp16"),
+        ("-p int4", "--precision int4: not known; use fp32, fp16, int8 or fp8"),
         ("-b cuda", "no backend 'cuda'; choose one of tensorrt, tensorrt-rtx, onnxruntime, auto"),
         ("--threads 0", "--threads 0: at least one is needed"),
         ("--threads many", "Invalid value for '--threads'"),

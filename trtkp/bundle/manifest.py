@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from trtkp.calib.record import LayerChoice, Scores
+
 __all__ = [
     "FORMAT",
     "HASH_LINE",
@@ -18,6 +20,7 @@ __all__ = [
     "LayerRecord",
     "Manifest",
     "PlanRecord",
+    "QuantisationRecord",
     "SourceRecord",
     "TensorRecord",
     "TimingRecord",
@@ -142,6 +145,21 @@ class PlanRecord(_Record):
     notes: list[str] = []
 
 
+class QuantisationRecord(_Record):
+    """How an int8 or fp8 bundle was quantised; ranges and scales are in ``calibration.json``."""
+
+    fallback: Literal["fp32", "fp16"]
+    """Type of the layers that are not quantised."""
+    form: Literal["explicit", "onnxruntime"]
+    method: str
+    percentile: float | None = None
+    scores: Scores
+    layers: dict[str, LayerChoice]
+    floating: TimingRecord | None = None
+    """The planned graph before, where it could be timed."""
+    quantised: TimingRecord | None = None
+
+
 class Manifest(_Record):
     """The manifest, version 1."""
 
@@ -155,7 +173,7 @@ class Manifest(_Record):
     include: list[str] = []
     skip: list[str] = []
     backend: Literal["onnxruntime", "tensorrt-rtx", "tensorrt"]
-    precision: Literal["fp32", "fp16"]
+    precision: Literal["fp32", "fp16", "int8", "fp8"]
     keep_io: bool = True
     targets: list[str] = []
     inputs: list[TensorRecord]
@@ -166,6 +184,7 @@ class Manifest(_Record):
     """Convolutions that no method can take (transposed, 1-d, computed weights), with the reason."""
     totals: TotalsRecord
     plan: PlanRecord
+    quantisation: QuantisationRecord | None = None
     accuracy: dict[str, float] | None = None
     libraries: dict[str, str]
     seconds: dict[str, float]

@@ -78,6 +78,14 @@ class Bundle:
 
         return load_index_sets(self.file("index_sets.safetensors"))
 
+    @cached_property
+    def samples(self) -> np.ndarray[Any, Any] | None:
+        """A few inputs [N, ...] that an int8 or fp8 bundle was calibrated with; None where it keeps none."""
+        from safetensors.numpy import load_file
+
+        name = "samples.safetensors"
+        return load_file(self.file(name))["inputs"] if name in self.manifest.files else None
+
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """One inference on the bundle's backend.
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -18,7 +18,11 @@ from typer.exceptions import TyperException
 import trtkp
 from trtkp.cli import options as opt
 from trtkp.cli import show
-from trtkp.errors import TrtkpError
+from trtkp.errors import InputError, TrtkpError
+
+if TYPE_CHECKING:
+    from trtkp.calib.options import CalibrationOptions
+    from trtkp.data import LabelledData
 
 __all__ = ["app", "run"]
 
@@ -137,6 +141,14 @@ def build(
     convert_io: Annotated[
         bool, typer.Option("--convert-io", help="With fp16, inputs and outputs are fp16 too.", rich_help_panel="Engine")
     ] = False,
+    calibrator: opt.Calibrator = "min-max",
+    percentile: opt.Percentile = 99.99,
+    samples: opt.CalibrationSamples = 256,
+    max_drop: opt.MaxDrop = None,
+    fallback: opt.Fallback = None,
+    calibration: opt.CalibrationFile = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
     minimum: opt.MinShape = None,
     optimum: opt.OptShape = None,
     maximum: opt.MaxShape = None,
@@ -146,7 +158,6 @@ def build(
     json: opt.Json = False,
 ) -> None:
     """Prune a model one-shot, export it and build an engine: one bundle."""
-    from trtkp.data import load_data
     from trtkp.pipeline import BuildOptions
     from trtkp.pipeline import build as build_bundle
 
@@ -179,10 +190,104 @@ def build(
                 threads=threads,
                 arch=arch,
                 trust_pickle=trust_pickle,
+                calibration=_calibration(calibrator, percentile, samples, max_drop, fallback, mean, std),
+                calibration_file=calibration,
             ),
-            data=load_data(data) if data is not None else None,
+            data=_data(data, precision),
             progress=progress,
             **settings,
+        )
+    show.built(bundle, json=json)
+
+
+def _calibration(
+    calibrator: str,
+    percentile: float,
+    samples: int,
+    max_drop: float | None,
+    fallback: str | None,
+    mean: str | None,
+    std: str | None,
+) -> CalibrationOptions:
+    from trtkp.calib.options import CalibrationOptions
+
+    return CalibrationOptions(
+        calibrator=calibrator,
+        percentile=percentile,
+        samples=samples,
+        max_drop=max_drop,
+        fallback=fallback,  # type: ignore[arg-type]  # checked where it is used
+        mean=opt.numbers(mean, "--mean", 0.0),
+        std=opt.numbers(std, "--std", 1.0),
+    )
+
+
+def _data(path: Path | None, precision: str) -> LabelledData | Path | None:
+    """Accuracy alone needs labels, and an archive that has none is refused before the model is loaded."""
+    from trtkp.data import load_data
+
+    if path is None or precision in ("int8", "fp8") or path.is_dir() or path.suffix != ".npz":
+        return path
+    return load_data(path)
+
+
+@app.command()
+def calibrate(
+    source: Annotated[
+        Path, typer.Argument(help="An fp32 bundle, or a model file as build takes it.", show_default=False)
+    ],
+    data: opt.Data = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory of the new bundle.", show_default=False)
+    ] = None,
+    precision: Annotated[str, typer.Option("--precision", "-p", help="int8 or fp8.")] = "int8",
+    calibrator: opt.Calibrator = "min-max",
+    percentile: opt.Percentile = 99.99,
+    samples: opt.CalibrationSamples = 256,
+    max_drop: opt.MaxDrop = None,
+    fallback: opt.Fallback = None,
+    calibration: opt.CalibrationFile = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    arch: opt.Arch = None,
+    input_shape: opt.InputShape = None,
+    trust_pickle: opt.TrustPickle = False,
+    backend: opt.Backend = "auto",
+    minimum: opt.MinShape = None,
+    optimum: opt.OptShape = None,
+    maximum: opt.MaxShape = None,
+    target: opt.Target = None,
+    threads: opt.Threads = None,
+    json: opt.Json = False,
+) -> None:
+    """Quantise a bundle or a model: ranges from real data, explicit Q/DQ, layers that suffer stay as they were."""
+    from trtkp.calib.bundles import calibrate as calibrate_bundle
+    from trtkp.pipeline import BuildOptions
+
+    if output is None:
+        raise InputError("no place for the new bundle", remedy="give -o")
+    if precision not in ("int8", "fp8"):
+        raise InputError(f"--precision {precision}: calibration is for int8 and fp8")
+    with show.progress(quiet=json) as progress:
+        bundle = calibrate_bundle(
+            source,
+            output,
+            data=data,
+            kind=precision,  # type: ignore[arg-type]  # just checked
+            calibration=_calibration(calibrator, percentile, samples, max_drop, fallback, mean, std),
+            calibration_file=calibration,
+            options=BuildOptions(
+                backend=backend,
+                min=minimum or (),
+                opt=optimum or (),
+                max=maximum or (),
+                input_shape=input_shape or (),
+                targets=target or (),
+                threads=threads,
+                arch=arch,
+                trust_pickle=trust_pickle,
+            ),
+            progress=progress,
         )
     show.built(bundle, json=json)
 
@@ -204,7 +309,10 @@ def verify(
     arch: opt.Arch = None,
     trust_pickle: opt.TrustPickle = False,
     tolerance: Annotated[
-        float | None, typer.Option("--tolerance", help="Relative Frobenius error allowed. [default: 1e-5, fp16 5e-3]")
+        float | None,
+        typer.Option(
+            "--tolerance", help="Relative Frobenius error allowed. [default: 1e-5, fp16 5e-3, int8 and fp8 0.5]"
+        ),
     ] = None,
     require_engine: Annotated[
         bool, typer.Option("--require-engine", help="An engine that cannot run here is a failure.")

@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from trtkp.errors import InputError
 
 __all__ = [
     "Allocation",
     "Alpha",
     "Arch",
     "Backend",
+    "CalibrationFile",
+    "CalibrationSamples",
+    "Calibrator",
     "ChannelBlock",
     "Data",
+    "Fallback",
     "FilterGroup",
     "FromZeros",
     "Include",
     "InputShape",
     "Json",
     "Lowering",
+    "MaxDrop",
     "MaxShape",
+    "Mean",
     "MethodName",
     "MinShape",
     "N",
     "OptShape",
+    "Percentile",
     "Precision",
     "Ratio",
     "Share",
     "Skip",
+    "Std",
     "Target",
     "Threads",
     "TrustPickle",
+    "numbers",
 ]
 
-_PRUNING, _MODEL, _ENGINE = "Pruning", "Model", "Engine"
+_PRUNING, _MODEL, _ENGINE, _CALIBRATION = "Pruning", "Model", "Engine", "Calibration"
 
 MethodName = Annotated[
     str, typer.Option("--method", "-m", help="kep, vskp, or none for the dense model.", rich_help_panel=_PRUNING)
@@ -128,14 +140,19 @@ TrustPickle = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help=".npz of x and y: adds the accuracy before and after.", rich_help_panel=_MODEL),
+    typer.Option(
+        "--data",
+        help=".npz of x and y, folder of images, or CIFAR batches: adds the accuracy before and after; int8 and fp8 "
+        "calibrate with it.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 
 Backend = Annotated[
     str,
     typer.Option("--backend", "-b", help="onnxruntime, tensorrt-rtx, tensorrt or auto.", rich_help_panel=_ENGINE),
 ]
-Precision = Annotated[str, typer.Option("--precision", "-p", help="fp32 or fp16.", rich_help_panel=_ENGINE)]
+Precision = Annotated[str, typer.Option("--precision", "-p", help="fp32, fp16, int8 or fp8.", rich_help_panel=_ENGINE)]
 MinShape = Annotated[
     list[str] | None,
     typer.Option("--min", help="Smallest input shape, 1x3x224x224; repeatable.", rich_help_panel=_ENGINE),
@@ -159,4 +176,65 @@ Threads = Annotated[
     typer.Option("--threads", help="CPU threads of ONNX Runtime. [default: physical cores]", rich_help_panel=_ENGINE),
 ]
 
+Calibrator = Annotated[
+    str,
+    typer.Option("--calibrator", help="Ranges: min-max, entropy or percentile.", rich_help_panel=_CALIBRATION),
+]
+Percentile = Annotated[
+    float,
+    typer.Option("--percentile", help="Of magnitudes, for percentile.", rich_help_panel=_CALIBRATION),
+]
+CalibrationSamples = Annotated[
+    int,
+    typer.Option("--samples", help="Samples to measure ranges on, spread over the data.", rich_help_panel=_CALIBRATION),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        help="Points of accuracy that may be lost; layers go back to --fallback until it holds. [default: 0.5]",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+Fallback = Annotated[
+    str | None,
+    typer.Option(
+        "--fallback",
+        help="Type of the layers that are not quantised. [default: fp32 for onnxruntime, else fp16]",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        help="calibration.json, or a bundle with one: its ranges and precisions are taken as they are.",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean", help="Of images in 0..1, for all channels or each: 0.485,0.456,0.406.", rich_help_panel=_CALIBRATION
+    ),
+]
+Std = Annotated[str | None, typer.Option("--std", help="Likewise.", rich_help_panel=_CALIBRATION)]
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+
+def numbers(text: str | None, flag: str, default: float) -> tuple[float, ...]:
+    """``"0.485,0.456,0.406"`` as numbers.
+
+    Raises:
+        InputError: not numbers.
+    """
+    if text is None:
+        return (default,)
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{flag} {text}: not numbers separated by commas") from None
+    if not all(math.isfinite(value) for value in values):
+        raise InputError(f"{flag} {text}: not finite")
+    return values

@@ -73,6 +73,7 @@ def built(bundle: Bundle, *, json: bool) -> None:
     out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
     if manifest.accuracy is not None:
         out.print(f"  accuracy {manifest.accuracy['dense']:.2%} dense, {manifest.accuracy['pruned']:.2%} pruned")
+    _print_quantisation(out, bundle, layers=False)
     out.print(f"  plan   {_plan_text(bundle)}")
     engine = manifest.files.get("model.engine", manifest.files["engine.onnx"])
     out.print(f"  engine {_bytes(engine.bytes)}{_targets(bundle)}, built in {sum(manifest.seconds.values()):.1f} s")
@@ -107,6 +108,7 @@ def inspected(bundle: Bundle, *, json: bool) -> None:
     totals = manifest.totals
     out.print(f"  params {_before_after(totals.dense_params, totals.retained_params)}, {_index_text(bundle)}")
     out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
+    _print_quantisation(out, bundle, layers=True)
     out.print(f"  plan   {_plan_text(bundle)}")
     out.print("  files  " + ", ".join(f"{name} {_bytes(record.bytes)}" for name, record in manifest.files.items()))
     for warning in manifest.warnings:
@@ -133,13 +135,15 @@ def verified(report: Report, *, json: bool) -> None:
         if not check.outputs:
             table.add_row(check.artefact, mark, check.against)
         for name, output in check.outputs.items():
-            errors = (f"{output.relative:.2e}", f"{check.tolerance:.0e}", f"{output.max_abs:.2e}")
+            errors = (f"{output.relative:.2e}", check.limit, f"{output.max_abs:.2e}")
             table.add_row(check.artefact, mark, check.against, escape(name), *errors)
     out = _console()
     out.print(table)
     for check in report.checks:
         if check.reason is not None:
             out.print(f"{check.artefact}: {check.status} ({escape(check.reason)})", soft_wrap=True)
+    if report.scores is not None:
+        out.print(f"{report.precision}: {_score_text(report.scores)} (measured when it was built)", soft_wrap=True)
     if report.hint is not None:
         out.print(escape(report.hint), soft_wrap=True)
 
@@ -224,6 +228,42 @@ def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
         _bytes(layer.index_bytes) if pruned else "",
         layer.lowering or "dense",
         escape(layer.why or layer.reason or ""),
+    )
+
+
+def _print_quantisation(out: Console, bundle: Bundle, *, layers: bool) -> None:
+    """How many layers are quantised and what it costs; with ``layers`` every layer's precision."""
+    record, kind = bundle.manifest.quantisation, bundle.manifest.precision
+    if record is None:
+        return
+    kept = sum(choice.precision == kind for choice in record.layers.values())
+    method = record.method if record.percentile is None else f"{record.method} {record.percentile:g}"
+    out.print(f"  {kind}   {kept} of {len(record.layers)} layers, the rest {record.fallback}; ranges by {method}")
+    out.print(f"         {_score_text(record.scores.model_dump())}", soft_wrap=True)
+    if record.floating is not None and record.quantised is not None:
+        out.print(
+            f"         whole net {record.floating.median_ms:.3f} ms before, {record.quantised.median_ms:.3f} ms {kind}"
+        )
+    if not layers:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("precision", no_wrap=True)
+    table.add_column("error alone", justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for name, choice in record.layers.items():
+        error = f"{choice.error:.2e}" if choice.error is not None else ""
+        table.add_row(escape(name), choice.precision, error, escape(choice.reason or ""))
+    out.print(table)
+
+
+def _score_text(scores: dict[str, Any]) -> str:
+    error = f"relative error {scores['error']:.2e} on {scores['samples']} samples"
+    if scores["measure"] is None:
+        return error
+    return (
+        f"{scores['measure']} {scores['floating']:.2%} before, {scores['kept']:.2%} after (drop {scores['drop']:.2f}, "
+        f"{scores['max_drop']:g} allowed; every layer quantised {scores['all_quantised']:.2%}), {error}"
     )
 
 

@@ -64,7 +64,7 @@ def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.V
     while unique in graph.initializers:
         number += 1
         unique = f"{name}.{number}"
-    array = np.ascontiguousarray(array)
+    array = np.ascontiguousarray(array).reshape(np.shape(array))  # which turns a scalar into a vector
     value = ir.val(unique, ir.DataType.from_numpy(array.dtype), array.shape, const_value=ir.tensor(array, name=unique))
     graph.register_initializer(value)
     return value

@@ -21,6 +21,11 @@ index          int32              `KernelIndexConv`: ``channels`` [G, L], K = RÂ
 Attributes: strides, pads, dilations, group, weight_shape (F, C, R, S), alpha (`LeakyRelu` forms), plugin_namespace and
 plugin_version, which make a current TensorRT parser take the plugin over the function.
 
+Attributes of calibrated models, for a plugin that computes in 8 bits (`SCALES`); absent elsewhere, without meaning to
+the body. A scale is what one step of -127..127 stands for: ``input_scale`` of X, ``weight_scale`` [F] of the filters of
+the source model in their order, ``output_scale`` of Y, ``residual_scale`` of the residual. ``output_scale`` and
+``residual_scale`` are absent where the tensor is not quantised.
+
 The body scatters the packed weights into a zero weight and calls Conv, driven by its inputs alone, as one name has one
 body in a model. It is right everywhere, not fast: the planner writes what runs where there is no plugin.
 """
@@ -33,7 +38,7 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-__all__ = ["ACTIVATIONS", "BASES", "DOMAIN", "INDEX_INPUT", "VERSION", "OpName", "function"]
+__all__ = ["ACTIVATIONS", "BASES", "DOMAIN", "INDEX_INPUT", "SCALES", "VERSION", "OpName", "function"]
 
 DOMAIN = "trtkp"
 VERSION = 1
@@ -41,6 +46,9 @@ VERSION = 1
 #: Base name to the name of its index input.
 INDEX_INPUT = {"KernelIndexConv": "channels", "StripeConv": "taps", "PatternConv": "entries"}
 BASES = tuple(INDEX_INPUT)
+
+#: Attributes that calibration adds to a node.
+SCALES = ("input_scale", "weight_scale", "output_scale", "residual_scale")
 
 #: Activation to the ONNX text that computes ``Y`` from ``sum``.
 ACTIVATIONS = {
@@ -84,7 +92,7 @@ _COLUMNS = {
 
 _BODY = """
 <domain: "trtkp", opset_import: ["" : {opset}]>
-{name} <strides, pads, dilations, group, weight_shape, {alpha}plugin_namespace, plugin_version>
+{name} <strides, pads, dilations, group, weight_shape, {alpha}plugin_namespace, plugin_version, {scales}>
     (X, weight, {index}, row_group, filters, bias{residual}) => (Y)
 {{
     zero = Constant <value_ints: ints = [0]> ()
@@ -169,6 +177,7 @@ def function(name: OpName, opset: int) -> ir.Function:
         opset=opset,
         name=name,
         alpha="alpha, " if name.activation == "LeakyRelu" else "",
+        scales=", ".join(SCALES if name.residual else SCALES[:-1]),
         index=INDEX_INPUT[name.base],
         residual=", residual" if name.residual else "",
         columns=_COLUMNS[name.base],

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from trtkp.graph.edit import add_initializer, constant, ints, weight_name
+from trtkp.graph.edit import WEIGHT, add_initializer, constant, ints, weight_name
 from trtkp.graph.ops import OpName
 from trtkp.graph.packing import PackedConv, unpack
 from trtkp.graph.rewrite import read_packed
@@ -73,7 +73,8 @@ class Form:
     def emit(self, op_type: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         """Append a standard operator with one output."""
         # named after the output: two nodes may share a weight, but never that
-        node = ir.node(op_type, list(inputs), attributes, name=f"{self.output}/{op_type}_{len(self.nodes)}")
+        name = f"{self.output}/{op_type}_{len(self.nodes)}"
+        node = ir.node(op_type, list(inputs), attributes, name=name, metadata_props={WEIGHT: self.name})
         node.outputs[0].name = f"{node.name}_output"
         node.outputs[0].dtype = ir.DataType.from_numpy(self.packed.weight.dtype)  # every form computes on activations
         self.nodes.append(node)

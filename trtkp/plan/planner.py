@@ -24,7 +24,7 @@ from trtkp.plan.lowerings import LOWERINGS, lower
 from trtkp.shapes import Shape
 from trtkp.timing import Timing, time_interleaved
 
-__all__ = ["MEASURED_GAIN", "PREDICTED_GAIN", "LayerPlan", "Plan", "apply_plan", "make_plan"]
+__all__ = ["MEASURED_GAIN", "PREDICTED_GAIN", "LayerPlan", "Plan", "apply_plan", "make_plan", "race"]
 
 #: A layer leaves dense for a measured gain of at least this; less is noise.
 MEASURED_GAIN = 1.03
@@ -75,7 +75,7 @@ def make_plan(
     *,
     measure: bool,
     threads: int | None = None,
-    only: str | None = None,
+    only: str | Mapping[str, str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Plan:
     """Plan a packed model.
@@ -86,14 +86,15 @@ def make_plan(
         value_shapes: shape of every packed node's inputs and outputs at ``shapes``.
         measure: time candidates in ONNX Runtime; else predict.
         threads: of ONNX Runtime.
-        only: use this lowering wherever it applies, dense elsewhere, with nothing timed.
+        only: use this lowering, or each layer's by its name, wherever it applies, dense elsewhere, with nothing timed.
         progress: called with a phase, the layers done and the layers in all.
 
     Raises:
         InputError: ``only`` names no lowering.
     """
-    if only is not None and only not in LOWERINGS:
-        raise InputError(f"--lowering {only}: not known", remedy=f"use one of auto, {', '.join(LOWERINGS)}")
+    for wanted in [only] if isinstance(only, str) else (only or {}).values():
+        if wanted not in LOWERINGS:
+            raise InputError(f"--lowering {wanted}: not known", remedy=f"use one of auto, {', '.join(LOWERINGS)}")
     nodes = packed_nodes(model)
     timed: dict[str, LayerPlan] = {}
     layers = []
@@ -104,7 +105,8 @@ def make_plan(
         reasons = {name: reason for name, low in LOWERINGS.items() if (reason := low.applies(packed)) is not None}
         names = [name for name in LOWERINGS if name not in reasons]
         if only is not None:
-            layer = _forced(only, reasons)
+            wanted = only if isinstance(only, str) else only.get(weight_name(node) or "", "dense")
+            layer = _forced(wanted, reasons)
         elif not measure or len(names) == 1:
             layer = _predicted(node, names, packed, value_shapes, reasons)
         else:
@@ -169,7 +171,7 @@ def _measured(
     reasons: Mapping[str, str],
 ) -> LayerPlan:
     models = {name: _single_layer(node, name, value_shapes) for name in names}
-    times = _race(models, value_shapes, threads, LAYER_BUDGET_S)
+    times = race(models, value_shapes, threads, LAYER_BUDGET_S)
     medians = {name: round(times[name].median_ms, 6) for name in names}
     best = min(medians, key=lambda name: medians[name])
     gain = medians["dense"] / medians[best]
@@ -185,7 +187,7 @@ def _checked_whole(model: ir.Model, plan: Plan, shapes: Mapping[str, Shape], thr
     if plan.choices == everything_dense:
         return plan
     models = {"dense": apply_plan(model, everything_dense), "planned": apply_plan(model, plan.choices)}
-    times = _race(models, shapes, threads, NET_BUDGET_S)
+    times = race(models, shapes, threads, NET_BUDGET_S)
     if times["planned"].median_ms <= times["dense"].median_ms:
         return replace(plan, dense_ms=times["dense"], planned_ms=times["planned"])
     why = (
@@ -199,7 +201,7 @@ def _checked_whole(model: ir.Model, plan: Plan, shapes: Mapping[str, Shape], thr
     return replace(plan, layers=layers, dense_ms=times["dense"], planned_ms=times["dense"], notes=(why,))
 
 
-def _race(
+def race(
     models: Mapping[str, ir.Model], shapes: Mapping[str, Shape], threads: int | None, budget_s: float
 ) -> dict[str, Timing]:
     """Times of several models on the same random inputs, in turn."""

@@ -1,0 +1,166 @@
+"""CIFAR-10 and CIFAR-100 batches, binary and Python version, as their authors publish them.
+
+The Python version is a pickle. It is read by an unpickler that knows three names, those of a NumPy array, and puts
+inert stand-ins behind them: no function of a library is called with what the file says, and none can be named.
+
+Source: https://www.cs.toronto.edu/~kriz/cifar.html.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+
+__all__ = ["is_cifar", "read_cifar", "read_pickle"]
+
+_IMAGE = (3, 32, 32)
+_BYTES = prod(_IMAGE)
+#: Files of a folder to calibrate with, the first pattern that matches anything.
+_PATTERNS = ("data_batch_*.bin", "data_batch_[0-9]", "train.bin", "train", "test_batch.bin", "test_batch", "test.bin")
+_LABELS = (b"labels", b"fine_labels")
+#: A published batch of 50,000 images has 154 MB.
+_LARGEST = 1 << 29
+
+
+def is_cifar(path: Path) -> bool:
+    """A file or folder named as the published ones are."""
+    return bool(_files(path))
+
+
+def read_cifar(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Images [N, 3, 32, 32] and labels [N] (the fine ones of CIFAR-100) of a batch, or of a folder's training batches.
+
+    Raises:
+        InputError: not such a batch; or a pickle of anything but arrays, numbers, text, lists and dictionaries.
+    """
+    parts = [_read(file) for file in _files(path)]
+    if not parts:
+        raise InputError("holds no CIFAR batches", file=path)
+    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+
+def read_pickle(data: bytes, file: Path | None = None) -> Any:
+    """A pickle of arrays, bytes, text, numbers, lists and dictionaries; text of Python 2 comes as bytes.
+
+    Raises:
+        InputError: it names anything else, or is broken.
+    """
+    try:
+        return _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    except _RefusedError as error:
+        raise InputError(
+            f"is a pickle that names {error}, which is code", file=file, remedy="use the batches as published"
+        ) from None
+    except Exception as error:  # a broken pickle raises what it likes
+        raise InputError(f"is not a readable batch ({type(error).__name__})", file=file) from None
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = ([file for file in sorted(path.glob(pattern)) if file.is_file()] for pattern in _PATTERNS)
+        return next((files for files in found if files), [])
+    names = any(path.match(pattern) for pattern in _PATTERNS)
+    return [path] if names and path.is_file() else []
+
+
+def _read(file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    if file.stat().st_size > _LARGEST:
+        raise InputError(f"has {file.stat().st_size} bytes, more than any CIFAR batch", file=file)
+    data = file.read_bytes()
+    return _binary(data, file) if file.suffix == ".bin" else _pickled(data, file)
+
+
+def _binary(data: bytes, file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Records of one label byte (CIFAR-10) or a coarse and a fine one (CIFAR-100), then 3,072 bytes of pixels."""
+    sizes = {1: len(data) % (1 + _BYTES), 2: len(data) % (2 + _BYTES)}
+    hundred = file.name in ("train.bin", "test.bin")
+    labels = 2 if hundred else 1
+    if not data or sizes[labels]:
+        raise InputError(f"has {len(data)} bytes, not records of {labels + _BYTES}", file=file)
+    records = np.frombuffer(data, np.uint8).reshape(-1, labels + _BYTES)
+    return records[:, labels:].reshape(-1, *_IMAGE), records[:, labels - 1].astype(np.int64)
+
+
+def _pickled(data: bytes, file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    content = read_pickle(data, file)
+    if not isinstance(content, Mapping):
+        raise InputError("is not a CIFAR batch: no dictionary", file=file)
+    entries = {key.encode() if isinstance(key, str) else key: value for key, value in content.items()}
+    stored = entries.get(b"data")
+    labels = next((entries[name] for name in _LABELS if name in entries), None)
+    images = stored.array() if isinstance(stored, _Array) else None
+    if images is None or images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != _BYTES:
+        raise InputError("is not a CIFAR batch: data is no uint8 array [N, 3072]", file=file)
+    if not isinstance(labels, list) or len(labels) != len(images) or not all(type(one) is int for one in labels):
+        raise InputError("is not a CIFAR batch: labels are no list of N numbers", file=file)
+    return images.reshape(-1, *_IMAGE), np.asarray(labels, np.int64)
+
+
+class _RefusedError(Exception):
+    """A name that no batch has."""
+
+
+class _Dtype:
+    """What the pickle says of a type; uint8 is the only one that means anything here."""
+
+    def __init__(self, name: object = None, *_: object) -> None:
+        self.name = name
+
+    def __setstate__(self, state: object) -> None:
+        """The byte order, which a type of one byte has not."""
+
+
+class _Array:
+    """What the pickle says of an array: shape, type, order and bytes."""
+
+    def __init__(self) -> None:
+        self.state: object = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def array(self) -> npt.NDArray[np.uint8] | None:
+        """The array, where it is one of bytes that fill its shape."""
+        match self.state:
+            case (1, tuple() as shape, _Dtype(name="u1" | b"u1"), bool() | int() as fortran, bytes() as data):
+                sizes = [size for size in shape if type(size) is int and size >= 0]
+                if len(sizes) == len(shape) and prod(sizes) == len(data):
+                    return np.frombuffer(data, np.uint8).reshape(sizes, order="F" if fortran else "C")
+        return None
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names that pickled arrays and bytes need, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return _reconstruct
+        if (module, name) == ("numpy", "ndarray"):
+            return _Array
+        if (module, name) == ("numpy", "dtype"):
+            return _Dtype
+        if (module, name) == ("_codecs", "encode"):  # bytes in a protocol below 3
+            return _encode
+        raise _RefusedError(f"{module}.{name}")
+
+    def persistent_load(self, pid: object) -> Any:
+        raise _RefusedError("a persistent object")
+
+
+def _reconstruct(*_: object) -> _Array:
+    return _Array()
+
+
+def _encode(text: object, encoding: object = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
+        raise _RefusedError("an encoding other than latin1")
+    return text.encode("latin1")

@@ -1,0 +1,64 @@
+"""A folder of images, flat or with one folder per class, read with Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.errors import InputError, JobError
+
+__all__ = ["is_image_folder", "read_images"]
+
+_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+#: Pillow's modes by number of channels.
+_MODES = {1: "L", 3: "RGB"}
+
+
+def is_image_folder(path: Path) -> bool:
+    """Images lie in it, or in its folders."""
+    return bool(_files(path)[0])
+
+
+def read_images(path: Path, shape: Sequence[int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
+    """Images [N, C, H, W] in order of their names, and labels [N] where there is a folder per class (in sorted order).
+
+    An image is resized, its sides in proportion, so that it covers H x W, and cut to that around the middle.
+
+    Raises:
+        InputError: a file that is no image, or a model that takes no images of 1 or 3 channels.
+        JobError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise JobError(
+            "a folder of images needs Pillow, which is not installed", remedy="pip install 'trtkp[calibrate]'"
+        ) from None
+    if len(shape) != 3 or shape[0] not in _MODES:
+        raise InputError(f"the model takes {list(shape)}, no images of 1 or 3 channels", file=path)
+    channels, height, width = shape
+    files, labels = _files(path)
+    images = np.empty((len(files), channels, height, width), np.uint8)
+    for i, file in enumerate(files):
+        try:
+            with Image.open(file) as image:
+                fitted = ImageOps.fit(image.convert(_MODES[channels]), (width, height), Image.Resampling.BILINEAR)
+        except Exception as error:  # Pillow's readers raise what their format likes
+            raise InputError(f"is no readable image ({type(error).__name__})", file=file) from None
+        images[i] = np.asarray(fitted, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+    return images, labels
+
+
+def _files(path: Path) -> tuple[list[Path], npt.NDArray[np.int64] | None]:
+    def images(folder: Path) -> list[Path]:
+        return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in _SUFFIXES)
+
+    flat = images(path)
+    if flat:
+        return flat, None
+    classes = [images(folder) for folder in sorted(path.iterdir()) if folder.is_dir()]
+    files = [file for members in classes for file in members]
+    return files, np.repeat(np.arange(len(classes), dtype=np.int64), [len(members) for members in classes])

@@ -1,0 +1,56 @@
+"""Whole nets of ``examples/nets`` in INT8 for TensorRT-RTX: built, and their graphs verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import trtkp
+from examples.nets.mobile import mobile_net_like
+from examples.nets.resnet import resnet50
+from examples.nets.unet import unet
+from tests.models import save_program
+from trtkp.engine.base import importable
+from trtkp.pipeline import BuildOptions
+
+pytestmark = pytest.mark.skipif(not importable("tensorrt_rtx"), reason="package tensorrt_rtx is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("factory", "shape", "adds"),
+    [(resnet50, (3, 64, 64), 16), (mobile_net_like, (3, 48, 48), 1), (unet, (3, 32, 32), 0)],
+    ids=["resnet50", "mobile_net_like", "unet"],
+)
+def test_rtx_builds_the_int8_graph(
+    factory: Callable[[], nn.Module], shape: tuple[int, int, int], adds: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    source = save_program(factory(), tmp_path / "net.pt2", shape)
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32))
+    options = BuildOptions(backend="tensorrt-rtx", opt=["2x" + "x".join(map(str, shape))])
+    made = trtkp.calibrate(source, tmp_path / "b", data=tmp_path / "x.npz", options=options,
+                           calibration=trtkp.CalibrationOptions(max_drop=None))  # fmt: skip
+    report = trtkp.verify(made)
+    assert {check.artefact: check.status for check in report.checks}["engine.onnx"] == "verified"
+    assert made.manifest.files["model.engine"].bytes > 0
+    record = made.manifest.quantisation
+    assert record is not None
+    kept = sum(choice.precision == "int8" for choice in record.layers.values())
+    assert kept >= 0.5 * len(record.layers)
+    graph = onnx.load(made.file("engine.onnx")).graph
+    producers = {output: node for node in graph.node for output in node.output}
+    quantised = [
+        node
+        for node in graph.node
+        if node.op_type == "Add"
+        and any(name in producers and producers[name].op_type == "DequantizeLinear" for name in node.input)
+    ]
+    if kept == len(record.layers):
+        assert len(quantised) >= adds
