@@ -60,10 +60,7 @@ def main() -> None:
 def table(report: dict[str, Any]) -> str:
     """The rows of a result file as the table of the documentation."""
     lines = [
-        (
-            "| net | variant | engine | layers in int8 | accuracy | drop, points | error | ms, batch 1 | ms, batch 32 "
-            "| speed-up |"
-        ),
+        "| net | variant | engine | int8 layers | accuracy | drop | error | batch 1, ms | batch 32, ms | speed-ups |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:

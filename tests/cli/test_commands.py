@@ -92,7 +92,7 @@ def test_verify(trtkp: Trtkp, folder: Path) -> None:
     ]  # fmt: skip
     assert done.out.count("verified") == 4
     document = trtkp("verify", "kep", "--json").document
-    assert document.keys() == {"bundle", "precision", "checks", "require_engine", "ok", "hint"}
+    assert document.keys() == {"bundle", "precision", "checks", "require_engine", "ok", "hint", "scores"}
     assert document["ok"] is True
     for check in document["checks"]:
         assert check.keys() == {"artefact", "against", "status", "reason", "tolerance", "outputs"}
