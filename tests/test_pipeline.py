@@ -125,8 +125,9 @@ def assert_verified(bundle: Bundle, **options: Any) -> None:
     assert report.ok, [check.summary for check in report.checks]
     statuses = {check.artefact: check.status for check in report.checks}
     engine = "verified" if bundle.manifest.backend == "onnxruntime" else statuses["engine"]
+    ranges = {"activations": "verified"} if bundle.manifest.precision == "fp16" else {}
     assert statuses == {
-        "dense masked ONNX": "verified", "model.onnx": "verified", "engine.onnx": "verified", "engine": engine,
+        "dense masked ONNX": "verified", "model.onnx": "verified", "engine.onnx": "verified", "engine": engine, **ranges,
     }  # fmt: skip
 
 
