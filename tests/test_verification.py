@@ -309,16 +309,5 @@ def test_comparison_of_outputs() -> None:
     assert check.status == "failed"
     assert np.isnan(check.outputs["y"].relative)
     assert "nan" in check.summary
-    # an infinity where one is expected is right, another one is not
-    reference, other = ones.copy(), ones.copy()
-    reference[0, 0], other[0, 0] = -np.inf, np.inf
-    check = compare("a", "b", [({"y": reference}, {"y": reference})], 1e-5)
-    assert (check.status, check.outputs["y"].relative, check.outputs["y"].max_abs) == ("verified", 0, 0)
-    assert compare("a", "b", [({"y": other}, {"y": reference})], 1e-5).status == "failed"
-    assert compare("a", "b", [({"y": ones}, {"y": reference})], 1e-5).status == "failed"
-    assert compare("a", "b", [({"y": other}, {"y": ones})], 1e-5).status == "failed"
-    off = reference.copy()
-    off[1, 1] = 1.5
-    assert compare("a", "b", [({"y": off}, {"y": reference})], 0.2).status == "failed"
     check = compare("a", "b", [({"y": ones, "z": 2 * ones}, {"y": ones, "z": ones})], 1e-5)
     assert "output z" in check.summary
