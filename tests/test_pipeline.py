@@ -127,7 +127,8 @@ def assert_verified(bundle: Bundle, **options: Any) -> None:
     engine = "verified" if bundle.manifest.backend == "onnxruntime" else statuses["engine"]
     ranges = {"activations": "verified"} if bundle.manifest.precision == "fp16" else {}
     assert statuses == {
-        "dense masked ONNX": "verified", "model.onnx": "verified", "engine.onnx": "verified", "engine": engine, **ranges,
+        "dense masked ONNX": "verified", "model.onnx": "verified", "engine.onnx": "verified", "engine": engine,
+        **ranges,
     }  # fmt: skip
 
 

@@ -299,6 +299,8 @@ def test_comparison_of_outputs() -> None:
     assert compare("a", "b", [({"y": ones}, {"y": ones})], 1e-5).status == "verified"
     assert compare("a", "b", [({"y": zeros}, {"y": zeros})], 1e-5).outputs["y"].relative == 0
     assert compare("a", "b", [({"y": ones}, {"y": zeros})], 1e-5).status == "failed"
+    infinite = np.full((2, 2), np.inf, np.float32)  # two graphs that overflow alike are not right
+    assert compare("a", "b", [({"y": infinite}, {"y": infinite})], 1e-5).status == "failed"
     check = compare("a", "b", [({"y": ones}, {"y": ones}), ({"y": 1.5 * ones}, {"y": ones})], 1e-5)
     assert (check.status, check.outputs["y"].relative, check.outputs["y"].max_abs) == ("failed", 0.5, 0.5)
     check = compare("a", "b", [({"y": ones[:1]}, {"y": ones})], 1e-5)
