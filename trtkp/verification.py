@@ -352,9 +352,11 @@ def _compare(artefact: str, against: str, pairs: Sequence[tuple[Arrays, Arrays]]
             if a.shape != b.shape:
                 reason = f"output {name} has shape {list(a.shape)}, expected {list(b.shape)}"
                 return Check(artefact, against, "failed", reason=reason, tolerance=tolerance)
-            difference, norm = np.linalg.norm(a - b), np.linalg.norm(b)
+            with np.errstate(invalid="ignore"):  # infinities on both sides give NaN, which fails
+                apart = a - b
+            difference, norm = np.linalg.norm(apart), np.linalg.norm(b)
             relative = float(difference / norm) if norm else (0.0 if difference == 0 else float("inf"))
-            error = OutputError(float(np.abs(a - b).max(initial=0.0)), relative)
+            error = OutputError(float(np.abs(apart).max(initial=0.0)), relative)
             if name not in errors or _order(error.relative) > _order(errors[name].relative):
                 errors[name] = error
     passed = all(error.relative <= tolerance for error in errors.values())  # NaN fails
