@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import trtkp
-from trtkp.bundle import Bundle, BundleWriter, LayerRecord, Manifest
-from trtkp.bundle.manifest import FileRecord, PlanRecord, SourceRecord, TensorRecord, TotalsRecord
+from trtkp.bundle import Bundle, BundleWriter, Manifest
+from trtkp.bundle.manifest import FileRecord, PlanRecord
 from trtkp.bundle.writer import check_replaceable
 from trtkp.calib.options import CalibrationOptions
 from trtkp.calib.result import (
@@ -32,11 +31,12 @@ from trtkp.calib.result import (
 )
 from trtkp.engine import Backend, BuildRequest, BuildResult, choose_backend
 from trtkp.errors import InputError, JobError, TrtkpError
-from trtkp.prune.accounting import Accounting, account
+from trtkp.prune.accounting import account
 from trtkp.prune.index_set import IndexSet, from_mask
 from trtkp.prune.method import Method, prune_one_shot
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import save_index_sets
+from trtkp.records import layer_records, libraries, source_record, tensor_record, totals_record
 from trtkp.shapes import Profile, Shape, TensorSpec, make_profile, parse_shape_options
 
 if TYPE_CHECKING:
@@ -453,24 +453,14 @@ class _Line:
 
     def make_manifest(self, files: dict[str, FileRecord]) -> Manifest:
         """The manifest of what was done."""
-        options, accounting = (
-            self.options,
-            account(self.table.layers, self.table.params, self.table.macs, self.index_sets),
-        )
+        options = self.options
+        accounting = account(self.table.layers, self.table.params, self.table.macs, self.index_sets)
         paper = self._paper_bytes()
+        halved = options.precision == "fp16" and not options.keep_io
         return Manifest(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             trtkp=trtkp.__version__,
-            source=SourceRecord(
-                # real folders: the system follows links before it goes up
-                file=os.path.relpath(
-                    self.path.parent.resolve() / self.path.name, self.output.absolute().parent.resolve() / "bundle"
-                ),
-                sha256=self.source.sha256,
-                format=self.source.format,
-                arch=options.arch,
-                reference=self.source.reference_name,
-            ),
+            source=source_record(self.source, self.path, self.output, options.arch),
             method=self.method.name,
             settings=self.method.settings(),
             include=list(options.include),
@@ -479,22 +469,23 @@ class _Line:
             precision=options.precision,  # type: ignore[arg-type]  # checked at the start
             keep_io=options.keep_io,
             targets=list(self.result.targets),
-            inputs=[self._tensor(spec) for spec in self.source.inputs],
-            outputs=[self._tensor(spec) for spec in self.source.outputs],
+            inputs=[tensor_record(spec, halved=halved) for spec in self.source.inputs],
+            outputs=[tensor_record(spec, halved=halved) for spec in self.source.outputs],
             profile={
                 name: {"min": list(shapes.min), "opt": list(shapes.opt), "max": list(shapes.max)}
                 for name, shapes in self.profile.items()
             },
-            layers=self._layer_records(accounting, paper),
-            left_out=self.table.left_out,
-            totals=TotalsRecord(
-                dense_params=accounting.params.dense,
-                retained_params=accounting.params.retained,
-                dense_macs=accounting.macs.dense,
-                retained_macs=accounting.macs.retained,
-                index_bytes=accounting.index_bytes,
-                paper_index_bytes=sum(paper.values()) if paper else None,
+            layers=layer_records(
+                self.table,
+                accounting,
+                self.index_sets,
+                self.plan,
+                ops=self.ops,
+                paper=paper,
+                left_dense=self.left_dense,
             ),
+            left_out=self.table.left_out,
+            totals=totals_record(accounting, paper),
             plan=PlanRecord(
                 status="forced" if options.lowering != "auto" else "measured" if self.plan.measured else "unmeasured",
                 threads=options.threads,
@@ -504,56 +495,11 @@ class _Line:
             ),
             quantisation=quantisation_record(self.quantised) if self.quantised is not None else None,
             accuracy=self.accuracy,
-            libraries=_libraries(self.backend.name, self.result.version),
+            libraries=libraries(self.backend.name, self.result.version),
             seconds=self.seconds,
             warnings=self.warnings,
             files=files,
         )
-
-    def _tensor(self, spec: TensorSpec) -> TensorRecord:
-        """An input or output of the engine, whose type may have become another than the source's."""
-        halved = spec.dtype == "float32" and self.options.precision == "fp16" and not self.options.keep_io
-        return TensorRecord(
-            name=spec.name,
-            dtype="float16" if halved else spec.dtype,
-            shape=[dim if isinstance(dim, int) else dim.name for dim in spec.shape],
-        )
-
-    def _layer_records(self, accounting: Accounting, paper: Mapping[str, int]) -> list[LayerRecord]:
-        plans = {plan.node: plan for plan in self.plan.layers}
-        records = []
-        for layer, counted in zip(self.table.layers, accounting.layers, strict=True):
-            index, plan = self.index_sets.get(layer.name), plans.get(layer.node)
-            reason = None if index is not None else self.left_dense.get(layer.name, "no zeros in its weight")
-            records.append(
-                LayerRecord(
-                    name=layer.name,
-                    node=layer.node,
-                    shape=layer.weight_shape,
-                    groups=layer.groups,
-                    strides=layer.strides,
-                    dilations=layer.dilations,
-                    input_size=layer.input_size,
-                    output_size=layer.output_size,
-                    kind=counted.kind.value if counted.kind is not None else "dense",
-                    reason=reason,
-                    filter_groups=index.filter_groups if index is not None else None,
-                    density=counted.density,
-                    dense_params=counted.params.dense,
-                    retained_params=counted.params.retained,
-                    dense_macs=counted.macs.dense,
-                    retained_macs=counted.macs.retained,
-                    index_bytes=counted.index_bytes,
-                    paper_index_bytes=paper.get(layer.name),
-                    op=self.ops.get(layer.node),
-                    lowering=plan.choice if plan is not None else None,
-                    why=plan.why if plan is not None else None,
-                    measured=plan.measured if plan is not None else False,
-                    candidates=plan.candidates if plan is not None else {},
-                    inapplicable=plan.inapplicable if plan is not None else {},
-                )
-            )
-        return records
 
     def _paper_bytes(self) -> dict[str, int]:
         """Index bytes in the method's own format, for methods that have one."""
@@ -603,12 +549,6 @@ def _save(model: ir.Model, path: Path) -> None:
 
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     ir.save(model, path, external_data=f"{path.name}.data" if size > 1 << 30 else None)
-
-
-def _libraries(backend: str, version: str) -> dict[str, str]:
-    from importlib.metadata import version as installed
-
-    return {name: installed(name) for name in ("numpy", "onnx", "onnxruntime", "torch")} | {backend: version}
 
 
 def _name(value: ir.Value | None) -> str:

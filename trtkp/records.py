@@ -1,0 +1,112 @@
+"""What a build did, as the records of a bundle's manifest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtkp.bundle.manifest import LayerRecord, SourceRecord, TensorRecord, TotalsRecord
+from trtkp.prune.accounting import Accounting
+from trtkp.prune.index_set import IndexSet
+from trtkp.shapes import TensorSpec
+
+if TYPE_CHECKING:
+    from trtkp.graph.layers import LayerTable
+    from trtkp.model import SourceModel
+    from trtkp.plan.planner import Plan
+
+__all__ = ["layer_records", "libraries", "source_record", "tensor_record", "totals_record"]
+
+
+def source_record(source: SourceModel, path: Path, bundle: Path, arch: str | None) -> SourceRecord:
+    """Where the model lies, seen from the bundle, and how it was read."""
+    # real folders: the system follows links before it goes up
+    file = os.path.relpath(path.parent.resolve() / path.name, bundle.absolute().parent.resolve() / "bundle")
+    return SourceRecord(
+        file=file, sha256=source.sha256, format=source.format, arch=arch, reference=source.reference_name
+    )
+
+
+def tensor_record(spec: TensorSpec, *, halved: bool) -> TensorRecord:
+    """An input or output of the engine; ``halved`` where float32 became float16."""
+    return TensorRecord(
+        name=spec.name,
+        dtype="float16" if halved and spec.dtype == "float32" else spec.dtype,
+        shape=[dim if isinstance(dim, int) else dim.name for dim in spec.shape],
+    )
+
+
+def totals_record(accounting: Accounting, paper: Mapping[str, int]) -> TotalsRecord:
+    """The whole net, before and after; ``paper`` are index bytes per layer in the method's own format."""
+    return TotalsRecord(
+        dense_params=accounting.params.dense,
+        retained_params=accounting.params.retained,
+        dense_macs=accounting.macs.dense,
+        retained_macs=accounting.macs.retained,
+        index_bytes=accounting.index_bytes,
+        paper_index_bytes=sum(paper.values()) if paper else None,
+    )
+
+
+def layer_records(
+    table: LayerTable,
+    accounting: Accounting,
+    index_sets: Mapping[str, IndexSet],
+    plan: Plan,
+    *,
+    ops: Mapping[str, str],
+    paper: Mapping[str, int],
+    left_dense: Mapping[str, str],
+) -> list[LayerRecord]:
+    """Every convolution of the table, in its order.
+
+    Args:
+        table: the net's convolutions.
+        accounting: made from the table.
+        index_sets: by parameter name.
+        plan: of the packed nodes.
+        ops: node name to its operator in ``model.onnx``.
+        paper: index bytes per parameter in the method's own format.
+        left_dense: parameter name to the reason why it was not pruned.
+    """
+    plans = {layer.node: layer for layer in plan.layers}
+    records = []
+    for layer, counted in zip(table.layers, accounting.layers, strict=True):
+        index, planned = index_sets.get(layer.name), plans.get(layer.node)
+        records.append(
+            LayerRecord(
+                name=layer.name,
+                node=layer.node,
+                shape=layer.weight_shape,
+                groups=layer.groups,
+                strides=layer.strides,
+                dilations=layer.dilations,
+                input_size=layer.input_size,
+                output_size=layer.output_size,
+                kind=counted.kind.value if counted.kind is not None else "dense",
+                reason=None if index is not None else left_dense.get(layer.name, "no zeros in its weight"),
+                filter_groups=index.filter_groups if index is not None else None,
+                density=counted.density,
+                dense_params=counted.params.dense,
+                retained_params=counted.params.retained,
+                dense_macs=counted.macs.dense,
+                retained_macs=counted.macs.retained,
+                index_bytes=counted.index_bytes,
+                paper_index_bytes=paper.get(layer.name),
+                op=ops.get(layer.node),
+                lowering=planned.choice if planned is not None else None,
+                why=planned.why if planned is not None else None,
+                measured=planned.measured if planned is not None else False,
+                candidates=planned.candidates if planned is not None else {},
+                inapplicable=planned.inapplicable if planned is not None else {},
+            )
+        )
+    return records
+
+
+def libraries(backend: str, version: str) -> dict[str, str]:
+    """Versions of the libraries that an engine came from."""
+    return {name: installed(name) for name in ("numpy", "onnx", "onnxruntime", "torch")} | {backend: version}
