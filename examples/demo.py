@@ -5,6 +5,7 @@ Everything goes through the command line, as a user would type it; the commands 
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import trtkp
+from benchmarks.provenance import provenance
 from examples.digits_data import batches_of, load
 from examples.nets import export
 from examples.nets.digits import digits_cnn
@@ -118,12 +120,29 @@ def main() -> None:
     ):  # fmt: skip
         table.add_column(heading, justify="right", no_wrap=True)
     dense_ms = timings[final["dense"].path].median_ms
+    rows = []
     for name, bundle in final.items():
         totals, timing = bundle.manifest.totals, timings[bundle.path]
         before, after = one_shot[name].manifest.accuracy, bundle.manifest.accuracy
         assert before is not None
         assert after is not None
         density = totals.retained_macs / totals.dense_macs
+        rows.append(
+            {
+                "variant": name,
+                "accuracy_one_shot": before["pruned"],
+                "accuracy_fine_tuned": after["pruned"],
+                "params": totals.retained_params,
+                "macs": totals.retained_macs,
+                "density": round(density, 4),
+                "index_bytes": totals.index_bytes,
+                "engine_onnx_bytes": bundle.manifest.files["engine.onnx"].bytes,
+                "rtx_engine_bytes": engines[name].manifest.files["model.engine"].bytes if name in engines else None,
+                "batch": BATCH,
+                "latency_ms": {"median": timing.median_ms, "p10": timing.p10_ms, "p90": timing.p90_ms},
+                "speed_up": round(dense_ms / timing.median_ms, 3),
+            }
+        )
         table.add_row(
             name,
             f"{before['pruned']:.1%}",
@@ -138,6 +157,8 @@ def main() -> None:
             f"{timing.median_ms:.2f} ({timing.p10_ms:.2f}..{timing.p90_ms:.2f})",
             f"{dense_ms / timing.median_ms:.2f}x",
         )
+    report = {"provenance": {**provenance(), "command": "make demo"}, "rows": rows}
+    (out / "table.json").write_text(json.dumps(report, indent=1) + "\n")
     console.print()
     console.print(table)
     console.print(

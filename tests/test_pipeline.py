@@ -553,7 +553,7 @@ def test_two_inputs_in_tensorrt_rtx(two_inputs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"precision": "int8"}, "--precision int8: not known; use fp32 or fp16"),
+        ({"precision": "int4"}, "--precision int4: not known; use fp32, fp16, int8 or fp8"),
         ({"threads": 0}, "--threads 0"),
         ({"backend": "tpu"}, "no backend 'tpu'"),
         ({"lowering": "winograd"}, "--lowering winograd: not known; use one of auto, dense, box"),

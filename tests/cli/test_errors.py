@@ -255,7 +255,7 @@ def test_as_a_module_and_as_a_script(folder: Path) -> None:
 def test_interrupted_build(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in Path("kep").iterdir()}
     child = subprocess.Popen(
-        [sys.executable, "-m", "trtkp", "build", "net.onnx", "-o", "kep"],
+        [sys.executable, "-m", "trtkp", "build", "net.onnx", "-o", "kep", "--share", "per-layer"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
     )  # fmt: skip
     deadline = time.monotonic() + 60
