@@ -257,6 +257,8 @@ def test_interrupted_build(folder: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "trtkp", "build", "net.onnx", "-o", "kep", "--share", "per-layer"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        # a shell's background job is born deaf to it, and so would its children be
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while child.poll() is None and not list(folder.glob(".kep.building-*/index_sets.safetensors")):
