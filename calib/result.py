@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtkp.bundle.manifest import QuantisationRecord, TimingRecord
+from trtkp.bundle.manifest import QuantisationRecord
 from trtkp.calib.options import CalibrationOptions
 from trtkp.calib.record import CALIBRATION, save_calibration
 from trtkp.data import LabelledData, check_data
 from trtkp.errors import InputError, JobError
+from trtkp.records import timing_record
 from trtkp.shapes import Profile
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from trtkp.calib.quantise import Quantised
     from trtkp.calib.samples import Samples
-    from trtkp.timing import Timing
 
 __all__ = [
     "check_quantisable",
@@ -31,7 +31,6 @@ __all__ = [
     "read_samples",
     "save_quantised",
     "state_file",
-    "timing_record",
 ]
 
 #: Architectures of TensorRT-RTX whose tensor cores know FP8 (tried on 1.7.1: the others are refused by its compiler).
@@ -130,10 +129,3 @@ def quantisation_record(result: Quantised) -> QuantisationRecord:
         floating=timing_record(result.floating),
         quantised=timing_record(result.quantised),
     )
-
-
-def timing_record(timing: Timing | None) -> TimingRecord | None:
-    """A timing as the manifest holds it."""
-    if timing is None:
-        return None
-    return TimingRecord(median_ms=timing.median_ms, p10_ms=timing.p10_ms, p90_ms=timing.p90_ms, runs=timing.runs)

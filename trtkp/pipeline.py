@@ -27,7 +27,6 @@ from trtkp.calib.result import (
     read_samples,
     save_quantised,
     state_file,
-    timing_record,
 )
 from trtkp.engine import Backend, BuildRequest, BuildResult, choose_backend
 from trtkp.errors import InputError, JobError, TrtkpError
@@ -36,7 +35,7 @@ from trtkp.prune.index_set import IndexSet, from_mask
 from trtkp.prune.method import Method, prune_one_shot
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import save_index_sets
-from trtkp.records import layer_records, libraries, source_record, tensor_record, totals_record
+from trtkp.records import layer_records, libraries, source_record, tensor_record, timing_record, totals_record
 from trtkp.shapes import Profile, Shape, TensorSpec, make_profile, parse_shape_options
 
 if TYPE_CHECKING:

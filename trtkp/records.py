@@ -8,7 +8,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtkp.bundle.manifest import LayerRecord, SourceRecord, TensorRecord, TotalsRecord
+from trtkp.bundle.manifest import LayerRecord, SourceRecord, TensorRecord, TimingRecord, TotalsRecord
 from trtkp.prune.accounting import Accounting
 from trtkp.prune.index_set import IndexSet
 from trtkp.shapes import TensorSpec
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from trtkp.graph.layers import LayerTable
     from trtkp.model import SourceModel
     from trtkp.plan.planner import Plan
+    from trtkp.timing import Timing
 
-__all__ = ["layer_records", "libraries", "source_record", "tensor_record", "totals_record"]
+__all__ = ["layer_records", "libraries", "source_record", "tensor_record", "timing_record", "totals_record"]
 
 
 def source_record(source: SourceModel, path: Path, bundle: Path, arch: str | None) -> SourceRecord:
@@ -105,6 +106,13 @@ def layer_records(
             )
         )
     return records
+
+
+def timing_record(timing: Timing | None) -> TimingRecord | None:
+    """A timing as the manifest holds it."""
+    if timing is None:
+        return None
+    return TimingRecord(median_ms=timing.median_ms, p10_ms=timing.p10_ms, p90_ms=timing.p90_ms, runs=timing.runs)
 
 
 def libraries(backend: str, version: str) -> dict[str, str]:

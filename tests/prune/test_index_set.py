@@ -201,7 +201,9 @@ def test_each_broken_rule_names_the_layer(problem: str) -> None:
 
 def test_lists_may_start_lower_than_the_one_before() -> None:
     mask = np.array([[0, 1], [1, 0]], bool).reshape(2, 2, 1, 1)
-    from_mask(mask).validate("layer")
+    index = from_mask(mask)
+    index.validate("layer")
+    assert index.channel.tolist() == [1, 0]
 
 
 def test_arrays_of_hostile_size_are_judged_without_a_dense_array() -> None:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from trtkp.bundle.manifest import FORMAT, HASH_LINE, MANIFEST, MANIFEST_HASH, VERSION, Manifest, hash_line
 from trtkp.bundle.writer import hash_file
+from trtkp.closing import Closing
 from trtkp.errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def load(path: str | PathLike[str]) -> Bundle:
     return Bundle(path, manifest)
 
 
-class Bundle:
+class Bundle(Closing):
     """A bundle whose files were checked. ``run`` opens the engine at its first call; `close` gives it back.
 
     Attributes:
@@ -113,14 +113,6 @@ class Bundle:
         if self._runner is not None:
             self._runner.close()
             self._runner = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
+from trtkp.closing import Closing
 from trtkp.engine.base import (
     Availability,
     Backend,
@@ -92,7 +92,7 @@ class OnnxRuntimeBackend(Backend):
         return OrtRunner(path, threads=threads, provider=provider, spin=spin)
 
 
-class OrtRunner:
+class OrtRunner(Closing):
     """An ONNX Runtime session with checked feeds and the same numbers on every run.
 
     Args:
@@ -183,14 +183,6 @@ class OrtRunner:
     def close(self) -> None:
         """Drop the session and its memory."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _spec(value: Any) -> TensorSpec:

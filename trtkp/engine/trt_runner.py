@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from trtkp.closing import Closing
 from trtkp.engine.base import NotRunnableError
 from trtkp.engine.feeds import check_feeds
 from trtkp.engine.trt_builder import DTYPES
@@ -43,7 +43,7 @@ def use_polygraphy_for(*, rtx: bool) -> None:
         )
 
 
-class TrtEngineRunner:
+class TrtEngineRunner(Closing):
     """An engine and one execution context on the first GPU, with feeds checked against the optimisation profile."""
 
     threads: int | None = None
@@ -85,14 +85,6 @@ class TrtEngineRunner:
         if self._runner is not None:
             self._runner.deactivate()
             self._runner = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def engine_spec(engine: Any, name: str, *, is_input: bool) -> TensorSpec:
