@@ -13,31 +13,73 @@ namespace
 
 thread_local char tLastError[512] = "";
 
+enum class Values
+{
+    kANY,
+    k16_BITS,
+    kFLOAT32,
+    kTF32,
+};
+
+// What a kernel asks of the lists and of the shapes.
+enum class Lists
+{
+    kANY,          // T0
+    kBLOCKS,       // blocks of 8 channels, pitches that are multiples of 8
+    kWHOLE_BLOCKS, // blocks of 8 that all are whole, and a kernel whose rows and columns fit one word of bits
+    kSINGLES,      // any, with the same bound on the kernel
+    kDIRECT,       // any, with a bound on the input under a tile
+};
+
 // The table of tactics; `name` and the launcher stand in the order of their numbers.
 struct Tactic
 {
     char const* name;
     cudaError_t (*launch)(ConvProblem const&, DataType, cudaStream_t);
-    int32_t tileRows; // of T1, 0 for T0
+    Values values;
+    Lists lists;
+    int32_t tileRows; // 0 where there is no split
     int32_t splits;
+    int32_t step; // columns
 };
 
 Tactic constexpr kTactics[TRTKP_TACTIC_COUNT] = {
-    {"reference", launchReference, 0, 1},
-    {"mma_128x128", launchMma128x128, 128, 1},
-    {"mma_128x64", launchMma128x64, 64, 1},
-    {"mma_64x64", launchMma64x64, 64, 1},
-    {"mma_64x32", launchMma64x32, 32, 1},
-    {"mma_64x64_split4", launchMma64x64, 64, 4},
-    {"mma_64x64_split16", launchMma64x64, 64, 16},
-    {"mma_64x32_split4", launchMma64x32, 32, 4},
+    {"reference", launchReference, Values::kANY, Lists::kANY, 0, 1, 1},
+    {"mma_128x128", launchMma128x128, Values::k16_BITS, Lists::kBLOCKS, 128, 1, 32},
+    {"mma_128x64", launchMma128x64, Values::k16_BITS, Lists::kBLOCKS, 64, 1, 32},
+    {"mma_64x64", launchMma64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 1, 32},
+    {"mma_64x32", launchMma64x32, Values::k16_BITS, Lists::kBLOCKS, 32, 1, 32},
+    {"mma_64x64_split4", launchMma64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 4, 32},
+    {"mma_64x64_split16", launchMma64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 16, 32},
+    {"mma_64x32_split4", launchMma64x32, Values::k16_BITS, Lists::kBLOCKS, 32, 4, 32},
+    {"mma_128x128_k64", launchGemm128x128, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 128, 1, 64},
+    {"mma_128x64_k64", launchGemm128x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 1, 64},
+    {"mma_64x64_k64", launchGemm64x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 1, 64},
+    {"mma_128x32_k64", launchGemm128x32, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 32, 1, 64},
+    {"mma_64x64_k64_split4", launchGemm64x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 4, 64},
+    {"mma_64x64_k64_split16", launchGemm64x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 16, 64},
+    {"tf32_128x64", launchTf32At128x64, Values::kTF32, Lists::kWHOLE_BLOCKS, 64, 1, 32},
+    {"tf32_64x64", launchTf32At64x64, Values::kTF32, Lists::kWHOLE_BLOCKS, 64, 1, 32},
+    {"tf32_64x64_split4", launchTf32At64x64, Values::kTF32, Lists::kWHOLE_BLOCKS, 64, 4, 32},
+    {"simt_128x64", launchSimt128x64, Values::kFLOAT32, Lists::kWHOLE_BLOCKS, 64, 1, 32},
+    {"simt_64x32", launchSimt64x32, Values::kFLOAT32, Lists::kWHOLE_BLOCKS, 32, 1, 32},
+    {"simt_64x32_split4", launchSimt64x32, Values::kFLOAT32, Lists::kWHOLE_BLOCKS, 32, 4, 32},
+    {"single_128x64", launchSingle128x64, Values::k16_BITS, Lists::kSINGLES, 64, 1, 64},
+    {"single_128x32", launchSingle128x32, Values::k16_BITS, Lists::kSINGLES, 32, 1, 64},
+    {"single_128x16", launchSingle128x16, Values::k16_BITS, Lists::kSINGLES, 16, 1, 64},
+    {"single_128x32_split4", launchSingle128x32, Values::k16_BITS, Lists::kSINGLES, 32, 4, 64},
+    {"single_tf32_128x64", launchSingleTf32At128x64, Values::kTF32, Lists::kSINGLES, 64, 1, 32},
+    {"single_simt_64x32", launchSingleSimt64x32, Values::kFLOAT32, Lists::kSINGLES, 32, 1, 32},
+    {"direct", launchDirect, Values::kANY, Lists::kDIRECT, 0, 1, 1},
 };
 
 int32_t constexpr kAlignment = 16;
 int32_t constexpr kChunk = 8; // 16-bit elements of a 16-byte copy
 int32_t constexpr kMaxGridY = 65535;
-int32_t constexpr kSmallestTile = 32;
-int32_t constexpr kStep = 32; // columns
+// Of all tiles but the direct kernel's.
+int32_t constexpr kFewestPixels = 64;
+int32_t constexpr kFewestRows = 16;
+int32_t constexpr kMaxKernelSides = 31;
 
 int64_t pixelCount(ConvProblem const& problem)
 {
@@ -55,18 +97,26 @@ size_t workspaceBytes(Tactic const& tactic, ConvProblem const& problem)
     return tactic.splits == 1 ? 0 : sizeof(float) * tactic.splits * pixelCount(problem) * partialPitch(tactic, problem);
 }
 
-// Why a tactic does not take a layer; null if it does.
-char const* whyNot(Tactic const& tactic, Layer const& layer)
+char const* whyNotValues(Values values, Layer const& layer)
+{
+    bool const isFloat32 = layer.type == DataType::kFLOAT32;
+    switch (values)
+    {
+    case Values::kANY:
+        return nullptr;
+    case Values::k16_BITS:
+        return isFloat32 ? "needs float16 or bfloat16" : nullptr;
+    case Values::kFLOAT32:
+        return isFloat32 ? nullptr : "needs float32";
+    case Values::kTF32:
+        return isFloat32 && layer.allowTf32 ? nullptr : "needs float32 and allowTf32";
+    }
+    return "is unknown";
+}
+
+char const* whyNotBlocks(Layer const& layer)
 {
     ConvProblem const& problem = layer.problem;
-    if (tactic.tileRows == 0)
-    {
-        return problem.rows < kMaxGridY ? nullptr : "more than 65534 rows";
-    }
-    if (layer.type == DataType::kFLOAT32)
-    {
-        return "needs float16 or bfloat16";
-    }
     bool const inBlocks
         = problem.listKind == ListKind::kTAPS ? problem.channels % kChunk == 0 : layer.listBlock == kChunk;
     if (!inBlocks || problem.columns % kChunk != 0
@@ -78,17 +128,61 @@ char const* whyNot(Tactic const& tactic, Layer const& layer)
     {
         return "needs channels of a group to be a multiple of 8";
     }
-    if (problem.xPitch % kChunk != 0 || problem.yPitch % kChunk != 0
-        || (layer.hasResidual && problem.residualPitch % kChunk != 0))
+    bool const arePitchesWhole = problem.xPitch % kChunk == 0 && problem.yPitch % kChunk == 0
+        && (!layer.hasResidual || problem.residualPitch % kChunk == 0);
+    return arePitchesWhole ? nullptr : "needs pitches that are multiples of 8";
+}
+
+char const* whyNotSides(ConvProblem const& problem)
+{
+    return problem.kernelRows + problem.kernelColumns <= kMaxKernelSides
+        ? nullptr
+        : "needs kernels of 31 rows and columns together at most";
+}
+
+char const* whyNotLists(Lists lists, Layer const& layer)
+{
+    ConvProblem const& problem = layer.problem;
+    switch (lists)
     {
-        return "needs pitches that are multiples of 8";
+    case Lists::kANY:
+        return problem.rows < kMaxGridY ? nullptr : "more than 65534 rows";
+    case Lists::kBLOCKS:
+        return whyNotBlocks(layer);
+    case Lists::kWHOLE_BLOCKS:
+        if (char const* const reason = whyNotBlocks(layer))
+        {
+            return reason;
+        }
+        return problem.channels % kChunk == 0 ? whyNotSides(problem) : "needs channels to be a multiple of 8";
+    case Lists::kSINGLES:
+        return whyNotSides(problem);
+    case Lists::kDIRECT:
+        if (!directFits(problem, elementSize(layer.type)))
+        {
+            return "needs a smaller kernel, stride or dilation";
+        }
+        return directBlocks(problem) <= INT32_MAX ? nullptr : "too many thread blocks";
     }
-    if (tactic.splits > 1 && problem.columns / kStep < tactic.splits)
+    return "is unknown";
+}
+
+// Why a tactic does not take a layer; null if it does.
+char const* whyNot(Tactic const& tactic, Layer const& layer)
+{
+    ConvProblem const& problem = layer.problem;
+    char const* reason = whyNotValues(tactic.values, layer);
+    reason = reason == nullptr ? whyNotLists(tactic.lists, layer) : reason;
+    if (reason != nullptr)
+    {
+        return reason;
+    }
+    if (tactic.splits > 1 && problem.columns / tactic.step < tactic.splits)
     {
         return "needs longer lists";
     }
-    int64_t const blocks = (pixelCount(problem) / kSmallestTile + 1) * (problem.rows / kSmallestTile + 1);
-    return blocks <= INT32_MAX ? nullptr : "too many thread blocks";
+    int64_t const blocks = (pixelCount(problem) / kFewestPixels + 1) * (problem.rows / kFewestRows + 1);
+    return tactic.tileRows == 0 || blocks <= INT32_MAX ? nullptr : "too many thread blocks";
 }
 
 Tactic const& checkedTactic(int32_t tactic, Layer const& layer)
