@@ -24,7 +24,7 @@ constexpr int32_t kDirectSide = 8;
 constexpr int32_t kDirectRowsApart = kDirectSide / 2;
 constexpr int32_t kDirectPixels = kDirectSide * kDirectSide;
 constexpr int32_t kDirectSumsPitch = kDirectRows + 4; // rows of sums start at multiples of 16 bytes
-constexpr int32_t kDirectTileBytes = 40 * 1024;       // with the rest, four blocks on an SM of sm_80
+constexpr int32_t kDirectTileBytes = 36 * 1024;       // with the rest, four blocks on an SM of sm_80
 
 // The staged input of one channel, in pairs of elements.
 struct DirectPlane
@@ -169,7 +169,7 @@ __device__ __forceinline__ void storeDirect(
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kDirectThreads) directKernel(ConvProblem const problem)
+__global__ void __launch_bounds__(kDirectThreads, 4) directKernel(ConvProblem const problem)
 {
     TRTKP_DYNAMIC_SHARED(dynamicShared);
     DirectShared& shared = *reinterpret_cast<DirectShared*>(dynamicShared);

@@ -172,9 +172,20 @@ def nhwc(array: Array, pitch: int) -> Array:
 
 
 def random_case(
-    seed: int, *, base: str, dtype: str, blocks: bool, whole: bool = False, long: bool = False, tf32: bool = False
+    seed: int,
+    *,
+    base: str,
+    dtype: str,
+    blocks: bool,
+    whole: bool = False,
+    long: bool = False,
+    tf32: bool = False,
+    shape: tuple[int, int, tuple[int, int]] | None = None,
 ) -> Case:
-    """A layer with lists of one kind, in blocks of eight channels (all of them whole) and long, where asked for."""
+    """A layer with lists of one kind, in blocks of eight channels (all of them whole) and long, where asked for.
+
+    ``shape`` fixes the filters and channels of an ONNX group, and the kernel.
+    """
     rng = np.random.default_rng(seed)
     kernel = [(1, 1), (3, 3), (2, 3), (1, 5), (5, 5), (7, 7), (4, 1)][
         rng.choice(7, p=[0.2, 0.35, 0.1, 0.1, 0.1, 0.05, 0.1])
@@ -188,6 +199,8 @@ def random_case(
     )
     if long:
         kernel, channels, per_group = (5, 5), 8 * int(rng.integers(4, 7)), int(rng.integers(1, 40 // groups))
+    if shape is not None:
+        per_group, channels, kernel = shape
     mask = random_mask(rng, base, (per_group * groups, channels, *kernel), groups, blocks)
     index = from_mask(mask, groups)
     weight = rng.normal(size=mask.shape) / np.sqrt(max(1, index.retained / len(mask)))

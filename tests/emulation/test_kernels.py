@@ -62,3 +62,13 @@ def layer(tier: str, number: int) -> tuple[Case, str]:
 def test_random_layer(tier: str, number: int, run_conv: Path, oracle: Any, tmp_path: Path) -> None:
     case, tactic = layer(tier, number)
     check(case, tactic, zlib.crc32(b"%d" % number), run_conv, oracle, tmp_path)
+
+
+@pytest.mark.parametrize("tactic", ["mma_64x64_k64", "tf32_64x64", "single_128x16"])
+def test_a_list_of_several_windows_of_units(tactic: str, run_conv: Path, oracle: Any, tmp_path: Path) -> None:
+    """The table of units holds two windows (gemm.cuh): a third one takes the place of the first."""
+    takes = TACTIC[tactic]
+    options = {"dtype": takes.dtypes[0], "blocks": True, "whole": True, "tf32": takes.tf32, "shape": (20, 48, (7, 7))}
+    cases = (random_case(seed, base="KernelIndexConv", **options) for seed in range(1000))
+    case = next(case for case in cases if case.packed.weight.shape[1] > 2048)
+    check(case, tactic, 7, run_conv, oracle, tmp_path)
