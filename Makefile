@@ -11,10 +11,10 @@ CUDA_SOURCES := '*.cu' '*.cuh' '*.cpp' '*.h' '*.hpp'
 SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-emulation lint lint-python lint-cuda typecheck format clean
+.PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-cuda typecheck format clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 picks the interpreter of .venv, JOBS=8 the number of test processes."
 
@@ -47,6 +47,9 @@ test: $(STAMP) ## Run every test, slow ones included
 
 test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=500 of each tier by default)
 	@TRTKP_EMULATION_CASES=$(or $(CASES),500) $(BIN)/python -m pytest tests/emulation/test_kernels.py -n $(JOBS)
+
+test-architectures: $(STAMP) ## Compile the kernels for the architectures that test leaves out
+	@TRTKP_EVERY_ARCHITECTURE=1 $(BIN)/python -m pytest tests/kernels/test_architectures.py -n $(JOBS)
 
 lint: lint-python lint-cuda typecheck ## Check format, lint rules and types; changes nothing
 

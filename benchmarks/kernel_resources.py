@@ -37,6 +37,7 @@ _KERNEL = re.compile(
     re.DOTALL,
 )
 _TILE = re.compile(r"MmaTileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E")
+_GEMM_TILE = re.compile(r"GemmTileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def _resources(match: re.Match[str]) -> Resources:
         name, threads = f"mma_{m}x{n}", m // warp_m * (n // warp_n) * 32
         # MmaShared: four stages of 32 columns, three tables of rows, 64 offsets of taps; aligned to 128 bytes.
         shared = -(-(4 * (m + n) * 32 * 2 + 2 * 4 * n + 4 * (n // 8) + 64 * 12) // 128) * 128
+    elif found := _gemm_block(match["name"]):
+        name, threads, shared, intended = found
     dtype = "bfloat16" if "bfloat16" in match["name"] else "float16" if "half" in match["name"] else "float32"
     # Registers are given to warps in units of 256.
     per_block = -(-registers * 32 // 256) * 256 * (threads // 32)
@@ -85,6 +88,26 @@ def _resources(match: re.Match[str]) -> Resources:
         limits.append(SHARED[architecture][0] // (shared + RESERVED_SHARED))
     spills = int(match["spill_stores"]) + int(match["spill_loads"])
     return Resources(f"{name} {dtype}", architecture, threads, registers, shared, spills, min(limits), intended)
+
+
+def _gemm_block(mangled: str) -> tuple[str, int, int, int] | None:
+    """Name, threads, shared bytes and intended blocks of a kernel of gemm.cuh or direct.cuh."""
+    if "directKernel" in mangled:
+        # DirectShared: the tile, the entries of eight warps, a table of rows.
+        return "direct", 256, (36 << 10) + 8 * 32 * 8 + 32 * 4, 4
+    tile = _GEMM_TILE.search(mangled)
+    if tile is None:
+        return None
+    m, n, warp_m, warp_n, stages, intended = map(int, tile.groups())
+    threads = m // warp_m * (n // warp_n) * 32
+    # GemmShared: stages of 128-byte rows, two windows of units, the pixels, three tables of rows; aligned to 128 bytes.
+    shared = -(-(stages * (m + n) * 128 + 2 * 8 * threads + 8 * m + 2 * 4 * n + 4 * (n // 8)) // 128) * 128
+    single = "single_" if "SingleLoader" in mangled else ""
+    if "SimtSums" in mangled:
+        return f"{single}simt_{m}x{n}", threads, shared, intended
+    if "half" not in mangled and "bfloat16" not in mangled:
+        return f"{single}tf32_{m}x{n}", threads, shared, intended
+    return f"{single}{m}x{n}" if single else f"mma_{m}x{n}_k64", threads, shared, intended
 
 
 def table(rows: Sequence[Resources]) -> str:

@@ -10,8 +10,13 @@ from benchmarks.kernel_resources import ARCHITECTURES, KERNELS, SHARED, compile_
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH: the kernels are not compiled")
 
-#: Kernels in a file: float16 and bfloat16 everywhere, float32 in the reference.
-KERNELS_OF = {"launch_reference.cu": 3}
+#: Kernels in a file where they are not two, one for float16 and one for bfloat16.
+KERNELS_OF = {"launch_reference.cu": 3, "launch_split.cu": 3, "launch_direct.cu": 3} | {
+    f"launch_{name}.cu": 1
+    for name in (
+        "simt_128x64", "simt_64x32", "single_simt_64x32", "single_tf32_128x64", "tf32_128x64", "tf32_64x64",
+    )
+}  # fmt: skip
 
 
 @needs_nvcc
