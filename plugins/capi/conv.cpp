@@ -79,7 +79,6 @@ int32_t constexpr kMaxGridY = 65535;
 // Of all tiles but the direct kernel's.
 int32_t constexpr kFewestPixels = 64;
 int32_t constexpr kFewestRows = 16;
-int32_t constexpr kMaxKernelSides = 31;
 
 int64_t pixelCount(ConvProblem const& problem)
 {

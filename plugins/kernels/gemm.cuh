@@ -47,7 +47,6 @@ struct GemmTile
 };
 
 // The bit of kernel row r is r, that of kernel column s is R + s; R + S <= kMaxKernelSides.
-constexpr int32_t kMaxKernelSides = 31;
 constexpr uint32_t kPaddingUnit = 0x80000000U;
 
 struct alignas(8) Unit
@@ -166,6 +165,17 @@ __device__ __forceinline__ Unit unitAt(GemmShared<Tile> const& shared, int32_t u
     return (&shared.units[0][0])[static_cast<uint32_t>(unit) % (2 * Tile::kThreads)];
 }
 
+template <typename Tile>
+__device__ __forceinline__ int32_t nextStage(int32_t stage)
+{
+    if constexpr (Tile::kStages == 2)
+    {
+        return stage ^ 1;
+    }
+    return stage == Tile::kStages - 1 ? 0 : stage + 1;
+}
+
+// Copies run kAhead steps past the last: a comparison would cost more than copies of nothing.
 template <typename Tile, typename T, typename Sums, typename Loader>
 __device__ __forceinline__ void accumulate(
     ConvProblem const& problem, GemmShared<Tile>& shared, Run const& run, Loader& loader, Sums& sums, bool isMine)
@@ -181,11 +191,8 @@ __device__ __forceinline__ void accumulate(
     TRTKP_UNROLL
     for (int32_t step = 0; step < kAhead; ++step)
     {
-        if (step < run.steps)
-        {
-            loader.fetch(step, step);
-            loader.store(step);
-        }
+        loader.fetch(step, step);
+        loader.store(step);
         ptx::copyAsyncCommit();
     }
     int32_t readStage = 0;
@@ -208,22 +215,16 @@ __device__ __forceinline__ void accumulate(
             ptx::copyAsyncWait<kAhead - 1>();
             // Shows every thread's copies to all, and frees the stage that the step before has read.
             __syncthreads();
-            if (ahead < run.steps)
-            {
-                loader.fetch(ahead, writeStage);
-            }
+            loader.fetch(ahead, writeStage);
             ptx::copyAsyncCommit();
             if (isMine)
             {
                 __syncwarp();
                 sums.multiply(shared.stages[readStage]);
             }
-            if (ahead < run.steps)
-            {
-                loader.store(writeStage);
-            }
-            readStage = readStage == kAhead ? 0 : readStage + 1;
-            writeStage = writeStage == kAhead ? 0 : writeStage + 1;
+            loader.store(writeStage);
+            readStage = nextStage<Tile>(readStage);
+            writeStage = nextStage<Tile>(writeStage);
         }
     }
     ptx::copyAsyncWait<0>();
