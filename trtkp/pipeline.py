@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from trtkp.model import SourceModel
     from trtkp.plan.planner import Plan
 
-__all__ = ["BuildOptions", "build"]
+__all__ = ["BuildOptions", "Line", "build"]
 
 #: Called with a phase, the steps done and the steps in all.
 Progress = Callable[[str, int, int], None]
@@ -139,7 +139,7 @@ def build(
     choice = choose_backend(options.backend)
     _check_buildable(choice.backend, options, has_data=data is not None)
     check_replaceable(Path(output))
-    line = _Line(Path(model), Path(output), chosen, choice.backend, options, data, progress)
+    line = Line(Path(model), Path(output), chosen, choice.backend, options, data, progress)
     with BundleWriter(Path(output)) as writer:
         line.run(writer.staging)
         line.manifest = writer.publish(line.make_manifest)
@@ -147,8 +147,11 @@ def build(
 
 
 @dataclass
-class _Line:
-    """One build, step by step; each step leaves what the next one needs."""
+class Line:
+    """One build, step by step; each step leaves what the next one needs.
+
+    `trtkp.search` takes the same steps with other methods, and writes nothing.
+    """
 
     path: Path
     output: Path
@@ -179,15 +182,15 @@ class _Line:
         """Every step, writing into ``staging``."""
         self.staging = staging
         with self._phase("load"):
-            self._load()
+            self.load()
         with self._phase("prune"):
-            masked = self._prune()
+            masked = self.prune()
         with self._phase("rewrite"):
-            dense, packed = self._rewrite(masked)
+            dense, packed = self.rewrite(masked)
             del masked
             save_index_sets(staging / "index_sets.safetensors", self.index_sets)
         with self._phase("plan"):
-            engine_graph = self._plan(dense, packed)
+            engine_graph = self.plan_forms(dense, packed)
         if self.options.kind is not None:
             with self._phase("calibrate"):
                 engine_graph = self._quantise(packed, engine_graph)
@@ -204,7 +207,8 @@ class _Line:
             with self._phase("accuracy"):
                 self._measure_accuracy(staging, self.samples.labelled)
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """The model, its profile, samples and a given calibration."""
         from trtkp.model import load_model
 
         options = self.options
@@ -230,17 +234,20 @@ class _Line:
         if self.data is not None:
             self.samples = read_samples(self.data, self.profile, options.calibration)
 
-    def _prune(self) -> ir.Model:
-        """The source graph with pruned weights at zero."""
+    def source_graph(self) -> ir.Model:
+        """A copy of the source graph, every node with a name of its own."""
         from onnx_ir.passes.common import NameFixPass, ShapeInferencePass
-
-        from trtkp.graph.layers import conv_layers
-        from trtkp.graph.rewrite import apply_masks
 
         graph = self.source.graph()
         if self.source.format == "onnx":
             NameFixPass()(graph)  # plans are kept by the names of nodes
             ShapeInferencePass()(graph)  # epilogues are fused where shapes are known
+        return graph
+
+    def survey(self, graph: ir.Model) -> dict[str, np.ndarray]:
+        """The layer table of the source graph; gives the weights of its layers."""
+        from trtkp.graph.layers import conv_layers
+
         self._check_weights(graph)
         # per sample whatever the batch; the smallest one that the model takes is the quickest to run. An input whose
         # first dimension is dynamic says more surely what the batch is, so it comes first
@@ -250,11 +257,18 @@ class _Line:
             for name in sorted(self.profile, key=lambda name: name not in dynamic)
         }
         self.table = conv_layers(graph, samples)
-        weights = {
+        return {
             layer.name: value.const_value.numpy()
             for layer in self.table.layers
             if (value := graph.graph.initializers[layer.name]).const_value is not None
         }
+
+    def prune(self) -> ir.Model:
+        """The source graph with pruned weights at zero."""
+        from trtkp.graph.rewrite import apply_masks
+
+        graph = self.source_graph()
+        weights = self.survey(graph)
         pruning = prune_one_shot(self.method, self.table.layers, weights, self.options.include, self.options.skip)
         groups = {layer.name: layer.groups for layer in self.table.layers}
         self.index_sets = {name: from_mask(mask, groups[name]) for name, mask in pruning.masks.items()}
@@ -296,7 +310,7 @@ class _Line:
         kinds = {node.op_type for node in graph.graph}
         return self.source.format == "onnx" and "BatchNormalization" not in kinds
 
-    def _rewrite(self, graph: ir.Model) -> tuple[ir.Model, ir.Model]:
+    def rewrite(self, graph: ir.Model) -> tuple[ir.Model, ir.Model]:
         """The masked graph with batch normalisation folded, at its precision; and the packed one, ``model.onnx``."""
         from trtkp.graph.batch_norm import fold_batch_norm
         from trtkp.graph.precision import to_float16
@@ -317,7 +331,7 @@ class _Line:
     def _input_sizes(self) -> dict[str, tuple[int, int]]:
         return {layer.node: layer.input_size for layer in self.table.layers}
 
-    def _plan(self, dense: ir.Model, packed: ir.Model) -> ir.Model:
+    def plan_forms(self, dense: ir.Model, packed: ir.Model) -> ir.Model:
         """The graph of standard operators, ``engine.onnx``: dense, but for the layers that the plan takes elsewhere."""
         from trtkp.graph.rewrite import pack_convolutions, packed_nodes
         from trtkp.plan.planner import apply_plan, make_plan

@@ -10,13 +10,13 @@ assumption; `trtkp.search.study` searches around it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DENSE", "Choice", "Level", "cheapest", "choose", "total"]
+__all__ = ["DENSE", "Choice", "Level", "cheapest", "choose", "pick", "total"]
 
 
 _TINY = float(np.finfo(np.float64).tiny)
@@ -89,6 +89,32 @@ def choose(
         return None
     ends = np.cumsum([len(error) for error in errors])
     return [int(part.argmax()) for part in np.split(solved.x, ends[:-1])]
+
+
+def pick(
+    choices: Mapping[str, Sequence[Choice]],
+    budget: float,
+    *,
+    by: str,
+    bend: Callable[[int, npt.NDArray[np.float64]], npt.NDArray[np.float64]] = lambda _, errors: errors,
+) -> dict[str, Choice] | None:
+    """`choose` by name.
+
+    Args:
+        choices: layer to its levels.
+        budget: of all layers together.
+        by: ``latency_ms`` or ``macs``.
+        bend: changes the errors of the i-th layer before they are added up.
+    """
+    errors = [bend(i, _column(layer, "error")) for i, layer in enumerate(choices.values())]
+    picked = choose(errors, [_column(layer, by) for layer in choices.values()], budget)
+    if picked is None:
+        return None
+    return {name: layer[k] for (name, layer), k in zip(choices.items(), picked, strict=True)}
+
+
+def _column(layer: Sequence[Choice], name: str) -> npt.NDArray[np.float64]:
+    return np.array([getattr(choice, name) for choice in layer], np.float64)
 
 
 def cheapest(choices: Mapping[str, Sequence[Choice]], *, by: str) -> float:

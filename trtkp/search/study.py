@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtkp.search.choices import Choice, choose
+from trtkp.search.choices import Choice, pick
 
 if TYPE_CHECKING:
     import optuna
@@ -70,15 +70,11 @@ def search(
     import optuna
 
     layers = list(choices)
-    errors = [np.array([choice.error for choice in choices[layer]]) for layer in layers]
-    costs = [np.array([getattr(choice, by) for choice in choices[layer]], np.float64) for layer in layers]
     stages = np.arange(len(layers)) * min(MAX_STAGES, len(layers)) // max(1, len(layers))
     known: dict[tuple[int, ...], float] = {}
 
-    def pick(exponent: float, log_weights: Sequence[float]) -> dict[str, Choice] | None:
-        bent = [exp(log_weights[s]) * error**exponent for s, error in zip(stages.tolist(), errors, strict=True)]
-        picked = choose(bent, costs, budget)
-        return None if picked is None else {layer: choices[layer][k] for layer, k in zip(layers, picked, strict=True)}
+    def bent(exponent: float, log_weights: Sequence[float]) -> dict[str, Choice] | None:
+        return pick(choices, budget, by=by, bend=lambda i, errors: exp(log_weights[stages[i]]) * errors**exponent)
 
     def evaluate(chosen: Mapping[str, Choice]) -> float:
         key = tuple(choices[layer].index(chosen[layer]) for layer in layers)
@@ -88,11 +84,11 @@ def search(
 
     def objective(trial: optuna.Trial) -> float:
         exponent = trial.suggest_float("exponent", *_EXPONENT)
-        chosen = pick(exponent, [trial.suggest_float(f"stage_{s}", *_LOG_WEIGHT) for s in range(stages.max() + 1)])
+        chosen = bent(exponent, [trial.suggest_float(f"stage_{s}", *_LOG_WEIGHT) for s in range(stages.max() + 1)])
         assert chosen is not None
         return evaluate(chosen)
 
-    if not layers or pick(1.0, [0.0] * MAX_STAGES) is None:
+    if not layers or pick(choices, budget, by=by) is None:
         return None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
@@ -111,7 +107,7 @@ def search(
 
     study.optimize(objective, n_trials=max(0, trials - _finished(study)), callbacks=[report])
     parameters = study.best_params
-    chosen = pick(parameters["exponent"], [parameters[f"stage_{s}"] for s in range(stages.max() + 1)])
+    chosen = bent(parameters["exponent"], [parameters[f"stage_{s}"] for s in range(stages.max() + 1)])
     assert chosen is not None
     return Outcome(chosen, study.best_value, _finished(study))
 
