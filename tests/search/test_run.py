@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from trtkp.cli import main
 from trtkp.data import LabelledData
 from trtkp.errors import InputError, JobError
 from trtkp.prune.allocation import load_allocation
-from trtkp.search.choices import DENSE
+from trtkp.search.choices import DENSE, Level
 from trtkp.search.files import ALLOCATION, RECORD, document, write
-from trtkp.search.net import Net
+from trtkp.search.net import Net, Quality
 from trtkp.search.run import SearchOptions, run_search
+from trtkp.timing import Timing
 
 OPTIONS = trtkp.BuildOptions(backend="onnxruntime", opt=["8x3x8x8"], threads=1)
 
@@ -32,6 +34,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data() -> LabelledData:
     rng = np.random.default_rng(0)
     return LabelledData(rng.standard_normal((24, 3, 8, 8)).astype(np.float32), rng.integers(0, 5, 24))
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times as if a layer took what it keeps: 4 ms, two of the net's own, and a net that keeps to its layers' sum."""
+
+    def times(net: Net, levels: Mapping[str, Level]) -> tuple[dict[str, tuple[float, float]], Timing, Timing]:
+        layers = {name: (4.0, 4.0 * (1 - level.ratio)) for name, level in levels.items()}
+        whole = [2 + sum(pair[i] for pair in layers.values()) + 4 * (2 - len(layers)) for i in (0, 1)]
+        return layers, Timing(whole[0], 0, 0, 3), Timing(whole[1], 0, 0, 3)
+
+    monkeypatch.setattr(Net, "times", times)
+    monkeypatch.setattr(Net, "dense_time", lambda net: 10.0)
 
 
 def options(**given: Any) -> SearchOptions:
@@ -67,20 +82,24 @@ def test_a_target_of_macs(model: Path, data: LabelledData, tmp_path: Path) -> No
     assert bundle.manifest.settings["allocation"] == json.loads((tmp_path / "out" / ALLOCATION).read_text())["layers"]
 
 
+@pytest.mark.usefixtures("planted")
 def test_a_target_of_latency_and_the_points_on_the_way(model: Path, data: LabelledData, tmp_path: Path) -> None:
-    result = run_search(model, data, options(target_latency=0.95), state=tmp_path / "out", options=OPTIONS)
+    result = run_search(model, data, options(target_latency=0.5), state=tmp_path / "out", options=OPTIONS)
     names = [point.name for point in result.points]
     assert names[:2] == ["dense", "25% of 16 x 1"]
     assert result.points[0].score == result.dense.score
-    assert result.points[0].latency == pytest.approx(1)
+    assert [point.latency for point in result.points[:4]] == pytest.approx([1, 0.8, 0.6, 0.4])
     assert "searched" in names
-    if result.measured is not None and result.reached:
-        assert result.measured.share <= 0.95 * 1.01
+    assert result.measured is not None
+    assert result.reached
+    assert result.measured.share == pytest.approx(result.found.latency)
+    assert result.measured.share <= 0.5
     found = document(result)
     assert json.loads(json.dumps(found))["points"] == found["points"]
     assert found["layers"]["w1"]["choices"][found["layers"]["w1"]["chosen"]]["ratio"] == result.chosen["w1"].level.ratio
 
 
+@pytest.mark.usefixtures("planted")
 def test_the_largest_drop(model: Path, data: LabelledData, tmp_path: Path) -> None:
     result = run_search(model, data, options(max_drop=100.0), state=tmp_path / "out", options=OPTIONS)
     assert result.found.latency < 1
@@ -90,6 +109,7 @@ def test_the_largest_drop(model: Path, data: LabelledData, tmp_path: Path) -> No
     assert 100 * (strict.dense.score - strict.found.score) <= 4.2 + 1e-9
 
 
+@pytest.mark.usefixtures("planted")
 def test_it_goes_on_where_it_was_interrupted(
     model: Path, data: LabelledData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +129,7 @@ def test_it_goes_on_where_it_was_interrupted(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("planted")
 def test_numbers_of_another_search_are_forgotten(model: Path, data: LabelledData, tmp_path: Path) -> None:
     def stop(phase: str, done: int, of: int) -> None:
         if phase.startswith("Searching"):
@@ -124,6 +145,7 @@ def test_numbers_of_another_search_are_forgotten(model: Path, data: LabelledData
     assert "Timing 25% of 16 x 1" in phases
 
 
+@pytest.mark.usefixtures("planted")
 def test_without_labels_agreement_counts(model: Path, data: LabelledData, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=data.inputs)
     result = run_search(model, tmp_path / "x.npz", options(target_flops=0.7), state=tmp_path / "out", options=OPTIONS)
@@ -131,14 +153,41 @@ def test_without_labels_agreement_counts(model: Path, data: LabelledData, tmp_pa
     assert result.found.loss == pytest.approx(sum(c.error for c in result.chosen.values()) ** 0.5, rel=3)
 
 
-def test_a_target_that_nothing_reaches(model: Path, data: LabelledData, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("planted")
+def test_a_net_slower_than_its_layers_tell(
+    model: Path, data: LabelledData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Net, "dense_time", lambda net: 10.0)
+
+    def times(net: Net, levels: Mapping[str, Level]) -> tuple[dict[str, tuple[float, float]], Timing, Timing]:
+        layers = {name: (4.0, 4.0 * (1 - level.ratio)) for name, level in levels.items()}
+        gain = sum(slow - fast for slow, fast in layers.values())
+        return layers, Timing(10, 0, 0, 3), Timing(10 - 0.8 * gain, 0, 0, 3)
+
+    monkeypatch.setattr(Net, "times", times)
+    result = run_search(model, data, options(target_latency=0.65), state=tmp_path / "out", options=OPTIONS)
+    assert result.measured is not None
+    assert result.found.latency < 0.6
+    assert result.measured.share <= 0.65 * 1.01
+    assert result.reached
+    result = run_search(model, data, options(target_latency=0.45), state=tmp_path / "out", options=OPTIONS)
+    assert not result.reached
+    assert result.measured is not None
+    assert result.measured.share == pytest.approx(0.52)  # the fastest there is
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_target_that_nothing_reaches(
+    model: Path, data: LabelledData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match=r"the cheapest choice takes \d+% of the dense net, the target is 5%"):
         run_search(model, data, options(target_flops=0.05), state=tmp_path / "out", options=OPTIONS)
-    np.savez(tmp_path / "x.npz", x=data.inputs)  # decisions of the dense net, which any pruning changes
-    with pytest.raises(JobError, match="no choice keeps the one-shot drop within 0 points"):
+    monkeypatch.setattr(
+        Net, "quality", lambda net, levels: Quality(0.1, float(all(level == DENSE for level in levels.values())), 0.1)
+    )
+    with pytest.raises(JobError, match="no choice keeps the one-shot drop within 1 points"):
         run_search(
-            model, tmp_path / "x.npz", options(max_drop=0.0, ratios=(0.95,), filter_groups=(64,)),
-            state=tmp_path / "out", options=OPTIONS,
+            model, data, options(max_drop=1.0), state=tmp_path / "out", options=OPTIONS
         )  # fmt: skip
 
 
