@@ -69,7 +69,7 @@ def make_engine_graph(
     places = {layer.node: layer.repeats * prod(layer.output_size) for layer in table.layers}
     dead = remove_dead(rest, places) if index_sets else DeadParts((), {})
     times, notes = None, []
-    if dead.layers and measure:
+    if dead.layers and measure and only is None:
         raced = race({"before": dense, "after": rest}, shapes, threads, NET_BUDGET_S)
         times = raced["before"], raced["after"]
         if times[1].median_ms > times[0].median_ms:

@@ -37,7 +37,7 @@ MAX_IDLE = 1 / 8
 class FoldedGathers:
     """Gathers of channels before and after a fold.
 
-    ``elements`` is what the folded ones wrote for one sample; dynamic heights and widths count as 1.
+    ``elements`` is by how much less they write for one sample; dynamic heights and widths count as 1.
     """
 
     before: int
@@ -58,9 +58,10 @@ def fold_channel_gathers(model: ir.Model) -> FoldedGathers:
     gathers = channel_gathers(model)
     if not gathers:
         return FoldedGathers(0, 0, 0)
+    common_passes.ShapeInferencePass()(model)
+    written = sum(map(_elements, gathers))
     _compose(gathers)
     finish(model)
-    common_passes.ShapeInferencePass()(model)
     flow = channel_flow(model)
     classes = _Classes(flow)
     links = [node for node, role in flow.roles.items() if role.kind is Kind.GATHER]
@@ -69,14 +70,13 @@ def fold_channel_gathers(model: ir.Model) -> FoldedGathers:
         if indices is not None:  # that names the channels it left out as well
             node.replace_input_with(1, add_initializer(model.graph, f"{node.name}.channels", indices))
     select_channels(model, flow, classes.selection())
-    elements = 0
     for node in links:
         (x,) = flow.roles[node].sources
         indices, count = constant(node.inputs[1]), classes.width(x)
         if indices is not None and np.array_equal(indices, np.arange(count)):
-            written = _elements(node)
-            elements += written if _remove(node) else 0
-    return FoldedGathers(len(gathers), len(channel_gathers(model)), elements)
+            _remove(node)
+    left = channel_gathers(model)
+    return FoldedGathers(len(gathers), len(left), written - sum(map(_elements, left)))
 
 
 def _compose(gathers: list[ir.Node]) -> None:
@@ -99,7 +99,7 @@ def _elements(gather: ir.Node) -> int:
     return prod(dim for dim in shape[1:] if isinstance(dim, int)) if shape is not None else 0
 
 
-def _remove(gather: ir.Node) -> bool:
+def _remove(gather: ir.Node) -> None:
     """The value takes the name that a layer's output or input has: a planned layer's parts carry its name."""
     x, y, graph = gather.inputs[0], gather.outputs[0], gather.graph
     assert x is not None
@@ -107,13 +107,12 @@ def _remove(gather: ir.Node) -> bool:
     producer, layer = x.producer(), gather.metadata_props.get(WEIGHT)
     undone = producer is not None and layer is not None and producer.metadata_props.get(WEIGHT) == layer
     if y.is_graph_output() and (producer is None or x.is_graph_output()):
-        return False
+        return
     if undone or y.is_graph_output():
         replace_nodes([gather], [], y, x)
     else:
         ir.convenience.replace_all_uses_with(y, x)
         graph.remove(gather, safe=True)
-    return True
 
 
 class _Classes:
@@ -134,9 +133,10 @@ class _Classes:
         self.settled: set[int] = set()
         #: A value is one class, or several behind each other.
         self.parts: dict[ir.Value, tuple[int, ...]] = {}
-        for value in flow.pinned:
-            if value.producer() is None or flow.roles[value.producer()].kind is Kind.OPAQUE:  # type: ignore[index]  # not None
-                self.parts[value] = (self._new(flow.channels[value].count),)
+        for value, channels in flow.channels.items():
+            producer = value.producer()
+            if producer is None or flow.roles[producer].kind is Kind.OPAQUE:
+                self.parts[value] = (self._new(channels.count),)
         for node in flow.roles:
             self._join(node)
         for value in flow.pinned:

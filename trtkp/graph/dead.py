@@ -221,7 +221,7 @@ def _same_shape(left: ir.Value, right: ir.Value) -> bool:
 def _fold_constants(model: ir.Model, needs: _Needs, kept: Mapping[ir.Value, npt.NDArray[np.bool_]]) -> None:
     """Move what constant channels that go contribute into the bias or into the constant channel that stays.
 
-    Filters that stand for a value that nobody needs become zero.
+    Filters that stand for a value that nobody needs become zero, and so does what reads them.
     """
     editor = ConstantEditor(model.graph)
     for node, role in needs.flow.roles.items():
@@ -233,7 +233,7 @@ def _fold_constants(model: ir.Model, needs: _Needs, kept: Mapping[ir.Value, npt.
         weight, give_back = mixing_weight(node, needs.flow.channels[source].block)
         idle = needs.idle[needs.labels[output]]
         gone = gone[(weight[kept[output] & ~idle][:, gone] != 0).any(axis=(0, 2))]
-        if not len(gone) and not idle.any():
+        if not len(gone) and not idle.any() and not needs.idle[needs.labels[source]].any():
             continue
         folded = np.where(idle[:, None, None], 0, weight.astype(np.float64))
         if len(gone) and is_uniform(node):
@@ -242,7 +242,7 @@ def _fold_constants(model: ir.Model, needs: _Needs, kept: Mapping[ir.Value, npt.
         elif len(gone):
             k = _representative(needs.foldable(source), stays)
             folded[:, k] += np.einsum("fct,c->ft", folded[:, gone], values[gone] / values[k])
-        folded[:, gone] = 0
+        folded[:, ~stays] = 0
         editor.put(node, 1, give_back(folded.astype(weight.dtype)), (node,))
 
 
@@ -272,9 +272,9 @@ class _Needs:
         self.parent = np.zeros(0, np.int64)
         self.labels: dict[ir.Value, Indices] = {}
         self.weighted: dict[str, ir.Node] = {}
-        fixed = [value for value in flow.pinned if value.producer() is None]
-        for value in fixed:
-            self.labels[value] = self._new(flow.channels[value].count)
+        for value, channels in flow.channels.items():
+            if value.producer() is None:
+                self.labels[value] = self._new(channels.count)
         for node in flow.roles:
             self._label(node)
         self.labels = {value: self._roots(labels) for value, labels in self.labels.items()}
