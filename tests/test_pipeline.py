@@ -733,7 +733,8 @@ def test_dead_parts_leave_the_engine_alone(
     assert f"removed 5 filters and 5 channels that were read: {dead.params:,} params" in capsys.readouterr().out
 
 
-def test_gathers_of_a_plan_are_folded(classifier: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_gathers_of_a_plan_are_folded(classifier: Path, tmp_path: Path, precision: str) -> None:
     """Two lists of channels a layer, filters of both mixed: the plan's Gathers at the outputs go."""
     model = onnx.load(classifier)
     for stored in model.graph.initializer:
@@ -743,7 +744,15 @@ def test_gathers_of_a_plan_are_folded(classifier: Path, tmp_path: Path) -> None:
             array[::2, :half], array[1::2, half:] = 0, 0
         stored.CopyFrom(numpy_helper.from_array(array, stored.name))
     onnx.save_model(model, tmp_path / "net.onnx")
-    bundle = build(tmp_path / "net.onnx", tmp_path / "b", "from-zeros", lowering="gather")
+    samples = np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "samples.npy", samples)
+    bundle = trtkp.build(
+        tmp_path / "net.onnx",
+        tmp_path / "b",
+        method="from-zeros",
+        options=BuildOptions(lowering="gather", precision=precision),
+        data=tmp_path / "samples.npy" if precision == "int8" else None,
+    )
     assert [layer.lowering for layer in bundle.manifest.layers] == [None, "gather", "gather"]
     gathers = bundle.manifest.plan.gathers
     assert gathers is not None

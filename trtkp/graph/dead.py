@@ -183,32 +183,30 @@ def _layers(model: ir.Model) -> dict[str, _Layer]:
 
 
 def _cut_constant_operands(model: ir.Model) -> bool:
-    """Replace one operand of an Add whose channels are all constant; False where there is none."""
+    """Replace operands of Adds whose channels are all constant; False where there are none."""
     flow = channel_flow(model)
     constants = channel_constants(model, flow)
+    found = False
     for node, role in flow.roles.items():
         if node.op_type != "Add" or role.kind is not Kind.SAME or len(role.sources) != 2:
             continue
-        fixed = [source for source in role.sources if not np.isnan(constants[source]).any()]
-        if len(fixed) != 1:
+        fixed = [index for index, source in enumerate(role.sources) if not np.isnan(constants[source]).any()]
+        if len(fixed) != 1 or not _same_shape(*role.sources):  # it may broadcast the other one
             continue
-        (operand,) = fixed
-        other = role.sources[1 - role.sources.index(operand)]
-        channels = flow.channels[operand]
-        if not _same_shape(operand, other):  # it may broadcast the other one
-            continue
-        values = constants[operand]
-        if not values.any() and not node.outputs[0].is_graph_output():
+        (index,) = fixed
+        operand, channels = role.sources[index], flow.channels[role.sources[index]]
+        if not constants[operand].any() and not node.outputs[0].is_graph_output():
+            other = node.inputs[1 - index]
+            assert other is not None
             ir.convenience.replace_all_uses_with(node.outputs[0], other)
         else:
             assert operand.dtype is not None
-            array = np.repeat(values, channels.block).astype(operand.dtype.numpy())
+            array = np.repeat(constants[operand], channels.block).astype(operand.dtype.numpy())
             array = array.reshape(1, -1, *(1,) * (channels.rank - 2))
-            stored = add_initializer(model.graph, f"{operand.name}.constant", array)
-            node.replace_input_with(list(node.inputs).index(operand), stored)
-        finish(model)
-        return True
-    return False
+            node.replace_input_with(index, add_initializer(model.graph, f"{operand.name}.constant", array))
+        found = True
+    finish(model)
+    return found
 
 
 def _same_shape(left: ir.Value, right: ir.Value) -> bool:
