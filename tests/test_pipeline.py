@@ -745,13 +745,13 @@ def test_gathers_of_a_plan_are_folded(classifier: Path, tmp_path: Path, precisio
         stored.CopyFrom(numpy_helper.from_array(array, stored.name))
     onnx.save_model(model, tmp_path / "net.onnx")
     samples = np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32)
-    np.save(tmp_path / "samples.npy", samples)
+    np.savez(tmp_path / "samples.npz", x=samples, y=np.arange(8) % 5)
     bundle = trtkp.build(
         tmp_path / "net.onnx",
         tmp_path / "b",
         method="from-zeros",
         options=BuildOptions(lowering="gather", precision=precision),
-        data=tmp_path / "samples.npy" if precision == "int8" else None,
+        data=tmp_path / "samples.npz" if precision == "int8" else None,
     )
     assert [layer.lowering for layer in bundle.manifest.layers] == [None, "gather", "gather"]
     gathers = bundle.manifest.plan.gathers
