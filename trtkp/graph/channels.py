@@ -198,6 +198,8 @@ def _role(node: ir.Node, known: Mapping[ir.Value, Channels]) -> tuple[Role, Chan
     if source is None or any(constant(value) is None for value in node.inputs[1:] if value is not None):
         return (_reshaped(node, x, source) if kind == "Reshape" and source is not None else None) or (_OPAQUE, None)
     same = Role(Kind.SAME, (x,))
+    if kind == "Dropout" and input_at(node, 2) is not None:  # it may be told to train
+        return _OPAQUE, None
     if kind in CHANNELWISE or (kind in ("QuantizeLinear", "DequantizeLinear") and _per_tensor(node)):
         return same, source
     if kind in ("BatchNormalization", "InstanceNormalization"):

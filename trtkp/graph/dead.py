@@ -22,7 +22,7 @@ Exact to rounding, for activations that are finite.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ import onnx_ir as ir
 from trtkp.graph.batch_norm import fold_batch_norm
 from trtkp.graph.channels import ChannelFlow, ConstantEditor, Indices, Kind, channel_flow, filter_axis, select_channels
 from trtkp.graph.constants import channel_constants, is_uniform, mixing_weight
-from trtkp.graph.edit import add_initializer, constant, finish, input_at, weight_name
+from trtkp.graph.edit import add_initializer, constant, finish, input_at, same_shape, weight_name
 from trtkp.prune.index_set import IndexSet, from_mask
 
 __all__ = ["DeadParts", "Removed", "remove_dead"]
@@ -133,14 +133,16 @@ def remove_dead(model: ir.Model, places: Mapping[str, int] | None = None) -> Dea
     _fold_constants(model, needs, kept)
     select_channels(model, flow, selection)
     after = _layers(model)
-    return DeadParts(
-        tuple(
-            part
-            for node, layer in before.items()
-            if (part := layer.without(node, after.get(node), (places or {}).get(node, 1))) is not None
-        ),
-        record,
-    )
+    shared = {layer.name: layer for layer in after.values()}
+    removed = []
+    for name, layer in before.items():
+        left = after.get(name)
+        part = layer.without(name, left or shared.get(layer.name))
+        count = (places or {}).get(name, 1)
+        macs = count * (layer.weights - (left.weights if left is not None else 0))
+        if macs:
+            removed.append(replace(part, macs=macs))
+    return DeadParts(tuple(removed), record)
 
 
 @dataclass(frozen=True)
@@ -151,18 +153,16 @@ class _Layer:
     weights: int
     biases: int
 
-    def without(self, node: str, rest: _Layer | None, places: int) -> Removed | None:
+    def without(self, node: str, rest: _Layer | None) -> Removed:
+        """What is gone where ``rest`` is left."""
         left = rest or _Layer(self.name, 0, 0, 0, 0)
-        weights = self.weights - left.weights
-        if weights == 0:
-            return None
         return Removed(
             name=self.name,
             node=node,
             filters=self.filters - left.filters,
             channels=self.channels - left.channels,
-            params=weights + max(0, self.biases - left.biases),
-            macs=weights * places,
+            params=self.weights - left.weights + max(0, self.biases - left.biases),
+            macs=0,
         )
 
 
@@ -191,7 +191,7 @@ def _cut_constant_operands(model: ir.Model) -> bool:
         if node.op_type != "Add" or role.kind is not Kind.SAME or len(role.sources) != 2:
             continue
         fixed = [index for index, source in enumerate(role.sources) if not np.isnan(constants[source]).any()]
-        if len(fixed) != 1 or not _same_shape(*role.sources):  # it may broadcast the other one
+        if len(fixed) != 1 or not same_shape(*role.sources):  # it may broadcast the other one
             continue
         (index,) = fixed
         operand, channels = role.sources[index], flow.channels[role.sources[index]]
@@ -207,13 +207,6 @@ def _cut_constant_operands(model: ir.Model) -> bool:
         found = True
     finish(model)
     return found
-
-
-def _same_shape(left: ir.Value, right: ir.Value) -> bool:
-    if left.shape is None or right.shape is None or left.dtype is None:
-        return False
-    known = all(isinstance(dim, int) or dim.value is not None for dim in (*left.shape, *right.shape))
-    return known and list(left.shape) == list(right.shape)
 
 
 def _fold_constants(model: ir.Model, needs: _Needs, kept: Mapping[ir.Value, npt.NDArray[np.bool_]]) -> None:
