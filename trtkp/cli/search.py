@@ -141,13 +141,8 @@ def _print(result: SearchResult, model: Path, output: Path) -> None:
         )  # fmt: skip
     out.print(table)
     out.print(f"  MACs    {result.found.macs:.1%} of the dense net's, bound {1 / result.found.macs:.2f}x")
-    if result.measured is not None:
-        timed = result.measured
-        out.print(
-            f"  latency {timed.found_ms:.3f} ms, {timed.share:.1%} of {timed.dense_ms:.3f} ms dense, timed in turn"
-        )
-    else:
-        out.print("  latency that of the dense net: every layer stays dense")
+    timed = result.measured
+    out.print(f"  latency {timed.found_ms:.3f} ms, {timed.share:.1%} of the dense net's {timed.dense_ms:.3f} ms")
     if result.measure is not None:
         out.print(
             f"  {result.measure} {result.found.score:.2%} untrained, {result.dense.score:.2%} dense, both with the "

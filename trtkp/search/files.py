@@ -38,7 +38,7 @@ def document(result: SearchResult) -> dict[str, Any]:
         "measure": result.measure,
         "dense": asdict(result.dense),
         "found": asdict(result.found),
-        "measured": None if result.measured is None else {**asdict(result.measured), "share": result.measured.share},
+        "measured": {**asdict(result.measured), "share": result.measured.share},
         "reached": result.reached,
         "allocation": result.allocation.model_dump(exclude_none=True),
         "layers": {

@@ -11,20 +11,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from trtkp.calib.sensitivity import Scorer
 from trtkp.data import LabelledData
 from trtkp.engine import get_backend
 from trtkp.errors import InputError
+from trtkp.graph.batch_norm import fold_batch_norm
 from trtkp.graph.batch_statistics import use_batch_statistics
+from trtkp.graph.rewrite import apply_masks
 from trtkp.pipeline import BuildOptions, Line
+from trtkp.plan.planner import NET_BUDGET_S, race
 from trtkp.prune.allocation import Allocated, Allocation, LayerSettings
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import from_mask
 from trtkp.prune.method import select_layers
 from trtkp.prune.registry import make_method
 from trtkp.search.choices import DENSE, Level
-from trtkp.shapes import Profile, ShapeRange
+from trtkp.shapes import Profile, Shape, ShapeRange
 from trtkp.timing import Timing
 
 __all__ = ["Net", "Quality"]
@@ -127,36 +131,45 @@ class Net:
         """Multiply-accumulates per sample of everything that is not in ``layers``."""
         return self._line.table.macs - sum(layer.macs for nodes in self.layers.values() for layer in nodes)
 
-    def times(self, levels: Levels) -> tuple[dict[str, tuple[float, float]], Timing | None, Timing | None]:
-        """Measured times: per layer that the levels prune, ms of dense and of the fastest form; of the net, likewise.
-
-        The net's are None where every layer stays dense.
-        """
-        line = replace(self._line, method=Allocated(self.allocation(levels), make_method), warnings=[])
-        line.source, line.profile = self._line.source, self._line.profile
-        dense, packed = line.rewrite(line.prune())
-        line.plan_forms(dense, packed)
+    def times(self, levels: Levels) -> dict[str, tuple[float, float]]:
+        """Measured times of every layer that the levels prune: ms of dense and of its fastest form."""
+        line, _ = self._planned(levels)
         found: dict[str, tuple[float, float]] = {}
         for plan in line.plan.layers:  # a weight that serves two convolutions takes the time of both
             before, best = found.get(plan.name, (0.0, 0.0))
             slow, fast = (plan.candidates[name] for name in ("dense", plan.choice))
             found[plan.name] = (before + slow, best + fast)
-        return found, line.plan.dense_ms, line.plan.planned_ms
+        return found
+
+    def race(self, levels: Levels) -> tuple[Timing, Timing]:
+        """Times of the whole net, unpruned and with these levels, in turn."""
+        _, engine = self._planned(levels)
+        times = race({"dense": self._dense, "found": engine}, self._shapes, self.options.threads, NET_BUDGET_S)
+        return times["dense"], times["found"]
 
     def dense_time(self) -> float:
-        """Median of the whole dense net, ms, as the planner times it."""
-        from trtkp.graph.batch_norm import fold_batch_norm
-        from trtkp.plan.planner import NET_BUDGET_S, race
+        """Median of the whole unpruned net, ms."""
+        return race({"dense": self._dense}, self._shapes, self.options.threads, NET_BUDGET_S)["dense"].median_ms
 
+    @cached_property
+    def _dense(self) -> ir.Model:
         graph = self._line.source_graph()
         fold_batch_norm(graph)
-        shapes = {name: limits.opt for name, limits in self._line.profile.items()}
-        return race({"dense": graph}, shapes, self.options.threads, NET_BUDGET_S)["dense"].median_ms
+        return graph
+
+    @property
+    def _shapes(self) -> dict[str, Shape]:
+        return {name: limits.opt for name, limits in self._line.profile.items()}
+
+    def _planned(self, levels: Levels) -> tuple[Line, ir.Model]:
+        """The steps of a build up to ``engine.onnx``."""
+        line = replace(self._line, method=Allocated(self.allocation(levels), make_method), warnings=[])
+        line.source, line.profile = self._line.source, self._line.profile
+        dense, _ = line.rewrite(line.prune())
+        return line, line.plan_forms(dense)
 
     def quality(self, levels: Levels) -> Quality:
         """The net pruned to these levels, not trained, but with the batch-normalisation statistics of the samples."""
-        from trtkp.graph.rewrite import apply_masks
-
         graph = self._line.source_graph()
         masks = self.masks(levels)
         apply_masks(graph, {name: from_mask(mask, self.layers[name][0].groups) for name, mask in masks.items()})

@@ -134,7 +134,7 @@ class SearchResult:
         found: the net with this allocation.
         dense: quality of the dense net.
         measure: what the score is: accuracy or agreement; None where the net decides nothing.
-        measured: its latency; None where every layer stays dense.
+        measured: its latency, beside that of the dense net.
         choices: layer to what it could have become.
         chosen: layer to its choice.
         points: the trade-off, and every level for all layers alike.
@@ -146,7 +146,7 @@ class SearchResult:
     found: Point
     dense: Quality
     measure: str | None
-    measured: Measured | None
+    measured: Measured
     choices: dict[str, list[Choice]]
     chosen: dict[str, Choice]
     points: list[Point]
@@ -220,9 +220,7 @@ class _Search:
         else:
             assert options.target_latency is not None
             chosen, measured = self._at_latency(options.target_latency)
-        reached = options.target_latency is None or (
-            measured is not None and measured.share <= options.target_latency * _SLACK
-        )
+        reached = options.target_latency is None or measured.share <= options.target_latency * _SLACK
         levels = {name: choice.level for name, choice in chosen.items()}
         return SearchResult(
             allocation=self.net.allocation(levels),
@@ -251,7 +249,7 @@ class _Search:
             self._report(f"Timing {level.label}", done, len(levels))
             name = f"times {level}"
             if name not in self.state:
-                self.state[name], _, _ = self.net.times(dict.fromkeys(self.net.layers, level))
+                self.state[name] = self.net.times(dict.fromkeys(self.net.layers, level))
             times[level] = self.state[name]
         choices: dict[str, list[Choice]] = {}
         for done, layer in enumerate(self.net.layers):
@@ -264,8 +262,7 @@ class _Search:
             found = [Choice(DENSE, dense_ms, self.net.macs(layer, DENSE), 0.0)]
             for level, error in zip(levels, self.state[name], strict=True):
                 if level in timed:  # where a level prunes nothing, there is no such choice
-                    slow, fast = timed[level]
-                    found.append(Choice(level, dense_ms * fast / slow, self.net.macs(layer, level), error))
+                    found.append(Choice(level, timed[level][1], self.net.macs(layer, level), error))
             choices[layer] = found
         return choices
 
@@ -292,21 +289,21 @@ class _Search:
             )  # fmt: skip
         return found.chosen
 
-    def _at_latency(self, target: float) -> tuple[dict[str, Choice], Measured | None]:
+    def _at_latency(self, target: float) -> tuple[dict[str, Choice], Measured]:
         """The best choice whose measured latency keeps to the target, or the fastest of those tried."""
         share, tried = target, []
         for _ in range(_CORRECTIONS):
             chosen = self._at(share, "latency_ms", self.options.trials)
             measured = self._measured(chosen)
             tried.append((chosen, measured))
-            if measured is None or measured.share <= target * _SLACK:
+            if measured.share <= target * _SLACK:
                 return chosen, measured
             share *= target / measured.share
             if share * self.dense_ms / self.scale < self.rest["latency_ms"] + cheapest(self.choices, by="latency_ms"):
                 break
-        return min(tried, key=lambda one: one[1].share if one[1] is not None else 1.0)
+        return min(tried, key=lambda one: one[1].share)
 
-    def _within_drop(self, points: float) -> tuple[dict[str, Choice], Measured | None]:
+    def _within_drop(self, points: float) -> tuple[dict[str, Choice], Measured]:
         """The fastest choice whose one-shot score drops by no more, by bisection over the budget.
 
         Raises:
@@ -331,10 +328,10 @@ class _Search:
             )  # fmt: skip
         return best, self._measured(best)
 
-    def _measured(self, chosen: Mapping[str, Choice]) -> Measured | None:
+    def _measured(self, chosen: Mapping[str, Choice]) -> Measured:
         self._report("Timing the net found", 0, 1)
-        _, dense, planned = self.net.times(_levels(chosen))
-        return None if dense is None or planned is None else Measured(dense.median_ms, planned.median_ms)
+        dense, found = self.net.race(_levels(chosen))
+        return Measured(dense.median_ms, found.median_ms)
 
     def _uniform(self) -> list[Point]:
         """Every level for all layers alike."""
