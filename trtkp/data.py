@@ -18,7 +18,7 @@ from trtkp.shapes import Profile
 if TYPE_CHECKING:
     from trtkp.engine.base import Runner
 
-__all__ = ["LabelledData", "accuracy", "check_data", "load_data", "read_arrays"]
+__all__ = ["LabelledData", "accuracy", "check_data", "count_right", "load_data", "read_arrays"]
 
 #: Names that the two arrays of an archive may have.
 _INPUTS, _LABELS = ("x", "images", "inputs", "data"), ("y", "labels", "targets")
@@ -115,13 +115,22 @@ def accuracy(runner: Runner, data: LabelledData, profile: Profile) -> float:
         if count < limits.min[0]:  # the last batch of a model with a fixed or minimum batch
             batch = np.concatenate([batch, np.repeat(batch[-1:], limits.min[0] - count, axis=0)])
         logits = next(iter(runner.run({spec.name: batch}).values()))
-        if logits.ndim != 2 or not 0 <= data.labels.min() <= data.labels.max() < logits.shape[1]:
-            raise InputError(
-                f"--data has labels {data.labels.min()}..{data.labels.max()}, the model's first output is "
-                f"[N{''.join(f', {size}' for size in logits.shape[1:])}], expected [N, classes]"
-            )
-        right += int(np.count_nonzero(logits[:count].argmax(axis=1) == data.labels[begin : begin + count]))
+        right += count_right(logits[:count], data.labels[begin : begin + count])
     return right / len(inputs)
+
+
+def count_right(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> int:
+    """Samples whose largest logit [N, classes] is at the label [N].
+
+    Raises:
+        InputError: the output is not [N, classes], or has no class of that label.
+    """
+    if logits.ndim != 2 or not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        raise InputError(
+            f"--data has labels {labels.min()}..{labels.max()}, the model's first output is "
+            f"[N{''.join(f', {size}' for size in logits.shape[1:])}], expected [N, classes]"
+        )
+    return int(np.count_nonzero(logits.argmax(axis=1) == labels))
 
 
 def _first(found: Mapping[str, npt.NDArray[Any]], names: tuple[str, ...]) -> npt.NDArray[Any] | None:

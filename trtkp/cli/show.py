@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from trtkp.text import bytes_text
+
 if TYPE_CHECKING:
     from trtkp.benchmark import Result
     from trtkp.bundle import Bundle, LayerRecord
@@ -76,7 +78,7 @@ def built(bundle: Bundle, *, json: bool) -> None:
     _print_quantisation(out, bundle, layers=False)
     out.print(f"  plan   {_plan_text(bundle)}")
     engine = manifest.files.get("model.engine", manifest.files["engine.onnx"])
-    out.print(f"  engine {_bytes(engine.bytes)}{_targets(bundle)}, built in {sum(manifest.seconds.values()):.1f} s")
+    out.print(f"  engine {bytes_text(engine.bytes)}{_targets(bundle)}, built in {sum(manifest.seconds.values()):.1f} s")
     for warning in manifest.warnings:
         _console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
@@ -110,7 +112,7 @@ def inspected(bundle: Bundle, *, json: bool) -> None:
     out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
     _print_quantisation(out, bundle, layers=True)
     out.print(f"  plan   {_plan_text(bundle)}")
-    out.print("  files  " + ", ".join(f"{name} {_bytes(record.bytes)}" for name, record in manifest.files.items()))
+    out.print("  files  " + ", ".join(f"{name} {bytes_text(record.bytes)}" for name, record in manifest.files.items()))
     for warning in manifest.warnings:
         out.print(f"  [yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
@@ -225,7 +227,7 @@ def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
         f"{layer.density:.3f}" if pruned else "",
         f"{layer.retained_params:,}",
         f"{layer.retained_macs:,}",
-        _bytes(layer.index_bytes) if pruned else "",
+        bytes_text(layer.index_bytes) if pruned else "",
         layer.lowering or "dense",
         escape(layer.why or layer.reason or ""),
     )
@@ -278,8 +280,8 @@ def _bound(totals: Any) -> str:
 
 def _index_text(bundle: Bundle) -> str:
     totals = bundle.manifest.totals
-    paper = f" (as in the paper {_bytes(totals.paper_index_bytes)})" if totals.paper_index_bytes is not None else ""
-    return f"index sets {_bytes(totals.index_bytes)}{paper}"
+    paper = f" (as in the paper {bytes_text(totals.paper_index_bytes)})" if totals.paper_index_bytes is not None else ""
+    return f"index sets {bytes_text(totals.index_bytes)}{paper}"
 
 
 def _plan_text(bundle: Bundle) -> str:
@@ -297,6 +299,3 @@ def _plan_text(bundle: Bundle) -> str:
 def _targets(bundle: Bundle) -> str:
     return f" for {', '.join(bundle.manifest.targets)}" if bundle.manifest.targets else ""
 
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count} B"
