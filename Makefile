@@ -6,7 +6,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := rtx,demo,dev
+EXTRAS := rtx,demo,report,dev
 CUDA_SOURCES := '*.cu' '*.cuh' '*.cpp' '*.h' '*.hpp'
 SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 

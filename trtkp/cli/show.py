@@ -17,12 +17,15 @@ from rich.table import Table
 from trtkp.text import bytes_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trtkp.benchmark import Result
     from trtkp.bundle import Bundle, LayerRecord
+    from trtkp.comparison import Comparison
     from trtkp.doctor import Check as Finding
     from trtkp.verification import Report
 
-__all__ = ["benched", "built", "diagnosed", "error", "inspected", "progress", "verified"]
+__all__ = ["benched", "built", "compared", "diagnosed", "error", "inspected", "progress", "verified"]
 
 _MARK = {"verified": "[green]verified[/]", "failed": "[bold red]FAILED[/]", "not run": "[yellow]not run[/]"}
 _STATUS = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "unavailable": "[dim]unavailable[/]"}
@@ -179,6 +182,95 @@ def benched(results: Sequence[Result], *, json: bool) -> None:
     _console().print(table)
 
 
+def compared(comparison: Comparison, written: Sequence[Path], *, json: bool) -> None:
+    """Engines side by side, their times, where the time went, and one sentence for each."""
+    from trtkp.comparison.words import verdict
+
+    if json:
+        _document({**comparison.document(), "written": [str(path) for path in written]})
+        return
+    out = _console()
+    out.print(_engine_table(comparison))
+    out.print()
+    out.print(_latency_table(comparison))
+    if any(entry.layers is not None for entry in comparison.entries):
+        out.print()
+        out.print(_time_table(comparison))
+    out.print()
+    for entry in comparison.entries[1:]:
+        out.print(escape(verdict(comparison, entry)), soft_wrap=True)
+    out.print(f"Outputs are compared on {escape(comparison.inputs)}.", soft_wrap=True)
+    for entry in comparison.entries:
+        for note in entry.notes:
+            out.print(f"[yellow]{escape(entry.label)}:[/] {escape(note)}", soft_wrap=True)
+    for path in written:
+        out.print(f"written: {escape(str(path))} ({bytes_text(path.stat().st_size)})", soft_wrap=True)
+
+
+def _engine_table(comparison: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("engine", "runs on", "precision"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("params", "MACs", "density", "index", "paper's", "bytes", "peak memory", "difference", "top-1",
+                    "accuracy"):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in comparison.entries:
+        costs, difference = entry.costs, entry.difference
+        table.add_row(
+            escape(entry.label),
+            entry.backend,
+            entry.precision or "-",
+            f"{costs.retained_params:,}" if costs else "-",
+            f"{costs.retained_macs:,}" if costs else "-",
+            f"{costs.density:.3f}" if costs and costs.density is not None else "-",
+            bytes_text(costs.index_bytes) if costs else "-",
+            bytes_text(costs.paper_index_bytes) if costs and costs.paper_index_bytes is not None else "-",
+            bytes_text(entry.engine_bytes),
+            bytes_text(entry.memory.peak_bytes) if entry.memory else "-",
+            f"{difference.relative:.2e}" if difference else "baseline",
+            f"{difference.top1_agreement:.1%}" if difference and difference.top1_agreement is not None else "",
+            f"{entry.accuracy:.2%}" if entry.accuracy is not None else "-",
+        )
+    return table
+
+
+def _latency_table(comparison: Comparison) -> Table:
+    from trtkp.comparison.words import ratio_text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("engine", no_wrap=True)
+    for heading in ("batch", "median ms", "p10", "p90", "runs", "samples/s", "speed-up (95 %)", "bound"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in comparison.entries:
+        bound = entry.costs.bound if entry.costs is not None else None
+        for latency in entry.latencies:
+            timing = latency.timing
+            table.add_row(
+                escape(entry.label),
+                str(latency.batch),
+                f"{timing.median_ms:.3f}",
+                f"{timing.p10_ms:.3f}",
+                f"{timing.p90_ms:.3f}",
+                str(timing.runs),
+                f"{latency.throughput:,.0f}",
+                "baseline" if entry is comparison.baseline else ratio_text(latency.speed_up),
+                f"{bound:.2f}x" if bound is not None else "-",
+            )
+    return table
+
+
+def _time_table(comparison: Comparison) -> Table:
+    """A profiled run by kind of operator."""
+    times = [(entry.label, entry.layers) for entry in comparison.entries if entry.layers is not None]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(f"profiled, ms (batch {times[0][1].batch})", no_wrap=True)
+    for heading in (*times[0][1].groups, "how many copies"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, found in times:
+        table.add_row(escape(label), *(f"{ms:.3f}" for ms in found.groups.values()), str(found.moves))
+    return table
+
+
 def diagnosed(findings: Sequence[Finding], *, json: bool) -> None:
     """What was found on this machine."""
     if json:
@@ -298,4 +390,3 @@ def _plan_text(bundle: Bundle) -> str:
 
 def _targets(bundle: Bundle) -> str:
     return f" for {', '.join(bundle.manifest.targets)}" if bundle.manifest.targets else ""
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trtkp.comparison.compare import compare
 from trtkp.comparison.result import Comparison, Entry
+from trtkp.comparison.run import compare
 
 __all__ = ["Comparison", "Entry", "compare"]

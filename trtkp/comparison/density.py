@@ -11,7 +11,7 @@ from trtkp.bundle import Bundle
 from trtkp.comparison.result import DensityMap
 from trtkp.prune.index_set import IndexSet
 
-__all__ = ["LARGEST", "density_cells", "density_maps"]
+__all__ = ["LARGEST", "density_cells", "density_maps", "tap_shares"]
 
 #: Cells of a map in each direction; larger layers are averaged over blocks.
 LARGEST = 64
@@ -34,6 +34,7 @@ def density_maps(bundle: Bundle) -> Iterable[DensityMap]:
             index_bytes=record.index_bytes,
             paper_index_bytes=record.paper_index_bytes,
             cells=density_cells(index),
+            taps=tap_shares(index),
         )
 
 
@@ -45,6 +46,15 @@ def density_cells(index: IndexSet, largest: int = LARGEST) -> npt.NDArray[np.uin
     taps = index.shape[2] * index.shape[3]
     kept = np.bitwise_count(index.group_taps)[index.group_of_filter] / taps  # [F, C]
     return np.rint(_means(_means(kept, largest).T, largest).T * 255).astype(np.uint8)
+
+
+def tap_shares(index: IndexSet) -> npt.NDArray[np.uint8]:
+    """Share of the kernels that keep a tap, uint8 [R, S], 255 for all."""
+    rows, columns = index.shape[2:]
+    bits = np.arange(rows * columns, dtype=np.uint64)
+    readers = np.bincount(index.group_of_filter, minlength=index.filter_groups)  # [G]
+    kept = ((index.group_taps[:, :, None] >> bits) & np.uint64(1)).sum(axis=1) * readers[:, None]  # [G, taps]
+    return np.rint(kept.sum(axis=0) * 255 / (index.shape[0] * index.shape[1])).astype(np.uint8).reshape(rows, columns)
 
 
 def _means(values: npt.NDArray[np.float64], largest: int) -> npt.NDArray[np.float64]:

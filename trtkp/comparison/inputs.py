@@ -85,7 +85,9 @@ class Inputs:
                         remedy="choose another --batch, or build it with another --min and --max",
                     )
         return {
-            name: tuple(batch if axis == 0 and name in self.batched else int(s.opt or s.low) for axis, s in enumerate(d))
+            name: tuple(
+                batch if axis == 0 and name in self.batched else int(s.opt or s.low) for axis, s in enumerate(d)
+            )
             for name, d in self.sizes.items()
         }
 
@@ -228,7 +230,9 @@ def _samples(
     count = len(kept) if kept is not None else _BATCH
     shape = [int(size.opt or size.low) for size in sizes[specs[0].name][1:]]
     inputs = calibrated_inputs(quantised.bundle, (count, *shape), seed)
-    words = "samples that" if kept is not None and list(kept.shape[1:]) == shape else "random inputs within the range that"
+    words = (
+        "samples that" if kept is not None and list(kept.shape[1:]) == shape else "random inputs within the range that"
+    )
     return Samples(inputs, name=quantised.label), f"{words} {quantised.label} was calibrated with"
 
 

@@ -154,7 +154,9 @@ def _adopt(nodes: Sequence[NodeTime], layers: list[str | None]) -> None:
         if layers[i] is None and group_of(nodes[i].op) == MOVE:
             behind = (layers[reader] for value in nodes[i].outputs for reader in readers[value])
             before = (layers[writer[value]] for value in nodes[i].inputs if value in writer)
-            layers[i] = next((layer for found in _by_side(nodes[i].op, behind, before) for layer in found if layer), None)
+            layers[i] = next(
+                (layer for found in _by_side(nodes[i].op, behind, before) for layer in found if layer), None
+            )
 
 
 def _by_side(op: str, behind: Iterable[str | None], before: Iterable[str | None]) -> tuple[Iterable[str | None], ...]:

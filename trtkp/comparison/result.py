@@ -156,6 +156,7 @@ class DensityMap:
         index_bytes: of the index set.
         paper_index_bytes: of the paper's format, where the method has one.
         cells: uint8 [rows, columns], 255 for all taps kept; filters down, channels across.
+        taps: uint8 [R, S], share of kernels that keep the tap, 255 for all.
     """
 
     layer: str
@@ -166,6 +167,7 @@ class DensityMap:
     index_bytes: int
     paper_index_bytes: int | None
     cells: npt.NDArray[np.uint8] = field(repr=False)
+    taps: npt.NDArray[np.uint8] = field(repr=False)
 
 
 @dataclass(frozen=True)

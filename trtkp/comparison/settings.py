@@ -28,7 +28,7 @@ def build_settings(bundle: Bundle) -> dict[str, str]:
         "precision": manifest.precision,
         "targets": ", ".join(manifest.targets),
         "profile": ", ".join(
-            f"{name} {'..'.join('x'.join(map(str, limits[key])) for key in ('min', 'opt', 'max'))}"  # type: ignore[index]
+            f"{name} {'..'.join('x'.join(map(str, limits[key])) for key in ('min', 'opt', 'max'))}"
             for name, limits in manifest.profile.items()
         ),
         "plan": f"{manifest.plan.status}: {plan}{threads}",
@@ -63,7 +63,7 @@ def build_command(bundle: Bundle) -> str:
         words += ["--target", target]
     for name, limits in manifest.profile.items():
         for key in ("min", "opt", "max"):
-            words += [f"--{key}", f"{name}:{'x'.join(map(str, limits[key]))}"]  # type: ignore[index]
+            words += [f"--{key}", f"{name}:{'x'.join(map(str, limits[key]))}"]
     return shlex.join([*words, "-o", str(bundle.path)])
 
 

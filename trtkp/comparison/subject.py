@@ -113,4 +113,3 @@ def _external_files(path: Path, kind: SourceKind) -> list[Path]:
     graph = onnx.load(path, load_external_data=False).graph
     names = {e.value for tensor in graph.initializer for e in tensor.external_data if e.key == "location"}
     return [path.parent / name for name in sorted(names)]
-

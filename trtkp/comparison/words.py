@@ -10,10 +10,10 @@ __all__ = ["difference_text", "ratio_text", "verdict"]
 def verdict(comparison: Comparison, entry: Entry) -> str:
     """One sentence: how fast an engine is against the baseline, how sure that is, and what it cost."""
     base = comparison.baseline
-    speeds = "; ".join(f"{_speed(latency.speed_up)} at batch {latency.batch}" for latency in entry.latencies)
+    speeds = "; ".join(f"at batch {latency.batch} {_speed(latency.speed_up)}" for latency in entry.latencies)
     parts = [f"{entry.label} against {base.label}: {speeds}"]
     if entry.costs is not None and entry.costs.bound is not None and entry.costs.density != 1:
-        parts.append(f"{entry.costs.density:.1%} of the MACs are left, which allows {entry.costs.bound:.2f}x")
+        parts.append(f"{entry.costs.density:.1%} of the MACs are left, which would allow {entry.costs.bound:.2f}x")
     if entry.accuracy is not None and base.accuracy is not None:
         parts.append(f"accuracy {entry.accuracy:.2%} (baseline {base.accuracy:.2%})")
     if entry.difference is not None:
@@ -36,5 +36,5 @@ def difference_text(difference: Difference) -> str:
 
 def _speed(ratio: Ratio) -> str:
     if ratio.low <= 1 <= ratio.high:
-        return f"no difference beyond the noise, {ratio_text(ratio)},"
-    return f"{ratio_text(ratio)} {'as fast' if ratio.value > 1 else 'as fast, that is slower,'}"
+        return f"{ratio_text(ratio)}, no difference beyond the noise"
+    return f"{ratio_text(ratio)}, {'faster' if ratio.value > 1 else 'slower'}"

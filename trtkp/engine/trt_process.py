@@ -10,7 +10,6 @@ import tempfile
 import time
 import uuid
 from collections import deque
-from pathlib import Path
 from typing import IO, Any
 
 from trtkp.child import child_command

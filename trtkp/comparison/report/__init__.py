@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from trtkp.comparison.report.page import check_target, render, write_report
+from trtkp.comparison.report.page import check_packages, render, write_report
 
-__all__ = ["check_target", "render", "write_report"]
+__all__ = ["check_packages", "render", "write_report"]

@@ -65,6 +65,7 @@ def _quality(comparison: Comparison) -> Figure:
     """Accuracy against latency; output difference where there are no labels."""
     entries, batch = comparison.entries, comparison.batches[-1]
     labelled = all(entry.accuracy is not None for entry in entries)
+    unit = " %" if labelled else ""
     figure = go.Figure()
     for position, entry in enumerate(entries):
         timing = entry.latencies[-1].timing
@@ -81,7 +82,7 @@ def _quality(comparison: Comparison) -> Figure:
             mode="markers",
             name=escape(entry.label),
             marker={"size": 13, "color": _colour(position), "symbol": "diamond" if position == 0 else "circle"},
-            hovertemplate=f"{escape(entry.label)}<br>%{{x:.3f}} ms<br>%{{y:.4~g}}{' %' if labelled else ''}<extra></extra>",
+            hovertemplate=f"{escape(entry.label)}<br>%{{x:.3f}} ms<br>%{{y:.4~g}}{unit}<extra></extra>",
         )
     figure.update_xaxes(title=f"latency, ms (batch {batch})", rangemode="tozero")
     spread = "The bar through a point spans the 10th to the 90th percentile of its runs."
@@ -171,7 +172,7 @@ def _where(profiled: Sequence[tuple[Entry, LayerTimes]]) -> Figure:
             marker_color=colour,
             hovertemplate=f"%{{y}}, {group}: %{{x:.4f}} ms<extra></extra>",
         )
-    figure.update_layout(barmode="stack")
+    figure.update_layout(barmode="stack", legend_traceorder="normal")
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title=f"ms of a profiled run (batch {profiled[0][1].batch})")
     moves = ", ".join(f"{times.moves} in {entry.label}" for entry, times in profiled)

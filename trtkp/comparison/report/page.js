@@ -23,6 +23,13 @@
     return changes;
   }
 
+  async function recolour(plot) {
+    const whiskers = plot.data.map((trace, i) => (trace.error_y ? i : -1)).filter((i) => i >= 0);
+    const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
+    if (whiskers.length) await Plotly.restyle(plot, { "error_y.color": ink }, whiskers);
+    await Plotly.relayout(plot, themed(plot.layout));
+  }
+
   async function unpacked(id) {
     const bytes = Uint8Array.from(atob(document.getElementById(id).textContent.trim()), (c) => c.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -37,9 +44,9 @@
       const figure = JSON.parse(document.getElementById(`${plot.id}-figure`).textContent);
       const config = { responsive: true, displayModeBar: false, displaylogo: false };
       await Plotly.newPlot(plot, figure.data, figure.layout, config);
-      await Plotly.relayout(plot, themed(plot.layout));
+      await recolour(plot);
     }
-    dark.addEventListener("change", () => plots.forEach((plot) => Plotly.relayout(plot, themed(plot.layout))));
+    dark.addEventListener("change", () => plots.forEach(recolour));
     document.documentElement.dataset.drawn = String(plots.length);
   }
 

@@ -9,39 +9,37 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import tempfile
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from trtkp.comparison.result import Comparison, DensityMap
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.comparison.files import check_target, write_text
+from trtkp.comparison.result import Comparison
 from trtkp.comparison.words import difference_text, ratio_text, verdict
 from trtkp.engine.base import importable
-from trtkp.errors import InputError, JobError
+from trtkp.errors import JobError
 from trtkp.text import bytes_text
 
-__all__ = ["check_target", "render", "write_report"]
+__all__ = ["check_packages", "render", "write_report"]
 
 #: Package to module.
 _NEEDED = {"plotly": "plotly", "jinja2": "jinja2", "pillow": "PIL"}
 
 
-def check_target(path: Path, *, report: bool = False) -> None:
-    """Refuse a place that cannot be written before hours of timing; of a report also what it needs.
+def check_packages() -> None:
+    """Refuse a report that cannot be drawn, before hours of timing.
 
     Raises:
-        InputError: a directory, or in one that is not there.
         JobError: a package is missing.
     """
-    missing = [name for name, module in _NEEDED.items() if not importable(module)] if report else []
+    missing = [name for name, module in _NEEDED.items() if not importable(module)]
     if missing:
         raise JobError(f"a report needs {', '.join(missing)}", remedy="pip install 'trtkp[report]'")
-    if path.is_dir():
-        raise InputError("is a directory", file=path, remedy="name a file")
-    if not path.absolute().parent.is_dir():
-        raise InputError("its folder is not there", file=path, remedy="make it, or choose another place")
 
 
 def write_report(comparison: Comparison, path: str | os.PathLike[str], *, command: str | None = None) -> Path:
@@ -57,35 +55,10 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str], *, comman
         JobError: a package is missing.
     """
     path = Path(path)
-    check_target(path, report=True)
+    check_packages()
+    check_target(path)
     write_text(path, render(comparison, command=command))
     return path
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    temporary: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=path.absolute().parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # a temporary file is its owner's alone
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror or error})", file=path) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def render(comparison: Comparison, *, command: str | None = None) -> str:
@@ -94,13 +67,12 @@ def render(comparison: Comparison, *, command: str | None = None) -> str:
     Raises:
         JobError: a package is missing.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from plotly.offline import get_plotlyjs
+    check_packages()
+    from jinja2 import Environment, StrictUndefined
+    from plotly.offline import get_plotlyjs
 
-        from trtkp.comparison.report.figures import COLOURS, figures
-    except ImportError as error:
-        raise JobError(f"a report needs {error.name}", remedy="pip install 'trtkp[report]'") from None
+    from trtkp.comparison.report.figures import COLOURS, figures
+
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "bytes": bytes_text,
@@ -141,17 +113,17 @@ def _script(text: str) -> Any:
 def _pictures(comparison: Comparison) -> list[dict[str, Any]]:
     """The density maps of every engine that has index sets."""
     return [
-        {"label": entry.label, "maps": [(_map, _picture(_map)) for _map in entry.density_maps]}
+        {"label": entry.label, "maps": [(one, _picture(one.cells), _picture(one.taps)) for one in entry.density_maps]}
         for entry in comparison.entries
         if entry.density_maps
     ]
 
 
-def _picture(density: DensityMap) -> str:
+def _picture(cells: npt.NDArray[np.uint8]) -> str:
     """A PNG of a map as a data URL."""
     from PIL import Image
 
-    image = Image.fromarray(density.cells)
+    image = Image.fromarray(cells)
     image.putpalette([channel for colour in _palette() for channel in colour])
     data = io.BytesIO()
     image.save(data, "PNG", optimize=True)

@@ -79,9 +79,7 @@ def compare(
     with ExitStack() as stack:
         tell("Opening the engines", 0, 1)
         runners = {subject.name: stack.enter_context(subject.open(threads)) for subject in subjects}
-        inputs = common_inputs(
-            subjects, runners, data=data, mean=mean, std=std, input_shape=input_shape, seed=seed
-        )
+        inputs = common_inputs(subjects, runners, data=data, mean=mean, std=std, input_shape=input_shape, seed=seed)
         sweep = tuple(batches) or (inputs.usual_batch,)
         shapes = {batch: inputs.shapes(batch) for batch in sweep}
         used = {name: runner.threads for name, runner in runners.items()}
