@@ -90,16 +90,18 @@ def layer_times(profile: EngineProfile, owners: Mapping[str, str], batch: int) -
         operators[node.op] += node.ms
         if layer is None:
             continue
-        compute.setdefault(layer, 0.0)
         if group in (CONVOLUTION, MATRIX):
-            compute[layer] += node.ms
+            compute[layer] = compute.get(layer, 0.0) + node.ms
         else:
             beside[layer] += node.ms
             neighbours[layer][node.op] += 1
+    order = dict.fromkeys((*compute, *beside))  # a neighbour may run long before its layer
     groups[BETWEEN] = max(0.0, profile.run_ms - sum(groups.values()))
     return LayerTimes(
         batch=batch,
-        layers=tuple(LayerTime(name, ms, beside[name], dict(neighbours[name])) for name, ms in compute.items()),
+        layers=tuple(
+            LayerTime(name, compute.get(name, 0.0), beside[name], dict(neighbours[name])) for name in order
+        ),
         groups=groups,
         operators=dict(sorted(operators.items(), key=lambda item: -item[1])),
         run_ms=profile.run_ms,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -231,6 +232,8 @@ def _environment() -> dict[str, str]:
 
 def _described_machine(checks: Sequence[Any]) -> Iterator[tuple[str, str]]:
     yield "trtkp", trtkp.__version__
+    if hasattr(os, "getloadavg"):
+        yield "load", f"{os.getloadavg()[0]:.1f} processes on average in the last minute, these runs included"
     for check in checks:
         if check.status == "ok" and not check.name.startswith("backend"):
             yield check.name, " ".join(filter(None, (check.version, check.detail)))
