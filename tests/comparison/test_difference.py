@@ -55,9 +55,7 @@ def test_sums_over_batches(seed: int, sizes: list[int], padded: bool) -> None:
 
 def test_the_worst_output_counts() -> None:
     batch = [Batch({"x": np.ones((2, 3))}, 2)]
-    found = scored(
-        Fake(a=lambda x: x, b=lambda x: x), Fake(a=lambda x: 1.1 * x, b=lambda x: 1.5 * x), batches=batch
-    )
+    found = scored(Fake(a=lambda x: x, b=lambda x: x), Fake(a=lambda x: 1.1 * x, b=lambda x: 1.5 * x), batches=batch)
     assert found["engine1"].difference.relative == pytest.approx(0.5)
     assert found["engine1"].accuracy is None
 

@@ -167,7 +167,7 @@ def test_labels_are_the_shortest_that_differ() -> None:
 def test_refusals(compared: Compared, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one engine alone cannot be compared; name two or more"):
         compared("dense")
-    with pytest.raises(InputError, match="nothing cannot be compared"):
+    with pytest.raises(InputError, match="nothing to compare; name two or more"):
         compared()
     with pytest.raises(InputError, match="dense: is named twice"):
         compared("dense", "kep", "../" + folder.name + "/dense")
@@ -199,7 +199,9 @@ def test_engines_of_other_models(compared: Compared, folder: Path, tmp_path: Pat
     with pytest.raises(InputError, match=r"classes\.onnx: output y is \[4, 6\], the baseline's \[4, 5\]"):
         compared("dense", other)
     grey = write_classifier(tmp_path / "grey.onnx", (1, 4))
-    with pytest.raises(InputError, match="input image has no size of dimension 1 that all take: .*dense 3..3, .*1..1"):
+    with pytest.raises(
+        InputError, match=r"input image has no size of dimension 1 that all take: .*dense 3\.\.3, .*1\.\.1"
+    ):
         compared("dense", grey)
     model = onnx.load(folder / "net.onnx")
     model.graph.input[0].name = model.graph.node[0].input[0] = "pixels"
@@ -223,7 +225,7 @@ def test_dynamic_sizes_need_a_shape(compared: Compared, folder: Path, tmp_path: 
             model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = dim
         onnx.save(model, tmp_path / f"{name}.onnx")
     pair = (tmp_path / "one.onnx", tmp_path / "two.onnx")
-    with pytest.raises(InputError, match="dimension 2 of input image .* is dynamic; give --input-shape"):
+    with pytest.raises(InputError, match=r"dimension 2 of input image .* is dynamic; give --input-shape"):
         compared(*pair)
     assert compared(*pair, input_shape=["5x3x16x12"]).batches == (5,)
     with pytest.raises(InputError, match="--input-shape 5x3x16: does not fit"):

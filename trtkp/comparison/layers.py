@@ -99,9 +99,7 @@ def layer_times(profile: EngineProfile, owners: Mapping[str, str], batch: int) -
     groups[BETWEEN] = max(0.0, profile.run_ms - sum(groups.values()))
     return LayerTimes(
         batch=batch,
-        layers=tuple(
-            LayerTime(name, compute.get(name, 0.0), beside[name], dict(neighbours[name])) for name in order
-        ),
+        layers=tuple(LayerTime(name, compute.get(name, 0.0), beside[name], dict(neighbours[name])) for name in order),
         groups=groups,
         operators=dict(sorted(operators.items(), key=lambda item: -item[1])),
         run_ms=profile.run_ms,

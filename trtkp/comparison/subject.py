@@ -63,8 +63,8 @@ def open_subjects(items: Sequence[str | PathLike[str] | Bundle]) -> list[Subject
         IntegrityError: a corrupted bundle.
     """
     if len(items) < 2:
-        count = "nothing" if not items else "one engine alone"
-        raise InputError(f"{count} cannot be compared", remedy="name two or more; the first is the baseline")
+        problem = "one engine alone cannot be compared" if items else "nothing to compare"
+        raise InputError(problem, remedy="name two or more; the first is the baseline")
     paths = [item.path if isinstance(item, Bundle) else Path(item) for item in items]
     real = [path.resolve() for path in paths]
     for path, one in zip(paths, real, strict=True):
