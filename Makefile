@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 		--editable '.[$(EXTRAS)]'
 	@touch $@
 
-demo: $(STAMP) ## Prune a small CNN, build it, verify it and print dense against pruned
+demo: $(STAMP) ## Prune a small CNN, build it, verify it and report dense against pruned
 	@$(BIN)/python examples/demo.py
 
 # One thread per library in each process: the processes themselves fill the cores. Serial tests come first, alone.

@@ -385,7 +385,10 @@ def compare(
     std: opt.Std = None,
     input_shape: opt.InputShape = None,
     threads: opt.Threads = None,
-    warmup: Annotated[int, typer.Option("--warmup", help="Untimed rounds for each batch size.")] = 10,
+    openings: Annotated[
+        int, typer.Option("--openings", help="Times that every engine is opened anew; they share the rounds.")
+    ] = 5,
+    warmup: Annotated[int, typer.Option("--warmup", help="Untimed rounds for each opening and batch size.")] = 5,
     runs: Annotated[int, typer.Option("--runs", help="Timed rounds for each batch size.")] = 100,
     seconds: Annotated[float, typer.Option("--seconds", help="Budget of a batch size.")] = 20.0,
     layers: Annotated[
@@ -422,6 +425,7 @@ def compare(
             std=opt.numbers(std, "--std", 1.0),
             input_shape=input_shape or (),
             threads=threads,
+            openings=openings,
             warmup=warmup,
             runs=runs,
             seconds=seconds,

@@ -222,7 +222,7 @@ class Comparison:
         batches: the sweep.
         inputs: what outputs were compared on, in words.
         data: name of the data set; None without.
-        rounds: what was asked for: warm-up, runs and seconds for each batch.
+        rounds: what was asked for: openings, warm-up, runs and seconds for each batch.
         environment: machine and library versions.
         created: UTC, ISO 8601.
     """

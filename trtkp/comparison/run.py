@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from trtkp.comparison.ratio import ratio_of_medians
 from trtkp.comparison.result import Comparison, Costs, Entry, Latency, LayerTimes
 from trtkp.comparison.settings import build_command, build_settings
 from trtkp.comparison.subject import Subject, open_subjects
-from trtkp.engine import NotRunnableError, Runner
+from trtkp.engine import NotRunnableError
 from trtkp.errors import InputError, TrtkpError
 from trtkp.timing import Timing, sample_interleaved
 
@@ -44,7 +45,8 @@ def compare(
     std: Sequence[float] = (1.0,),
     input_shape: Sequence[str] = (),
     threads: int | None = None,
-    warmup: int = 10,
+    openings: int = 5,
+    warmup: int = 5,
     runs: int = 100,
     seconds: float | None = 20.0,
     layers: bool = True,
@@ -61,8 +63,10 @@ def compare(
         std: likewise.
         input_shape: for dynamic sizes that no profile sets, as in ``build``.
         threads: CPU threads of ONNX Runtime; None for the physical cores.
-        warmup: untimed rounds for each batch size.
-        runs: timed rounds for each batch size, fewer when ``seconds`` are over.
+        openings: times that every engine is opened anew; rounds are shared out among them.
+        warmup: untimed rounds for each opening and batch size.
+        runs: timed rounds for each batch size in all, rounded up to the same number for each opening, fewer when
+            ``seconds`` are over.
         seconds: budget of a batch size; None for no limit.
         layers: profile every engine layer by layer, in a run of its own.
         seed: of random inputs and of the bootstrap.
@@ -74,7 +78,7 @@ def compare(
         IntegrityError: a corrupted bundle.
         NotRunnableError: an engine cannot run on this machine.
     """
-    _check_counts(batches, runs, warmup, seed, threads)
+    _check_counts(batches, openings, runs, warmup, seed, threads)
     tell = progress or (lambda phase, done, total: None)
     subjects = open_subjects(engines)
     with ExitStack() as stack:
@@ -86,16 +90,13 @@ def compare(
         used = {name: runner.threads for name, runner in runners.items()}
         tell("Comparing outputs", 0, 1)
         scores = score(runners, inputs.batches(sweep, every=data is not None))
-        latencies: dict[str, list[Latency]] = {subject.name: [] for subject in subjects}
-        for done, batch in enumerate(sweep):
-            tell(f"Timing batch {batch}", done, len(sweep))
-            timed = _time(runners, inputs.feeds(batch), batch, warmup=warmup, runs=runs, seconds=seconds, seed=seed)
-            for name, latency in timed.items():
-                latencies[name].append(latency)
+    samples = _time(subjects, inputs, sweep, threads, min(openings, runs), warmup, runs, seconds, tell)
     entries = []
     for done, subject in enumerate(subjects):
         tell(f"Looking into {subject.label}", done, len(subjects))
-        own = tuple(latencies[subject.name])
+        own = tuple(
+            _latency(batch, taken[subjects[0].name], taken[subject.name], seed) for batch, taken in samples.items()
+        )
         parts = _Parts(subject, inputs, shapes, threads, layers)
         entries.append(parts.entry(own, scores[subject.name], used[subject.name], baseline=done == 0))
     return Comparison(
@@ -103,13 +104,17 @@ def compare(
         batches=sweep,
         inputs=inputs.source,
         data=None if data is None else Path(data).name,
-        rounds={"warmup": warmup, "runs": runs, "seconds": seconds},
+        rounds={"openings": min(openings, runs), "warmup": warmup, "runs": runs, "seconds": seconds},
         environment=_environment(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _check_counts(batches: Sequence[int], runs: int, warmup: int, seed: int, threads: int | None) -> None:
+def _check_counts(
+    batches: Sequence[int], openings: int, runs: int, warmup: int, seed: int, threads: int | None
+) -> None:
+    if openings < 1:
+        raise InputError(f"--openings {openings}: at least one")
     if runs < 1 or warmup < 0:
         raise InputError(f"--runs {runs}, --warmup {warmup}: at least one run and no negative warm-up")
     if any(batch < 1 for batch in batches) or len(set(batches)) != len(batches):
@@ -122,25 +127,38 @@ def _check_counts(batches: Sequence[int], runs: int, warmup: int, seed: int, thr
 
 
 def _time(
-    runners: Mapping[str, Runner],
-    feeds: Mapping[str, Any],
-    batch: int,
-    *,
+    subjects: Sequence[Subject],
+    inputs: Inputs,
+    sweep: Sequence[int],
+    threads: int | None,
+    openings: int,
     warmup: int,
     runs: int,
     seconds: float | None,
-    seed: int,
-) -> dict[str, Latency]:
-    """Every engine in turn at one batch size; the first is the baseline."""
-    calls = {name: lambda runner=runner: runner.run(feeds) for name, runner in runners.items()}
-    samples = sample_interleaved(calls, warmup=warmup, runs=runs, budget_s=seconds)
-    baseline = next(iter(samples.values()))
-    found = {}
-    for name, taken in samples.items():
-        timing = Timing.from_nanoseconds(taken)
-        speed_up = ratio_of_medians(baseline, taken, seed=seed)
-        found[name] = Latency(batch, timing, batch / timing.median_ms * 1e3, speed_up)
-    return found
+    tell: Progress,
+) -> dict[int, dict[str, list[list[int]]]]:
+    """Nanoseconds [openings][rounds] of every engine at every batch size; each opening opens all engines anew."""
+    samples: dict[int, dict[str, list[list[int]]]] = {batch: {s.name: [] for s in subjects} for batch in sweep}
+    for opening in range(openings):
+        with ExitStack() as stack:
+            runners = {subject.name: stack.enter_context(subject.open(threads)) for subject in subjects}
+            for position, batch in enumerate(sweep):
+                tell(f"Timing batch {batch}", opening * len(sweep) + position, openings * len(sweep))
+                feeds = inputs.feeds(batch)
+                taken = sample_interleaved(
+                    {name: partial(runner.run, feeds) for name, runner in runners.items()},
+                    warmup=warmup,
+                    runs=-(-runs // openings),
+                    budget_s=None if seconds is None else seconds / openings,
+                )
+                for name, nanoseconds in taken.items():
+                    samples[batch][name].append(nanoseconds)
+    return samples
+
+
+def _latency(batch: int, baseline: list[list[int]], taken: list[list[int]], seed: int) -> Latency:
+    timing = Timing.from_nanoseconds([ns for opening in taken for ns in opening])
+    return Latency(batch, timing, batch / timing.median_ms * 1e3, ratio_of_medians(baseline, taken, seed=seed))
 
 
 class _Parts:
