@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.comparison.result import Difference
-from trtkp.data import count_right
+from trtkp.data import decide
 from trtkp.engine.base import Runner
 from trtkp.errors import InputError
 
@@ -83,7 +83,7 @@ class _Sums:
             self.agreeing += int(np.count_nonzero(first.argmax(axis=1) == reference.argmax(axis=1)))
         self.labelled &= batch.labels is not None
         if batch.labels is not None:
-            self.right += count_right(first, batch.labels)
+            self.right += int(np.count_nonzero(decide(first, batch.labels) == batch.labels))
 
     def scores(self) -> Scores:
         relative = [_relative(self.apart[name], norm) for name, norm in self.norm.items()]
