@@ -14,13 +14,29 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from trtkp.text import bytes_text
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trtkp.benchmark import Result
     from trtkp.bundle import Bundle, LayerRecord
+    from trtkp.comparison import Comparison
     from trtkp.doctor import Check as Finding
     from trtkp.verification import Report
 
-__all__ = ["benched", "built", "console", "diagnosed", "document", "error", "inspected", "progress", "verified"]
+__all__ = [
+    "benched",
+    "built",
+    "compared",
+    "console",
+    "diagnosed",
+    "document",
+    "error",
+    "inspected",
+    "progress",
+    "verified",
+]
 
 _MARK = {"verified": "[green]verified[/]", "failed": "[bold red]FAILED[/]", "not run": "[yellow]not run[/]"}
 _STATUS = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "unavailable": "[dim]unavailable[/]"}
@@ -79,7 +95,7 @@ def built(bundle: Bundle, *, json: bool) -> None:
     for line in _rewrites(bundle):
         out.print(line)
     engine = manifest.files.get("model.engine", manifest.files["engine.onnx"])
-    out.print(f"  engine {_bytes(engine.bytes)}{_targets(bundle)}, built in {sum(manifest.seconds.values()):.1f} s")
+    out.print(f"  engine {bytes_text(engine.bytes)}{_targets(bundle)}, built in {sum(manifest.seconds.values()):.1f} s")
     for warning in manifest.warnings:
         console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
@@ -115,7 +131,7 @@ def inspected(bundle: Bundle, *, json: bool) -> None:
     out.print(f"  plan   {_plan_text(bundle)}")
     for line in _rewrites(bundle):
         out.print(line)
-    out.print("  files  " + ", ".join(f"{name} {_bytes(record.bytes)}" for name, record in manifest.files.items()))
+    out.print("  files  " + ", ".join(f"{name} {bytes_text(record.bytes)}" for name, record in manifest.files.items()))
     for warning in manifest.warnings:
         out.print(f"  [yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
@@ -182,6 +198,95 @@ def benched(results: Sequence[Result], *, json: bool) -> None:
     console().print(table)
 
 
+def compared(comparison: Comparison, written: Sequence[Path], *, json: bool) -> None:
+    """Engines side by side, their times, where the time went, and one sentence for each."""
+    from trtkp.comparison.words import verdict
+
+    if json:
+        document({**comparison.document(), "written": [str(path) for path in written]})
+        return
+    out = console()
+    out.print(_engine_table(comparison))
+    out.print()
+    out.print(_latency_table(comparison))
+    if any(entry.layers is not None for entry in comparison.entries):
+        out.print()
+        out.print(_time_table(comparison))
+    out.print()
+    for entry in comparison.entries[1:]:
+        out.print(escape(verdict(comparison, entry)), soft_wrap=True)
+    out.print(f"Outputs are compared on {escape(comparison.inputs)}.", soft_wrap=True)
+    for entry in comparison.entries:
+        for note in entry.notes:
+            out.print(f"[yellow]{escape(entry.label)}:[/] {escape(note)}", soft_wrap=True)
+    for path in written:
+        out.print(f"written: {escape(str(path))} ({bytes_text(path.stat().st_size)})", soft_wrap=True)
+
+
+def _engine_table(comparison: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("engine", "runs on", "precision"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("params", "MACs", "density", "index", "paper's", "bytes", "peak memory", "difference", "top-1",
+                    "accuracy"):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in comparison.entries:
+        costs, difference = entry.costs, entry.difference
+        table.add_row(
+            escape(entry.label),
+            entry.backend,
+            entry.precision or "-",
+            f"{costs.retained_params:,}" if costs else "-",
+            f"{costs.retained_macs:,}" if costs else "-",
+            f"{costs.density:.3f}" if costs and costs.density is not None else "-",
+            bytes_text(costs.index_bytes) if costs else "-",
+            bytes_text(costs.paper_index_bytes) if costs and costs.paper_index_bytes is not None else "-",
+            bytes_text(entry.engine_bytes),
+            bytes_text(entry.memory.peak_bytes) if entry.memory else "-",
+            f"{difference.relative:.2e}" if difference else "baseline",
+            f"{difference.top1_agreement:.1%}" if difference and difference.top1_agreement is not None else "",
+            f"{entry.accuracy:.2%}" if entry.accuracy is not None else "-",
+        )
+    return table
+
+
+def _latency_table(comparison: Comparison) -> Table:
+    from trtkp.comparison.words import ratio_text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("engine", no_wrap=True)
+    for heading in ("batch", "median ms", "p10", "p90", "runs", "samples/s", "speed-up (95 %)", "bound"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in comparison.entries:
+        bound = entry.costs.bound if entry.costs is not None else None
+        for latency in entry.latencies:
+            timing = latency.timing
+            table.add_row(
+                escape(entry.label),
+                str(latency.batch),
+                f"{timing.median_ms:.3f}",
+                f"{timing.p10_ms:.3f}",
+                f"{timing.p90_ms:.3f}",
+                str(timing.runs),
+                f"{latency.throughput:,.0f}",
+                "baseline" if entry is comparison.baseline else ratio_text(latency.speed_up),
+                f"{bound:.2f}x" if bound is not None else "-",
+            )
+    return table
+
+
+def _time_table(comparison: Comparison) -> Table:
+    """A profiled run by kind of operator."""
+    times = [(entry.label, entry.layers) for entry in comparison.entries if entry.layers is not None]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(f"profiled, ms (batch {times[0][1].batch})", no_wrap=True)
+    for heading in (*times[0][1].groups, "how many copies"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, found in times:
+        table.add_row(escape(label), *(f"{ms:.3f}" for ms in found.groups.values()), str(found.moves))
+    return table
+
+
 def diagnosed(findings: Sequence[Finding], *, json: bool) -> None:
     """What was found on this machine."""
     if json:
@@ -231,7 +336,7 @@ def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
         f"{layer.density:.3f}" if pruned else "",
         f"{layer.retained_params:,}",
         f"{layer.retained_macs:,}",
-        _bytes(layer.index_bytes) if pruned else "",
+        bytes_text(layer.index_bytes) if pruned else "",
         layer.lowering or "dense",
         escape(layer.why or layer.reason or ""),
     )
@@ -284,8 +389,8 @@ def _bound(totals: Any) -> str:
 
 def _index_text(bundle: Bundle) -> str:
     totals = bundle.manifest.totals
-    paper = f" (as in the paper {_bytes(totals.paper_index_bytes)})" if totals.paper_index_bytes is not None else ""
-    return f"index sets {_bytes(totals.index_bytes)}{paper}"
+    paper = f" (as in the paper {bytes_text(totals.paper_index_bytes)})" if totals.paper_index_bytes is not None else ""
+    return f"index sets {bytes_text(totals.index_bytes)}{paper}"
 
 
 def _plan_text(bundle: Bundle) -> str:
@@ -314,7 +419,3 @@ def _rewrites(bundle: Bundle) -> Iterator[str]:
 
 def _targets(bundle: Bundle) -> str:
     return f" for {', '.join(bundle.manifest.targets)}" if bundle.manifest.targets else ""
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count} B"
