@@ -22,8 +22,9 @@ from torch.nn import functional
 
 from trtkp.errors import InputError
 from trtkp.graph.packing import PackedConv, pack
+from trtkp.kernels.arrays import activation, view
 from trtkp.kernels.capi import load_library
-from trtkp.kernels.layer import Epilogue, Geometry, checked_lists
+from trtkp.kernels.layer import Epilogue, Geometry, checked_lists, describe, output_pitch
 from trtkp.kernels.torch_op import conv_op, to_torch
 from trtkp.prune.index_set import IndexSet, Kind
 
@@ -68,6 +69,15 @@ class PackedConv2d(nn.Module):
             self.epilogue.activation, self.epilogue.alpha, self.tactic,
         )  # fmt: skip
         return out
+
+    def tactics(self, x: Tensor) -> list[str]:
+        """The tactics that compute this layer on inputs like ``x``."""
+        desc = describe(
+            self.lists, self.geometry, self.epilogue, x=activation(_channels_last(x), "x"),
+            index=view(self.index, "index"), rows=self.get_buffer("row_filter").shape[0],
+            y_pitch=output_pitch(self.lists.weight_shape[0]), residual_pitch=0, has_bias=self.bias is not None,
+        )  # fmt: skip
+        return load_library().tactics(desc)
 
     def extra_repr(self) -> str:
         """Shape, lists and epilogue."""
