@@ -62,7 +62,7 @@ def _check(device: Device, base: str, dtype: str, blocks: bool, long: bool, case
                 continue
             found = tactics.setdefault(name, {"cases": 0, "worst": 0.0})
             error = float((got - want).norm() / want.norm().clamp(min=1e-30))
-            if not error <= limit(case):
+            if not error <= limit(case, name):
                 failures.append(f"{name} seed {1000 * seed + 17}: relative error {error:.2e}")
             if not torch.equal(got, again):
                 failures.append(f"{name} seed {1000 * seed + 17}: two runs differ")
@@ -71,8 +71,10 @@ def _check(device: Device, base: str, dtype: str, blocks: bool, long: bool, case
     return {"tactics": tactics, "failures": failures}
 
 
-def limit(case: Case) -> float:
+def limit(case: Case, tactic: str) -> float:
     """Largest relative Frobenius error of one operator (tolerances of the operators, as in the tests)."""
+    if "tf32" in tactic:
+        return 2e-3
     return TOLERANCE.get(case.dtype, 1e-6 * max(1.0, (case.packed.weight.shape[1] / 1024) ** 0.5))
 
 
@@ -128,7 +130,7 @@ def check_sanitizer(part: Part, device: Device) -> None:
 def _sanitize(tool: str, check: str) -> dict[str, Any]:
     command = [
         "env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", tool, "--tool", check, "--error-exitcode", "9",
-        "--kernel-regex", "kns=trtkp", sys.executable, "-m", "benchmarks.gpu.checks", "--cases", "1",
+        sys.executable, "-m", "benchmarks.gpu.checks", "--cases", "1",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=220)
     tail = (done.stdout + done.stderr).splitlines()[-15:]

@@ -77,7 +77,13 @@ def _source(net: str) -> nn.Module:
     """The net with random weights and settled statistics, in fp32 on the CPU."""
     torch.manual_seed(0)
     factory, shape = NETS[net]
-    return settle_batch_norm(factory(), shape) if net in ("tiny", "resnet56-cifar") else factory().eval()
+    return _settled(factory(), shape)
+
+
+def _settled(model: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
+    """Without settled statistics the activations of a deep net leave the range of fp16."""
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    return settle_batch_norm(model.to(where), shape).cpu()
 
 
 @cache
@@ -177,7 +183,7 @@ def _narrow_source(net: str, method: str) -> tuple[nn.Module, float]:
     step = bisect_right(range(1, 65), goal, key=macs)
     if step == 0:
         raise ValueError(f"{net}: no width has as few MACs as {method}")
-    return narrowed(_source(net), step / 64), macs(step)
+    return _settled(narrowed(_source(net), step / 64), shape), macs(step)
 
 
 def _on_device(model: nn.Module, device: Device) -> nn.Module:

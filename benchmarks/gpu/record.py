@@ -1,4 +1,4 @@
-"""The result file: parts of items, written after every item, so that a run that is cut off loses nothing."""
+"""The result file: parts of items, written every few seconds, so that a run that is cut off goes on there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ __all__ = ["CONTEXT_LOST", "Part", "Record"]
 
 #: Exit status that asks run.sh for a fresh process: an illegal access leaves a CUDA context that answers nothing.
 CONTEXT_LOST = 75
+#: A run that is killed loses what it measured in so many seconds.
+WRITE_SECONDS = 2.0
 
 
 class Record:
@@ -33,12 +35,18 @@ class Record:
         self.document["runs"].append(provenance)
         self.write()
 
+    def write_soon(self) -> None:
+        """Write unless that was done a moment ago."""
+        if time.monotonic() - self._written >= WRITE_SECONDS:
+            self.write()
+
     def write(self) -> None:
         """Replace the file in one step."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
         part.replace(self.path)
+        self._written = time.monotonic()
 
 
 class Part:
@@ -91,9 +99,10 @@ class Part:
             found = {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:500]}
             print(f"  {key}: {found['failed']}", flush=True)
         self.items[key] = found
-        self._record.write()
+        self._record.write_soon()
         if "failed" in found and not self._is_usable():
             print("  the device is lost for this process", flush=True)
+            self._record.write()
             raise SystemExit(CONTEXT_LOST)
         return found
 

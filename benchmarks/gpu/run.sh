@@ -4,7 +4,7 @@
 #   benchmarks/gpu/run.sh [--out FOLDER] [--parts a,b] [--minutes N] [--list] [--device cuda|emulated]
 #
 # Needs the checkout, nvcc, CMake and a Python with torch for CUDA; nothing is installed. Results go to gpu.json in the
-# folder (default: $OUT, else out/gpu), which is written after every measurement: run it again and it goes on where it
+# folder (default: $OUT, else out/gpu), which is written as it goes: run it again and it goes on where it
 # stopped. Exit status: 0 all asked for is done and right, 1 something failed, 2 bad usage, 3 no GPU, 4 more is left.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

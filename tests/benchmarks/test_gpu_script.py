@@ -22,7 +22,6 @@ from benchmarks.gpu.record import CONTEXT_LOST, Part, Record
 from benchmarks.gpu.report import markdown, plot
 from benchmarks.gpu.shapes import SHAPES, Shape, forms
 from examples.nets.resnet import resnet50
-from tests.emulation.programs import build_library
 from trtkp.prune.index_set import from_mask
 
 ROOT = Path(__file__).parents[2]
@@ -31,14 +30,6 @@ SCRIPT = ROOT / "benchmarks/gpu/run.sh"
 DRY = ("checks", "sanitizer", "ceilings", "layers-resnet50-32", "nets-resnet50", "compiled-resnet50")
 #: What a GPU machine with PyTorch need not have.
 ABSENT = ("pydantic", "polygraphy", "onnx", "onnx_ir", "onnxruntime", "typer", "safetensors", "pytest", "hypothesis")
-
-
-@pytest.fixture(scope="session")
-def library_path(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "emulation"
-    folder.mkdir(exist_ok=True)
-    return build_library(folder)
 
 
 def script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -7,18 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulation.programs import build_library
 from trtkp.kernels import choice
 from trtkp.kernels.capi import Library, load_library
-
-
-@pytest.fixture(scope="session")
-def library_path(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The library, compiled once for all the processes of a test run."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "emulation"
-    folder.mkdir(exist_ok=True)
-    return build_library(folder)
 
 
 @pytest.fixture

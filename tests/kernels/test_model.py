@@ -117,6 +117,9 @@ def test_occupancy() -> None:
 def test_gpus_by_name() -> None:
     assert known_gpu("NVIDIA H200").name == "H200"
     assert known_gpu("NVIDIA GeForce RTX 4090").multiprocessors == 128
+    assert known_gpu("NVIDIA A100-SXM4-80GB").name == "A100"
+    with pytest.raises(InputError, match="GPU NVIDIA L40S"):
+        known_gpu("NVIDIA L40S")
     with pytest.raises(InputError, match="GPU Voodoo: the tactic model has no figures for it; use one of A100"):
         known_gpu("Voodoo")
 

@@ -246,13 +246,13 @@ def counts_of(tactic: str, capability: int) -> Counts | None:
 
 
 def known_gpu(name: str) -> Gpu:
-    """One of `GPUS`, by a part of its name.
+    """One of `GPUS`, by a name that has its name among its words: "NVIDIA A100-SXM4-80GB".
 
     Raises:
         InputError: none of them.
     """
     for key, gpu in GPUS.items():
-        if key.lower() in name.lower():
+        if re.search(rf"\b{key}\b", name, re.IGNORECASE):
             return gpu
     raise InputError(f"GPU {name}: the tactic model has no figures for it", remedy=f"use one of {', '.join(GPUS)}")
 
