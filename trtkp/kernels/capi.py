@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ INTERFACE_VERSION = 1
 
 _PACKAGE = Path(__file__).parents[1]
 _REMEDY = "build it with TRTKP_CUDA_ARCHITECTURES=native pip install . (needs nvcc), or name one with TRTKP_LIBRARY"
+_MOST_TACTICS = 256
 _OK, _INVALID_ARGUMENT, _UNSUPPORTED = 0, 1, 2
 #: cudaErrorNoKernelImageForDevice as the runtime words it.
 _NO_IMAGE = "no kernel image"
@@ -108,7 +110,7 @@ class Library:
         """The tactics that compute the layer, by name."""
         found, count = (ctypes.c_int32 * len(self.tactic_numbers))(), ctypes.c_int32()
         self._call("trtkpConvTactics", ctypes.byref(desc), found, len(found), ctypes.byref(count))
-        names = list(self.tactic_numbers)
+        names = {number: name for name, number in self.tactic_numbers.items()}
         return [names[number] for number in found[: count.value]]
 
     def workspace_bytes(self, desc: ConvDesc, tactic: str) -> int:
@@ -128,11 +130,11 @@ class Library:
             raise InputError(f"tactic {tactic}: not known", remedy=f"use one of {', '.join(self.tactic_numbers)}")
         return self.tactic_numbers[tactic]
 
-    def _names(self) -> Any:
-        number = 0
-        while (name := self._handle.trtkpTacticName(number)) is not None:
-            yield name.decode(), number
-            number += 1
+    def _names(self) -> Iterator[tuple[str, int]]:
+        for number in range(_MOST_TACTICS):  # not every number is a tactic
+            name = self._handle.trtkpTacticName(number)
+            if name is not None:
+                yield name.decode(), number
 
     def _call(self, function: str, *arguments: Any) -> None:
         status = getattr(self._handle, function)(*arguments)

@@ -215,7 +215,7 @@ def predict(tactic: str, layer: Layer, gpu: Gpu) -> Prediction | None:
     for number, share in ((waves, resident), (1, -(-rest // gpu.multiprocessors))):
         if number == 0 or share == 0:
             continue
-        per_step = _step_cycles(m, n, share, counts, layer.itemsize, gpu)
+        per_step = _step_cycles(m, n, share, counts, layer.itemsize, tactic.startswith("sparse"), gpu)
         bound = max(per_step, key=per_step.__getitem__)
         cycles[bound] = cycles.get(bound, 0.0) + number * steps * per_step[bound]
         cycles["launch"] += number * BLOCK_OVERHEAD
@@ -289,9 +289,12 @@ def _lists_per_tile(layer: Layer, n: int, row_tiles: int) -> float:
     return 1 + max(0, inside) / row_tiles
 
 
-def _step_cycles(m: int, n: int, blocks: int, counts: Counts, itemsize: int, gpu: Gpu) -> dict[str, float]:
+def _step_cycles(
+    m: int, n: int, blocks: int, counts: Counts, itemsize: int, is_sparse: bool, gpu: Gpu
+) -> dict[str, float]:
     """Cycles of one step of ``blocks`` blocks on a multiprocessor, by bound."""
-    rate = gpu.macs_per_cycle * gpu.mma_share * (_BITS16 / itemsize)
+    # TF32 runs at half the rate of 16 bits; sparse tensor cores skip half of the products.
+    rate = gpu.macs_per_cycle * gpu.mma_share * (_BITS16 / itemsize) * (2 if is_sparse else 1)
     cache = gpu.cache_bandwidth / gpu.multiprocessors / gpu.clock_hz
     return {
         "arithmetic": blocks * m * n * counts.columns / rate,
