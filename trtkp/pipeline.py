@@ -35,7 +35,7 @@ from trtkp.prune.index_set import IndexSet, from_mask
 from trtkp.prune.method import Method, prune_one_shot
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import save_index_sets
-from trtkp.records import layer_records, libraries, source_record, tensor_record, timing_record, totals_record
+from trtkp.records import layer_records, libraries, plan_record, source_record, tensor_record, totals_record
 from trtkp.shapes import Profile, Shape, TensorSpec, make_profile, parse_shape_options
 
 if TYPE_CHECKING:
@@ -169,6 +169,7 @@ class _Line:
     left_dense: dict[str, str] = field(init=False)
     ops: dict[str, str] = field(init=False)
     plan: Plan = field(init=False)
+    planned: PlanRecord = field(init=False)
     result: BuildResult = field(init=False)
     accuracy: dict[str, float] | None = None
     manifest: Manifest = field(init=False)
@@ -187,7 +188,7 @@ class _Line:
             del masked
             save_index_sets(staging / "index_sets.safetensors", self.index_sets)
         with self._phase("plan"):
-            engine_graph = self._plan(dense, packed)
+            engine_graph = self._plan(dense)
         if self.options.kind is not None:
             with self._phase("calibrate"):
                 engine_graph = self._quantise(packed, engine_graph)
@@ -317,41 +318,30 @@ class _Line:
     def _input_sizes(self) -> dict[str, tuple[int, int]]:
         return {layer.node: layer.input_size for layer in self.table.layers}
 
-    def _plan(self, dense: ir.Model, packed: ir.Model) -> ir.Model:
-        """The graph of standard operators, ``engine.onnx``: dense, but for the layers that the plan takes elsewhere."""
-        from trtkp.graph.rewrite import pack_convolutions, packed_nodes
-        from trtkp.plan.planner import apply_plan, make_plan
+    def _plan(self, dense: ir.Model) -> ir.Model:
+        """The graph of standard operators, ``engine.onnx``, without dead parts, each layer in its form."""
+        from trtkp.engine_graph import make_engine_graph
 
-        opt = {name: shapes.opt for name, shapes in self.profile.items()}
-        batch = opt[self.table.batch_input][0] if self.table.batch_input is not None else 1
-        layers = {layer.node: layer for layer in self.table.layers}
-        value_shapes: dict[str, Shape] = {}
-        for node in packed_nodes(packed):
-            layer = layers[str(node.name)]
-            count = batch * layer.repeats
-            target = (count, layer.filters, *layer.output_size)
-            value_shapes[_name(node.inputs[0])] = (count, layer.channels * layer.groups, *layer.input_size)
-            value_shapes |= {_name(value): target for value in (node.outputs[0], *node.inputs[6:])}
         lowering = self.options.lowering
         only: str | dict[str, str] | None = None if lowering == "auto" else lowering
         if self.given is not None and only is None:  # its tensors are those of the forms that it was made for
             only = {name: choice.lowering for name, choice in self.given.layers.items() if choice.lowering}
-        self.plan = make_plan(
-            packed,
-            opt,
-            value_shapes,
+        made = make_engine_graph(
+            dense,
+            self.index_sets,
+            self.table,
+            {name: shapes.opt for name, shapes in self.profile.items()},
             measure=self.backend.name == "onnxruntime",
             threads=self.options.threads,
             only=only,
             progress=self.progress,
         )
-        self.warnings += self.plan.notes
+        self.plan, self.planned = made.plan, plan_record(made, forced=lowering != "auto", threads=self.options.threads)
+        self.warnings += made.notes
         all_dense = self.index_sets and set(self.plan.choices.values()) == {"dense"}
         if all_dense and only is None and not self.plan.notes:
             self.warnings.append(self._why_all_dense())
-        leaving = {node: choice for node, choice in self.plan.choices.items() if choice != "dense"}
-        pack_convolutions(dense, self.index_sets, self._input_sizes, only=leaving.keys())
-        return apply_plan(dense, leaving)
+        return made.model
 
     def _why_all_dense(self) -> str:
         text = "no pruned layer is faster packed than dense here: the lists are too fine or keep too much"
@@ -485,13 +475,7 @@ class _Line:
             ),
             left_out=self.table.left_out,
             totals=totals_record(accounting, paper),
-            plan=PlanRecord(
-                status="forced" if options.lowering != "auto" else "measured" if self.plan.measured else "unmeasured",
-                threads=options.threads,
-                dense=timing_record(self.plan.dense_ms),
-                planned=timing_record(self.plan.planned_ms),
-                notes=list(self.plan.notes),
-            ),
+            plan=self.planned,
             quantisation=quantisation_record(self.quantised) if self.quantised is not None else None,
             accuracy=self.accuracy,
             libraries=libraries(self.backend.name, self.result.version),
@@ -548,8 +532,3 @@ def _save(model: ir.Model, path: Path) -> None:
 
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     ir.save(model, path, external_data=f"{path.name}.data" if size > 1 << 30 else None)
-
-
-def _name(value: ir.Value | None) -> str:
-    assert value is not None
-    return str(value.name)

@@ -75,6 +75,8 @@ def built(bundle: Bundle, *, json: bool) -> None:
         out.print(f"  accuracy {manifest.accuracy['dense']:.2%} dense, {manifest.accuracy['pruned']:.2%} pruned")
     _print_quantisation(out, bundle, layers=False)
     out.print(f"  plan   {_plan_text(bundle)}")
+    for line in _rewrites(bundle):
+        out.print(line)
     engine = manifest.files.get("model.engine", manifest.files["engine.onnx"])
     out.print(f"  engine {_bytes(engine.bytes)}{_targets(bundle)}, built in {sum(manifest.seconds.values()):.1f} s")
     for warning in manifest.warnings:
@@ -110,6 +112,8 @@ def inspected(bundle: Bundle, *, json: bool) -> None:
     out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
     _print_quantisation(out, bundle, layers=True)
     out.print(f"  plan   {_plan_text(bundle)}")
+    for line in _rewrites(bundle):
+        out.print(line)
     out.print("  files  " + ", ".join(f"{name} {_bytes(record.bytes)}" for name, record in manifest.files.items()))
     for warning in manifest.warnings:
         out.print(f"  [yellow]warning:[/] {escape(warning)}", soft_wrap=True)
@@ -292,6 +296,18 @@ def _plan_text(bundle: Bundle) -> str:
         else ""
     )
     return f"{plan.status}: {counts}{times}"
+
+
+def _rewrites(bundle: Bundle) -> Iterator[str]:
+    """What was removed from the engine's graph, and what was folded."""
+    dead, gathers = bundle.manifest.plan.dead, bundle.manifest.plan.gathers
+    if dead is not None and dead.layers:
+        yield (
+            f"  dead   removed {dead.filters:,} filters and {dead.channels:,} channels that were read: "
+            f"{dead.params:,} params, {dead.macs:,} MACs of the dense net"
+        )
+    if gathers is not None and gathers.before > 0:
+        yield f"  copies {gathers.before} Gathers of channels, {gathers.after} left after folding"
 
 
 def _targets(bundle: Bundle) -> str:
