@@ -43,6 +43,7 @@ __all__ = [
     "Target",
     "Threads",
     "TrustPickle",
+    "counts",
     "numbers",
 ]
 
@@ -238,3 +239,17 @@ def numbers(text: str | None, flag: str, default: float) -> tuple[float, ...]:
     if not all(math.isfinite(value) for value in values):
         raise InputError(f"{flag} {text}: not finite")
     return values
+
+
+def counts(text: str | None, flag: str) -> tuple[int, ...]:
+    """``"1,8,32"`` as numbers; none where nothing was given.
+
+    Raises:
+        InputError: not whole numbers.
+    """
+    try:
+        return () if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"{flag} {text}: not whole numbers separated by commas", remedy=f"write {flag} 1,8,32"
+        ) from None
