@@ -8,9 +8,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import trtkp as package
 from trtkp.bundle import Manifest
+from trtkp.cli.app import app
 
 from .conftest import Trtkp
 
@@ -184,3 +186,10 @@ def test_libraries_are_quiet_only_while_a_command_runs(trtkp: Trtkp, folder: Pat
     trtkp("inspect", "nothing")
     assert list(warnings.filters) == filters
     assert logging.root.manager.disable == level
+
+
+def test_no_help_holds_what_is_taken_for_markup() -> None:
+    commands = vars(get_command(app))["commands"]
+    helps = [parameter.help or "" for command in commands.values() for parameter in command.params]
+    assert len(helps) > 60
+    assert [text for text in helps if "[" in text] == []

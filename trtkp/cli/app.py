@@ -313,7 +313,7 @@ def verify(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            "--tolerance", help="Relative Frobenius error allowed. [default: 1e-5, fp16 5e-3, int8 and fp8 0.5]"
+            "--tolerance", help="Relative Frobenius error allowed. (default: 1e-5, fp16 5e-3, int8 and fp8 0.5)"
         ),
     ] = None,
     require_engine: Annotated[
@@ -346,7 +346,7 @@ def bench(
     bundles: Annotated[
         list[Path], typer.Argument(help="Bundles, timed in turn; the first is the baseline.", show_default=False)
     ],
-    batch: Annotated[int | None, typer.Option("--batch", help="Batch size. [default: the first profile's opt]")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Batch size. (default: the first profile's opt)")] = None,
     threads: opt.Threads = None,
     warmup: Annotated[int, typer.Option("--warmup", help="Untimed rounds.")] = 10,
     runs: Annotated[int, typer.Option("--runs", help="Timed rounds.")] = 100,
@@ -373,7 +373,7 @@ def compare(
         ),
     ],
     batch: Annotated[
-        str | None, typer.Option("--batch", help="Batch sizes to time, 1,8,32. [default: the first one's opt]")
+        str | None, typer.Option("--batch", help="Batch sizes to time, 1,8,32. (default: the first one's opt)")
     ] = None,
     data: Annotated[
         Path | None,
