@@ -74,6 +74,7 @@ class BuildOptions:
         include: patterns of the layers to prune, instead of the method's default scope.
         skip: patterns of layers to leave dense.
         threads: CPU threads of ONNX Runtime; None for the physical cores.
+        timing_cache: take and keep the times of layers in the user's cache; else time every layer anew.
         arch: ``package.module:factory`` of a state dict's network.
         trust_pickle: allow model files that are code.
         calibration: how to calibrate for int8 or fp8.
@@ -92,6 +93,7 @@ class BuildOptions:
     include: Sequence[str] = ()
     skip: Sequence[str] = ()
     threads: int | None = None
+    timing_cache: bool = True
     arch: str | None = None
     trust_pickle: bool = False
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
@@ -320,6 +322,7 @@ class _Line:
     def _plan(self, dense: ir.Model, packed: ir.Model) -> ir.Model:
         """The graph of standard operators, ``engine.onnx``: dense, but for the layers that the plan takes elsewhere."""
         from trtkp.graph.rewrite import pack_convolutions, packed_nodes
+        from trtkp.plan.cache import TimingCache
         from trtkp.plan.planner import apply_plan, make_plan
 
         opt = {name: shapes.opt for name, shapes in self.profile.items()}
@@ -336,6 +339,7 @@ class _Line:
         only: str | dict[str, str] | None = None if lowering == "auto" else lowering
         if self.given is not None and only is None:  # its tensors are those of the forms that it was made for
             only = {name: choice.lowering for name, choice in self.given.layers.items() if choice.lowering}
+        cache = TimingCache() if self.options.timing_cache else TimingCache.in_memory()
         self.plan = make_plan(
             packed,
             opt,
@@ -343,9 +347,10 @@ class _Line:
             measure=self.backend.name == "onnxruntime",
             threads=self.options.threads,
             only=only,
+            cache=cache,
             progress=self.progress,
         )
-        self.warnings += self.plan.notes
+        self.warnings += [*cache.problems, *self.plan.notes]
         all_dense = self.index_sets and set(self.plan.choices.values()) == {"dense"}
         if all_dense and only is None and not self.plan.notes:
             self.warnings.append(self._why_all_dense())

@@ -128,6 +128,7 @@ def build(
     share: opt.Share = None,
     alpha: opt.Alpha = None,
     filter_group: opt.FilterGroup = None,
+    filter_group_1x1: opt.FilterGroup1x1 = None,
     channel_block: opt.ChannelBlock = None,
     from_zeros: opt.FromZeros = False,
     layers: opt.Include = None,
@@ -155,6 +156,7 @@ def build(
     target: opt.Target = None,
     lowering: opt.Lowering = "auto",
     threads: opt.Threads = None,
+    timing_cache: opt.TimingCache = True,
     json: opt.Json = False,
 ) -> None:
     """Prune a model one-shot, export it and build an engine: one bundle."""
@@ -168,6 +170,7 @@ def build(
         "share": share,
         "alpha": alpha,
         "filter_group": filter_group,
+        "filter_group_1x1": filter_group_1x1,
         "channel_block": channel_block,
     }
     with show.progress(quiet=json) as progress:
@@ -188,6 +191,7 @@ def build(
                 include=layers or (),
                 skip=skip or (),
                 threads=threads,
+                timing_cache=timing_cache,
                 arch=arch,
                 trust_pickle=trust_pickle,
                 calibration=_calibration(calibrator, percentile, samples, max_drop, fallback, mean, std),
