@@ -134,7 +134,7 @@ def race(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
 @pytest.mark.parametrize("best", ["box", "rectangles", "taps"])
 def test_the_fastest_form_wins(race: Any, best: str) -> None:
     races = race({"dense": 1.0, best: 0.5})
-    net = Net([taps(4, 5)])
+    net = Net([taps(0, 4)])
     plan = net.plan(measure=True)
     assert plan.choices == {"conv0": best}
     layer = plan.layers[0]
@@ -182,13 +182,74 @@ def test_a_net_that_is_slower_goes_back_to_dense(race: Any) -> None:
 
 
 def test_identical_layers_are_timed_once(race: Any) -> None:
-    races = race({"dense": 1.0, "taps": 0.5})
-    same, wider, other = taps(4, 5), taps(4, 5, filters=32), taps(1, 4)
+    races = race({"dense": 1.0, "taps": 0.5}, net=(5.0, 2.5))
+    same, wider, other = taps(0, 4), taps(0, 4, filters=32), taps(1, 3)
     plan = Net([same, same, other, same, wider]).plan(measure=True)
     assert len(races) == 3 + 1
     assert [layer.node for layer in plan.layers] == [f"conv{i}" for i in range(5)]
     assert [layer.name for layer in plan.layers] == [f"w{i}" for i in range(5)]
     assert set(plan.choices.values()) == {"taps"}
+
+
+def test_the_lists_do_not_matter_to_the_time(race: Any) -> None:
+    """Layers of equal geometry whose lists are of equal lengths are timed once."""
+    races = race({"dense": 1.0, "gather": 0.5}, net=(2.0, 1.0))
+    first = kernels(0.5, 32, 32)
+    plan = Net([first, np.roll(first, 3, axis=1)]).plan(measure=True)
+    assert len(races) == 1 + 1
+    assert plan.layers[0].candidates == plan.layers[1].candidates
+    assert set(plan.choices.values()) == {"gather"}
+
+
+def test_forms_that_are_the_same_are_timed_once(race: Any) -> None:
+    """One group of kernels: the list as it is and the union of one group are one engine."""
+    races = race({"dense": 1.0, "gather": 0.5})
+    plan = Net([kernels(0.5)]).plan(measure=True)
+    assert "gather-1" not in races[0]
+    assert plan.layers[0].candidates["gather-1"] == plan.layers[0].candidates["gather"] == 0.5
+
+
+def test_hopeless_forms_are_not_timed(race: Any) -> None:
+    races = race({"dense": 1.0}, forecast=True)
+    few = Net([taps(0, 1, 3, 4, filters=8, channels=64)], size=16)  # six copies of the input for eight filters
+    layer = few.plan(measure=True).layers[0]
+    assert races == [["dense", "box"]]
+    assert layer.inapplicable["taps"].startswith("predicted ")
+    assert layer.inapplicable["taps"].endswith(" times the dense time, not timed")
+    assert set(layer.candidates) == {"dense", "box", "rectangles"}
+
+
+def test_a_net_leaves_out_what_does_not_pay(race: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers alone promise 3 of 10 ms; the last of them costs what the others gain."""
+    net = Net([taps(0, 4), taps(0, 4, filters=32), taps(0, 4, channels=32), taps(0, 4, filters=8)])
+    race({"dense": 1.0, "box": 0.2})
+    plan = net.plan(measure=True)  # the clock says 1 ms for any planned net: less than expected
+    assert set(plan.choices.values()) == {"box"}
+
+    counted: list[int] = []
+
+    def times(_: Any, plan: Plan, nodes: Any) -> tuple[Timing, Timing]:
+        count = len(list(nodes))
+        counted.append(count)
+        median = {4: 10.5, 2: 8.4, 1: 9.0, 3: 8.0}[count]
+        return Timing(10.0, 10.0, 10.0, 1), Timing(median, median, median, 1)
+
+    monkeypatch.setattr(planner._Search, "time", times)
+    plan = net.plan(measure=True)
+    assert counted == [4, 2, 1]
+    assert sorted(plan.choices.values()) == ["box", "box", "dense", "dense"]
+    assert plan.planned_ms == Timing(8.4, 8.4, 8.4, 1)
+    assert plan.notes == ("2 of 4 packed layers go back to dense, the whole net is faster so",)
+    dense = [layer for layer in plan.layers if layer.choice == "dense"]
+    assert {layer.why for layer in dense} == {f"box won alone, but {plan.notes[0]}"}
+    net.assert_exact(plan)
+
+
+def test_a_gain_must_show_in_the_fast_runs_too() -> None:
+    """On a busy machine the median alone may favour one by chance."""
+    lucky, dense = Timing(5.0, 4.0, 9.0, 30), Timing(10.0, 4.0, 12.0, 30)
+    assert lucky.gain_over(dense) == 1.0
+    assert dense.gain_over(lucky) == 0.5
 
 
 def test_nothing_to_weigh_is_not_timed(race: Any) -> None:

@@ -62,7 +62,7 @@ class TimingCache:
                 self._races[key] = _read(file, structures)
             except FileNotFoundError:
                 return None
-            except (OSError, ValueError, TypeError, AttributeError):
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):
                 self._tell(f"timing cache: {file} cannot be used, its layer is timed again")
         return self._races.get(key)
 
@@ -94,8 +94,11 @@ def _key(structures: Collection[str], threads: int | None) -> str:
 
 def _read(file: Path, structures: Collection[str]) -> dict[str, Timing]:
     entry = json.loads(file.read_text(encoding="utf-8"))
-    times = {name: Timing(**values) for name, values in entry.items()}
-    if set(times) != set(structures) or not all(time.median_ms > 0 for time in times.values()):
+    times = {
+        name: Timing(*(float(values[f"{key}_ms"]) for key in ("median", "p10", "p90")), int(values["runs"]))
+        for name, values in entry.items()
+    }
+    if set(times) != set(structures) or not all(time.median_ms > 0 and time.p10_ms > 0 for time in times.values()):
         raise ValueError("not the times of these structures")
     return times
 

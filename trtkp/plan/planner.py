@@ -240,6 +240,7 @@ def _reduced(plan: Plan, everything: Sequence[str], kept: Sequence[str], dense: 
             f"the planned net took {planned.median_ms:.3f} ms, the dense one {dense.median_ms:.3f} ms: "
             "every layer stays dense"
         )
+        timed = replace(timed, planned_ms=dense)
     layers = tuple(
         replace(layer, choice="dense", why=f"{layer.choice} won alone, but {why}")
         if layer.choice != "dense" and layer.node not in kept
