@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ from trtkp.prune.method import Method, prune_one_shot
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import save_index_sets
 from trtkp.records import layer_records, libraries, source_record, tensor_record, timing_record, totals_record
-from trtkp.shapes import Profile, Shape, TensorSpec, make_profile, parse_shape_options
+from trtkp.shapes import Profile, Shape, profile_from_options, smallest_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,13 +218,9 @@ class _Line:
         )
         self.warnings += self.source.warnings
         specs = self.source.inputs
-        shapes = [
-            parse_shape_options(values, specs, flag)
-            for values, flag in ((options.min, "--min"), (options.opt, "--opt"), (options.max, "--max"))
-        ]
-        if options.input_shape and not any(shapes):
-            shapes[1] = _without_batch_limits(parse_shape_options(options.input_shape, specs, "--input-shape"), specs)
-        self.profile = make_profile(specs, *shapes)
+        self.profile = profile_from_options(
+            specs, options.min, options.opt, options.max, input_shape=options.input_shape
+        )
         if options.calibration_file is not None:
             from trtkp.calib.record import load_calibration
 
@@ -244,13 +240,7 @@ class _Line:
             NameFixPass()(graph)  # plans are kept by the names of nodes
             ShapeInferencePass()(graph)  # epilogues are fused where shapes are known
         self._check_weights(graph)
-        # per sample whatever the batch; the smallest one that the model takes is the quickest to run. An input whose
-        # first dimension is dynamic says more surely what the batch is, so it comes first
-        dynamic = [spec.name for spec in self.source.inputs if spec.shape and not isinstance(spec.shape[0], int)]
-        samples = {
-            name: (*self.profile[name].min[:1], *self.profile[name].opt[1:])
-            for name in sorted(self.profile, key=lambda name: name not in dynamic)
-        }
+        samples = smallest_samples(self.source.inputs, self.profile)
         self.table = conv_layers(graph, samples)
         weights = {
             layer.name: value.const_value.numpy()
@@ -536,15 +526,6 @@ def _check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool)
     found = backend.availability()
     if not found.can_build:
         raise JobError(f"backend {backend.name} cannot build here: {found.detail}", remedy="see trtkp doctor")
-
-
-def _without_batch_limits(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> dict[str, Shape]:
-    """``--input-shape`` fixes all dimensions but a dynamic batch, which keeps its range."""
-    return {
-        spec.name: shapes[spec.name]
-        for spec in specs
-        if spec.name in shapes and spec.shape and not isinstance(spec.shape[0], int)
-    }
 
 
 def _save(model: ir.Model, path: Path) -> None:

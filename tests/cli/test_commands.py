@@ -156,3 +156,28 @@ def test_libraries_are_quiet_only_while_a_command_runs(trtkp: Trtkp, folder: Pat
     trtkp("inspect", "nothing")
     assert list(warnings.filters) == filters
     assert logging.root.manager.disable == level
+
+
+def test_advise(trtkp: Trtkp, folder: Path) -> None:
+    done = trtkp("advise", "net.onnx", "--seconds", "5", "--batch", "2", "--json")
+    assert done.status == 0
+    document = done.document
+    assert (document["format"], document["version"], document["batch"]) == ("trtkp.advice", 1, 2)
+    assert document["layers"].keys() == {"w1", "w2"}
+    assert document["left_out"] == {"w0": "stem"}
+    shown = trtkp("advise", "net.onnx", "--seconds", "5", "--batch", "2", "--skip", "w1")
+    assert shown.status == 0
+    assert "w2" in shown.out
+    assert "75% kept" in shown.out
+    assert "w1" not in shown.out
+    assert trtkp("advise", "net.onnx", "--batch", "0").message == "--batch 0: at least one is needed"
+
+
+def test_inspect_forms(trtkp: Trtkp, folder: Path) -> None:
+    done = trtkp("inspect", "kep", "--forms")
+    assert done.status == 0
+    manifest = package.load("kep").manifest
+    for layer in manifest.layers:
+        for form in (*layer.candidates, *layer.inapplicable):
+            assert form in done.out
+    assert done.out.splitlines()[-1].startswith("  plan   measured: ")

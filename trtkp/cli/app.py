@@ -236,6 +236,48 @@ def _data(path: Path | None, precision: str) -> LabelledData | Path | None:
 
 
 @app.command()
+def advise(
+    model: Annotated[
+        Path,
+        typer.Argument(help="Exported program, state dict or ONNX file; told apart by content.", show_default=False),
+    ],
+    layers: opt.Include = None,
+    skip: opt.Skip = None,
+    arch: opt.Arch = None,
+    input_shape: opt.InputShape = None,
+    trust_pickle: opt.TrustPickle = False,
+    optimum: opt.OptShape = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Batch size. [default: that of --opt]")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Budget; the layers of most work come first.")] = 120.0,
+    threads: opt.Threads = None,
+    timing_cache: opt.TimingCache = True,
+    json: opt.Json = False,
+) -> None:
+    """Time, before training, which granularity and density of pruning would pay in which layer on this machine."""
+    from trtkp.plan.advise import AdviceOptions
+    from trtkp.plan.advise import advise as advise_on
+
+    with show.progress(quiet=json) as progress:
+        advice = advise_on(
+            model,
+            AdviceOptions(
+                include=layers or (),
+                skip=skip or (),
+                batch=batch,
+                opt=optimum or (),
+                input_shape=input_shape or (),
+                seconds=seconds,
+                threads=threads,
+                timing_cache=timing_cache,
+                arch=arch,
+                trust_pickle=trust_pickle,
+            ),
+            progress,
+        )
+    show.advised(advice, json=json)
+
+
+@app.command()
 def calibrate(
     source: Annotated[
         Path, typer.Argument(help="An fp32 bundle, or a model file as build takes it.", show_default=False)
@@ -297,11 +339,20 @@ def calibrate(
 
 
 @app.command()
-def inspect(bundle: Annotated[Path, _BUNDLE], json: opt.Json = False) -> None:
-    """Show what a bundle holds: layers, index sets, parameters, MACs, bytes."""
+def inspect(
+    bundle: Annotated[Path, _BUNDLE],
+    forms: Annotated[
+        bool, typer.Option("--forms", help="Every form that was weighed, with its time, instead of the layers.")
+    ] = False,
+    json: opt.Json = False,
+) -> None:
+    """Show what a bundle holds: layers, index sets, parameters, MACs, bytes; or the forms that were weighed."""
     from trtkp.bundle import load
 
-    show.inspected(load(bundle), json=json)
+    if forms and not json:
+        show.weighed(load(bundle))
+    else:
+        show.inspected(load(bundle), json=json)
 
 
 @app.command()

@@ -95,7 +95,9 @@ def _key(structures: Collection[str], threads: int | None) -> str:
 def _read(file: Path, structures: Collection[str]) -> dict[str, Timing]:
     entry = json.loads(file.read_text(encoding="utf-8"))
     times = {
-        name: Timing(*(float(values[f"{key}_ms"]) for key in ("median", "p10", "p90")), int(values["runs"]))
+        name: Timing(
+            float(values["median_ms"]), float(values["p10_ms"]), float(values["p90_ms"]), runs=int(values["runs"])
+        )
         for name, values in entry.items()
     }
     if set(times) != set(structures) or not all(time.median_ms > 0 and time.p10_ms > 0 for time in times.values()):

@@ -17,7 +17,7 @@ from trtkp.plan.lowerings import LOWERINGS, lower
 from trtkp.shapes import Shape
 from trtkp.timing import Timing, time_interleaved
 
-__all__ = ["apply_plan", "race", "race_layer", "single_layer", "structure"]
+__all__ = ["apply_plan", "race", "race_cached", "race_layer", "single_layer", "structure"]
 
 #: Seconds that the timing of one distinct layer may take.
 LAYER_BUDGET_S = 0.6
@@ -58,17 +58,28 @@ def race_layer(
     cache: TimingCache,
     budget_s: float = LAYER_BUDGET_S,
 ) -> dict[str, Timing]:
-    """Times of the named forms of one packed node; equal structures run once, and from ``cache`` if they ran before."""
+    """Times of the named forms of one packed node."""
     models = {name: single_layer(node, name, value_shapes) for name in names}
+    return race_cached(models, value_shapes, threads, cache, budget_s)
+
+
+def race_cached(
+    models: Mapping[str, ir.Model],
+    shapes: Mapping[str, Shape],
+    threads: int | None,
+    cache: TimingCache,
+    budget_s: float,
+) -> dict[str, Timing]:
+    """`race`, but models of equal structure run once, and not at all if they ran against each other before."""
     structures = {name: structure(model) for name, model in models.items()}
-    distinct = {key: models[name] for name, key in structures.items()}
+    distinct = {key: models[name] for name, key in reversed(structures.items())}  # the first of each
     times = cache.get(distinct, threads)
     if times is None:
-        labels = {key: next(name for name in names if structures[name] == key) for key in distinct}
-        timed = race({labels[key]: model for key, model in distinct.items()}, value_shapes, threads, budget_s)
+        labels = {key: next(name for name in models if structures[name] == key) for key in distinct}
+        timed = race({labels[key]: model for key, model in distinct.items()}, shapes, threads, budget_s)
         times = {key: timed[label] for key, label in labels.items()}
         cache.put(times, threads)
-    return {name: times[structures[name]] for name in names}
+    return {name: times[structures[name]] for name in models}
 
 
 def single_layer(node: ir.Node, lowering: str, value_shapes: Mapping[str, Shape]) -> ir.Model:
