@@ -180,4 +180,10 @@ def test_inspect_forms(trtkp: Trtkp, folder: Path) -> None:
     for layer in manifest.layers:
         for form in (*layer.candidates, *layer.inapplicable):
             assert form in done.out
-    assert done.out.splitlines()[-1].startswith("  plan   measured: ")
+        assert str(layer.why) in done.out or layer.lowering is None
+    assert done.out.splitlines()[-1].startswith("  plan   forced: ")
+    assert trtkp("build", "net.onnx", "-o", "new", "--method", "vskp", "--ratio", "0.5").status == 0
+    weighed = trtkp("inspect", "new", "--forms").out
+    for layer in package.load("new").manifest.layers:
+        assert layer.candidates.keys() >= layer.spread.keys()
+        assert all(f"{cost:.3f}" in weighed for cost in layer.candidates.values() if layer.measured)

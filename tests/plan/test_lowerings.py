@@ -195,7 +195,8 @@ def test_regrouped_forms_are_exact(any_case: Any, run: Any, relative_error: Any,
         want = case.want()
         for name in (*(f"gather-{groups}" for groups in EQUAL_GROUPS), "split"):
             model = packed_model(case)
-            if LOWERINGS[name].applies(read_packed(packed_nodes(model)[0])[1]) is not None:
+            reason = LOWERINGS[name].applies(read_packed(packed_nodes(model)[0])[1])
+            if reason is not None and not reason.startswith("no fewer kernels"):  # exact, but not worth it
                 continue
             operators = replace_all(model, LOWERINGS[name])
             error = relative_error(run(model, case.feeds()), want)

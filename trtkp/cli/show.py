@@ -126,6 +126,9 @@ def weighed(bundle: Bundle) -> None:
     table.add_column("why", overflow="fold")
     for layer in bundle.manifest.layers:
         name = layer.name
+        if layer.lowering is not None and not layer.candidates:  # asked for, not weighed
+            table.add_row(escape(name), f"[bold green]{layer.lowering}[/]", "", "", "", "", escape(layer.why or ""))
+            name = ""
         for form, cost in layer.candidates.items():
             times = [f"{ms:.3f}" for ms in (cost, *layer.spread[form])] if layer.measured else ["", "", ""]
             share = f"{cost / layer.candidates['dense']:.2f}"

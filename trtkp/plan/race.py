@@ -72,7 +72,9 @@ def race_cached(
 ) -> dict[str, Timing]:
     """`race`, but models of equal structure run once, and not at all if they ran against each other before."""
     structures = {name: structure(model) for name, model in models.items()}
-    distinct = {key: models[name] for name, key in reversed(structures.items())}  # the first of each
+    distinct: dict[str, ir.Model] = {}
+    for name, key in structures.items():
+        distinct.setdefault(key, models[name])
     times = cache.get(distinct, threads)
     if times is None:
         labels = {key: next(name for name in models if structures[name] == key) for key in distinct}

@@ -9,6 +9,7 @@ to the longest. Lists of other kinds count as the channels that they read at any
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,10 @@ def _equal_applies(packed: PackedConv, groups: int) -> str | None:
     count, filters, length = _equal_shape(packed, _equal(packed, groups))
     if count != groups:
         return f"{packed.weight_shape[0]} filters do not fill {groups} groups"
-    return _few_enough(count * filters * length, packed) or _too_much(count * length, packed)
+    kernels = count * filters * length
+    if groups > 1 and kernels >= prod(_equal_shape(packed, _equal(packed, groups // 2))):
+        return f"no fewer kernels than gather-{groups // 2}"
+    return _few_enough(kernels, packed) or _too_much(count * length, packed)
 
 
 def _few_enough(kernels: int, packed: PackedConv) -> str | None:
