@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 import trtkp
 from trtkp.cli import options as opt
 from trtkp.cli import show
+from trtkp.cli.search import search
 from trtkp.errors import InputError, TrtkpError
 
 if TYPE_CHECKING:
@@ -421,3 +422,6 @@ def doctor(json: opt.Json = False) -> None:
     from trtkp.doctor import diagnose
 
     show.diagnosed(diagnose(), json=json)
+
+
+app.command()(search)

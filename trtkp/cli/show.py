@@ -21,37 +21,50 @@ if TYPE_CHECKING:
     from trtkp.plan.advise import Advice, Granularity
     from trtkp.verification import Report
 
-__all__ = ["advised", "benched", "built", "diagnosed", "error", "inspected", "progress", "verified", "weighed"]
+__all__ = [
+    "advised",
+    "benched",
+    "built",
+    "console",
+    "diagnosed",
+    "document",
+    "error",
+    "inspected",
+    "progress",
+    "verified",
+    "weighed",
+]
 
 _MARK = {"verified": "[green]verified[/]", "failed": "[bold red]FAILED[/]", "not run": "[yellow]not run[/]"}
 _STATUS = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "unavailable": "[dim]unavailable[/]"}
 
 
-def _console(stderr: bool = False) -> Console:
+def console(stderr: bool = False) -> Console:
+    """Standard output, or standard error, as they are now."""
     # made at each use: tests and callers exchange sys.stdout
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 160)  # a file has no width to fit into
-    return console
+    stream = Console(stderr=stderr, highlight=False)
+    if not stream.is_terminal:
+        stream.width = max(stream.width, 160)  # a file has no width to fit into
+    return stream
 
 
 def error(message: str) -> None:
     """One line on standard error."""
-    _console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """A progress display on standard error that is gone at the end; gives the function that feeds it."""
-    console = _console(stderr=True)
+    stream = console(stderr=True)
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         TimeElapsedColumn(),
-        console=console,
+        console=stream,
         transient=True,
-        disable=quiet or not console.is_terminal,
+        disable=quiet or not stream.is_terminal,
     ) as bars:
         task = bars.add_task("Starting", total=None)
 
@@ -65,9 +78,9 @@ def built(bundle: Bundle, *, json: bool) -> None:
     """What ``build`` made."""
     manifest = bundle.manifest
     if json:
-        _document({"bundle": str(bundle.path), **manifest.model_dump(mode="json")})
+        document({"bundle": str(bundle.path), **manifest.model_dump(mode="json")})
         return
-    out = _console()
+    out = console()
     totals = manifest.totals
     out.print(f"[bold]{escape(str(bundle.path))}[/]  {_headline(bundle)}")
     out.print(f"  params {_before_after(totals.dense_params, totals.retained_params)}, {_index_text(bundle)}")
@@ -76,19 +89,21 @@ def built(bundle: Bundle, *, json: bool) -> None:
         out.print(f"  accuracy {manifest.accuracy['dense']:.2%} dense, {manifest.accuracy['pruned']:.2%} pruned")
     _print_quantisation(out, bundle, layers=False)
     out.print(f"  plan   {_plan_text(bundle)}")
+    for line in _rewrites(bundle):
+        out.print(line)
     engine = manifest.files.get("model.engine", manifest.files["engine.onnx"])
     out.print(f"  engine {_bytes(engine.bytes)}{_targets(bundle)}, built in {sum(manifest.seconds.values()):.1f} s")
     for warning in manifest.warnings:
-        _console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+        console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
 
 def inspected(bundle: Bundle, *, json: bool) -> None:
     """Every layer, and the totals."""
     manifest = bundle.manifest
     if json:
-        _document({"bundle": str(bundle.path), **manifest.model_dump(mode="json")})
+        document({"bundle": str(bundle.path), **manifest.model_dump(mode="json")})
         return
-    out = _console()
+    out = console()
     settings = ", ".join(f"{key} {value}" for key, value in manifest.settings.items() if value is not None)
     out.print(f"[bold]{escape(str(bundle.path))}[/]  {_headline(bundle)}")
     out.print(
@@ -111,6 +126,8 @@ def inspected(bundle: Bundle, *, json: bool) -> None:
     out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
     _print_quantisation(out, bundle, layers=True)
     out.print(f"  plan   {_plan_text(bundle)}")
+    for line in _rewrites(bundle):
+        out.print(line)
     out.print("  files  " + ", ".join(f"{name} {_bytes(record.bytes)}" for name, record in manifest.files.items()))
     for warning in manifest.warnings:
         out.print(f"  [yellow]warning:[/] {escape(warning)}", soft_wrap=True)
@@ -139,7 +156,7 @@ def weighed(bundle: Bundle) -> None:
         for form, reason in layer.inapplicable.items():
             table.add_row(escape(name), f"[dim]{form}[/]", "", "", "", "", f"[dim]{escape(reason)}[/]")
             name = ""
-    out = _console()
+    out = console()
     out.print(table)
     out.print(f"  plan   {_plan_text(bundle)}")
 
@@ -152,7 +169,7 @@ def verified(report: Report, *, json: bool) -> None:
     if report.require_engine and not report.ok and all(check.status != "failed" for check in report.checks):
         error(f"{report.bundle}: the engine was not run, and --require-engine asks for it")
     if json:
-        _document({**asdict(report), "ok": report.ok, "hint": report.hint})
+        document({**asdict(report), "ok": report.ok, "hint": report.hint})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("artefact", "result", "against", "output"):
@@ -166,7 +183,7 @@ def verified(report: Report, *, json: bool) -> None:
         for name, output in check.outputs.items():
             errors = (f"{output.relative:.2e}", check.limit, f"{output.max_abs:.2e}")
             table.add_row(check.artefact, mark, check.against, escape(name), *errors)
-    out = _console()
+    out = console()
     out.print(table)
     for check in report.checks:
         if check.reason is not None:
@@ -180,7 +197,7 @@ def verified(report: Report, *, json: bool) -> None:
 def benched(results: Sequence[Result], *, json: bool) -> None:
     """Latencies, and the ratio to the first bundle."""
     if json:
-        _document({"results": [{**asdict(result), "throughput": result.throughput} for result in results]})
+        document({"results": [{**asdict(result), "throughput": result.throughput} for result in results]})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("bundle", "backend", "precision"):
@@ -203,15 +220,15 @@ def benched(results: Sequence[Result], *, json: bool) -> None:
             f"{result.throughput:.0f}",
             f"{base / timing.median_ms:.2f}",
         )
-    _console().print(table)
+    console().print(table)
 
 
 def advised(advice: Advice, *, json: bool) -> None:
     """What pruning could gain: a row for every layer and granularity that pays, the recommended one marked."""
     if json:
-        _document(advice.model_dump(mode="json"))
+        document(advice.model_dump(mode="json"))
         return
-    out = _console()
+    out = console()
     where = f"batch {advice.batch}, {advice.threads} threads, {advice.machine}"
     out.print(f"[bold]{escape(advice.model)}[/]  {escape(where)}")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -241,7 +258,7 @@ def advised(advice: Advice, *, json: bool) -> None:
     out.print(table)
     out.print("Speed-up of the layer against dense; green: the finest lists that gain nearly as much as the best.")
     for warning in advice.warnings:
-        _console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+        console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
 
 def _granularity_text(granularity: Granularity, filters: int) -> str:
@@ -252,7 +269,7 @@ def _granularity_text(granularity: Granularity, filters: int) -> str:
 def diagnosed(findings: Sequence[Finding], *, json: bool) -> None:
     """What was found on this machine."""
     if json:
-        _document({"checks": [asdict(finding) for finding in findings]})
+        document({"checks": [asdict(finding) for finding in findings]})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("what", "status", "version"):
@@ -261,11 +278,12 @@ def diagnosed(findings: Sequence[Finding], *, json: bool) -> None:
     for finding in findings:
         detail = escape(finding.detail) + (f" [dim]→ {escape(finding.remedy)}[/]" if finding.remedy else "")
         table.add_row(finding.name, _STATUS[finding.status], finding.version or "", detail)
-    _console().print(table)
+    console().print(table)
 
 
-def _document(value: Any) -> None:
-    print(jsonlib.dumps(_finite(value), indent=1))  # noqa: T201 - the document that --json asks for
+def document(value: Any) -> None:
+    """What ``--json`` asks for."""
+    print(jsonlib.dumps(_finite(value), indent=1))  # noqa: T201 - the one document
 
 
 def _finite(value: Any) -> Any:
@@ -364,6 +382,18 @@ def _plan_text(bundle: Bundle) -> str:
         else ""
     )
     return f"{plan.status}: {counts}{times}"
+
+
+def _rewrites(bundle: Bundle) -> Iterator[str]:
+    """What was removed from the engine's graph, and what was folded."""
+    dead, gathers = bundle.manifest.plan.dead, bundle.manifest.plan.gathers
+    if dead is not None and dead.layers:
+        yield (
+            f"  dead   removed {dead.filters:,} filters and {dead.channels:,} channels that were read: "
+            f"{dead.params:,} params, {dead.macs:,} MACs of the dense net"
+        )
+    if gathers is not None and gathers.before > 0:
+        yield f"  copies {gathers.before} Gathers of channels, {gathers.after} left after folding"
 
 
 def _targets(bundle: Bundle) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from trtkp.errors import InputError
+from trtkp.graph.channel_order import fold_channel_gathers
 from trtkp.graph.edit import weight_name
 from trtkp.graph.packing import PackedConv
 from trtkp.graph.rewrite import packed_nodes, read_packed
@@ -266,6 +267,7 @@ class _Search:
             "dense": apply_plan(self.model, dict.fromkeys(choices, "dense")),
             "planned": apply_plan(self.model, choices),
         }
+        fold_channel_gathers(models["planned"])  # as in engine.onnx
         times = race(models, self.shapes, self.threads, NET_BUDGET_S)
         return times["dense"], times["planned"]
 
