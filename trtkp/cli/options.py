@@ -22,6 +22,7 @@ __all__ = [
     "Data",
     "Fallback",
     "FilterGroup",
+    "FilterGroup1x1",
     "FromZeros",
     "Include",
     "InputShape",
@@ -42,6 +43,7 @@ __all__ = [
     "Std",
     "Target",
     "Threads",
+    "TimingCache",
     "TrustPickle",
     "counts",
     "numbers",
@@ -92,6 +94,14 @@ FilterGroup = Annotated[
     typer.Option(
         "--filter-group",
         help="V-SKP: filters that share a list; 1 is the paper. (default: 1)",
+        rich_help_panel=_PRUNING,
+    ),
+]
+FilterGroup1x1 = Annotated[
+    int | None,
+    typer.Option(
+        "--filter-group-1x1",
+        help="V-SKP: the same for 1x1 layers, which need larger groups to pay. (default: --filter-group)",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -175,6 +185,14 @@ Lowering = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option("--threads", help="CPU threads of ONNX Runtime. (default: physical cores)", rich_help_panel=_ENGINE),
+]
+TimingCache = Annotated[
+    bool,
+    typer.Option(
+        "--timing-cache/--no-timing-cache",
+        help="Take layers' times from the user's cache (TRTKP_CACHE_DIR moves it) and keep them there.",
+        rich_help_panel=_ENGINE,
+    ),
 ]
 
 Calibrator = Annotated[
