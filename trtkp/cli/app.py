@@ -129,6 +129,7 @@ def build(
     alpha: opt.Alpha = None,
     filter_group: opt.FilterGroup = None,
     channel_block: opt.ChannelBlock = None,
+    nm: opt.Nm = None,
     from_zeros: opt.FromZeros = False,
     layers: opt.Include = None,
     skip: opt.Skip = None,
@@ -169,6 +170,7 @@ def build(
         "alpha": alpha,
         "filter_group": filter_group,
         "channel_block": channel_block,
+        "nm": nm,
     }
     with show.progress(quiet=json) as progress:
         bundle = build_bundle(
