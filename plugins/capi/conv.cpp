@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 
 namespace trtkp::capi
 {
@@ -13,31 +14,63 @@ namespace
 
 thread_local char tLastError[512] = "";
 
-// The table of tactics; `name` and the launcher stand in the order of their numbers.
+enum class Tier
+{
+    kREFERENCE,
+    kDENSE,
+    kSPARSE,
+    kSPARSE_SINGLES,
+};
+
 struct Tactic
 {
     char const* name;
     cudaError_t (*launch)(ConvProblem const&, DataType, cudaStream_t);
-    int32_t tileRows; // of T1, 0 for T0
+    int32_t tileRows; // 0 for T0
     int32_t splits;
+    Tier tier;
 };
 
-Tactic constexpr kTactics[TRTKP_TACTIC_COUNT] = {
-    {"reference", launchReference, 0, 1},
-    {"mma_128x128", launchMma128x128, 128, 1},
-    {"mma_128x64", launchMma128x64, 64, 1},
-    {"mma_64x64", launchMma64x64, 64, 1},
-    {"mma_64x32", launchMma64x32, 32, 1},
-    {"mma_64x64_split4", launchMma64x64, 64, 4},
-    {"mma_64x64_split16", launchMma64x64, 64, 16},
-    {"mma_64x32_split4", launchMma64x32, 32, 4},
+// The tables of tactics, in the order of their numbers.
+int32_t constexpr kFirstSparse = TRTKP_TACTIC_SPARSE_128X128;
+
+Tactic constexpr kTactics[] = {
+    {"reference", launchReference, 0, 1, Tier::kREFERENCE},
+    {"mma_128x128", launchMma128x128, 128, 1, Tier::kDENSE},
+    {"mma_128x64", launchMma128x64, 64, 1, Tier::kDENSE},
+    {"mma_64x64", launchMma64x64, 64, 1, Tier::kDENSE},
+    {"mma_64x32", launchMma64x32, 32, 1, Tier::kDENSE},
+    {"mma_64x64_split4", launchMma64x64, 64, 4, Tier::kDENSE},
+    {"mma_64x64_split16", launchMma64x64, 64, 16, Tier::kDENSE},
+    {"mma_64x32_split4", launchMma64x32, 32, 4, Tier::kDENSE},
 };
+
+Tactic constexpr kSparseTactics[TRTKP_TACTIC_COUNT - kFirstSparse] = {
+    {"sparse_128x128", launchSparse128x128, 128, 1, Tier::kSPARSE},
+    {"sparse_128x64", launchSparse128x64, 64, 1, Tier::kSPARSE},
+    {"sparse_64x64", launchSparse64x64, 64, 1, Tier::kSPARSE},
+    {"sparse_64x64_split4", launchSparse64x64, 64, 4, Tier::kSPARSE},
+    {"sparse_singles_64x64", launchSparseSingles64x64, 64, 1, Tier::kSPARSE_SINGLES},
+    {"sparse_singles_64x128", launchSparseSingles64x128, 128, 1, Tier::kSPARSE_SINGLES},
+};
+
+// Null for a number that is no tactic.
+Tactic const* tacticOf(int32_t number)
+{
+    if (number >= 0 && number < static_cast<int32_t>(std::size(kTactics)))
+    {
+        return &kTactics[number];
+    }
+    return number >= kFirstSparse && number < TRTKP_TACTIC_COUNT ? &kSparseTactics[number - kFirstSparse] : nullptr;
+}
 
 int32_t constexpr kAlignment = 16;
 int32_t constexpr kChunk = 8; // 16-bit elements of a 16-byte copy
 int32_t constexpr kMaxGridY = 65535;
 int32_t constexpr kSmallestTile = 32;
-int32_t constexpr kStep = 32; // columns
+// Columns of a step.
+int32_t constexpr kStep = 32;
+int32_t constexpr kSparseStep = 64;
 
 int64_t pixelCount(ConvProblem const& problem)
 {
@@ -59,13 +92,27 @@ size_t workspaceBytes(Tactic const& tactic, ConvProblem const& problem)
 char const* whyNot(Tactic const& tactic, Layer const& layer)
 {
     ConvProblem const& problem = layer.problem;
-    if (tactic.tileRows == 0)
+    if (tactic.tier == Tier::kREFERENCE)
     {
         return problem.rows < kMaxGridY ? nullptr : "more than 65534 rows";
     }
     if (layer.type == DataType::kFLOAT32)
     {
         return "needs float16 or bfloat16";
+    }
+    bool const isSparse = tactic.tier != Tier::kDENSE;
+    if (isSparse != layer.isTwoFour)
+    {
+        return isSparse ? "needs 2:4 weights (twoFour 1)" : "takes no 2:4 weights (twoFour 1)";
+    }
+    int64_t const blocks = (pixelCount(problem) / kSmallestTile + 1) * (problem.rows / kSmallestTile + 1);
+    if (blocks > INT32_MAX)
+    {
+        return "too many thread blocks";
+    }
+    if (tactic.tier == Tier::kSPARSE_SINGLES)
+    {
+        return nullptr;
     }
     bool const inBlocks
         = problem.listKind == ListKind::kTAPS ? problem.channels % kChunk == 0 : layer.listBlock == kChunk;
@@ -83,23 +130,20 @@ char const* whyNot(Tactic const& tactic, Layer const& layer)
     {
         return "needs pitches that are multiples of 8";
     }
-    if (tactic.splits > 1 && problem.columns / kStep < tactic.splits)
-    {
-        return "needs longer lists";
-    }
-    int64_t const blocks = (pixelCount(problem) / kSmallestTile + 1) * (problem.rows / kSmallestTile + 1);
-    return blocks <= INT32_MAX ? nullptr : "too many thread blocks";
+    bool const isLong = problem.columns / (isSparse ? kSparseStep : kStep) >= tactic.splits;
+    return tactic.splits == 1 || isLong ? nullptr : "needs longer lists";
 }
 
 Tactic const& checkedTactic(int32_t tactic, Layer const& layer)
 {
-    require(tactic >= 0 && tactic < TRTKP_TACTIC_COUNT, "tactic is ", tactic, ", not in [0, ", TRTKP_TACTIC_COUNT, ")");
-    char const* const reason = whyNot(kTactics[tactic], layer);
+    Tactic const* const known = tacticOf(tactic);
+    require(known != nullptr, "tactic is ", tactic, ", which is none");
+    char const* const reason = whyNot(*known, layer);
     if (reason != nullptr)
     {
-        fail(TRTKP_UNSUPPORTED, "tactic ", kTactics[tactic].name, " ", reason);
+        fail(TRTKP_UNSUPPORTED, "tactic ", known->name, " ", reason);
     }
-    return kTactics[tactic];
+    return *known;
 }
 
 void requirePointer(char const* name, void const* pointer, int32_t alignment)
@@ -155,6 +199,12 @@ void setPointers(Layer& layer, trtkpConvTensors const* tensors)
     {
         requirePointer("residual", tensors->residual, kAlignment);
     }
+    require((tensors->metadata != nullptr) == layer.isTwoFour, "metadata is ", layer.isTwoFour ? "null" : "given",
+        ", unlike desc.twoFour");
+    if (layer.isTwoFour)
+    {
+        requirePointer("metadata", tensors->metadata, kAlignment);
+    }
 
     ConvProblem& problem = layer.problem;
     int64_t const size = elementSize(layer.type);
@@ -162,11 +212,12 @@ void setPointers(Layer& layer, trtkpConvTensors const* tensors)
     int64_t const yBytes = pixels * problem.yPitch * size;
     int64_t const xBytes = size * problem.batch * problem.height * problem.width * problem.xPitch;
     requireApart("x", tensors->x, xBytes, tensors->y, yBytes);
-    requireApart("weight", tensors->weight, size * problem.rows * problem.columns, tensors->y, yBytes);
+    requireApart("weight", tensors->weight, size * problem.rows * problem.storedColumns, tensors->y, yBytes);
     requireApart("bias", tensors->bias, size * problem.filters, tensors->y, yBytes);
     requireApart("residual", tensors->residual, size * pixels * problem.residualPitch, tensors->y, yBytes);
     problem.x = tensors->x;
     problem.weight = tensors->weight;
+    problem.metadata = tensors->metadata;
     problem.index = tensors->index;
     problem.rowGroup = tensors->rowGroup;
     problem.rowFilter = tensors->rowFilter;
@@ -198,7 +249,8 @@ char const* trtkpLastError(void)
 
 char const* trtkpTacticName(int32_t tactic)
 {
-    return tactic >= 0 && tactic < TRTKP_TACTIC_COUNT ? kTactics[tactic].name : nullptr;
+    Tactic const* const known = tacticOf(tactic);
+    return known == nullptr ? nullptr : known->name;
 }
 
 trtkpStatus trtkpConvOutputSize(trtkpConvDesc const* desc, int32_t* outHeight, int32_t* outWidth)
@@ -229,6 +281,11 @@ trtkpStatus trtkpConvCheckLists(trtkpConvDesc const* desc, int32_t const* index,
         });
 }
 
+trtkpStatus trtkpConvCheckMetadata(trtkpConvDesc const* desc, int32_t const* metadata)
+{
+    return guarded([&] { checkMetadata(checkedLayer(desc), metadata); });
+}
+
 trtkpStatus trtkpConvTactics(trtkpConvDesc const* desc, int32_t* tactics, int32_t capacity, int32_t* count)
 {
     return guarded(
@@ -239,7 +296,8 @@ trtkpStatus trtkpConvTactics(trtkpConvDesc const* desc, int32_t* tactics, int32_
             int32_t found = 0;
             for (int32_t tactic = 0; tactic < TRTKP_TACTIC_COUNT && found < capacity; ++tactic)
             {
-                if (whyNot(kTactics[tactic], layer) == nullptr)
+                Tactic const* const known = tacticOf(tactic);
+                if (known != nullptr && whyNot(*known, layer) == nullptr)
                 {
                     tactics[found++] = tactic;
                 }

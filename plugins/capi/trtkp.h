@@ -29,7 +29,7 @@ extern "C"
 #endif
 
 /* Grows with every change of this header that a caller can notice. */
-#define TRTKP_INTERFACE_VERSION 1
+#define TRTKP_INTERFACE_VERSION 2
 
     typedef enum trtkpStatus
     {
@@ -63,7 +63,7 @@ extern "C"
         TRTKP_LEAKY_RELU = 5
     } trtkpActivation;
 
-    /* Tactics keep their numbers for ever. */
+    /* Tactics keep their numbers for ever. Not every number below TRTKP_TACTIC_COUNT is a tactic. */
     typedef enum trtkpTactic
     {
         TRTKP_TACTIC_REFERENCE = 0,   /* every layer; right, not fast */
@@ -74,7 +74,13 @@ extern "C"
         TRTKP_TACTIC_MMA_64X64_SPLIT4 = 5, /* four blocks share a list: for few pixels; need a workspace */
         TRTKP_TACTIC_MMA_64X64_SPLIT16 = 6,
         TRTKP_TACTIC_MMA_64X32_SPLIT4 = 7,
-        TRTKP_TACTIC_COUNT = 8
+        TRTKP_TACTIC_SPARSE_128X128 = 32, /* sparse tensor cores, for 2:4 weights; likewise */
+        TRTKP_TACTIC_SPARSE_128X64 = 33,
+        TRTKP_TACTIC_SPARSE_64X64 = 34,
+        TRTKP_TACTIC_SPARSE_64X64_SPLIT4 = 35,
+        TRTKP_TACTIC_SPARSE_SINGLES_64X64 = 36, /* any list, channel by channel */
+        TRTKP_TACTIC_SPARSE_SINGLES_64X128 = 37,
+        TRTKP_TACTIC_COUNT = 38
     } trtkpTactic;
 
     typedef struct trtkpConvDesc
@@ -107,6 +113,10 @@ extern "C"
         int32_t hasResidual;   /* 0 or 1; [N, P, Q, filters], added before the activation */
         int32_t activation;
         float alpha; /* slope of TRTKP_LEAKY_RELU below 0 */
+
+        /* 1: weights are 2:4, an operator's "24" form. K is then a multiple of 4, and every four columns of a list from
+         * its start are of one tap. */
+        int32_t twoFour;
     } trtkpConvDesc;
 
     /* Device memory. x, weight, bias, residual and y are aligned to 16 bytes, and y overlaps none of the others. */
@@ -115,7 +125,7 @@ extern "C"
         uint32_t structSize;     /* sizeof(trtkpConvTensors) */
         uint32_t reserved;       /* 0 */
         void const* x;           /* [N, H, W, xPitch] */
-        void const* weight;      /* [rows, K] */
+        void const* weight;      /* [rows, K]; 2:4 [rows, 32 * S] with S = ceil(K / 64) */
         int32_t const* index;    /* [G, listLength] */
         int32_t const* rowGroup; /* [rows], ascending */
         int32_t const*
@@ -125,6 +135,7 @@ extern "C"
         void* y;              /* [N, P, Q, yPitch] */
         void* workspace;      /* aligned to 16 bytes; may be null where trtkpConvWorkspaceBytes says 0 */
         size_t workspaceBytes;
+        int32_t const* metadata; /* [ceil(rows / 16), S, 32] of 2:4 weights, aligned to 16 bytes; else null */
     } trtkpConvTensors;
 
     /* TRTKP_INTERFACE_VERSION of the library. */
@@ -143,6 +154,9 @@ extern "C"
      */
     TRTKP_API trtkpStatus trtkpConvCheckLists(trtkpConvDesc const* desc, int32_t const* index, int32_t const* rowGroup,
         int32_t const* rowFilter, int32_t* listBlock);
+
+    /* Checks metadata in host memory: whole, and every quad with two places in ascending order. */
+    TRTKP_API trtkpStatus trtkpConvCheckMetadata(trtkpConvDesc const* desc, int32_t const* metadata);
 
     /* Writes the tactics that compute the layer, at most `capacity`, and their number to *count. */
     TRTKP_API trtkpStatus trtkpConvTactics(

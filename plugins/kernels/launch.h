@@ -16,6 +16,13 @@ cudaError_t launchMma128x64(ConvProblem const& problem, DataType type, cudaStrea
 cudaError_t launchMma64x64(ConvProblem const& problem, DataType type, cudaStream_t stream);
 cudaError_t launchMma64x32(ConvProblem const& problem, DataType type, cudaStream_t stream);
 
+// T4, likewise; problem.metadata is given. The last two gather single channels.
+cudaError_t launchSparse128x128(ConvProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchSparse128x64(ConvProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchSparse64x64(ConvProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchSparseSingles64x64(ConvProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchSparseSingles64x128(ConvProblem const& problem, DataType type, cudaStream_t stream);
+
 cudaError_t launchSplit(ConvProblem const& problem, DataType type, cudaStream_t stream);
 
 } // namespace trtkp

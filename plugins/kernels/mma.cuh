@@ -271,8 +271,8 @@ __device__ __forceinline__ void storeTile(ConvProblem const& problem, MmaShared<
 }
 
 // Row groups and filters of the tile, the offsets of the taps, and which eights of rows are eight filters in a row.
-template <typename Tile>
-__device__ __forceinline__ void fillTables(ConvProblem const& problem, MmaShared<Tile>& shared, int32_t firstRow)
+template <typename Tile, typename Shared>
+__device__ __forceinline__ void fillTables(ConvProblem const& problem, Shared& shared, int32_t firstRow)
 {
     for (int32_t i = threadIdx.x; i < Tile::kN; i += Tile::kThreads)
     {
@@ -288,9 +288,10 @@ __device__ __forceinline__ void fillTables(ConvProblem const& problem, MmaShared
         shared.taps[t] = {h, w, (h * problem.width + w) * problem.xPitch};
     }
     __syncthreads();
+    bool const isAligned = problem.yPitch % 8 == 0 && problem.residualPitch % 8 == 0;
     for (int32_t i = threadIdx.x; i < Tile::kN / 8; i += Tile::kThreads)
     {
-        shared.chunkFilter[i] = firstOfEight(shared.rowFilter + i * 8);
+        shared.chunkFilter[i] = isAligned ? firstOfEight(shared.rowFilter + i * 8) : -1;
     }
     __syncthreads();
 }
@@ -312,7 +313,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(
     int32_t const warpPixel = warp / Tile::kWarpsN * Tile::kWarpM;
     int32_t const warpRow = warp % Tile::kWarpsN * Tile::kWarpN;
 
-    fillTables(problem, shared, firstRow);
+    fillTables<Tile>(problem, shared, firstRow);
     TileLoader<Tile, T> loader{problem, shared, firstPixel, firstRow};
     Accumulators<Tile> sums{};
     int32_t const allSteps = (problem.columns + Tile::kK - 1) / Tile::kK;

@@ -47,10 +47,11 @@ struct ConvProblem
     int32_t groups;
     int32_t outHeight, outWidth;
 
-    // Lists: `index` is [listGroups, listLength], a row of `weight` holds `columns` values.
+    // Lists: `index` is [listGroups, listLength], and gives a row `columns` columns. A row of `weight` holds
+    // `storedColumns` values: one for each column, or with `metadata` 32 for every 64 columns.
     ListKind listKind;
     int32_t listGroups, listLength;
-    int32_t rows, columns;
+    int32_t rows, columns, storedColumns;
 
     // Distance in elements between two pixels.
     int32_t xPitch, yPitch, residualPitch;
@@ -61,6 +62,7 @@ struct ConvProblem
     // bias and residual may be null. `bias` is indexed by filter, not by row.
     void const* x;
     void const* weight;
+    int32_t const* metadata; // [ceil(rows / 16), ceil(columns / 64), 32], the places of 2:4 weights; null without
     int32_t const* index;
     int32_t const* rowGroup;
     int32_t const* rowFilter;

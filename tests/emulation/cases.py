@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import ml_dtypes
 import numpy as np
 
 from trtkp.graph.packing import PackedConv, pack
+from trtkp.graph.two_four import compress
 from trtkp.prune.index_set import IndexSet, Kind, from_mask
+from trtkp.prune.nm import two_four_mask
 
 Array = np.ndarray[Any, Any]
 
@@ -27,6 +29,12 @@ SPLITS = {
     "mma_64x64_split4": 4, "mma_64x64_split16": 16, "mma_64x32_split4": 4,
 }  # fmt: skip
 TACTICS = tuple(SPLITS)
+#: The same of T4, whose numbers begin at 32; those of single channels take any list.
+SPARSE_SPLITS = {
+    "sparse_128x128": 1, "sparse_128x64": 1, "sparse_64x64": 1, "sparse_64x64_split4": 4,
+    "sparse_singles_64x64": 1, "sparse_singles_64x128": 1,
+}  # fmt: skip
+NUMBERS = {name: i for first, names in ((0, SPLITS), (32, SPARSE_SPLITS)) for i, name in enumerate(names, first)}
 BLOCK = 8
 
 
@@ -43,6 +51,7 @@ class ConvDesc(ctypes.Structure):
             "hasBias", "hasResidual", "activation",
         )),
         ("alpha", ctypes.c_float),
+        ("twoFour", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -67,6 +76,11 @@ class Case:
     pitches: tuple[int, int, int]
 
     @property
+    def two_four(self) -> bool:
+        """Whether weights are stored as 2:4."""
+        return self.index.nm_mask is not None
+
+    @property
     def output_size(self) -> tuple[int, int]:
         """P and Q."""
         kernel, (top, left, bottom, right) = self.weight.shape[2:], self.pads
@@ -84,22 +98,24 @@ class Case:
         """The description."""
         filters, channels, rows, columns = self.weight.shape
         return ConvDesc(
-            ctypes.sizeof(ConvDesc), 1, list(DTYPES).index(self.dtype),
+            ctypes.sizeof(ConvDesc), 2, list(DTYPES).index(self.dtype),
             len(self.x), *self.x.shape[2:], channels, filters, rows, columns,
             *self.strides, *self.pads, *self.dilations, self.groups,
             BASES.index(self.packed.base), *self.packed.index.shape, len(self.packed.weight), self.block, *self.pitches,
             self.bias is not None, self.residual is not None, ACTIVATIONS.index(self.activation), self.alpha,
+            self.two_four,
         )  # fmt: skip
 
     def write(self, path: Path, tactic: str, seed: int, *, launch: bool = True) -> None:
         """The file that run_conv reads."""
         x_pitch, _, residual_pitch = self.pitches
+        weight, metadata = compress(self.packed.weight) if self.two_four else (self.packed.weight, None)
         arrays: list[Array | None] = [
-            nhwc(self.x, x_pitch), self.packed.weight, self.packed.index, self.packed.row_group, self.packed.filters,
-            self.bias, None if self.residual is None else nhwc(self.residual, residual_pitch),
+            nhwc(self.x, x_pitch), weight, self.packed.index, self.packed.row_group, self.packed.filters,
+            self.bias, None if self.residual is None else nhwc(self.residual, residual_pitch), metadata,
         ]  # fmt: skip
         out = int(np.prod((len(self.x), *self.output_size, self.pitches[1]))) * DTYPES[self.dtype].itemsize
-        write_case(path, self.desc(), TACTICS.index(tactic), seed, arrays if launch else [None] * 7, out)
+        write_case(path, self.desc(), NUMBERS[tactic], seed, arrays if launch else [None] * 8, out)
 
     def read(self, path: Path) -> tuple[Array, Array]:
         """What run_conv wrote: the output in float64 as [N, F, P, Q], and its padded channels."""
@@ -115,7 +131,7 @@ def write_case(
     """Header and tensors in the order of run_conv.cpp."""
     raw = [b"" if a is None else np.ascontiguousarray(a).tobytes() for a in arrays]
     head = bytes(desc) + struct.pack("=iI", tactic, seed)
-    head += bytes(-len(head) % 8) + struct.pack("=8q", *map(len, raw), output_bytes)
+    head += bytes(-len(head) % 8) + struct.pack("=9q", *map(len, raw), output_bytes)
     path.write_bytes(head + b"".join(raw))
 
 
@@ -127,8 +143,8 @@ def nhwc(array: Array, pitch: int) -> Array:
     return padded
 
 
-def random_case(seed: int, *, base: str, dtype: str, blocks: bool, long: bool = False) -> Case:
-    """A layer with lists of one kind, in blocks of eight channels, and on the long side, where asked for."""
+def random_case(seed: int, *, base: str, dtype: str, blocks: bool, long: bool = False, two_four: bool = False) -> Case:
+    """A layer with lists of one kind; in blocks of eight channels, on the long side, with 2:4 inside, as asked for."""
     rng = np.random.default_rng(seed)
     kernel = [(1, 1), (3, 3), (2, 3), (1, 5), (5, 5), (7, 7), (4, 1)][
         rng.choice(7, p=[0.2, 0.35, 0.1, 0.1, 0.1, 0.05, 0.1])
@@ -142,8 +158,10 @@ def random_case(seed: int, *, base: str, dtype: str, blocks: bool, long: bool = 
     )
     if long:
         kernel, channels, per_group = (5, 5), 8 * int(rng.integers(4, 7)), int(rng.integers(1, 40 // groups))
-    mask = random_mask(rng, base, (per_group * groups, channels, *kernel), groups, blocks)
+    mask = random_mask(rng, base, (per_group * groups, channels, *kernel), groups, blocks, two_four)
     index = from_mask(mask, groups)
+    if two_four:
+        index = refined(rng, index, shuffled=not blocks)
     weight = rng.normal(size=mask.shape) / np.sqrt(max(1, index.retained / len(mask)))
 
     dilations = (int(rng.integers(1, 3)), int(rng.integers(1, 3)))
@@ -155,9 +173,8 @@ def random_case(seed: int, *, base: str, dtype: str, blocks: bool, long: bool = 
 
     as_type = DTYPES[dtype]
     list_multiple = BLOCK if blocks and index.kind is not Kind.STRIPE else int(rng.choice([1, 3]))
-    packed = pack(
-        weight.astype(as_type), index, row_multiple=int(rng.choice([1, 8, 32, 64])), list_multiple=list_multiple
-    )
+    row_multiple = int(rng.choice([1, 8, 32, 64]))
+    packed = pack(weight.astype(as_type), index, row_multiple=row_multiple, list_multiple=list_multiple)
     multiple = 8 if blocks else 1
     pitches = [-(-n // multiple) * multiple + multiple * int(rng.integers(0, 2))
                for n in (channels * groups, len(mask), len(mask))]  # fmt: skip
@@ -169,14 +186,27 @@ def random_case(seed: int, *, base: str, dtype: str, blocks: bool, long: bool = 
     )  # type: ignore[arg-type]  # fmt: skip
     if rng.random() < 0.5:
         residual = rng.normal(size=(len(x), len(mask), *case.output_size)).astype(as_type)
-        case = Case(**{**vars(case), "residual": residual, "pitches": tuple(pitches)})
+        case = replace(case, residual=residual, pitches=tuple(pitches))  # type: ignore[arg-type]
     return case
 
 
+def refined(rng: np.random.Generator, index: IndexSet, *, shuffled: bool) -> IndexSet:
+    """2:4 inside product lists, whose entries may stand in any order."""
+    if shuffled:
+        channel = index.channel.copy()
+        for first, end in zip(index.entry_ptr[:-1], index.entry_ptr[1:], strict=True):
+            channel[first:end] = rng.permutation(channel[first:end])
+        index = replace(index, channel=channel)
+    return index.refined(two_four_mask(rng.normal(size=index.shape), index))
+
+
 def random_mask(
-    rng: np.random.Generator, base: str, shape: tuple[int, int, int, int], groups: int, blocks: bool
+    rng: np.random.Generator, base: str, shape: tuple[int, int, int, int], groups: int, blocks: bool, products: bool
 ) -> Array:
-    """A mask whose filters share lists of the base's kind; some lists are empty, some full."""
+    """A mask whose filters share lists of the base's kind; some lists are empty, some full.
+
+    With ``products`` lists have the same channels at every tap.
+    """
     filters, channels, rows, columns = shape
     mask = np.zeros(shape, bool)
     share = int(rng.choice([16, 32, 100] if rows * columns > 6 else [3, 16, 32, 100]))
@@ -192,5 +222,7 @@ def random_mask(
                 chosen[:] = chosen[:, :1, :1]
             elif base == "StripeConv":
                 chosen[:] = chosen[:1]
+            elif products:
+                chosen = chosen[:, :1, :1] & (rng.random((1, rows, columns)) < 0.7)
             mask[mine[first : first + share]] = np.repeat(chosen, step, axis=0)[:channels]
     return mask

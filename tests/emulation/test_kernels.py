@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .cases import BASES, SPLITS, TACTICS, TOLERANCE, Case, random_case
+from .cases import BASES, SPARSE_SPLITS, SPLITS, TACTICS, TOLERANCE, Case, random_case
 from .programs import run
 
 CASES = int(os.environ.get("TRTKP_EMULATION_CASES", "96"))
@@ -53,3 +53,32 @@ def test_random_layer(number: int, run_conv: Path, oracle: Any, tmp_path: Path) 
     cases = (random_case(seed, base=base, dtype=dtype, blocks=blocks, long=least > 256) for seed in seeds)
     case = next(case for case in cases if case.packed.weight.shape[1] >= least)
     check(case, tactic, zlib.crc32(b"%d" % number), run_conv, oracle, tmp_path)
+
+
+def sparse_parameters(number: int) -> tuple[str, str, str]:
+    """Base, data type and tactic of a case with 2:4 weights: T4's, and now and then T0."""
+    tactics = (*SPARSE_SPLITS, "reference")
+    tactic = tactics[number % len(tactics)]
+    dtypes = ("float16", "bfloat16", "float32") if tactic == "reference" else ("float16", "bfloat16")
+    return (
+        BASES[number // len(tactics) % len(BASES)],
+        dtypes[number // (len(tactics) * len(BASES)) % len(dtypes)],
+        tactic,
+    )
+
+
+def sparse_case(number: int) -> tuple[Case, str]:
+    """A random layer with 2:4 weights, and the tactic for it."""
+    base, dtype, tactic = sparse_parameters(number)
+    splits = SPARSE_SPLITS.get(tactic, 1)
+    least = 64 * splits if splits > 1 else 0
+    blocks = tactic in SPARSE_SPLITS and "singles" not in tactic
+    seeds = range(number, 1 << 20, 10007)
+    cases = (random_case(seed, base=base, dtype=dtype, blocks=blocks, two_four=True) for seed in seeds)
+    return next(case for case in cases if case.packed.weight.shape[1] >= least), tactic
+
+
+@pytest.mark.parametrize("number", range(CASES))
+def test_random_layer_with_two_four(number: int, run_conv: Path, oracle: Any, tmp_path: Path) -> None:
+    case, tactic = sparse_case(number)
+    check(case, tactic, zlib.crc32(b"2:4 %d" % number), run_conv, oracle, tmp_path)
