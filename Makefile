@@ -46,7 +46,8 @@ test: $(STAMP) ## Run every test, slow ones included
 	@$(BIN)/python -m pytest -m "not serial" -n $(JOBS)
 
 test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=600 by default)
-	@TRTKP_EMULATION_CASES=$(or $(CASES),600) $(BIN)/python -m pytest tests/emulation/test_kernels.py -n $(JOBS)
+	@TRTKP_EMULATION_CASES=$(or $(CASES),600) $(BIN)/python -m pytest tests/emulation/test_kernels.py tests/emulation/test_dynamic.py \
+		-n $(JOBS)
 
 lint: lint-python lint-cuda typecheck ## Check format, lint rules and types; changes nothing
 

@@ -21,11 +21,12 @@ from pathlib import Path
 from benchmarks.provenance import provenance
 
 KERNELS = Path(__file__).parents[1] / "plugins/kernels"
-ARCHITECTURES = (80, 90)
+ARCHITECTURES = (80, 86, 89, 90, 120)
 
 #: Compute capability to shared memory of an SM and of a block at most, in bytes (CUDA C++ Programming Guide).
-SHARED = {80: (164 << 10, 163 << 10), 86: (100 << 10, 99 << 10), 89: (100 << 10, 99 << 10), 90: (228 << 10, 227 << 10)}
-THREADS = {80: 2048, 86: 1536, 89: 1536, 90: 2048}
+_SMALL = (100 << 10, 99 << 10)
+SHARED = {80: (164 << 10, 163 << 10), 86: _SMALL, 89: _SMALL, 90: (228 << 10, 227 << 10), 120: _SMALL}
+THREADS = {80: 2048, 86: 1536, 89: 1536, 90: 2048, 120: 1536}
 REGISTERS = 64 << 10
 #: What a block takes beside what it asks for.
 RESERVED_SHARED = 1 << 10
@@ -36,6 +37,7 @@ _KERNEL = re.compile(
     r"Used (?P<registers>\d+) registers",
     re.DOTALL,
 )
+_SPARSE_TILE = re.compile(r"SparseTileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELb([01])E")
 _TILE = re.compile(r"MmaTileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E")
 
 
@@ -71,10 +73,21 @@ def compile_resources(
 
 def _resources(match: re.Match[str]) -> Resources:
     architecture, registers = int(match["architecture"]), int(match["registers"])
-    name, threads, shared, intended = "split" if "splitKernel" in match["name"] else "reference", 256, 0, 1
-    if tile := _TILE.search(match["name"]):
+    kernels = {"splitKernel": "split", "aggregateKernel": "aggregate", "dynamicReference": "dynamic_reference"}
+    name = next((name for key, name in kernels.items() if key in match["name"]), "reference")
+    threads, shared, intended = 256, 0, 1
+    if "aggregateKernel" in match["name"]:
+        name += " single" if "Li1E" in match["name"] else " wide"
+    if tile := _SPARSE_TILE.search(match["name"]):
+        m, n, warp_m, warp_n, stages, intended, singles = map(int, tile.groups())
+        name, threads = f"sparse_{'singles_' if singles else ''}{m}x{n}", m // warp_m * (n // warp_n) * 32
+        # SparseShared: stages of pixels, weights and metadata, the tables of MmaShared, two tables of 64 columns.
+        shared = stages * (m * 64 * 2 + n * 32 * 2 + n // 16 * 128) + 2 * 4 * n + 4 * (n // 8) + 64 * 12
+        shared = -(-(shared + 2 * (64 if singles else 1) * 12) // 128) * 128
+    elif tile := _TILE.search(match["name"]):
         m, n, warp_m, warp_n, intended = map(int, tile.groups())
-        name, threads = f"mma_{m}x{n}", m // warp_m * (n // warp_n) * 32
+        form = "dynamic" if "dynamicMmaKernel" in match["name"] else "mma"
+        name, threads = f"{form}_{m}x{n}", m // warp_m * (n // warp_n) * 32
         # MmaShared: four stages of 32 columns, three tables of rows, 64 offsets of taps; aligned to 128 bytes.
         shared = -(-(4 * (m + n) * 32 * 2 + 2 * 4 * n + 4 * (n // 8) + 64 * 12) // 128) * 128
     dtype = "bfloat16" if "bfloat16" in match["name"] else "float16" if "half" in match["name"] else "float32"
@@ -83,6 +96,7 @@ def _resources(match: re.Match[str]) -> Resources:
     limits = [REGISTERS // per_block, THREADS[architecture] // threads]
     if shared:
         limits.append(SHARED[architecture][0] // (shared + RESERVED_SHARED))
+        intended = min(intended, limits[-1])  # a tile is laid out for the largest shared memory
     spills = int(match["spill_stores"]) + int(match["spill_loads"])
     return Resources(f"{name} {dtype}", architecture, threads, registers, shared, spills, min(limits), intended)
 

@@ -1,6 +1,8 @@
 #include "../kernels/launch.h"
 #include "error.h"
 #include "layer.h"
+#include "pointers.h"
+#include "tactics.h"
 #include "trtkp.h"
 
 #include <cstdint>
@@ -45,7 +47,7 @@ Tactic constexpr kTactics[] = {
     {"mma_64x32_split4", launchMma64x32, 32, 4, Tier::kDENSE},
 };
 
-Tactic constexpr kSparseTactics[TRTKP_TACTIC_COUNT - kFirstSparse] = {
+Tactic constexpr kSparseTactics[] = {
     {"sparse_128x128", launchSparse128x128, 128, 1, Tier::kSPARSE},
     {"sparse_128x64", launchSparse128x64, 64, 1, Tier::kSPARSE},
     {"sparse_64x64", launchSparse64x64, 64, 1, Tier::kSPARSE},
@@ -61,21 +63,16 @@ Tactic const* tacticOf(int32_t number)
     {
         return &kTactics[number];
     }
-    return number >= kFirstSparse && number < TRTKP_TACTIC_COUNT ? &kSparseTactics[number - kFirstSparse] : nullptr;
+    int32_t const sparse = number - kFirstSparse;
+    return sparse >= 0 && sparse < static_cast<int32_t>(std::size(kSparseTactics)) ? &kSparseTactics[sparse] : nullptr;
 }
 
-int32_t constexpr kAlignment = 16;
 int32_t constexpr kChunk = 8; // 16-bit elements of a 16-byte copy
 int32_t constexpr kMaxGridY = 65535;
 int32_t constexpr kSmallestTile = 32;
 // Columns of a step.
 int32_t constexpr kStep = 32;
 int32_t constexpr kSparseStep = 64;
-
-int64_t pixelCount(ConvProblem const& problem)
-{
-    return static_cast<int64_t>(problem.batch) * problem.outHeight * problem.outWidth;
-}
 
 // Partial sums have a column for each row of every tile.
 int32_t partialPitch(Tactic const& tactic, ConvProblem const& problem)
@@ -144,19 +141,6 @@ Tactic const& checkedTactic(int32_t tactic, Layer const& layer)
         fail(TRTKP_UNSUPPORTED, "tactic ", known->name, " ", reason);
     }
     return *known;
-}
-
-void requirePointer(char const* name, void const* pointer, int32_t alignment)
-{
-    require(pointer != nullptr, name, " is null");
-    require(reinterpret_cast<uintptr_t>(pointer) % alignment == 0, name, " is not aligned to ", alignment, " bytes");
-}
-
-void requireApart(char const* name, void const* pointer, int64_t bytes, void const* y, int64_t yBytes)
-{
-    auto const first = reinterpret_cast<uintptr_t>(pointer);
-    auto const second = reinterpret_cast<uintptr_t>(y);
-    require(pointer == nullptr || first + bytes <= second || second + yBytes <= first, "y overlaps ", name);
 }
 
 void setWorkspace(Layer& layer, Tactic const& tactic, trtkpConvTensors const& tensors)
@@ -228,6 +212,11 @@ void setPointers(Layer& layer, trtkpConvTensors const* tensors)
 
 } // namespace
 
+char const* whyNot(int32_t tactic, Layer const& layer)
+{
+    return whyNot(*tacticOf(tactic), layer);
+}
+
 void setLastError(char const* message) noexcept
 {
     std::strncpy(tLastError, message, sizeof(tLastError) - 1);
@@ -250,7 +239,7 @@ char const* trtkpLastError(void)
 char const* trtkpTacticName(int32_t tactic)
 {
     Tactic const* const known = tacticOf(tactic);
-    return known == nullptr ? nullptr : known->name;
+    return known == nullptr ? dynamicTacticName(tactic) : known->name;
 }
 
 trtkpStatus trtkpConvOutputSize(trtkpConvDesc const* desc, int32_t* outHeight, int32_t* outWidth)

@@ -80,7 +80,10 @@ extern "C"
         TRTKP_TACTIC_SPARSE_64X64_SPLIT4 = 35,
         TRTKP_TACTIC_SPARSE_SINGLES_64X64 = 36, /* any list, channel by channel */
         TRTKP_TACTIC_SPARSE_SINGLES_64X128 = 37,
-        TRTKP_TACTIC_COUNT = 38
+        TRTKP_TACTIC_DYNAMIC_REFERENCE = 48, /* weights of every sample, then reference or tensor cores */
+        TRTKP_TACTIC_DYNAMIC_128X64 = 49,
+        TRTKP_TACTIC_DYNAMIC_64X64 = 50,
+        TRTKP_TACTIC_COUNT = 51
     } trtkpTactic;
 
     typedef struct trtkpConvDesc
@@ -138,6 +141,33 @@ extern "C"
         int32_t const* metadata; /* [ceil(rows / 16), S, 32] of 2:4 weights, aligned to 16 bytes; else null */
     } trtkpConvTensors;
 
+    /* DynamicPatternConv: each sample's weights are the sum of `patterns` packed kernels, by its attention. */
+    typedef struct trtkpDynamicDesc
+    {
+        uint32_t structSize;       /* sizeof(trtkpDynamicDesc) */
+        uint32_t interfaceVersion; /* TRTKP_INTERFACE_VERSION */
+        int32_t patterns;          /* P */
+        uint32_t reserved;         /* 0 */
+        /* One list of taps: TRTKP_TAPS, listGroups and groups 1, rows as many as filters, twoFour 0. */
+        trtkpConvDesc conv;
+    } trtkpDynamicDesc;
+
+    /* Device memory; alignment and overlap as of trtkpConvTensors. */
+    typedef struct trtkpDynamicTensors
+    {
+        uint32_t structSize;   /* sizeof(trtkpDynamicTensors) */
+        uint32_t reserved;     /* 0 */
+        void const* x;         /* [N, H, W, xPitch] */
+        void const* weight;    /* [P, F, K] */
+        void const* attention; /* [N, P, F] */
+        int32_t const* index;  /* [1, T] */
+        void const* bias;      /* [F], or null without a bias */
+        void const* residual;  /* [N, P, Q, residualPitch], or null without one */
+        void* y;               /* [N, P, Q, yPitch] */
+        void* workspace;       /* aligned to 16 bytes; holds the weights of every sample */
+        size_t workspaceBytes;
+    } trtkpDynamicTensors;
+
     /* TRTKP_INTERFACE_VERSION of the library. */
     TRTKP_API uint32_t trtkpInterfaceVersion(void);
 
@@ -167,6 +197,15 @@ extern "C"
     /* Enqueues the convolution on a stream (cudaStream_t) of the current device. */
     TRTKP_API trtkpStatus trtkpConvLaunch(
         trtkpConvDesc const* desc, int32_t tactic, trtkpConvTensors const* tensors, void* stream);
+
+    /* The same three for trtkpDynamicDesc, with tactics of its own. A launch enqueues two kernels. */
+    TRTKP_API trtkpStatus trtkpDynamicTactics(
+        trtkpDynamicDesc const* desc, int32_t* tactics, int32_t capacity, int32_t* count);
+
+    TRTKP_API trtkpStatus trtkpDynamicWorkspaceBytes(trtkpDynamicDesc const* desc, int32_t tactic, size_t* bytes);
+
+    TRTKP_API trtkpStatus trtkpDynamicLaunch(
+        trtkpDynamicDesc const* desc, int32_t tactic, trtkpDynamicTensors const* tensors, void* stream);
 
 #ifdef __cplusplus
 }

@@ -25,4 +25,10 @@ cudaError_t launchSparseSingles64x128(ConvProblem const& problem, DataType type,
 
 cudaError_t launchSplit(ConvProblem const& problem, DataType type, cudaStream_t stream);
 
+// The dynamic pattern: weights of all samples, then one of the others.
+cudaError_t launchAggregate(DynamicProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchDynamicReference(DynamicProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchDynamic128x64(DynamicProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchDynamic64x64(DynamicProblem const& problem, DataType type, cudaStream_t stream);
+
 } // namespace trtkp

@@ -296,8 +296,9 @@ __device__ __forceinline__ void fillTables(ConvProblem const& problem, Shared& s
     __syncthreads();
 }
 
+// One thread block's tile.
 template <typename Tile, typename T>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(ConvProblem const problem)
+__device__ __forceinline__ void mmaBlock(ConvProblem const& problem)
 {
     TRTKP_DYNAMIC_SHARED(dynamicShared);
     MmaShared<Tile>& shared = *reinterpret_cast<MmaShared<Tile>*>(dynamicShared);
@@ -375,6 +376,12 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(
             clearPaddedChannels<T>(problem, pixel);
         }
     }
+}
+
+template <typename Tile, typename T>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(ConvProblem const problem)
+{
+    mmaBlock<Tile, T>(problem);
 }
 
 } // namespace trtkp

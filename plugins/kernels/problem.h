@@ -77,4 +77,19 @@ struct ConvProblem
     float* partial;
 };
 
+// A dynamic pattern convolution: `conv` is that of one sample (its batch is 1) over a list of taps for all filters,
+// with pointers to the first sample's part of each tensor.
+struct DynamicProblem
+{
+    ConvProblem conv;
+    int32_t samples, patterns;
+    void const* kernels;   // [patterns, filters, columns]
+    void const* attention; // [samples, patterns, filters]
+
+    // Written by the first kernel and read by the second: conv.weight, conv.rowGroup and conv.rowFilter.
+    void* weight; // [samples, filters, columns]
+    int32_t* rowGroup;
+    int32_t* rowFilter;
+};
+
 } // namespace trtkp

@@ -45,7 +45,7 @@ __device__ __forceinline__ int32_t storedColumn(ConvProblem const& problem, int3
 
 // Grid: x over pixels, y over rows and, in one more row, the padded channels of the output.
 template <typename T>
-__global__ void __launch_bounds__(256) referenceKernel(ConvProblem const problem)
+__device__ __forceinline__ void referenceBlock(ConvProblem const& problem)
 {
     int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
     int64_t const wide = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -114,6 +114,12 @@ __global__ void __launch_bounds__(256) referenceKernel(ConvProblem const problem
             toFloat(static_cast<T const*>(problem.residual)[pixel * problem.residualPitch + filter]));
     }
     y[filter] = fromFloat<T>(static_cast<float>(activate(sum, problem.activation, problem.alpha)));
+}
+
+template <typename T>
+__global__ void __launch_bounds__(256) referenceKernel(ConvProblem const problem)
+{
+    referenceBlock<T>(problem);
 }
 
 } // namespace trtkp

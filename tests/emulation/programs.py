@@ -30,6 +30,7 @@ LIBRARY = [
 #: Program to its sources.
 PROGRAMS = {
     "run_conv": [HERE / "run_conv.cpp", *LIBRARY],
+    "run_dynamic": [HERE / "run_dynamic.cpp", *LIBRARY],
     "launch_checks": [HERE / "launch_checks.cpp", *LIBRARY],
     "self_test": [HERE / "emulator.cpp", HERE / "self_test.cpp"],
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .cases import BASES, SPARSE_SPLITS, SPLITS, TACTICS, TOLERANCE, Case, random_case
+from .cases import BASES, SPARSE_SPLITS, SPLITS, TACTICS, TOLERANCE, Array, Case, random_case
 from .programs import run
 
 CASES = int(os.environ.get("TRTKP_EMULATION_CASES", "96"))
@@ -24,10 +24,13 @@ def check(case: Case, tactic: str, seed: int, program: Path, oracle: Any, folder
     case.write(folder / "case", tactic, seed)
     done = run(program, folder / "case", folder / "y")
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    got, padded = case.read(folder / "y")
-    want = case.want(oracle)
-    assert not padded.any()
     tolerance = TOLERANCE.get(case.dtype, 1e-6 * max(1.0, (case.packed.weight.shape[1] / 1024) ** 0.5))
+    compare(*case.read(folder / "y"), case.want(oracle), tolerance)
+
+
+def compare(got: Array, padded: Array, want: Array, tolerance: float) -> None:
+    """Padded channels are 0, the relative error is within the tolerance."""
+    assert not padded.any()
     scale = float(np.linalg.norm(want))
     error = float(np.linalg.norm(got - want))
     assert error <= tolerance * scale, f"relative error {error / (scale or 1):.2e}"
