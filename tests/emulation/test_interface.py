@@ -255,7 +255,7 @@ def test_what_a_launch_refuses(program_folder: Path) -> None:
     assert got["y in weight"] == f"{INVALID} y overlaps weight"
     assert got["tensors size"].startswith(f"{INVALID} tensors.structSize is 8, not ")
     assert got["tactic negative"] == f"{INVALID} tactic is -1, which is none"
-    assert got["tactic unknown"] == f"{INVALID} tactic is 38, which is none"
+    assert got["tactic unknown"] == f"{INVALID} tactic is 51, which is none"
     assert got["tactic gap"] == f"{INVALID} tactic is 31, which is none"
     assert got["metadata given"] == "0 "
     assert got["metadata null"] == f"{INVALID} metadata is null, unlike desc.twoFour"
