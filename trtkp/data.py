@@ -18,7 +18,7 @@ from trtkp.shapes import Profile
 if TYPE_CHECKING:
     from trtkp.engine.base import Runner
 
-__all__ = ["LabelledData", "accuracy", "check_data", "load_data", "read_arrays"]
+__all__ = ["LabelledData", "accuracy", "check_data", "decisions", "load_data", "read_arrays"]
 
 #: Names that the two arrays of an archive may have.
 _INPUTS, _LABELS = ("x", "images", "inputs", "data"), ("y", "labels", "targets")
@@ -99,7 +99,12 @@ def check_data(data: LabelledData, profile: Profile) -> None:
 
 
 def accuracy(runner: Runner, data: LabelledData, profile: Profile) -> float:
-    """Share of samples whose largest logit in the first output is at the label, with batches the profile allows.
+    """Share of samples that a runner decides as the labels say; raises as `decisions` does."""
+    return float(np.mean(decisions(runner, data, profile) == data.labels))
+
+
+def decisions(runner: Runner, data: LabelledData, profile: Profile) -> npt.NDArray[np.int64]:
+    """The class [N] of every sample: the largest logit of the first output, with batches the profile allows.
 
     Raises:
         InputError: the data does not fit the model's input (`check_data`), or its first output is not [N, classes].
@@ -108,7 +113,7 @@ def accuracy(runner: Runner, data: LabelledData, profile: Profile) -> float:
     spec = runner.inputs[0]
     limits = profile[spec.name]
     inputs = data.inputs.astype(spec.dtype)
-    right, size = 0, limits.max[0]
+    classes, size = [], limits.max[0]
     for begin in range(0, len(inputs), size):
         batch = inputs[begin : begin + size]
         count = len(batch)
@@ -120,8 +125,8 @@ def accuracy(runner: Runner, data: LabelledData, profile: Profile) -> float:
                 f"--data has labels {data.labels.min()}..{data.labels.max()}, the model's first output is "
                 f"[N{''.join(f', {size}' for size in logits.shape[1:])}], expected [N, classes]"
             )
-        right += int(np.count_nonzero(logits[:count].argmax(axis=1) == data.labels[begin : begin + count]))
-    return right / len(inputs)
+        classes.append(logits[:count].argmax(axis=1))
+    return np.concatenate(classes).astype(np.int64)
 
 
 def _first(found: Mapping[str, npt.NDArray[Any]], names: tuple[str, ...]) -> npt.NDArray[Any] | None:

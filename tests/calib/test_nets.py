@@ -13,11 +13,25 @@ from torch import nn
 
 import trtkp
 from examples.nets.mobile import mobile_net_like
-from examples.nets.resnet import resnet50
+from examples.nets.resnet import Bottleneck, resnet50
 from examples.nets.unet import unet
 from tests.models import save_program
 from trtkp.engine.base import importable
 from trtkp.pipeline import BuildOptions
+
+
+def calm_resnet50() -> nn.Module:
+    """A ResNet-50 whose blocks add little to their input, as those of trained nets do.
+
+    With branches at full strength a net of random weights is chaotic: 1 % of noise on the image changes the output by
+    39 %, and so does rounding to 8 bits in the stem.
+    """
+    net = resnet50()
+    for block in net.modules():
+        if isinstance(block, Bottleneck):
+            nn.init.constant_(block.bn3.weight, 0.2)
+    return net
+
 
 pytestmark = pytest.mark.skipif(not importable("tensorrt_rtx"), reason="package tensorrt_rtx is not installed")
 
@@ -25,7 +39,7 @@ pytestmark = pytest.mark.skipif(not importable("tensorrt_rtx"), reason="package 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "shape", "adds"),
-    [(resnet50, (3, 64, 64), 1), (mobile_net_like, (3, 48, 48), 1), (unet, (3, 32, 32), 0)],
+    [(calm_resnet50, (3, 64, 64), 16), (mobile_net_like, (3, 48, 48), 1), (unet, (3, 32, 32), 0)],
     ids=["resnet50", "mobile_net_like", "unet"],
 )
 def test_rtx_builds_the_int8_graph(
@@ -35,17 +49,15 @@ def test_rtx_builds_the_int8_graph(
     source = save_program(factory(), tmp_path / "net.pt2", shape)
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32))
     options = BuildOptions(backend="tensorrt-rtx", opt=["2x" + "x".join(map(str, shape))])
-    # weights are random and decisions mean nothing, so every layer is quantised; but the 54 of the random ResNet-50
-    # add up to an error of 0.5, and there the usual limit sends most of them back
-    calibration = trtkp.CalibrationOptions(max_drop=100 if factory is mobile_net_like else None)
+    # weights are random and decisions mean nothing, so every layer is quantised
+    calibration = trtkp.CalibrationOptions(max_drop=None if factory is unet else 100)
     made = trtkp.calibrate(source, tmp_path / "b", data=tmp_path / "x.npz", options=options, calibration=calibration)
     report = trtkp.verify(made)
     assert {check.artefact: check.status for check in report.checks}["engine.onnx"] == "verified"
     assert made.manifest.files["model.engine"].bytes > 0
     record = made.manifest.quantisation
     assert record is not None
-    kept = sum(choice.precision == "int8" for choice in record.layers.values())
-    assert kept >= (10 if factory is resnet50 else len(record.layers))
+    assert {choice.precision for choice in record.layers.values()} == {"int8"}
     graph = onnx.load(made.file("engine.onnx")).graph
     producers = {output: node for node in graph.node for output in node.output}
     quantised = [
