@@ -46,10 +46,11 @@ test: $(STAMP) ## Run every test, slow ones included
 	@$(BIN)/python -m pytest -m "not serial" -n $(JOBS)
 
 test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=500 of each tier by default)
-	@TRTKP_EMULATION_CASES=$(or $(CASES),500) $(BIN)/python -m pytest tests/emulation/test_kernels.py -n $(JOBS)
+	@TRTKP_EMULATION_CASES=$(or $(CASES),500) $(BIN)/python -m pytest tests/emulation/test_kernels.py tests/emulation/test_dynamic.py \
+		-n $(JOBS)
 
 test-architectures: $(STAMP) ## Compile the kernels for the architectures that test leaves out
-	@TRTKP_EVERY_ARCHITECTURE=1 $(BIN)/python -m pytest tests/kernels/test_architectures.py -n $(JOBS)
+	@TRTKP_EVERY_ARCHITECTURE=1 $(BIN)/python -m pytest tests/kernels/test_compile.py -k other_architectures -n $(JOBS)
 
 lint: lint-python lint-cuda typecheck ## Check format, lint rules and types; changes nothing
 

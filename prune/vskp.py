@@ -14,7 +14,8 @@ of its reach. ``beta`` multiplies the scores of a layer by ``1 - beta · Var(||v
 which moves budgets between layers; whether the paper's figures had it is not known.
 
 Not from the paper: ``filter_group`` and ``channel_block`` choose whole blocks of kernels (`prune.granularity`) by their
-mean score; at 1 x 1 the method is the paper's.
+mean score; at 1 x 1 the method is the paper's. ``nm`` keeps 2:4 inside the lists (`prune.nm`): ``ratio`` is then what
+both remove, the lists so much less.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks
 from trtkp.prune.index_set import MAX_TAPS, IndexSet, Kind
 from trtkp.prune.method import Masks
+from trtkp.prune.nm import FORMS, list_ratio
 
 __all__ = ["VSKP", "index_list", "kernel_bitmap", "kernel_scores", "mask_of_bitmap", "mask_of_list"]
 
@@ -53,6 +55,7 @@ class VSKP:
         filter_group: filters that share a list.
         filter_group_1x1: the same in 1x1 layers; None for ``filter_group``.
         channel_block: consecutive channels that a list takes or leaves together.
+        nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
     """
 
     ratio: float = 0.5
@@ -64,6 +67,7 @@ class VSKP:
     filter_group: int = 1
     filter_group_1x1: int | None = None
     channel_block: int = 1
+    nm: str | None = None
 
     name = "vskp"
 
@@ -81,6 +85,8 @@ class VSKP:
         ):
             if size is not None and size < 1:
                 raise InputError(f"{flag} {size}: sizes start at 1")
+        if self.nm is not None and self.nm not in FORMS:
+            raise InputError(f"--nm {self.nm}: not known", remedy=f"use {', '.join(FORMS)}")
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter."""
@@ -135,10 +141,10 @@ class VSKP:
         self, layers: Sequence[ConvLayer], scores: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]
     ) -> list[int]:
         """Blocks that every filter group of a layer loses."""
+        ratio = self.ratio if self.nm is None else list_ratio(self.ratio)
         if self.allocation == "uniform":
             return [
-                min(blocks[layer.name].shape[1] - 1, _floor(blocks[layer.name].shape[1] * self.ratio))
-                for layer in layers
+                min(blocks[layer.name].shape[1] - 1, _floor(blocks[layer.name].shape[1] * ratio)) for layer in layers
             ]
         if not layers:
             return []
@@ -146,7 +152,7 @@ class VSKP:
         weight = np.concatenate([blocks[layer.name].sizes.ravel() for layer in layers])
         order = np.argsort(pooled, kind="stable")
         # the first kernel beyond the share: at 1 x 1 this is sorted[floor(ratio N)]
-        beyond = np.searchsorted(np.cumsum(weight[order]), _floor(self.ratio * int(weight.sum())), side="right")
+        beyond = np.searchsorted(np.cumsum(weight[order]), _floor(ratio * int(weight.sum())), side="right")
         threshold = pooled[order[min(int(beyond), len(order) - 1)]]
         removed = []
         for layer in layers:

@@ -41,6 +41,20 @@ cudaError_t launchDirect(ConvProblem const& problem, DataType type, cudaStream_t
 bool directFits(ConvProblem const& problem, int32_t elementSize);
 int64_t directBlocks(ConvProblem const& problem);
 
+// T4, for 2:4 weights with their metadata: kFLOAT16 and kBFLOAT16, splits as T1. Lists in blocks of 8; the last two
+// gather single channels.
+cudaError_t launchSparse128x128(ConvProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchSparse128x64(ConvProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchSparse64x64(ConvProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchSparseSingles64x64(ConvProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchSparseSingles64x128(ConvProblem const& problem, DataType type, cudaStream_t stream);
+
 cudaError_t launchSplit(ConvProblem const& problem, DataType type, cudaStream_t stream);
+
+// The dynamic pattern: weights of all samples, then one of the others.
+cudaError_t launchAggregate(DynamicProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchDynamicReference(DynamicProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchDynamic128x64(DynamicProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchDynamic64x64(DynamicProblem const& problem, DataType type, cudaStream_t stream);
 
 } // namespace trtkp

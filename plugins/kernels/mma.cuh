@@ -308,8 +308,9 @@ __device__ __forceinline__ void clearPaddedChannelsOfTile(ConvProblem const& pro
     }
 }
 
-template <typename Tile>
-__device__ __forceinline__ void fillTaps(ConvProblem const& problem, MmaShared<Tile>& shared)
+// The offsets of the taps; the barriers of fillRows show them.
+template <typename Tile, typename Shared>
+__device__ __forceinline__ void fillTaps(ConvProblem const& problem, Shared& shared)
 {
     for (int32_t t = threadIdx.x; t < problem.kernelRows * problem.kernelColumns; t += Tile::kThreads)
     {
@@ -319,8 +320,9 @@ __device__ __forceinline__ void fillTaps(ConvProblem const& problem, MmaShared<T
     }
 }
 
+// One thread block's tile.
 template <typename Tile, typename T>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(ConvProblem const problem)
+__device__ __forceinline__ void mmaBlock(ConvProblem const& problem)
 {
     TRTKP_DYNAMIC_SHARED(dynamicShared);
     MmaShared<Tile>& shared = *reinterpret_cast<MmaShared<Tile>*>(dynamicShared);
@@ -336,7 +338,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(
     int32_t const warpPixel = warp / Tile::kWarpsN * Tile::kWarpM;
     int32_t const warpRow = warp % Tile::kWarpsN * Tile::kWarpN;
 
-    fillTaps(problem, shared);
+    fillTaps<Tile>(problem, shared);
     fillRows<Tile>(problem, shared, firstRow);
     TileLoader<Tile, T> loader{problem, shared, firstPixel, firstRow};
     Accumulators<Tile> sums{};
@@ -393,6 +395,12 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(
     {
         clearPaddedChannelsOfTile<Tile, T>(problem, firstPixel);
     }
+}
+
+template <typename Tile, typename T>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(ConvProblem const problem)
+{
+    mmaBlock<Tile, T>(problem);
 }
 
 } // namespace trtkp

@@ -1,6 +1,6 @@
 // Small kernels that test the emulator: self_test NAME [INPUT OUTPUT] [SEED]. test_emulator.py knows what to expect.
 
-#include <emulated_ptx.h>
+#include <emulated_sparse.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -64,6 +64,26 @@ void mmaTf32()
             std::memcpy(a, registers, sizeof(a));
             std::memcpy(d, registers + 6, sizeof(d));
             trtkp::ptx::mmaM16N8K8(d, a, registers[4], registers[5]);
+            std::memcpy(out + threadIdx.x * 4, d, sizeof(d));
+        });
+}
+
+// Input: per lane, four registers of a, four of b, the metadata and four floats of d. Output: d.
+template <typename T, int32_t kSelector>
+void mmaSparse()
+{
+    float* const out = output<float>(32 * 4);
+    onWarp(0,
+        [=]
+        {
+            auto const* const registers = input<uint32_t>() + threadIdx.x * 13;
+            uint32_t a[4];
+            uint32_t b[4];
+            float d[4];
+            std::memcpy(a, registers, sizeof(a));
+            std::memcpy(b, registers + 4, sizeof(b));
+            std::memcpy(d, registers + 9, sizeof(d));
+            trtkp::ptx::mmaSparseM16N8K32<T, kSelector>(d, a, b, registers[8]);
             std::memcpy(out + threadIdx.x * 4, d, sizeof(d));
         });
 }
@@ -221,6 +241,10 @@ int volatile gHidden; // what the compiler must not see through
 
 std::map<std::string, std::function<void()>> const kTests{
     {"mma_float16", mma<__half>},
+    {"mma_sparse_float16_0", mmaSparse<__half, 0>},
+    {"mma_sparse_float16_1", mmaSparse<__half, 1>},
+    {"mma_sparse_bfloat16_0", mmaSparse<__nv_bfloat16, 0>},
+    {"mma_sparse_bfloat16_1", mmaSparse<__nv_bfloat16, 1>},
     {"mma_bfloat16", mma<__nv_bfloat16>},
     {"mma_tf32", mmaTf32},
     {"round_to_tf32", roundToTf32},

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .cases import BASES, TACTIC, TACTICS, TOLERANCE, Case, random_case
+from .cases import BASES, TACTIC, TACTICS, TOLERANCE, Array, Case, random_case
 from .programs import run
 
 CASES = int(os.environ.get("TRTKP_EMULATION_CASES", "48"))
@@ -25,12 +25,15 @@ def check(case: Case, tactic: str, seed: int, program: Path, oracle: Any, folder
     case.write(folder / "case", tactic, seed)
     done = run(program, folder / "case", folder / "y")
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    got, padded = case.read(folder / "y")
-    want = case.want(oracle)
-    assert not padded.any()
     tolerance = TOLERANCE.get(
         "tf32" if "tf32" in tactic else case.dtype, 1e-6 * max(1.0, (case.packed.weight.shape[1] / 1024) ** 0.5)
     )
+    compare(*case.read(folder / "y"), case.want(oracle), tolerance)
+
+
+def compare(got: Array, padded: Array, want: Array, tolerance: float) -> None:
+    """Padded channels are 0, the relative error is within the tolerance."""
+    assert not padded.any()
     scale = float(np.linalg.norm(want))
     error = float(np.linalg.norm(got - want))
     assert error <= tolerance * scale, f"relative error {error / (scale or 1):.2e}"
@@ -40,8 +43,8 @@ def check(case: Case, tactic: str, seed: int, program: Path, oracle: Any, folder
 
 
 def parameters(tier: str, number: int) -> tuple[str, str, str]:
-    """Base, data type and tactic: every combination comes in turn."""
-    tactics = [name for name in TACTICS if TACTIC[name].tier == tier]
+    """Base, data type and tactic: every combination comes in turn. T0 takes 2:4 weights too."""
+    tactics = [name for name in TACTICS if TACTIC[name].tier == tier] + (["reference"] if tier == "T4" else [])
     turn, at = divmod(number, len(tactics))
     dtypes = TACTIC[tactics[at]].dtypes
     return BASES[(at + turn) % len(BASES)], dtypes[(at + turn // len(BASES)) % len(dtypes)], tactics[at]
@@ -51,7 +54,8 @@ def layer(tier: str, number: int) -> tuple[Case, str]:
     """The case of a number, and its tactic."""
     base, dtype, tactic = parameters(tier, number)
     takes = TACTIC[tactic]
-    options = {"blocks": takes.blocks or number % 16 == 0, "whole": takes.whole, "long": takes.least > 256}
+    options = {"blocks": takes.blocks or number % 16 == 0, "whole": takes.whole, "long": takes.least > 256,
+               "two_four": tier == "T4"}  # fmt: skip
     seeds = range(number, 1 << 20, 10007)
     cases = (random_case(seed, base=base, dtype=dtype, tf32=takes.tf32, **options) for seed in seeds)
     return next(case for case in cases if case.packed.weight.shape[1] >= takes.least), tactic

@@ -132,6 +132,7 @@ def build(
     filter_group: opt.FilterGroup = None,
     filter_group_1x1: opt.FilterGroup1x1 = None,
     channel_block: opt.ChannelBlock = None,
+    nm: opt.Nm = None,
     from_zeros: opt.FromZeros = False,
     layers: opt.Include = None,
     skip: opt.Skip = None,
@@ -174,6 +175,7 @@ def build(
         "filter_group": filter_group,
         "filter_group_1x1": filter_group_1x1,
         "channel_block": channel_block,
+        "nm": nm,
     }
     with show.progress(quiet=json) as progress:
         bundle = build_bundle(

@@ -34,6 +34,7 @@ __all__ = [
     "MethodName",
     "MinShape",
     "N",
+    "Nm",
     "OptShape",
     "Percentile",
     "Precision",
@@ -110,6 +111,15 @@ ChannelBlock = Annotated[
     typer.Option(
         "--channel-block",
         help="V-SKP: consecutive channels that a list takes or leaves together. (default: 1)",
+        rich_help_panel=_PRUNING,
+    ),
+]
+Nm = Annotated[
+    str | None,
+    typer.Option(
+        "--nm",
+        metavar="2:4",
+        help="V-SKP: of every four listed weights each filter keeps two; --ratio is what both remove.",
         rich_help_panel=_PRUNING,
     ),
 ]

@@ -38,6 +38,7 @@ class ConvDesc(ctypes.Structure):
         )),
         ("alpha", ctypes.c_float),
         ("allowTf32", ctypes.c_int32),
+        ("twoFour", ctypes.c_int32),
     ]  # fmt: skip
 
     @classmethod
@@ -56,6 +57,7 @@ class ConvTensors(ctypes.Structure):
             "x", "weight", "index", "rowGroup", "rowFilter", "bias", "residual", "y", "workspace",
         )),
         ("workspaceBytes", ctypes.c_size_t),
+        ("metadata", ctypes.c_void_p),
     ]  # fmt: skip
 
     @classmethod
@@ -89,7 +91,7 @@ class Library:
             )
         self._handle.trtkpLastError.restype = ctypes.c_char_p
         self._handle.trtkpTacticName.restype = ctypes.c_char_p
-        #: Tactic to its number, in the order of the numbers.
+        #: Tactic of a packed convolution to its number, in the order of the numbers.
         self.tactic_numbers = dict(self._names())
         #: Whether kernels run on the CPU under the emulator of the tests: pointers are host memory then.
         self.emulated = hasattr(self._handle, "trtkpEmulated")
@@ -106,6 +108,10 @@ class Library:
         lists = [ctypes.c_void_p(address) for address in (index, row_group, row_filter)]
         self._call("trtkpConvCheckLists", ctypes.byref(desc), *lists, ctypes.byref(block))
         return block.value
+
+    def check_metadata(self, desc: ConvDesc, metadata: int) -> None:
+        """Checks int32 metadata of 2:4 weights at an address in host memory."""
+        self._call("trtkpConvCheckMetadata", ctypes.byref(desc), ctypes.c_void_p(metadata))
 
     def tactics(self, desc: ConvDesc) -> list[str]:
         """The tactics that compute the layer, by name."""
@@ -134,7 +140,7 @@ class Library:
     def _names(self) -> Iterator[tuple[str, int]]:
         for number in range(_MOST_TACTICS):  # not every number is a tactic
             name = self._handle.trtkpTacticName(number)
-            if name is not None:
+            if name is not None and not name.startswith(b"dynamic_"):  # those are of trtkpDynamicDesc
                 yield name.decode(), number
 
     def _call(self, function: str, *arguments: Any) -> None:
