@@ -56,8 +56,7 @@ public:
         TRTKP_UNROLL
         for (int32_t i = 0; i < kPassesA; ++i)
         {
-            ptx::copyAsync16Unless(
-                (mPixels[i].outside & unit.bits) != 0, a + i * kPassBytes, mX + (mPixels[i].at + unit.at));
+            ptx::copyAsync16Unless(mPixels[i].outside & unit.bits, a + i * kPassBytes, mX + (mPixels[i].at + unit.at));
         }
         unsigned char* const b = a + Tile::kM * Tile::kRowBytes;
         uint32_t const ignored = mColumn < mColumns ? mOtherRows : 0xffffffffU;
@@ -67,7 +66,7 @@ public:
             bool const isPartial = Tile::kN % Tile::kRowsPerPass != 0;
             if (!isPartial || static_cast<int32_t>(threadIdx.x) / Tile::kChunks + i * Tile::kRowsPerPass < Tile::kN)
             {
-                ptx::copyAsync16Unless((ignored & 1U << i) != 0, b + i * kPassBytes, mWeight + (mAtB[i] + mColumn));
+                ptx::copyAsync16Unless(ignored & 1U << i, b + i * kPassBytes, mWeight + (mAtB[i] + mColumn));
             }
         }
         mColumn += kColumnsPerStep;

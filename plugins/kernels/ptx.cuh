@@ -24,13 +24,14 @@ __device__ __forceinline__ void copyAsync16(void* shared, void const* global, in
         : "memory");
 }
 
-// Copies 16 bytes from global to shared memory, or fills them with zeros and does not read the source. Both addresses
-// are multiples of 16. A predicate costs less than a number of bytes: nothing is computed from it.
-__device__ __forceinline__ void copyAsync16Unless(bool ignore, void* shared, void const* global)
+// Copies 16 bytes from global to shared memory, or fills them with zeros and does not read the source where any bit of
+// `ignore` is set. Both addresses are multiples of 16. A predicate costs less than a number of bytes, as nothing is
+// computed from it, and bits less than a bool: the AND that selects them sets the predicate.
+__device__ __forceinline__ void copyAsync16Unless(uint32_t ignore, void* shared, void const* global)
 {
     asm volatile("{\n.reg .pred ignore;\nsetp.ne.b32 ignore, %2, 0;\n"
                  "cp.async.cg.shared.global [%0], [%1], 16, ignore;\n}\n" ::"r"(sharedAddress(shared)),
-        "l"(global), "r"(static_cast<int32_t>(ignore))
+        "l"(global), "r"(ignore)
         : "memory");
 }
 

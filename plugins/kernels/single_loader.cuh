@@ -118,7 +118,7 @@ private:
         {
             bool const ignore = column >= mColumns || !isSelected(row);
             int32_t const at = ignore ? 0 : (mRun.firstRow + row) * mColumns + column;
-            ptx::copyAsync16Unless(ignore, b + swizzled128(row, chunk), mWeight + at);
+            ptx::copyAsync16Unless(ignore ? 1U : 0U, b + swizzled128(row, chunk), mWeight + at);
         }
     }
 

@@ -122,8 +122,8 @@ void copyAsyncUnless()
         [=]
         {
             unsigned char* const shared = emulation::dynamicShared();
-            trtkp::ptx::copyAsync16Unless(false, shared, from);
-            trtkp::ptx::copyAsync16Unless(true, shared + 16, static_cast<unsigned char const*>(from) + 4096);
+            trtkp::ptx::copyAsync16Unless(0U, shared, from);
+            trtkp::ptx::copyAsync16Unless(1U << 31, shared + 16, static_cast<unsigned char const*>(from) + 4096);
             trtkp::ptx::copyAsyncCommit();
             trtkp::ptx::copyAsyncWait<0>();
             std::memcpy(out, shared, 32);

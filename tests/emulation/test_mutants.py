@@ -111,8 +111,8 @@ MUTANTS = {
     ),
     "takes the weights of other groups": (
         "block_loader.cuh",
-        "(ignored & 1U << i) != 0",
-        "(mColumn >= mColumns)",
+        "ignored & 1U << i",
+        "(mColumn >= mColumns ? 1U : 0U)",
     ),
     "swizzles only the reads": (
         "block_loader.cuh",

@@ -89,8 +89,8 @@ def checked_resources(name: str, architectures: Sequence[int]) -> list[Resources
     return rows
 
 
-#: At least half of what T1's largest tile issues there is matrix products or loads of their operands.
-BEST_TILE = ("mma_128x128_k64", 90)
+#: At least half of what this tile of T1 issues is matrix products or loads of their operands.
+BEST_TILE = "mma_128x128_k64"
 #: Instructions of a loop that another release of the compiler may add without a change of ours.
 COMPILER_SLACK = 1.1
 
@@ -110,7 +110,7 @@ def check_loops(rows: list[Resources]) -> None:
         assert loop.shared_loads > 0, row
         assert loop.async_copies > 0, row
         assert row.step_columns % 16 == 0, row
-        if (row.kernel.split()[0], row.architecture) == BEST_TILE:
+        if row.kernel.split()[0] == BEST_TILE:
             assert loop.issue_share >= 0.5, row
         tactic = row.kernel.split()[0]
         budget = counts_of(tactic, row.architecture)

@@ -12,9 +12,9 @@ inline void copyAsync16(void* shared, void const* global, int32_t bytes)
     emulation::copyAsync(shared, global, bytes);
 }
 
-inline void copyAsync16Unless(bool ignore, void* shared, void const* global)
+inline void copyAsync16Unless(uint32_t ignore, void* shared, void const* global)
 {
-    emulation::copyAsync(shared, global, ignore ? 0 : 16);
+    emulation::copyAsync(shared, global, ignore != 0 ? 0 : 16);
 }
 
 inline void copyAsyncCommit()
