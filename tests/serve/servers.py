@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import requests
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
@@ -36,6 +37,7 @@ class Server:
         self.addresses: dict[str, Any] = json.loads(text)
         self.url: str = self.addresses["http"]
         self.host = self.url.split("//")[1]
+        self.session = requests.Session()
         self.grpc: str = self.addresses["grpc"]
 
     @property
@@ -52,6 +54,9 @@ class Server:
     def grpc_client(self, **options: Any) -> triton_grpc.InferenceServerClient:
         return triton_grpc.InferenceServerClient(self.grpc, **options)
 
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        return requests.request(method, self.url + path, timeout=30, **options)
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(timeout=30)
@@ -60,23 +65,12 @@ class Server:
 @contextmanager
 def running(folder: Path, *arguments: str | Path, **environment: str) -> Iterator[Server]:
     """``trtkp serve`` on free ports, in ``folder``; killed at the end if it still runs."""
-    command = [
-        sys.executable,
-        "-m",
-        "trtkp",
-        "serve",
-        *map(str, arguments),
-        "--port",
-        "0",
-        "--grpc-port",
-        "0",
-        "--json",
-    ]
+    command = [sys.executable, "-m", "trtkp", "serve", "--port", "0", "--grpc-port", "0", "--json"]
     log = folder / "server.log"
     root = str(Path(__file__).parents[2])
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            command,
+            [*command, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

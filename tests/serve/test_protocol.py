@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import requests
 import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio
 import tritonclient.http as triton_http
@@ -97,12 +96,12 @@ def test_decompression_has_a_limit(bundles: Path, tmp_path: Path) -> None:
     with running(tmp_path, bundles / "kep", "--max-body", "0.1") as server:
         bomb = gzip.compress(b" " * (64 << 20))
         assert len(bomb) < 100_000
-        answer = requests.post(f"{server.url}/v2/models/kep/infer", bomb, headers={"Content-Encoding": "gzip"})
+        answer = server.request("POST", "/v2/models/kep/infer", data=bomb, headers={"Content-Encoding": "gzip"})
         assert (answer.status_code, answer.json()["error"]) == (
             413,
             "the decompressed body is larger than 104857 bytes",
         )
-        answer = requests.post(f"{server.url}/v2/models/kep/infer", b" " * 200_000)
+        answer = server.request("POST", "/v2/models/kep/infer", data=b" " * 200_000)
         assert answer.status_code == 413
         with server.grpc_client() as client, pytest.raises(InferenceServerException, match="larger than max"):
             client.infer("kep", batch_input(triton_grpc, images(200)))
@@ -112,7 +111,7 @@ def test_plain_http(server: Server, answers: Answers) -> None:
     body = {"id": "1", "inputs": [
         {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": images(1).tolist()}
     ]}  # fmt: skip
-    answer = requests.post(f"{server.url}/v2/models/kep/infer", json=body, headers={"X-Request-ID": "mine"})
+    answer = server.request("POST", "/v2/models/kep/infer", json=body, headers={"X-Request-ID": "mine"})
     assert (answer.status_code, answer.headers["X-Request-ID"]) == (200, "mine")
     document = answer.json()
     assert {key: document[key] for key in ("id", "model_name", "model_version")} == {
@@ -192,7 +191,7 @@ def test_stream(server: Server, answers: Answers) -> None:
 def test_metrics(server: Server) -> None:
     with server.http_client() as client:
         client.infer("four", batch_input(triton_http, images(3)))
-    text = requests.get(f"{server.url}/metrics").text
+    text = server.request("GET", "/metrics").text
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(values['trtkp_requests_total{model="four",protocol="http",status="200",version="1"}']) >= 1
     assert float(values['trtkp_batch_rows_sum{model="four",version="1"}']) >= 3
@@ -209,5 +208,5 @@ def test_unknown_paths_and_methods(server: Server) -> None:
         ("/", "GET", 404), ("/v2/models/kep/infer", "GET", 405), ("/v2/models/no", "GET", 404),
         ("/v2/models/kep/versions/9/ready", "GET", 404), ("/v2/repository/models/kep/load", "POST", 404),
     ):  # fmt: skip
-        answer = requests.request(method, server.url + path)
+        answer = server.request(method, path)
         assert (answer.status_code, list(json.loads(answer.text))) == (status, ["error"])

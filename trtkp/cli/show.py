@@ -244,9 +244,7 @@ def loaded(result: LoadResult, *, json: bool) -> None:
     )
     _console().print(table)
     if result.rate is not None and result.latency_ms and result.lag_ms > 0.5 * result.latency_ms["p99"]:
-        warning = (
-            f"this program sent late itself (99th percentile {result.lag_ms:.1f} ms): the load was too high for it"
-        )
+        warning = f"this program itself sent late (99th percentile {result.lag_ms:.1f} ms): too much load for it"
         _console(stderr=True).print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
 
 
