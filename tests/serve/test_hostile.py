@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tests.serve.servers import Server, batch_input, images
 
-EXAMPLES = 400
+EXAMPLES = 300
 #: Statuses that blame the client.
 CLIENT = range(400, 500)
 REFUSED = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
@@ -79,13 +79,13 @@ def _harmless(document: Any) -> bool:
 
 
 @given(body=st.binary(max_size=2000), length=st.none() | st.text("0123456789-+.x", min_size=1, max_size=24))
-@settings(max_examples=EXAMPLES // 2, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), deadline=None)
 def test_garbage_bytes(server: Server, body: bytes, length: str | None) -> None:
     _check(_post(server, body, {} if length is None else {"Inference-Header-Content-Length": length}))
 
 
 @given(data=st.data())
-@settings(max_examples=EXAMPLES // 2, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), deadline=None)
 def test_wrong_binary_bodies(server: Server, data: st.DataObject) -> None:
     size = data.draw(st.sampled_from([0, 1, 767, 769, 2**31, 2**63]) | st.integers(0, 2**65))
     tail = data.draw(st.binary(max_size=900))

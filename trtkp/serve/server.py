@@ -73,12 +73,12 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
     token = options.token()
     if token is None and not _is_loopback(options.host):
         log("anybody who reaches this port may use it", level=logging.WARNING, host=options.host)
+    server = _HttpServer(_http_config(service, options, token))
     stop = _StopSignals()
     async with contextlib.AsyncExitStack() as stack:
         http = _listen(options.host, options.port)
         stack.callback(http.close)
         rpc, rpc_port = _bind_grpc(service, options, token)
-        server = _HttpServer(_http_config(service, options, token))
         listening = asyncio.create_task(server.serve([http]))  # probes see that it is not ready yet
         if rpc is not None:
             await rpc.start()
