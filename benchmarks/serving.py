@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving --json benchmarks/results/serving.json
 
-The model is the demo's CNN on 16 x 16 digits (random weights, KEP with n = 4 and one set of positions per layer) on ONNX
-Runtime. Server, engine and clients share the machine's cores, so throughput is that of all of them together.
+The model is the demo's CNN on 16 x 16 digits (random weights, KEP with n = 4 and one set of positions per layer) on
+ONNX Runtime. Server, engine and clients share the machine's cores, so throughput is that of all of them together.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ def main() -> None:
         folder = Path(name)
         bundle = _build(folder)
         report["engine"] = _engine(bundle)
-        for step in (_batching, _latency, _traffic, _overload, _restart):
-            report[step.__name__.removeprefix("_")] = step(folder, options.seconds)
-            print(json.dumps(report[step.__name__.removeprefix("_")], indent=1), flush=True)
+        report["batching"] = _batching(folder, options.seconds)
+        report["latency"] = _latency(folder, options.seconds)
+        report["traffic"] = _traffic(folder)
+        report["overload"] = _overload(folder)
+        report["restart"] = _restart(folder)
+    print(json.dumps(report, indent=1))
     report["load_average_after"] = os.getloadavg()[0]
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
@@ -109,7 +112,7 @@ def _latency(folder: Path, seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
-def _traffic(folder: Path, seconds: float) -> dict[str, Any]:
+def _traffic(folder: Path) -> dict[str, Any]:
     """Requests of 1 to 64 rows from 16 clients, every answer checked."""
     pool = np.random.default_rng(SEED).standard_normal((256, *SHAPE), np.float32)
     with trtkp.load(folder / "digits") as bundle:
@@ -120,13 +123,13 @@ def _traffic(folder: Path, seconds: float) -> dict[str, Any]:
     return done
 
 
-def _overload(folder: Path, seconds: float) -> dict[str, Any]:
+def _overload(folder: Path) -> dict[str, Any]:
     """Three times the capacity."""
     with running(_made(folder / "e"), folder / "digits", *QUIET, "--queue", "32") as server:
         return overload(server, "digits", batch=16, seconds=OVERLOAD_SECONDS)
 
 
-def _restart(folder: Path, seconds: float) -> dict[str, Any]:
+def _restart(folder: Path) -> dict[str, Any]:
     """From the kill of an idle worker to the first answer of the next."""
     with running(_made(folder / "f"), folder / "digits", *QUIET) as server:
         [worker] = server.workers

@@ -143,6 +143,7 @@ def _http_config(service: Service, options: ServeOptions, token: str | None) -> 
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=5,
