@@ -51,6 +51,7 @@ class VSKP:
         pointwise: prune 1x1 layers too.
         pointwise_keep: share of a 1x1 layer's weights that no threshold may prune.
         filter_group: filters that share a list.
+        filter_group_1x1: the same in 1x1 layers; None for ``filter_group``.
         channel_block: consecutive channels that a list takes or leaves together.
     """
 
@@ -61,6 +62,7 @@ class VSKP:
     pointwise: bool = True
     pointwise_keep: float = 1e-3
     filter_group: int = 1
+    filter_group_1x1: int | None = None
     channel_block: int = 1
 
     name = "vskp"
@@ -72,10 +74,13 @@ class VSKP:
             raise InputError(f"--allocation {self.allocation}: not known", remedy="use global or uniform")
         if not 0 <= self.alpha <= 1:
             raise InputError(f"--alpha {self.alpha}: not a weight", remedy="give 0 <= alpha <= 1")
-        if self.filter_group < 1 or self.channel_block < 1:
-            raise InputError(
-                f"--filter-group {self.filter_group}, --channel-block {self.channel_block}: sizes start at 1"
-            )
+        for flag, size in (
+            ("--filter-group", self.filter_group),
+            ("--filter-group-1x1", self.filter_group_1x1),
+            ("--channel-block", self.channel_block),
+        ):
+            if size is not None and size < 1:
+                raise InputError(f"{flag} {size}: sizes start at 1")
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter."""
@@ -103,10 +108,7 @@ class VSKP:
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
         """One mask per layer; 1x1 layers have a threshold of their own."""
-        blocks = {
-            layer.name: Blocks(layer.filters, layer.channels, layer.groups, self.filter_group, self.channel_block)
-            for layer in layers
-        }
+        blocks = {layer.name: self._blocks(layer) for layer in layers}
         scores = {layer.name: blocks[layer.name].mean(self.scores(layer, weights[layer.name])) for layer in layers}
         masks: Masks = {}
         for kind in (
@@ -117,6 +119,10 @@ class VSKP:
                 kept = blocks[layer.name].spread(_equalised(scores[layer.name], count))
                 masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
         return masks
+
+    def _blocks(self, layer: ConvLayer) -> Blocks:
+        filters = self.filter_group_1x1 if layer.taps == 1 and self.filter_group_1x1 else self.filter_group
+        return Blocks(layer.filters, layer.channels, layer.groups, filters, self.channel_block)
 
     def scores(self, layer: ConvLayer, weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Score of every kernel, float64 [F, C]."""

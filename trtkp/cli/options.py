@@ -22,6 +22,7 @@ __all__ = [
     "Data",
     "Fallback",
     "FilterGroup",
+    "FilterGroup1x1",
     "FromZeros",
     "Include",
     "InputShape",
@@ -42,7 +43,9 @@ __all__ = [
     "Std",
     "Target",
     "Threads",
+    "TimingCache",
     "TrustPickle",
+    "counts",
     "numbers",
 ]
 
@@ -53,7 +56,7 @@ MethodName = Annotated[
 ]
 N = Annotated[
     int | None,
-    typer.Option("--n", help="KEP: elements kept of every kernel plane. [default: 4]", rich_help_panel=_PRUNING),
+    typer.Option("--n", help="KEP: elements kept of every kernel plane. (default: 4)", rich_help_panel=_PRUNING),
 ]
 Ratio = Annotated[
     float | None,
@@ -68,7 +71,7 @@ Allocation = Annotated[
     typer.Option(
         "--allocation",
         help="What --ratio means: one threshold for the net (global) or the same share per layer (uniform). "
-        "[default: global]",
+        "(default: global)",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -76,21 +79,29 @@ Share = Annotated[
     str | None,
     typer.Option(
         "--share",
-        help="KEP: which planes share their positions: none, per-channel, per-filter, per-layer. [default: none]",
+        help="KEP: which planes share their positions: none, per-channel, per-filter, per-layer. (default: none)",
         rich_help_panel=_PRUNING,
     ),
 ]
 Alpha = Annotated[
     float | None,
     typer.Option(
-        "--alpha", help="V-SKP: weight of magnitude against direction. [default: 0.95]", rich_help_panel=_PRUNING
+        "--alpha", help="V-SKP: weight of magnitude against direction. (default: 0.95)", rich_help_panel=_PRUNING
     ),
 ]
 FilterGroup = Annotated[
     int | None,
     typer.Option(
         "--filter-group",
-        help="V-SKP: filters that share a list; 1 is the paper. [default: 1]",
+        help="V-SKP: filters that share a list; 1 is the paper. (default: 1)",
+        rich_help_panel=_PRUNING,
+    ),
+]
+FilterGroup1x1 = Annotated[
+    int | None,
+    typer.Option(
+        "--filter-group-1x1",
+        help="V-SKP: the same for 1x1 layers, which need larger groups to pay. (default: --filter-group)",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -98,7 +109,7 @@ ChannelBlock = Annotated[
     int | None,
     typer.Option(
         "--channel-block",
-        help="V-SKP: consecutive channels that a list takes or leaves together. [default: 1]",
+        help="V-SKP: consecutive channels that a list takes or leaves together. (default: 1)",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -173,7 +184,15 @@ Lowering = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", help="CPU threads of ONNX Runtime. [default: physical cores]", rich_help_panel=_ENGINE),
+    typer.Option("--threads", help="CPU threads of ONNX Runtime. (default: physical cores)", rich_help_panel=_ENGINE),
+]
+TimingCache = Annotated[
+    bool,
+    typer.Option(
+        "--timing-cache/--no-timing-cache",
+        help="Take layers' times from the user's cache (TRTKP_CACHE_DIR moves it) and keep them there.",
+        rich_help_panel=_ENGINE,
+    ),
 ]
 
 Calibrator = Annotated[
@@ -192,7 +211,7 @@ MaxDrop = Annotated[
     float | None,
     typer.Option(
         "--max-drop",
-        help="Points of accuracy that may be lost; layers go back to --fallback until it holds. [default: 0.5]",
+        help="Points of accuracy that may be lost; layers go back to --fallback until it holds. (default: 0.5)",
         rich_help_panel=_CALIBRATION,
     ),
 ]
@@ -200,7 +219,7 @@ Fallback = Annotated[
     str | None,
     typer.Option(
         "--fallback",
-        help="Type of the layers that are not quantised. [default: fp32 for onnxruntime, else fp16]",
+        help="Type of the layers that are not quantised. (default: fp32 for onnxruntime, else fp16)",
         rich_help_panel=_CALIBRATION,
     ),
 ]
@@ -238,3 +257,17 @@ def numbers(text: str | None, flag: str, default: float) -> tuple[float, ...]:
     if not all(math.isfinite(value) for value in values):
         raise InputError(f"{flag} {text}: not finite")
     return values
+
+
+def counts(text: str | None, flag: str) -> tuple[int, ...]:
+    """``"1,8,32"`` as numbers; none where nothing was given.
+
+    Raises:
+        InputError: not whole numbers.
+    """
+    try:
+        return () if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"{flag} {text}: not whole numbers separated by commas", remedy=f"write {flag} 1,8,32"
+        ) from None

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from trtkp.cli import options as opt
-from trtkp.cli import show
+from trtkp.cli import show, show_serving
 from trtkp.errors import InputError
 
 __all__ = [
@@ -49,7 +49,7 @@ _Bundles = Annotated[
 ]
 _MaxBatch = Annotated[
     int | None,
-    typer.Option("--max-batch", help="Largest batch. [default: the profile's max]", rich_help_panel=_BATCHING),
+    typer.Option("--max-batch", help="Largest batch. (default: the profile's max)", rich_help_panel=_BATCHING),
 ]
 _MaxDelay = Annotated[
     float,
@@ -66,7 +66,7 @@ _Threads = Annotated[
     int | None,
     typer.Option(
         "--threads",
-        help="CPU threads of an instance. [default: the physical cores, shared out]",
+        help="CPU threads of an instance. (default: the physical cores, shared out)",
         rich_help_panel=_BATCHING,
     ),
 ]
@@ -115,7 +115,7 @@ def serve(
     token_file: Annotated[
         Path | None,
         typer.Option(
-            "--token-file", help="File with the bearer token. [default: $TRTKP_TOKEN]", rich_help_panel=_SECURITY
+            "--token-file", help="File with the bearer token. (default: $TRTKP_TOKEN)", rich_help_panel=_SECURITY
         ),
     ] = None,
     tls_cert: Annotated[
@@ -153,7 +153,7 @@ def serve(
     with _needs_serve_extra():
         from trtkp.serve.server import serve as serve_bundles
 
-        serve_bundles(bundles, settings, lambda addresses: show.serving(addresses, json=json))
+        serve_bundles(bundles, settings, lambda addresses: show_serving.serving(addresses, json=json))
 
 
 def _mebibytes(value: float, option: str) -> int:
@@ -193,7 +193,7 @@ def bench_load(
             seconds=seconds,
             token=os.environ.get(TOKEN_VARIABLE),
         )
-    show.loaded(result, json=json)
+    show_serving.loaded(result, json=json)
 
 
 def export_triton(
@@ -221,7 +221,7 @@ def export_triton(
     with _needs_serve_extra():
         from trtkp.serve.triton import export_triton as export
 
-        show.exported_to_triton(export(bundles, output, settings), json=json)
+        show_serving.exported_to_triton(export(bundles, output, settings), json=json)
 
 
 def export_kserve(
@@ -230,10 +230,13 @@ def export_kserve(
         str, typer.Option("--storage", help="URI of the bundle, or of the Triton repository.", show_default=False)
     ],
     image: Annotated[
-        str | None, typer.Option("--image", help="Container image with trtkp[serve]; none: KServe's Triton runtime.")
+        str | None,
+        typer.Option(
+            "--image", help="Container image that holds trtkp and its extra, serve; none: KServe's Triton runtime."
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write. [default: standard output]")
+        Path | None, typer.Option("--output", "-o", help="File to write. (default: standard output)")
     ] = None,
     min_replicas: Annotated[int, typer.Option("--min-replicas", help="Fewest replicas.")] = 1,
     max_replicas: Annotated[int, typer.Option("--max-replicas", help="Most replicas.")] = 4,
@@ -256,4 +259,4 @@ def export_kserve(
         memory=memory,
     )
     text = write_manifest(manifest, output)
-    show.exported_to_kserve(manifest, text, output, json=json)
+    show_serving.exported_to_kserve(manifest, text, output, json=json)
