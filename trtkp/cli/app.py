@@ -417,7 +417,7 @@ def bench(
 ) -> None:
     """Time bundles against each other: median, 10th and 90th percentile. With --load, a running server."""
     if load is not None:
-        serving.bench_load(load, model, bundles, batch or 1, clients, rate, seconds, json=json)
+        serving.bench_load(load, model, bundles, 1 if batch is None else batch, clients, rate, seconds, json=json)
         return
     from trtkp.benchmark import bench as bench_bundles
 

@@ -89,6 +89,10 @@ class Instance:
     def _split(self, jobs: Sequence[Job], outputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         if self._contract.batch is None:
             return [{name: value.copy() for name, value in outputs.items()}]
+        rows = max(sum(job.rows for job in jobs), self._contract.batch[0])
+        for name, value in outputs.items():
+            if len(value) != rows:
+                raise ServeError(f"the engine gave {len(value)} rows of {name} for {rows}")
         results, row = [], 0
         for job in jobs:
             results.append({name: value[row : row + job.rows].copy() for name, value in outputs.items()})
@@ -137,11 +141,16 @@ class WorkerProcess:
             "instances": channels,
             "warm_up": _warm_up(bundle, contract),
         }
-        process = subprocess.Popen(  # noqa: ASYNC220 - forks and returns; a thread waits for its end
-            child_command("trtkp.serve.worker"),
-            stdin=subprocess.PIPE,
-            pass_fds=[number for c in channels for number in c],
-        )
+        try:
+            process = subprocess.Popen(  # noqa: ASYNC220 - forks and returns; a thread waits for its end
+                child_command("trtkp.serve.worker"),
+                stdin=subprocess.PIPE,
+                pass_fds=[number for channel in channels for number in channel],
+            )
+        except OSError as error:
+            for instance in made:
+                instance.close()
+            raise JobError(f"no worker can be started ({error.strerror})", file=bundle.path) from None
         worker = cls(process, made)
         try:
             assert process.stdin is not None
