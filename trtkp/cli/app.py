@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 import trtkp
 from trtkp.cli import options as opt
-from trtkp.cli import show
+from trtkp.cli import serving, show
 from trtkp.cli.search import search
 from trtkp.errors import InputError, TrtkpError
 
@@ -399,21 +399,31 @@ def verify(
 @app.command()
 def bench(
     bundles: Annotated[
-        list[Path], typer.Argument(help="Bundles, timed in turn; the first is the baseline.", show_default=False)
-    ],
-    batch: Annotated[int | None, typer.Option("--batch", help="Batch size. (default: the first profile's opt)")] = None,
+        list[Path] | None,
+        typer.Argument(help="Bundles, timed in turn; the first is the baseline.", show_default=False),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Batch size. (default: the first profile's opt, with --load 1)")
+    ] = None,
     threads: opt.Threads = None,
     warmup: Annotated[int, typer.Option("--warmup", help="Untimed rounds.")] = 10,
     runs: Annotated[int, typer.Option("--runs", help="Timed rounds.")] = 100,
-    seconds: Annotated[float, typer.Option("--seconds", help="Budget of all rounds.")] = 20.0,
+    seconds: Annotated[float, typer.Option("--seconds", help="Budget of all rounds, or of the load.")] = 20.0,
+    load: serving.Load = None,
+    model: serving.LoadModel = None,
+    clients: serving.Clients = 8,
+    rate: serving.Rate = None,
     json: opt.Json = False,
 ) -> None:
-    """Time bundles against each other: median, 10th and 90th percentile."""
+    """Time bundles against each other: median, 10th and 90th percentile. With --load, a running server."""
+    if load is not None:
+        serving.bench_load(load, model, bundles, 1 if batch is None else batch, clients, rate, seconds, json=json)
+        return
     from trtkp.benchmark import bench as bench_bundles
 
     with show.progress(quiet=json) as progress:
         progress("Bench", 0, 1)
-        results = bench_bundles(bundles, batch=batch, threads=threads, warmup=warmup, runs=runs, seconds=seconds)
+        results = bench_bundles(bundles or [], batch=batch, threads=threads, warmup=warmup, runs=runs, seconds=seconds)
     show.benched(results, json=json)
 
 
@@ -505,3 +515,6 @@ def doctor(json: opt.Json = False) -> None:
 
 
 app.command()(search)
+app.command()(serving.serve)
+app.command("export-triton")(serving.export_triton)
+app.command("export-kserve")(serving.export_kserve)
