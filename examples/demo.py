@@ -26,7 +26,8 @@ from examples.nets.digits import digits_cnn
 from trtkp.cli import main as trtkp_command
 from trtkp.cli.show import benched
 from trtkp.engine import get_backend
-from trtkp.prune.masked import apply_masks, fine_tune
+from trtkp.prune.masked import apply_masks
+from trtkp.prune.train.trainer import fine_tune
 
 WIDTH, EPOCHS, TUNING_EPOCHS, BATCH = 64, 5, 3, 32
 #: Name of a variant, and the pruning options that make it.

@@ -13,8 +13,12 @@ integers, those of lowest score, at least one kernel stays, and of equal scores 
 of its reach. ``beta`` multiplies the scores of a layer by ``1 - beta · Var(||v||_1)`` (its variance times 200 for 1x1),
 which moves budgets between layers; whether the paper's figures had it is not known.
 
+After fine-tuning, `reactivate` mends filters that did not move, as the authors' code does; `mask_of_matrix` is the rule
+for fully connected layers, which are not convolutions and so have no index sets.
+
 Not from the paper: ``filter_group`` and ``channel_block`` choose whole blocks of kernels (`prune.granularity`) by their
-mean score; at 1 x 1 the method is the paper's.
+mean score, ``cluster`` groups filters that score alike, ``round_to`` rounds the retained number of channels; at 1 x 1
+the method is the paper's.
 """
 
 from __future__ import annotations
@@ -28,9 +32,10 @@ import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.granularity import Blocks
+from trtkp.prune.granularity import Blocks, blocks_of, rounded
 from trtkp.prune.index_set import MAX_TAPS, IndexSet, Kind
 from trtkp.prune.method import Masks
+from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor, layer_ratios
 
 __all__ = ["VSKP", "index_list", "kernel_bitmap", "kernel_scores", "mask_of_bitmap", "mask_of_list"]
 
@@ -45,13 +50,16 @@ class VSKP:
 
     Args:
         ratio: share of kernels to remove.
-        allocation: ``global`` (one threshold, as published) or ``uniform`` (the same share in every layer).
+        allocation: ``global`` (one threshold, as published), ``uniform`` (the same share in every layer), or a
+            ``.json`` file of shares per layer.
         alpha: weight of the magnitude against the direction; the authors take 0.95 for CIFAR, 0.85 for ResNet-50.
         beta: weight of the layer's variance; 0 switches it off.
         pointwise: prune 1x1 layers too.
         pointwise_keep: share of a 1x1 layer's weights that no threshold may prune.
         filter_group: filters that share a list.
         channel_block: consecutive channels that a list takes or leaves together.
+        cluster: group filters that score alike, instead of consecutive ones.
+        round_to: retained channels of a list are a multiple of this, where the layer has as many.
     """
 
     ratio: float = 0.5
@@ -62,20 +70,18 @@ class VSKP:
     pointwise_keep: float = 1e-3
     filter_group: int = 1
     channel_block: int = 1
+    cluster: bool = False
+    round_to: int = 1
 
     name = "vskp"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise InputError(f"--ratio {self.ratio}: not a share", remedy="give 0 <= ratio < 1")
-        if self.allocation not in ("global", "uniform"):
-            raise InputError(f"--allocation {self.allocation}: not known", remedy="use global or uniform")
+        check_ratio(self.ratio)
+        check_allocation(self.allocation)
+        check_ratio(self.pointwise_keep, "--pointwise-keep")
+        check_granularity(self.filter_group, self.channel_block, self.round_to)
         if not 0 <= self.alpha <= 1:
             raise InputError(f"--alpha {self.alpha}: not a weight", remedy="give 0 <= alpha <= 1")
-        if self.filter_group < 1 or self.channel_block < 1:
-            raise InputError(
-                f"--filter-group {self.filter_group}, --channel-block {self.channel_block}: sizes start at 1"
-            )
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter."""
@@ -103,17 +109,21 @@ class VSKP:
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
         """One mask per layer; 1x1 layers have a threshold of their own."""
+        kernels = {layer.name: self.scores(layer, weights[layer.name]) for layer in layers}
         blocks = {
-            layer.name: Blocks(layer.filters, layer.channels, layer.groups, self.filter_group, self.channel_block)
+            layer.name: blocks_of(
+                layer, kernels[layer.name], self.filter_group, self.channel_block, cluster=self.cluster
+            )
             for layer in layers
         }
-        scores = {layer.name: blocks[layer.name].mean(self.scores(layer, weights[layer.name])) for layer in layers}
+        scores = {name: blocks[name].mean(kernels[name]) for name in kernels}
+        ratios = layer_ratios(self.allocation, self.ratio, layers)
         masks: Masks = {}
         for kind in (
             [layer for layer in layers if layer.taps > 1],
             [layer for layer in layers if layer.taps == 1],
         ):
-            for layer, count in zip(kind, self._removed(kind, scores, blocks), strict=True):
+            for layer, count in zip(kind, self._removed(kind, scores, blocks, ratios), strict=True):
                 kept = blocks[layer.name].spread(_equalised(scores[layer.name], count))
                 masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
         return masks
@@ -126,21 +136,39 @@ class VSKP:
         return magnitude * (1 - self.beta * 200 * magnitude.var())
 
     def _removed(
-        self, layers: Sequence[ConvLayer], scores: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]
+        self,
+        layers: Sequence[ConvLayer],
+        scores: Mapping[str, npt.NDArray[Any]],
+        blocks: Mapping[str, Blocks],
+        ratios: Mapping[str, float] | None,
     ) -> list[int]:
         """Blocks that every filter group of a layer loses."""
-        if self.allocation == "uniform":
-            return [
-                min(blocks[layer.name].shape[1] - 1, _floor(blocks[layer.name].shape[1] * self.ratio))
-                for layer in layers
-            ]
+        columns = {layer.name: blocks[layer.name].shape[1] for layer in layers}
+        if ratios is not None:
+            removed = [exact_floor(columns[layer.name] * ratios[layer.name]) for layer in layers]
+        else:
+            removed = self._below_threshold(layers, scores, blocks)
+        return [
+            columns[layer.name] - self._rounded(columns[layer.name] - count, layer)
+            for layer, count in zip(layers, removed, strict=True)
+        ]
+
+    def _rounded(self, kept: int, layer: ConvLayer) -> int:
+        """Retained blocks, at least one, so many that their channels are a multiple of ``round_to``."""
+        blocks = -(-layer.channels // self.channel_block)
+        return rounded(max(1, kept), -(-self.round_to // self.channel_block), blocks)
+
+    def _below_threshold(
+        self, layers: Sequence[ConvLayer], scores: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]
+    ) -> list[int]:
+        """Phase 1: blocks of a layer at or below the net's threshold, per filter group."""
         if not layers:
             return []
         pooled = np.concatenate([scores[layer.name].ravel() for layer in layers])
         weight = np.concatenate([blocks[layer.name].sizes.ravel() for layer in layers])
         order = np.argsort(pooled, kind="stable")
         # the first kernel beyond the share: at 1 x 1 this is sorted[floor(ratio N)]
-        beyond = np.searchsorted(np.cumsum(weight[order]), _floor(self.ratio * int(weight.sum())), side="right")
+        beyond = np.searchsorted(np.cumsum(weight[order]), exact_floor(self.ratio * int(weight.sum())), side="right")
         threshold = pooled[order[min(int(beyond), len(order) - 1)]]
         removed = []
         for layer in layers:
@@ -148,8 +176,7 @@ class VSKP:
             below = score <= threshold
             if layer.taps == 1:
                 below &= score < _largest(score, self.pointwise_keep)
-            groups, columns = score.shape
-            removed.append(min(columns - 1, int(below.sum()) // groups))
+            removed.append(int(below.sum()) // len(score))
         return removed
 
 
@@ -233,11 +260,5 @@ def _equalised(scores: npt.NDArray[np.float64], removed: int) -> npt.NDArray[np.
 
 def _largest(scores: npt.NDArray[np.float64], share: float) -> float:
     """The smallest of the largest ``share`` of all scores; infinity where that is none of them."""
-    count = _floor(share * scores.size)
+    count = exact_floor(share * scores.size)
     return float(np.partition(scores.ravel(), scores.size - count)[scores.size - count]) if count else float("inf")
-
-
-def _floor(value: float) -> int:
-    # 0.29 * 100 is 28.999...: a product that misses an integer by rounding is that integer
-    nearest = round(value)
-    return nearest if abs(value - nearest) < 1e-9 * max(1.0, abs(value)) else int(np.floor(value))

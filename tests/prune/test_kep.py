@@ -177,10 +177,12 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
 
 
 def test_settings_say_what_takes_effect() -> None:
-    uniform = {"n": 4, "ratio": None, "allocation": "uniform", "share": "none"}
+    block = {"filter_group": 1, "channel_block": 1, "cluster": False}
+    training = {"refresh": False, "delta": 1e-4, "every": 10, "norm": "l2"}
+    uniform = {"n": 4, "ratio": None, "allocation": "uniform", "share": "none", **block, **training}
     assert KEP().settings() == uniform
     assert KEP(n=2, share="per-layer").settings() == {**uniform, "n": 2, "share": "per-layer"}
-    assert KEP(ratio=0.5).settings() == {"n": None, "ratio": 0.5, "allocation": "global", "share": "none"}
+    assert KEP(ratio=0.5).settings() == {**uniform, "n": None, "ratio": 0.5, "allocation": "global"}
 
 
 def test_index_bytes_of_the_paper() -> None:
