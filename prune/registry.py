@@ -8,12 +8,21 @@ from typing import Any
 from trtkp.errors import InputError
 from trtkp.prune.kep import KEP
 from trtkp.prune.method import Method
+from trtkp.prune.pptkp import PPTKP
+from trtkp.prune.soks import SOKS
 from trtkp.prune.vskp import VSKP
 from trtkp.prune.zeros import Dense, FromZeros
 
 __all__ = ["METHODS", "make_method"]
 
-METHODS: dict[str, Callable[..., Method]] = {"kep": KEP, "vskp": VSKP, "none": Dense, "from-zeros": FromZeros}
+METHODS: dict[str, Callable[..., Method]] = {
+    "kep": KEP,
+    "vskp": VSKP,
+    "pptkp": PPTKP,
+    "soks": SOKS,
+    "none": Dense,
+    "from-zeros": FromZeros,
+}
 
 
 def make_method(name: str, **settings: Any) -> Method:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from trtkp.prune.method import Masks
 
-__all__ = ["Regulariser", "Trainable", "layer_parameters", "layer_weights"]
+__all__ = ["Regulariser", "Trainable", "can_regularise", "layer_parameters", "layer_weights"]
 
 
 class Regulariser:
@@ -69,6 +69,11 @@ class Trainable(Protocol):
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> Regulariser:
         """The regulariser for the given layers of a module whose parameters carry the layers' names."""
+
+
+def can_regularise(method: object) -> bool:
+    """Whether a method, with its settings, has something to train towards."""
+    return isinstance(method, Trainable) and bool(getattr(method, "searches", True))
 
 
 def layer_parameters(model: torch.nn.Module, layers: Sequence[ConvLayer]) -> dict[str, torch.nn.Parameter]:

@@ -37,7 +37,7 @@ from trtkp.prune.index_set import MAX_TAPS, IndexSet, Kind
 from trtkp.prune.method import Masks
 from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor, layer_ratios
 
-__all__ = ["VSKP", "index_list", "kernel_bitmap", "kernel_scores", "mask_of_bitmap", "mask_of_list"]
+__all__ = ["VSKP", "equalised", "index_list", "kernel_bitmap", "kernel_scores", "mask_of_bitmap", "mask_of_list"]
 
 _EPSILON = 1e-6  # of the cosine, as in the authors' code
 
@@ -124,7 +124,7 @@ class VSKP:
             [layer for layer in layers if layer.taps == 1],
         ):
             for layer, count in zip(kind, self._removed(kind, scores, blocks, ratios), strict=True):
-                kept = blocks[layer.name].spread(_equalised(scores[layer.name], count))
+                kept = blocks[layer.name].spread(equalised(scores[layer.name], count))
                 masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
         return masks
 
@@ -250,7 +250,7 @@ def _kernels_of(index: IndexSet) -> npt.NDArray[np.bool_]:
     return kept
 
 
-def _equalised(scores: npt.NDArray[np.float64], removed: int) -> npt.NDArray[np.bool_]:
+def equalised(scores: npt.NDArray[np.float64], removed: int) -> npt.NDArray[np.bool_]:
     """True for all but the ``removed`` lowest scores of every row; of equal scores the lower column goes first."""
     kept = np.ones(scores.shape, bool)
     lowest = np.argsort(scores, axis=1, kind="stable")[:, :removed]

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -67,6 +67,7 @@ class Trainer:
         checkpoint: file to keep checkpoints in; None keeps none.
         fingerprint: of this training, for `load_checkpoint`.
         keep: tensors that go into every checkpoint under their own names.
+        notes: figures that go into every checkpoint, as JSON has them.
         seconds: between two checkpoints inside an epoch.
         log: gets a row per epoch.
         progress: called with a phase, the steps done and the steps in all.
@@ -85,6 +86,7 @@ class Trainer:
     checkpoint: Path | None = None
     fingerprint: str = ""
     keep: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 600.0
     log: TrainingLog | None = None
     progress: Callable[[str, int, int], None] | None = None
@@ -245,7 +247,7 @@ class Trainer:
                 epoch,
                 step,
                 (loss, right, samples),
-                {"optimizer": numbers, "scaler": self._scaler.state_dict()},
+                {"optimizer": numbers, "scaler": self._scaler.state_dict(), "notes": dict(self.notes)},
                 dict(self.keep)
                 | {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()},
             ),

@@ -17,10 +17,11 @@ from rich.table import Table
 if TYPE_CHECKING:
     from trtkp.benchmark import Result
     from trtkp.bundle import Bundle, LayerRecord
+    from trtkp.bundle.pruned import Pruned
     from trtkp.doctor import Check as Finding
     from trtkp.verification import Report
 
-__all__ = ["benched", "built", "diagnosed", "error", "inspected", "progress", "verified"]
+__all__ = ["benched", "built", "diagnosed", "error", "inspected", "progress", "pruned", "verified"]
 
 _MARK = {"verified": "[green]verified[/]", "failed": "[bold red]FAILED[/]", "not run": "[yellow]not run[/]"}
 _STATUS = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "unavailable": "[dim]unavailable[/]"}
@@ -77,6 +78,30 @@ def built(bundle: Bundle, *, json: bool) -> None:
     out.print(f"  plan   {_plan_text(bundle)}")
     engine = manifest.files.get("model.engine", manifest.files["engine.onnx"])
     out.print(f"  engine {_bytes(engine.bytes)}{_targets(bundle)}, built in {sum(manifest.seconds.values()):.1f} s")
+    for warning in manifest.warnings:
+        _console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def pruned(pruned: Pruned, *, json: bool) -> None:
+    """What ``prune`` left."""
+    manifest = pruned.manifest
+    if json:
+        _document({"pruned": str(pruned.path), **manifest.model_dump(mode="json")})
+        return
+    out = _console()
+    totals = manifest.totals
+    out.print(f"[bold]{escape(str(pruned.path))}[/]  {manifest.method}, {len(manifest.layers)} layers pruned")
+    paper = "" if totals.paper_index_bytes is None else f" (as in the paper {_bytes(totals.paper_index_bytes)})"
+    out.print(f"  params {_before_after(totals.dense_params, totals.retained_params)}, "
+              f"index sets {_bytes(totals.index_bytes)}{paper}")  # fmt: skip
+    out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
+    if manifest.accuracy is not None:
+        out.print("  accuracy " + ", ".join(f"{value:.2%} {name}" for name, value in manifest.accuracy.items()))
+    for point in manifest.report.get("points", []):
+        out.print(
+            f"  pruning point {point['point']}: kernels up to {point['threshold']:.4g}, {point['ratio']:.1%} of them, "
+            f"margin {point['depth']:.0%} empty"
+        )
     for warning in manifest.warnings:
         _console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
