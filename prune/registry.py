@@ -7,6 +7,7 @@ from typing import Any
 
 from trtkp.errors import InputError
 from trtkp.prune.kep import KEP
+from trtkp.prune.l1 import L1
 from trtkp.prune.method import Method
 from trtkp.prune.pptkp import PPTKP
 from trtkp.prune.soks import SOKS
@@ -20,6 +21,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "vskp": VSKP,
     "pptkp": PPTKP,
     "soks": SOKS,
+    "l1": L1,
     "none": Dense,
     "from-zeros": FromZeros,
 }

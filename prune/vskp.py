@@ -37,7 +37,18 @@ from trtkp.prune.index_set import MAX_TAPS, IndexSet, Kind
 from trtkp.prune.method import Masks
 from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor, layer_ratios
 
-__all__ = ["VSKP", "equalised", "index_list", "kernel_bitmap", "kernel_scores", "mask_of_bitmap", "mask_of_list"]
+__all__ = [
+    "VSKP",
+    "equalised",
+    "index_list",
+    "kernel_bitmap",
+    "kernel_scores",
+    "mask_of_bitmap",
+    "mask_of_list",
+    "mask_of_matrix",
+    "reactivate",
+    "unmoved_filters",
+]
 
 _EPSILON = 1e-6  # of the cosine, as in the authors' code
 
@@ -189,6 +200,61 @@ def kernel_scores(weight: npt.NDArray[Any], alpha: float, beta: float = 0.0) -> 
     magnitude = np.abs(vectors).sum(axis=2)
     scores: npt.NDArray[np.float64] = magnitude * (alpha + (1 - alpha) * np.abs(cosine))
     return scores * (1 - beta * magnitude.var())
+
+
+def mask_of_matrix(weight: npt.NDArray[Any], ratio: float) -> npt.NDArray[np.bool_]:
+    """The authors' rule for a fully connected ``weight`` [outputs, inputs]: its ``ratio`` of least magnitude goes.
+
+    Of equal magnitudes the earlier one goes first.
+    """
+    check_ratio(ratio)
+    mask = np.ones(weight.size, bool)
+    mask[np.argsort(np.abs(weight).ravel(), kind="stable")[: exact_floor(ratio * weight.size)]] = False
+    return mask.reshape(weight.shape)
+
+
+def unmoved_filters(pruned: npt.NDArray[Any], tuned: npt.NDArray[Any], cosine: float = 0.9999) -> npt.NDArray[np.int64]:
+    """Filters of a weight [F, C, R, S] that a fine-tune did not move: nothing downstream reads what they give."""
+    one, other = (weight.reshape(len(weight), -1).astype(np.float64) for weight in (pruned, tuned))
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return np.flatnonzero((one * other).sum(axis=1) > cosine * norms)
+
+
+def reactivate(
+    channels: npt.NDArray[np.int64],
+    mask: npt.NDArray[np.bool_],
+    original: npt.NDArray[Any],
+    tuned: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[Any]]:
+    """Let the following layer read filters that nothing reads (the authors' repair, optional after a fine-tune).
+
+    For every such channel the filter whose original kernel for it is largest gets that kernel back, and loses its
+    smallest retained one, so every filter keeps its number of kernels.
+
+    Args:
+        channels: input channels of the following layer that nothing reads, as `unmoved_filters` finds them.
+        mask: of the following layer, [F, C, R, S], whole kernels.
+        original: its weight before pruning.
+        tuned: its weight after the fine-tune.
+
+    Returns:
+        Its new mask and weight.
+    """
+    kept, weight = mask[:, :, 0, 0].copy(), np.where(mask, tuned, 0)
+    sizes = np.abs(original).sum(axis=(2, 3))
+    restored = np.zeros_like(kept)
+    for channel in channels:
+        filter_ = int(sizes[:, channel].argmax())
+        present = np.abs(weight[filter_]).sum(axis=(1, 2))
+        present[~kept[filter_] | restored[filter_]] = np.inf
+        if kept[filter_, channel] or not np.isfinite(present).any():
+            continue  # it is read already, or every kernel of the filter came back this way
+        loses = int(present.argmin())
+        kept[filter_, [loses, channel]] = False, True
+        restored[filter_, channel] = True
+        weight[filter_, loses] = 0
+        weight[filter_, channel] = original[filter_, channel]
+    return np.broadcast_to(kept[:, :, None, None], mask.shape).copy(), weight
 
 
 def index_list(index: IndexSet) -> npt.NDArray[np.int32]:

@@ -31,7 +31,7 @@ from trtkp.prune.regulariser import Trainable, can_regularise
 from trtkp.prune.storage import save_index_sets
 from trtkp.prune.train.recipe import Training
 from trtkp.records import source_record, totals_record
-from trtkp.shapes import make_profile, parse_shape_options
+from trtkp.shapes import Profile, make_profile, parse_shape_options
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -185,16 +185,20 @@ class _Run:
         self.warnings += self.source.warnings
         specs = self.source.inputs
         profile = make_profile(specs, {}, parse_shape_options(list(options.input_shape), specs, "--input-shape"), {})
+        if self.data is not None:
+            self._load_data(profile)
         try:
             self.graph, self.table, self.weights = read_layers(self.source, profile)
             chosen, self.left_dense = select_layers(self.method, self.table.layers, options.include, options.skip)
         except TrtkpError as error:
             raise error if error.file is not None else error.in_file(self.path) from error
         self.layers = list({layer.name: layer for layer in chosen}.values())
-        if self.data is None:
-            return
+
+    def _load_data(self, profile: Profile) -> None:
         from trtkp.prune.train.data import load_parts
 
+        assert self.data is not None
+        options, specs = self.options, self.source.inputs
         if len(specs) != 1:
             raise InputError(f"has {len(specs)} inputs, training needs a model of one", file=self.path)
         if _epochs(options.training) and isinstance(specs[0].shape[0], int):

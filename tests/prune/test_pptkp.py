@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def test_margins_appear_at_the_breakpoints_and_uniform_l1_has_none() -> None:
         assert tau - 0.45 < point.threshold < tau + 0.02
     assert points[2].depth == 1  # nothing flows into the last
     assert points[1].depth == pytest.approx(0.5, abs=0.12)
-    assert all(one.ratio < other.ratio for one, other in zip(points, points[1:], strict=False))
+    assert all(one.ratio < other.ratio for one, other in pairwise(points))
     assert pruning_points(drift(norms, (), (1.0,), 400)) == []
     assert pruning_points(drift(np.random.default_rng(1).lognormal(0, 0.5, 60_000), (), (1.0,), 400)) == []
 

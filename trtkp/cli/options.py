@@ -70,10 +70,11 @@ __all__ = [
 
 #: Parameters of commands that are settings of the pruning methods.
 PRUNING_SETTINGS = frozenset(
-    ("n", "ratio", "allocation", "share", "alpha", "beta", "pointwise", "pointwise_keep")
-    + ("filter_group", "channel_block", "cluster", "round_to", "equalise", "point", "groups", "shapes")
-    + ("remove_filters",)
-)
+    [
+        "n", "ratio", "allocation", "share", "alpha", "beta", "pointwise", "pointwise_keep", "filter_group",
+        "channel_block", "cluster", "round_to", "equalise", "point", "groups", "shapes", "remove_filters",
+    ]
+)  # fmt: skip
 
 _PRUNING, _MODEL, _ENGINE, _CALIBRATION = "Pruning", "Model", "Engine", "Calibration"
 
