@@ -6,7 +6,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := rtx,demo,dev
+EXTRAS := rtx,demo,report,dev
 CUDA_SOURCES := '*.cu' '*.cuh' '*.cpp' '*.h' '*.hpp'
 SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 		--editable '.[$(EXTRAS)]'
 	@touch $@
 
-demo: $(STAMP) ## Prune a small CNN, build it, verify it and print dense against pruned
+demo: $(STAMP) ## Prune a small CNN, build it, verify it and report dense against pruned
 	@$(BIN)/python examples/demo.py
 
 # One thread per library in each process: the processes themselves fill the cores. Serial tests come first, alone.

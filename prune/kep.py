@@ -60,8 +60,7 @@ class KEP:
         n: elements kept per plane, the same in all layers.
         ratio: instead of ``n``, the share of elements to remove.
         allocation: what ``ratio`` means. ``global``: one magnitude threshold for the net, and each layer keeps the mean
-            count above it, rounded to an integer of at least 1. ``uniform``: the same share in every layer. A ``.json``
-            file: shares per layer.
+            count above it, rounded to an integer of at least 1. ``uniform``: the same share in every layer.
         share: ``none`` (positions per plane), ``per-channel`` (the filters of a channel agree), ``per-filter`` (the
             channels of a filter agree: stripes) or ``per-layer``.
         filter_group: with ``share`` none, filters whose planes of a channel share their positions.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +16,6 @@ import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.patterns import matches
 
 __all__ = ["Masks", "Method", "Pruning", "prune_one_shot", "select_layers"]
 
@@ -64,15 +64,15 @@ def select_layers(
         InputError: a pattern that names no layer, or a layer named outright that the method cannot prune.
     """
     for pattern in (*include, *skip):
-        if not any(matches(layer.name, pattern) for layer in layers):
+        if not any(_matches(layer, pattern) for layer in layers):
             names = [layer.name for layer in layers]
             known = ", ".join(names[:4]) + (f", ... ({len(names)} convolutions)" if len(names) > 4 else "")
             raise InputError(f"no convolution is called {pattern}", remedy=f"the model has {known or 'none'}")
     chosen, reasons = [], {}
     for layer in layers:
         impossible = method.inapplicable(layer)
-        named = [pattern for pattern in include if matches(layer.name, pattern)]
-        if any(matches(layer.name, pattern) for pattern in skip):
+        named = [pattern for pattern in include if _matches(layer, pattern)]
+        if any(_matches(layer, pattern) for pattern in skip):
             reason: str | None = "skipped by the user"
         elif impossible and any(not set("*?[") & set(pattern) for pattern in named):
             raise InputError(f"{method.name} cannot prune it: {impossible}", layer=layer.name)
@@ -107,3 +107,7 @@ def prune_one_shot(
     masks = {name: mask for name, mask in masks.items() if not mask.all()}
     reasons |= {layer.name: "the method removes nothing from it" for layer in unique if layer.name not in masks}
     return Pruning(masks, reasons)
+
+
+def _matches(layer: ConvLayer, pattern: str) -> bool:
+    return fnmatchcase(layer.name, pattern) or fnmatchcase(layer.name.removesuffix(".weight"), pattern)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from math import floor
-from pathlib import Path
 
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.patterns import matches
 
-__all__ = ["check_allocation", "check_granularity", "check_ratio", "exact_floor", "layer_ratios", "read_ratios"]
-
-_FORM = 'write {"layer or pattern": share to remove, ...}'
+__all__ = ["check_allocation", "check_granularity", "check_ratio", "exact_floor", "layer_ratios"]
 
 
 def check_ratio(ratio: float | None, flag: str = "--ratio") -> None:
@@ -27,15 +22,13 @@ def check_ratio(ratio: float | None, flag: str = "--ratio") -> None:
 
 
 def check_allocation(allocation: str) -> None:
-    """``global``, ``uniform``, or a ``.json`` file of ratios, which is read when the layers are known.
+    """``global`` or ``uniform``; files of settings per layer are read before (`prune.allocation`).
 
     Raises:
         InputError: anything else.
     """
-    if allocation not in ("global", "uniform") and not allocation.endswith(".json"):
-        raise InputError(
-            f"--allocation {allocation}: not known", remedy="use global or uniform, or a .json file of ratios per layer"
-        )
+    if allocation not in ("global", "uniform"):
+        raise InputError(f"--allocation {allocation}: not known", remedy="use global or uniform")
 
 
 def check_granularity(filter_group: int, channel_block: int, round_to: int = 1) -> None:
@@ -51,48 +44,8 @@ def check_granularity(filter_group: int, channel_block: int, round_to: int = 1) 
 
 
 def layer_ratios(allocation: str, ratio: float, layers: Sequence[ConvLayer]) -> dict[str, float] | None:
-    """The share that every layer loses; None for ``global``, where the weights decide.
-
-    Of a file the first pattern that fits a layer counts, and layers that none fits take ``ratio``.
-
-    Raises:
-        InputError: an unreadable file, a share that is none, or a pattern that fits no layer.
-    """
-    if allocation == "global":
-        return None
-    if allocation == "uniform":
-        return {layer.name: ratio for layer in layers}
-    ratios = read_ratios(allocation)
-    for pattern in ratios:
-        if not any(matches(layer.name, pattern) for layer in layers):
-            raise InputError(
-                f"no layer that is pruned is called {pattern}",
-                file=allocation,
-                remedy=f"the pruned layers are {', '.join(layer.name for layer in layers[:4])}, ...",
-            )
-    return {
-        layer.name: next((share for pattern, share in ratios.items() if matches(layer.name, pattern)), ratio)
-        for layer in layers
-    }
-
-
-def read_ratios(path: str) -> dict[str, float]:
-    """The file of an allocation: shares to remove by layer name or pattern.
-
-    Raises:
-        InputError: not a readable JSON object of shares.
-    """
-    try:
-        found = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(f"not a readable file of ratios ({reason})", file=path, remedy=_FORM) from None
-    if not isinstance(found, dict):
-        raise InputError("not an object of ratios", file=path, remedy=_FORM)
-    for name, share in found.items():
-        if type(share) not in (int, float) or not 0 <= share < 1:
-            raise InputError(f"ratio {share!r}: not a share", file=path, layer=name, remedy="give 0 <= ratio < 1")
-    return {name: float(share) for name, share in found.items()}
+    """The share that every layer loses; None for ``global``, where the weights decide."""
+    return {layer.name: ratio for layer in layers} if allocation == "uniform" else None
 
 
 def exact_floor(value: float) -> int:

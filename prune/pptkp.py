@@ -79,7 +79,7 @@ class PPTKP:
     Args:
         ratio: share of kernels to remove; 0.5 where neither it nor ``point`` is given.
         point: the pruning point to take instead, counted from 1 at the smallest threshold.
-        allocation: of ``ratio``: ``global`` (one threshold, as published), ``uniform``, or a ``.json`` file.
+        allocation: of ``ratio``: ``global`` (one threshold, as published) or ``uniform``.
         equalise: every filter of a layer keeps the same number of kernels.
         pointwise: prune 1x1 layers too.
         filter_group: filters that share a list.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trtkp.errors import InputError
+from trtkp.prune.allocation import Allocated, load_allocation
 from trtkp.prune.kep import KEP
 from trtkp.prune.l1 import L1
 from trtkp.prune.method import Method
@@ -15,6 +16,9 @@ from trtkp.prune.vskp import VSKP
 from trtkp.prune.zeros import Dense, FromZeros
 
 __all__ = ["METHODS", "make_method"]
+
+#: What ``--allocation`` takes besides a file.
+ALLOCATIONS = ("global", "uniform")
 
 METHODS: dict[str, Callable[..., Method]] = {
     "kep": KEP,
@@ -30,6 +34,8 @@ METHODS: dict[str, Callable[..., Method]] = {
 def make_method(name: str, **settings: Any) -> Method:
     """A method with its settings; settings that are None take the method's default.
 
+    ``allocation`` may be a file with settings for each layer (`prune.allocation`).
+
     Raises:
         InputError: an unknown method, a setting that it does not have, or a bad value.
     """
@@ -40,4 +46,19 @@ def make_method(name: str, **settings: Any) -> Method:
     for key in given:
         if key not in known:
             raise InputError(f"--{key.replace('_', '-')} means nothing to method {name}", remedy="leave it out")
-    return METHODS[name](**given)
+    allocation = given.get("allocation")
+    if allocation is None or allocation in ALLOCATIONS:
+        return METHODS[name](**given)
+    return _allocated(name, **given)
+
+
+def _allocated(name: str, allocation: str, **settings: Any) -> Method:
+    read = load_allocation(allocation)
+    if read.method != name:
+        raise InputError(
+            f"the allocation is for {read.method}, not {name}", file=allocation, remedy=f"use --method {read.method}"
+        )
+    if settings:
+        flag = next(iter(settings)).replace("_", "-")
+        raise InputError(f"--{flag} and an allocation file exclude each other", file=allocation, remedy="leave it out")
+    return Allocated(read, make_method)

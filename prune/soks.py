@@ -63,7 +63,7 @@ class SOKS:
 
     Args:
         ratio: share of stripes to remove; in place of ``threshold`` after a search, and 0.5 one-shot.
-        allocation: of ``ratio``: ``global``, ``uniform``, or a ``.json`` file of shares per layer.
+        allocation: of ``ratio``: ``global`` or ``uniform``.
         groups: filter groups of a layer, of equal size; the authors' d is 1, 2 or 4.
         filter_group: filters of a group, instead of ``groups``; 1 is SWP's.
         cluster: group filters of like stripes, instead of consecutive ones.

@@ -61,8 +61,7 @@ class VSKP:
 
     Args:
         ratio: share of kernels to remove.
-        allocation: ``global`` (one threshold, as published), ``uniform`` (the same share in every layer), or a
-            ``.json`` file of shares per layer.
+        allocation: ``global`` (one threshold, as published) or ``uniform`` (the same share in every layer).
         alpha: weight of the magnitude against the direction; the authors take 0.95 for CIFAR, 0.85 for ResNet-50.
         beta: weight of the layer's variance; 0 switches it off.
         pointwise: prune 1x1 layers too.

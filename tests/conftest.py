@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -269,6 +270,17 @@ def error_of(got: Array, want: Array) -> float:
     difference = float(np.linalg.norm(got.astype(np.float64) - want))
     floor = 0.1 * want.size**0.5
     return difference / max(float(np.linalg.norm(want)), floor, 1e-30)
+
+
+@pytest.fixture(scope="session")
+def library_path(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """``libtrtkp.so`` with emulated kernels, compiled once for all the processes of a test run."""
+    from tests.emulation.programs import build_library
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "emulation"
+    folder.mkdir(exist_ok=True)
+    return build_library(folder)
 
 
 @pytest.fixture(scope="session")

@@ -16,15 +16,27 @@ if TYPE_CHECKING:
     from trtkp.graph.layers import LayerTable
     from trtkp.model import SourceModel
 
-__all__ = ["read_layers"]
+__all__ = ["named_graph", "read_layers"]
+
+
+def named_graph(source: SourceModel) -> ir.Model:
+    """A copy of the source graph, every node with a name of its own."""
+    from onnx_ir.passes.common import NameFixPass, ShapeInferencePass
+
+    graph = source.graph()
+    if source.format == "onnx":
+        NameFixPass()(graph)  # plans are kept by the names of nodes
+        ShapeInferencePass()(graph)  # epilogues are fused where shapes are known
+    return graph
 
 
 def read_layers(
-    source: SourceModel, profile: Profile, floating: str = "fp32"
-) -> tuple[ir.Model, LayerTable, dict[str, npt.NDArray[Any]]]:
-    """The unpruned graph, its layer table, and the weight of every layer by parameter name.
+    graph: ir.Model, source: SourceModel, profile: Profile, floating: str = "fp32"
+) -> tuple[LayerTable, dict[str, npt.NDArray[Any]]]:
+    """The layer table of a source graph, and the weight of every layer by parameter name.
 
     Args:
+        graph: as `named_graph` gives it.
         source: the model.
         profile: input shapes; the table is made for one sample.
         floating: precision that the graph is to have, fp32 or fp16.
@@ -32,14 +44,8 @@ def read_layers(
     Raises:
         InputError: weights of a type that no engine has, or that are no numbers.
     """
-    from onnx_ir.passes.common import NameFixPass, ShapeInferencePass
-
     from trtkp.graph.layers import conv_layers
 
-    graph = source.graph()
-    if source.format == "onnx":
-        NameFixPass()(graph)  # plans are kept by the names of nodes
-        ShapeInferencePass()(graph)  # epilogues are fused where shapes are known
     _check_weights(graph, source, floating)
     # per sample whatever the batch; the smallest one that the model takes is the quickest to run. An input whose
     # first dimension is dynamic says more surely what the batch is, so it comes first
@@ -54,7 +60,7 @@ def read_layers(
         for layer in table.layers
         if (value := graph.graph.initializers[layer.name]).const_value is not None
     }
-    return graph, table, weights
+    return table, weights
 
 
 def _check_weights(graph: ir.Model, source: SourceModel, floating: str) -> None:

@@ -29,18 +29,19 @@ from trtkp.calib.result import (
 )
 from trtkp.engine import Backend, BuildRequest, BuildResult, choose_backend
 from trtkp.errors import InputError, JobError, TrtkpError
-from trtkp.layer_table import read_layers
+from trtkp.layer_table import named_graph, read_layers
 from trtkp.prune.accounting import account
 from trtkp.prune.index_set import IndexSet, from_mask
 from trtkp.prune.method import Method, prune_one_shot
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import save_index_sets
-from trtkp.records import layer_records, libraries, source_record, tensor_record, timing_record, totals_record
+from trtkp.records import layer_records, libraries, plan_record, source_record, tensor_record, totals_record
 from trtkp.shapes import Profile, Shape, TensorSpec, make_profile, parse_shape_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     import onnx_ir as ir
 
     from trtkp.calib.quantise import Quantised
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from trtkp.model import SourceModel
     from trtkp.plan.planner import Plan
 
-__all__ = ["BuildOptions", "build"]
+__all__ = ["BuildOptions", "Line", "build"]
 
 #: Called with a phase, the steps done and the steps in all.
 Progress = Callable[[str, int, int], None]
@@ -145,7 +146,7 @@ def build(
     choice = choose_backend(options.backend)
     _check_buildable(choice.backend, options, has_data=data is not None)
     check_replaceable(Path(output))
-    line = _Line(source, Path(output), chosen, choice.backend, options, data, progress)
+    line = Line(source, Path(output), chosen, choice.backend, options, data, progress)
     with BundleWriter(Path(output)) as writer:
         line.run(writer.staging)
         line.manifest = writer.publish(line.make_manifest)
@@ -163,8 +164,11 @@ def _stored(path: Path, method: str | Method | None, settings: Mapping[str, Any]
 
 
 @dataclass
-class _Line:
-    """One build, step by step; each step leaves what the next one needs."""
+class Line:
+    """One build, step by step; each step leaves what the next one needs.
+
+    `trtkp.search` takes the same steps with other methods, and writes nothing.
+    """
 
     path: Path
     output: Path
@@ -185,6 +189,7 @@ class _Line:
     left_dense: dict[str, str] = field(init=False)
     ops: dict[str, str] = field(init=False)
     plan: Plan = field(init=False)
+    planned: PlanRecord = field(init=False)
     result: BuildResult = field(init=False)
     accuracy: dict[str, float] | None = None
     manifest: Manifest = field(init=False)
@@ -195,15 +200,15 @@ class _Line:
         """Every step, writing into ``staging``."""
         self.staging = staging
         with self._phase("load"):
-            self._load()
+            self.load()
         with self._phase("prune"):
-            masked = self._prune()
+            masked = self.prune()
         with self._phase("rewrite"):
-            dense, packed = self._rewrite(masked)
+            dense, packed = self.rewrite(masked)
             del masked
             save_index_sets(staging / "index_sets.safetensors", self.index_sets)
         with self._phase("plan"):
-            engine_graph = self._plan(dense, packed)
+            engine_graph = self.plan_forms(dense)
         if self.options.kind is not None:
             with self._phase("calibrate"):
                 engine_graph = self._quantise(packed, engine_graph)
@@ -220,7 +225,8 @@ class _Line:
             with self._phase("accuracy"):
                 self._measure_accuracy(staging, self.samples.labelled)
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """The model, its profile, samples and a given calibration."""
         from trtkp.model import load_model
 
         options = self.options
@@ -246,11 +252,21 @@ class _Line:
         if self.data is not None:
             self.samples = read_samples(self.data, self.profile, options.calibration)
 
-    def _prune(self) -> ir.Model:
+    def source_graph(self) -> ir.Model:
+        """A copy of the source graph, every node with a name of its own."""
+        return named_graph(self.source)
+
+    def survey(self, graph: ir.Model) -> dict[str, np.ndarray]:
+        """The layer table of the source graph; gives the weights of its layers."""
+        self.table, weights = read_layers(graph, self.source, self.profile, self.options.floating)
+        return weights
+
+    def prune(self) -> ir.Model:
         """The source graph with pruned weights at zero."""
         from trtkp.graph.rewrite import apply_masks
 
-        graph, self.table, weights = read_layers(self.source, self.profile, self.options.floating)
+        graph = self.source_graph()
+        weights = self.survey(graph)
         pruning = prune_one_shot(self.method, self.table.layers, weights, self.options.include, self.options.skip)
         groups = {layer.name: layer.groups for layer in self.table.layers}
         self.index_sets = {name: from_mask(mask, groups[name]) for name, mask in pruning.masks.items()}
@@ -268,7 +284,7 @@ class _Line:
         kinds = {node.op_type for node in graph.graph}
         return self.source.format == "onnx" and "BatchNormalization" not in kinds
 
-    def _rewrite(self, graph: ir.Model) -> tuple[ir.Model, ir.Model]:
+    def rewrite(self, graph: ir.Model) -> tuple[ir.Model, ir.Model]:
         """The masked graph with batch normalisation folded, at its precision; and the packed one, ``model.onnx``."""
         from trtkp.graph.batch_norm import fold_batch_norm
         from trtkp.graph.precision import to_float16
@@ -289,41 +305,30 @@ class _Line:
     def _input_sizes(self) -> dict[str, tuple[int, int]]:
         return {layer.node: layer.input_size for layer in self.table.layers}
 
-    def _plan(self, dense: ir.Model, packed: ir.Model) -> ir.Model:
-        """The graph of standard operators, ``engine.onnx``: dense, but for the layers that the plan takes elsewhere."""
-        from trtkp.graph.rewrite import pack_convolutions, packed_nodes
-        from trtkp.plan.planner import apply_plan, make_plan
+    def plan_forms(self, dense: ir.Model) -> ir.Model:
+        """The graph of standard operators, ``engine.onnx``, without dead parts, each layer in its form."""
+        from trtkp.engine_graph import make_engine_graph
 
-        opt = {name: shapes.opt for name, shapes in self.profile.items()}
-        batch = opt[self.table.batch_input][0] if self.table.batch_input is not None else 1
-        layers = {layer.node: layer for layer in self.table.layers}
-        value_shapes: dict[str, Shape] = {}
-        for node in packed_nodes(packed):
-            layer = layers[str(node.name)]
-            count = batch * layer.repeats
-            target = (count, layer.filters, *layer.output_size)
-            value_shapes[_name(node.inputs[0])] = (count, layer.channels * layer.groups, *layer.input_size)
-            value_shapes |= {_name(value): target for value in (node.outputs[0], *node.inputs[6:])}
         lowering = self.options.lowering
         only: str | dict[str, str] | None = None if lowering == "auto" else lowering
         if self.given is not None and only is None:  # its tensors are those of the forms that it was made for
             only = {name: choice.lowering for name, choice in self.given.layers.items() if choice.lowering}
-        self.plan = make_plan(
-            packed,
-            opt,
-            value_shapes,
+        made = make_engine_graph(
+            dense,
+            self.index_sets,
+            self.table,
+            {name: shapes.opt for name, shapes in self.profile.items()},
             measure=self.backend.name == "onnxruntime",
             threads=self.options.threads,
             only=only,
             progress=self.progress,
         )
-        self.warnings += self.plan.notes
+        self.plan, self.planned = made.plan, plan_record(made, forced=lowering != "auto", threads=self.options.threads)
+        self.warnings += made.notes
         all_dense = self.index_sets and set(self.plan.choices.values()) == {"dense"}
         if all_dense and only is None and not self.plan.notes:
             self.warnings.append(self._why_all_dense())
-        leaving = {node: choice for node, choice in self.plan.choices.items() if choice != "dense"}
-        pack_convolutions(dense, self.index_sets, self._input_sizes, only=leaving.keys())
-        return apply_plan(dense, leaving)
+        return made.model
 
     def _why_all_dense(self) -> str:
         text = "no pruned layer is faster packed than dense here: the lists are too fine or keep too much"
@@ -457,13 +462,7 @@ class _Line:
             ),
             left_out=self.table.left_out,
             totals=totals_record(accounting, paper),
-            plan=PlanRecord(
-                status="forced" if options.lowering != "auto" else "measured" if self.plan.measured else "unmeasured",
-                threads=options.threads,
-                dense=timing_record(self.plan.dense_ms),
-                planned=timing_record(self.plan.planned_ms),
-                notes=list(self.plan.notes),
-            ),
+            plan=self.planned,
             quantisation=quantisation_record(self.quantised) if self.quantised is not None else None,
             accuracy=self.accuracy,
             libraries=libraries(self.backend.name, self.result.version),
@@ -520,8 +519,3 @@ def _save(model: ir.Model, path: Path) -> None:
 
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     ir.save(model, path, external_data=f"{path.name}.data" if size > 1 << 30 else None)
-
-
-def _name(value: ir.Value | None) -> str:
-    assert value is not None
-    return str(value.name)

@@ -22,7 +22,7 @@ from trtkp.bundle.manifest import FileRecord
 from trtkp.bundle.pruned import Pruned, PrunedLayer, PrunedManifest
 from trtkp.bundle.writer import check_replaceable
 from trtkp.errors import InputError, TrtkpError
-from trtkp.layer_table import read_layers
+from trtkp.layer_table import named_graph, read_layers
 from trtkp.prune.accounting import account
 from trtkp.prune.index_set import IndexSet, from_mask
 from trtkp.prune.method import Masks, Method, prune_one_shot, select_layers
@@ -188,7 +188,8 @@ class _Run:
         if self.data is not None:
             self._load_data(profile)
         try:
-            self.graph, self.table, self.weights = read_layers(self.source, profile)
+            self.graph = named_graph(self.source)
+            self.table, self.weights = read_layers(self.graph, self.source, profile)
             chosen, self.left_dense = select_layers(self.method, self.table.layers, options.include, options.skip)
         except TrtkpError as error:
             raise error if error.file is not None else error.in_file(self.path) from error

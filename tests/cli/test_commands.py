@@ -115,6 +115,34 @@ def test_bench(trtkp: Trtkp, folder: Path) -> None:
     assert document["results"][0]["timing"].keys() == {"median_ms", "p10_ms", "p90_ms", "runs"}
 
 
+def test_compare(trtkp: Trtkp, folder: Path) -> None:
+    options = ("--batch", "1,3", "--runs", "3", "--warmup", "1", "--threads", "1")
+    done = trtkp("compare", "dense", "kep", *options, "--data", "data.npz", "--csv", "x.csv", "--html", "x.html")
+    assert (done.status, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0].split()[:2] == ["engine", "runs"]
+    assert lines[2].split()[:3] == ["kep", "onnxruntime", "fp32"]
+    assert sum(line.startswith("dense ") for line in lines) == 4
+    assert any(line.startswith("kep against dense: at batch 1 ") for line in lines)
+    assert "Outputs are compared on all 8 samples of data.npz." in lines
+    assert [line.split(" (")[0] for line in lines if line.startswith("written")] == [
+        "written: x.csv", "written: x.html",
+    ]  # fmt: skip
+    assert Path("x.csv").read_text().count("\n") == 5
+    report = Path("x.html").read_text(encoding="utf-8")
+    assert "trtkp compare dense kep --batch 1,3 --runs 3" in report
+    assert str(folder) not in report
+    done = trtkp("compare", "dense", "kep", "net.onnx", *options, "--no-layers", "--json", "--csv", "x.csv")
+    assert (done.status, done.err) == (0, "")
+    document = done.document
+    assert document.keys() == {
+        "entries", "batches", "inputs", "data", "rounds", "environment", "created", "written",
+    }  # fmt: skip
+    assert [entry["label"] for entry in document["entries"]] == ["dense", "kep", "net.onnx"]
+    assert document["batches"] == [1, 3]
+    assert document["written"] == ["x.csv"]
+
+
 def test_doctor(trtkp: Trtkp) -> None:
     done = trtkp("doctor")
     assert (done.status, done.err) == (0, "")
@@ -124,9 +152,9 @@ def test_doctor(trtkp: Trtkp) -> None:
         assert check.keys() == {"name", "status", "version", "detail", "remedy"}
 
 
-@pytest.mark.parametrize("command", ["build", "inspect", "verify", "bench"])
+@pytest.mark.parametrize("command", ["build", "inspect", "verify", "bench", "compare"])
 def test_no_path_is_shown_that_the_user_did_not_give(trtkp: Trtkp, folder: Path, command: str) -> None:
-    arguments = ["net.onnx", "-o", "new"] if command == "build" else ["kep"]
+    arguments = {"build": ["net.onnx", "-o", "new"], "compare": ["dense", "kep", "--runs", "1"]}.get(command, ["kep"])
     for form in ([], ["--json"]):
         done = trtkp(command, *arguments, *form)
         assert done.status == 0

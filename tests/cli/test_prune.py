@@ -16,11 +16,10 @@ import trtkp.pruning
 from examples.nets import export
 from trtkp.bundle.pruned import load_pruned
 from trtkp.errors import InputError, IntegrityError, JobError
-from trtkp.layer_table import read_layers
+from trtkp.layer_table import named_graph
 from trtkp.model import SourceModel, load_model
 from trtkp.prune.train.recipe import Preprocessing, Recipe, Training
 from trtkp.pruning import PruneOptions, prune, training_folder
-from trtkp.shapes import Profile
 
 from .conftest import Trtkp
 
@@ -51,16 +50,16 @@ def rows_of(file: str) -> list[dict[str, str]]:
         return list(csv.DictReader(log))
 
 
-_TABLES: dict[str, Any] = {}
+_GRAPHS: dict[str, Any] = {}
 
 
-def layers_once(source: SourceModel, profile: Profile, *more: str) -> Any:
+def graph_once(source: SourceModel) -> Any:
     """The export to ONNX takes seconds, and is the same for every test here."""
     if source.format == "onnx":
-        return read_layers(source, profile, *more)
-    if source.sha256 not in _TABLES:
-        _TABLES[source.sha256] = read_layers(source, profile, *more)
-    return _TABLES[source.sha256]
+        return named_graph(source)
+    if source.sha256 not in _GRAPHS:
+        _GRAPHS[source.sha256] = named_graph(source)
+    return _GRAPHS[source.sha256]
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def work(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy; it is the current folder."""
     copy = shutil.copytree(source, tmp_path / "work")
     monkeypatch.chdir(copy)
-    monkeypatch.setattr(trtkp.pruning, "read_layers", layers_once)
+    monkeypatch.setattr(trtkp.pruning, "named_graph", graph_once)
     return copy
 
 
@@ -198,7 +197,7 @@ def test_an_onnx_file_is_pruned_one_shot(trtkp: Trtkp, folder: Path) -> None:
         ("--recipe no.yaml", "no.yaml: not a readable recipe"),
         ("--recipe bad.yaml", "bad.yaml: finetune: epoch means nothing; use"),
         ("--recipe type.yaml", "type.yaml: finetune.epochs: 'many' is no int"),
-        ("--allocation ratios.json --ratio 0.5", "ratios.json: no layer that is pruned is called conv9"),
+        ("--allocation ratios.json", "ratios.json: not an allocation"),
     ],
 )
 def test_bad_input(trtkp: Trtkp, work: Path, options: str, words: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -350,21 +349,3 @@ def test_reactivation_restores_a_kernel_and_keeps_the_count() -> None:
     assert not weight[3, loses].any()
     assert np.array_equal(weight[:3], after[:3])
     assert (weight[~new] == 0).all()
-
-
-def test_ratios_per_layer_from_a_file(new_layer: NewLayer, tmp_path: Path) -> None:
-    file = tmp_path / "ratios.json"
-    layers = [new_layer(name=f"block.{i}.weight", filters=4, channels=10) for i in range(3)]
-    weights = {layer.name: np.random.default_rng(0).standard_normal(layer.weight_shape) for layer in layers}
-    file.write_text('{"block.0": 0.2, "block.[01]*": 0.7}')
-    masks = VSKP(ratio=0.5, allocation=str(file)).masks(layers, weights)
-    assert [int((~mask[0, :, 0, 0]).sum()) for mask in masks.values()] == [2, 7, 5]
-    for content, message in (
-        ('{"nothing*": 0.2}', r"no layer that is pruned is called nothing\*"),
-        ('{"block.0": 1.2}', "layer block.0: ratio 1.2: not a share"),
-        ("[1]", "not an object of ratios"),
-        ("{", "not a readable file of ratios"),
-    ):
-        file.write_text(content)
-        with pytest.raises(InputError, match=message):
-            VSKP(ratio=0.5, allocation=str(file)).masks(layers, weights)

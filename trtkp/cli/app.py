@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -18,6 +19,7 @@ from typer.exceptions import TyperException
 import trtkp
 from trtkp.cli import options as opt
 from trtkp.cli import show
+from trtkp.cli.search import search
 from trtkp.errors import InputError, TrtkpError
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         with nullcontext() if debug else _quiet_libraries():
-            status = int(app(arguments, prog_name="trtkp", standalone_mode=False) or 0)
+            status = int(app(arguments, prog_name="trtkp", standalone_mode=False, obj=arguments) or 0)
             sys.stdout.flush()  # a reader that is gone shows itself here, not when the interpreter ends
         message = ""
     except BrokenPipeError:
@@ -452,8 +454,90 @@ def bench(
 
 
 @app.command()
+def compare(
+    context: typer.Context,
+    engines: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Two or more bundles, .onnx files or TensorRT engines of one model; the first is the baseline.",
+            show_default=False,
+        ),
+    ],
+    batch: Annotated[
+        str | None, typer.Option("--batch", help="Batch sizes to time, 1,8,32. [default: the first one's opt]")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help=".npz of x (and y), folder of images, or CIFAR batches: outputs and accuracy are compared on it.",
+        ),
+    ] = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    input_shape: opt.InputShape = None,
+    threads: opt.Threads = None,
+    openings: Annotated[
+        int, typer.Option("--openings", help="Times that every engine is opened anew; they share the rounds.")
+    ] = 5,
+    warmup: Annotated[int, typer.Option("--warmup", help="Untimed rounds for each opening and batch size.")] = 5,
+    runs: Annotated[int, typer.Option("--runs", help="Timed rounds for each batch size.")] = 100,
+    seconds: Annotated[float, typer.Option("--seconds", help="Budget of a batch size.")] = 20.0,
+    layers: Annotated[
+        bool, typer.Option("--layers/--no-layers", help="Profile layer by layer, in runs of their own.")
+    ] = True,
+    seed: Annotated[int, typer.Option("--seed", help="Of random inputs and of the bootstrap.")] = 0,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a report: one file that needs no network.", show_default=False)
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write a row for each engine and batch size.", show_default=False)
+    ] = None,
+    json: opt.Json = False,
+) -> None:
+    """Compare engines: speed with its confidence, outputs, accuracy, size, memory, time layer by layer."""
+    from trtkp.comparison import compare as compare_engines
+    from trtkp.comparison.files import check_target, write_text
+    from trtkp.comparison.report import check_packages, write_report
+    from trtkp.comparison.table import csv_text
+
+    written = [path for path in (csv, html) if path is not None]
+    for path in written:
+        check_target(path, engines)
+    if len({path.resolve() for path in written}) < len(written):
+        raise InputError("--csv and --html name the same file")
+    if html is not None:
+        check_packages()
+    with show.progress(quiet=json) as progress:
+        comparison = compare_engines(
+            engines,
+            batches=opt.counts(batch, "--batch"),
+            data=data,
+            mean=opt.numbers(mean, "--mean", 0.0),
+            std=opt.numbers(std, "--std", 1.0),
+            input_shape=input_shape or (),
+            threads=threads,
+            openings=openings,
+            warmup=warmup,
+            runs=runs,
+            seconds=seconds,
+            layers=layers,
+            seed=seed,
+            progress=progress,
+        )
+    if csv is not None:
+        write_text(csv, csv_text(comparison))
+    if html is not None:
+        write_report(comparison, html, command=shlex.join(["trtkp", *context.obj]))
+    show.compared(comparison, written, json=json)
+
+
+@app.command()
 def doctor(json: opt.Json = False) -> None:
     """Show what this machine can build and run with, and what to do about the rest."""
     from trtkp.doctor import diagnose
 
     show.diagnosed(diagnose(), json=json)
+
+
+app.command()(search)

@@ -65,6 +65,7 @@ __all__ = [
     "TrainPrecision",
     "TrainingData",
     "TrustPickle",
+    "counts",
     "numbers",
 ]
 
@@ -103,8 +104,8 @@ Allocation = Annotated[
     str | None,
     typer.Option(
         "--allocation",
-        help="What --ratio means: one threshold for the net (global), the same share per layer (uniform), or a .json "
-        "file of shares per layer. [default: global]",
+        help="What --ratio means: one threshold for the net (global), the same share per layer (uniform), or a file "
+        "that trtkp search wrote. [default: global]",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -382,3 +383,17 @@ def numbers(text: str | None, flag: str, default: float) -> tuple[float, ...]:
     if not all(math.isfinite(value) for value in values):
         raise InputError(f"{flag} {text}: not finite")
     return values
+
+
+def counts(text: str | None, flag: str) -> tuple[int, ...]:
+    """``"1,8,32"`` as numbers; none where nothing was given.
+
+    Raises:
+        InputError: not whole numbers.
+    """
+    try:
+        return () if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"{flag} {text}: not whole numbers separated by commas", remedy=f"write {flag} 1,8,32"
+        ) from None

@@ -23,6 +23,7 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
+from trtkp.child import peak_bytes
 from trtkp.engine.base import BuildRequest
 from trtkp.errors import InputError, TrtkpError
 from trtkp.shapes import ShapeRange
@@ -83,7 +84,7 @@ def main() -> None:
             lambda severity, text: emit("log", severity=severity, text=text),
             lambda phase, step, total: emit("progress", phase=phase, step=step, total=total),
         )
-        emit("done", peak_bytes=_peak_bytes(), **result)
+        emit("done", peak_bytes=peak_bytes(), **result)
     except TrtkpError as error:
         kind = "input" if isinstance(error, InputError) else "job"
         emit("error", kind=kind, message=error.message, file=error.file, layer=error.layer, remedy=error.remedy)
@@ -113,15 +114,6 @@ def _watch_stdin() -> None:
     while os.read(0, 4096):
         pass
     os._exit(1)
-
-
-def _peak_bytes() -> int | None:
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":

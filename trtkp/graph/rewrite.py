@@ -19,6 +19,7 @@ from trtkp.graph.edit import (
     ints,
     only_consumer,
     replace_nodes,
+    same_shape,
     weight_name,
 )
 from trtkp.graph.layers import conv_pads, unusable_reason
@@ -131,7 +132,7 @@ def find_epilogue(conv: ir.Node) -> Epilogue:
     follower = only_consumer(epilogue.output)
     if follower is not None and follower.op_type == "Add" and follower.domain == "":
         residual = follower.inputs[1] if follower.inputs[0] is epilogue.output else follower.inputs[0]
-        if residual is not None and residual is not epilogue.output and _same_shape(residual, epilogue.output):
+        if residual is not None and residual is not epilogue.output and same_shape(residual, epilogue.output):
             epilogue.residual = residual
             epilogue.nodes.append(follower)
             epilogue.output = follower.outputs[0]
@@ -169,14 +170,6 @@ def _add_activation(epilogue: Epilogue) -> None:
         epilogue.nodes += used
         epilogue.output = used[-1].outputs[0]
         epilogue.activation, epilogue.alpha = activation, alpha
-
-
-def _same_shape(left: ir.Value, right: ir.Value) -> bool:
-    """Both shapes are known and equal, dynamic dimensions by name: no broadcast hides in the Add."""
-    if left.shape is None or right.shape is None or left.dtype != right.dtype:
-        return False
-    known = all(isinstance(dim, int) or dim.value is not None for dim in (*left.shape, *right.shape))
-    return known and list(left.shape) == list(right.shape)
 
 
 def _check_fits(name: str, weight: np.ndarray, index: IndexSet, groups: int | None = None) -> None:

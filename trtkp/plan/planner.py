@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from trtkp.engine.feeds import random_feeds
 from trtkp.errors import InputError
+from trtkp.graph.channel_order import fold_channel_gathers
 from trtkp.graph.edit import finish, replace_nodes, weight_name
 from trtkp.graph.packing import PackedConv
 from trtkp.graph.rewrite import packed_nodes, read_packed
@@ -187,6 +188,7 @@ def _checked_whole(model: ir.Model, plan: Plan, shapes: Mapping[str, Shape], thr
     if plan.choices == everything_dense:
         return plan
     models = {"dense": apply_plan(model, everything_dense), "planned": apply_plan(model, plan.choices)}
+    fold_channel_gathers(models["planned"])  # as in engine.onnx
     times = race(models, shapes, threads, NET_BUDGET_S)
     if times["planned"].median_ms <= times["dense"].median_ms:
         return replace(plan, dense_ms=times["dense"], planned_ms=times["planned"])

@@ -1,0 +1,72 @@
+"""Allocation files: settings layer by layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trtkp.errors import InputError
+from trtkp.prune.allocation import Allocation, LayerSettings, load_allocation
+from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.method import prune_one_shot
+from trtkp.prune.registry import make_method
+from trtkp.prune.vskp import VSKP
+
+
+def write(path: Path, **given: object) -> Path:
+    path.write_text(json.dumps({"format": 1, "method": "vskp", "layers": {}, **given}))
+    return path
+
+
+def test_every_layer_by_its_own_settings(new_layer: Callable[..., ConvLayer], tmp_path: Path) -> None:
+    layers = [new_layer(name=name, channels=8) for name in ("a", "b", "c")]
+    rng = np.random.default_rng(0)
+    weights = {layer.name: rng.standard_normal(layer.weight_shape) for layer in layers}
+    own = {"a": {"ratio": 0.5}, "b": {"ratio": 0.25, "filter_group": 2}}
+    path = write(tmp_path / "a.json", settings={"alpha": 0.5}, layers=own)
+    method = make_method("vskp", allocation=str(path))
+    pruning = prune_one_shot(method, layers, weights)
+    assert set(pruning.masks) == {"a", "b"}
+    for name, alone in (
+        ("a", VSKP(0.5, "uniform", alpha=0.5)),
+        ("b", VSKP(0.25, "uniform", alpha=0.5, filter_group=2)),
+    ):
+        layer = next(layer for layer in layers if layer.name == name)
+        np.testing.assert_array_equal(pruning.masks[name], alone.masks([layer], weights)[name])
+    assert pruning.left_dense == {"c": "the allocation leaves it dense"}
+    assert method.settings() == {"alpha": 0.5, "allocation": own}
+
+
+def test_written_and_read(tmp_path: Path) -> None:
+    allocation = Allocation(method="kep", layers={"x": LayerSettings(ratio=0.5)})
+    (tmp_path / "a.json").write_text(allocation.model_dump_json())
+    assert load_allocation(tmp_path / "a.json") == allocation
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not an allocation"),
+        ('{"format": 2, "method": "vskp", "layers": {}}', "not an allocation: format"),
+        ('{"format": 1, "method": "vskp", "layers": {"a": {"ratio": 1.5}}}', r"not an allocation: layers\.a\.ratio"),
+        ('{"format": 1, "method": "vskp", "layers": {"a": {"ratio": 0.5, "speed": 3}}}', r"layers\.a\.speed"),
+    ],
+)
+def test_files_that_are_none(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_allocation(tmp_path / "a.json")
+
+
+def test_wrong_use(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json")
+    with pytest.raises(InputError, match="the allocation is for vskp, not kep; use --method vskp"):
+        make_method("kep", allocation=str(path))
+    with pytest.raises(InputError, match="--ratio and an allocation file exclude each other"):
+        make_method("vskp", allocation=str(path), ratio=0.5)
+    with pytest.raises(InputError, match=r"--allocation nope: No such file .*; use global, uniform, or a file"):
+        make_method("vskp", allocation="nope")
