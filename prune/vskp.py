@@ -67,6 +67,7 @@ class VSKP:
         pointwise: prune 1x1 layers too.
         pointwise_keep: share of a 1x1 layer's weights that no threshold may prune.
         filter_group: filters that share a list.
+        filter_group_1x1: the same in 1x1 layers; None for ``filter_group``.
         channel_block: consecutive channels that a list takes or leaves together.
         cluster: group filters that score alike, instead of consecutive ones.
         round_to: retained channels of a list are a multiple of this, where the layer has as many.
@@ -79,6 +80,7 @@ class VSKP:
     pointwise: bool = True
     pointwise_keep: float = 1e-3
     filter_group: int = 1
+    filter_group_1x1: int | None = None
     channel_block: int = 1
     cluster: bool = False
     round_to: int = 1
@@ -92,6 +94,8 @@ class VSKP:
         check_granularity(self.filter_group, self.channel_block, self.round_to)
         if not 0 <= self.alpha <= 1:
             raise InputError(f"--alpha {self.alpha}: not a weight", remedy="give 0 <= alpha <= 1")
+        if self.filter_group_1x1 is not None and self.filter_group_1x1 < 1:
+            raise InputError(f"--filter-group-1x1 {self.filter_group_1x1}: sizes start at 1")
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter."""
@@ -120,12 +124,7 @@ class VSKP:
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
         """One mask per layer; 1x1 layers have a threshold of their own."""
         kernels = {layer.name: self.scores(layer, weights[layer.name]) for layer in layers}
-        blocks = {
-            layer.name: blocks_of(
-                layer, kernels[layer.name], self.filter_group, self.channel_block, cluster=self.cluster
-            )
-            for layer in layers
-        }
+        blocks = {layer.name: self._blocks(layer, kernels[layer.name]) for layer in layers}
         scores = {name: blocks[name].mean(kernels[name]) for name in kernels}
         ratios = layer_ratios(self.allocation, self.ratio, layers)
         masks: Masks = {}
@@ -137,6 +136,10 @@ class VSKP:
                 kept = blocks[layer.name].spread(equalised(scores[layer.name], count))
                 masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
         return masks
+
+    def _blocks(self, layer: ConvLayer, scores: npt.NDArray[np.float64]) -> Blocks:
+        filters = self.filter_group_1x1 if layer.taps == 1 and self.filter_group_1x1 else self.filter_group
+        return blocks_of(layer, scores, filters, self.channel_block, cluster=self.cluster)
 
     def scores(self, layer: ConvLayer, weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Score of every kernel, float64 [F, C]."""

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from trtkp.errors import InputError, IntegrityError, JobError, TrtkpError
     from trtkp.model import load_model
     from trtkp.pipeline import BuildOptions, build
+    from trtkp.plan.advise import Advice, AdviceOptions, advise
     from trtkp.verification import verify
 
 __version__ = "0.1.0"
 
 #: Public name to the module that holds it, imported at first use.
 _HOME = {
+    "Advice": "trtkp.plan.advise",
+    "AdviceOptions": "trtkp.plan.advise",
     "BuildOptions": "trtkp.pipeline",
     "Bundle": "trtkp.bundle",
     "CalibrationOptions": "trtkp.calib.options",
@@ -34,6 +37,7 @@ _HOME = {
     "IntegrityError": "trtkp.errors",
     "JobError": "trtkp.errors",
     "TrtkpError": "trtkp.errors",
+    "advise": "trtkp.plan.advise",
     "bench": "trtkp.benchmark",
     "build": "trtkp.pipeline",
     "calibrate": "trtkp.calib.bundles",
@@ -46,6 +50,8 @@ _HOME = {
 }
 
 __all__ = [
+    "Advice",
+    "AdviceOptions",
     "BuildOptions",
     "Bundle",
     "CalibrationOptions",
@@ -54,6 +60,7 @@ __all__ = [
     "JobError",
     "TrtkpError",
     "__version__",
+    "advise",
     "bench",
     "build",
     "calibrate",

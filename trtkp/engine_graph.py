@@ -13,7 +13,9 @@ from trtkp.graph.dead import DeadParts, remove_dead
 from trtkp.graph.edit import ints
 from trtkp.graph.layers import LayerTable
 from trtkp.graph.rewrite import pack_convolutions, packed_nodes
-from trtkp.plan.planner import NET_BUDGET_S, Plan, apply_plan, make_plan, race
+from trtkp.plan.cache import TimingCache
+from trtkp.plan.planner import NET_BUDGET_S, Plan, make_plan
+from trtkp.plan.race import apply_plan, race
 from trtkp.prune.index_set import IndexSet
 from trtkp.shapes import Shape
 from trtkp.timing import Timing
@@ -51,6 +53,7 @@ def make_engine_graph(
     measure: bool,
     threads: int | None = None,
     only: str | Mapping[str, str] | None = None,
+    cache: TimingCache | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> EngineGraph:
     """Plan a net, and write it in standard operators.
@@ -63,6 +66,7 @@ def make_engine_graph(
         measure: time candidates, and the net without its dead parts, in ONNX Runtime.
         threads: of ONNX Runtime.
         only: see `make_plan`.
+        cache: see `make_plan`.
         progress: called as layers are planned.
     """
     rest = dense.clone()
@@ -87,7 +91,7 @@ def make_engine_graph(
     pack_convolutions(packed, index_sets, sizes)
     plan = make_plan(
         packed, shapes, _value_shapes(packed, table, shapes), measure=measure, threads=threads, only=only,
-        progress=progress,
+        cache=cache, progress=progress,
     )  # fmt: skip
     leaving = {node: choice for node, choice in plan.choices.items() if choice != "dense"}
     pack_convolutions(rest, index_sets, sizes, only=leaving.keys())

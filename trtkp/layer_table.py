@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.errors import InputError
-from trtkp.shapes import Profile
+from trtkp.shapes import Profile, smallest_samples
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,14 +47,7 @@ def read_layers(
     from trtkp.graph.layers import conv_layers
 
     _check_weights(graph, source, floating)
-    # per sample whatever the batch; the smallest one that the model takes is the quickest to run. An input whose
-    # first dimension is dynamic says more surely what the batch is, so it comes first
-    dynamic = [spec.name for spec in source.inputs if spec.shape and not isinstance(spec.shape[0], int)]
-    samples = {
-        name: (*profile[name].min[:1], *profile[name].opt[1:])
-        for name in sorted(profile, key=lambda name: name not in dynamic)
-    }
-    table = conv_layers(graph, samples)
+    table = conv_layers(graph, smallest_samples(source.inputs, profile))
     weights = {
         layer.name: value.const_value.numpy()
         for layer in table.layers

@@ -36,7 +36,7 @@ from trtkp.prune.method import Method, prune_one_shot
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import save_index_sets
 from trtkp.records import layer_records, libraries, plan_record, source_record, tensor_record, totals_record
-from trtkp.shapes import Profile, Shape, TensorSpec, make_profile, parse_shape_options
+from trtkp.shapes import Profile, profile_from_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +75,7 @@ class BuildOptions:
         include: patterns of the layers to prune, instead of the method's default scope.
         skip: patterns of layers to leave dense.
         threads: CPU threads of ONNX Runtime; None for the physical cores.
+        timing_cache: take and keep the times of layers in the user's cache; else time every layer anew.
         arch: ``package.module:factory`` of a state dict's network.
         trust_pickle: allow model files that are code.
         calibration: how to calibrate for int8 or fp8.
@@ -93,6 +94,7 @@ class BuildOptions:
     include: Sequence[str] = ()
     skip: Sequence[str] = ()
     threads: int | None = None
+    timing_cache: bool = True
     arch: str | None = None
     trust_pickle: bool = False
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
@@ -238,13 +240,9 @@ class Line:
         )
         self.warnings += self.source.warnings
         specs = self.source.inputs
-        shapes = [
-            parse_shape_options(values, specs, flag)
-            for values, flag in ((options.min, "--min"), (options.opt, "--opt"), (options.max, "--max"))
-        ]
-        if options.input_shape and not any(shapes):
-            shapes[1] = _without_batch_limits(parse_shape_options(options.input_shape, specs, "--input-shape"), specs)
-        self.profile = make_profile(specs, *shapes)
+        self.profile = profile_from_options(
+            specs, options.min, options.opt, options.max, input_shape=options.input_shape
+        )
         if options.calibration_file is not None:
             from trtkp.calib.record import load_calibration
 
@@ -308,11 +306,13 @@ class Line:
     def plan_forms(self, dense: ir.Model) -> ir.Model:
         """The graph of standard operators, ``engine.onnx``, without dead parts, each layer in its form."""
         from trtkp.engine_graph import make_engine_graph
+        from trtkp.plan.cache import TimingCache
 
         lowering = self.options.lowering
         only: str | dict[str, str] | None = None if lowering == "auto" else lowering
         if self.given is not None and only is None:  # its tensors are those of the forms that it was made for
             only = {name: choice.lowering for name, choice in self.given.layers.items() if choice.lowering}
+        cache = TimingCache() if self.options.timing_cache else TimingCache.in_memory()
         made = make_engine_graph(
             dense,
             self.index_sets,
@@ -321,10 +321,11 @@ class Line:
             measure=self.backend.name == "onnxruntime",
             threads=self.options.threads,
             only=only,
+            cache=cache,
             progress=self.progress,
         )
         self.plan, self.planned = made.plan, plan_record(made, forced=lowering != "auto", threads=self.options.threads)
-        self.warnings += made.notes
+        self.warnings += [*cache.problems, *made.notes]
         all_dense = self.index_sets and set(self.plan.choices.values()) == {"dense"}
         if all_dense and only is None and not self.plan.notes:
             self.warnings.append(self._why_all_dense())
@@ -502,15 +503,6 @@ def _check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool)
     found = backend.availability()
     if not found.can_build:
         raise JobError(f"backend {backend.name} cannot build here: {found.detail}", remedy="see trtkp doctor")
-
-
-def _without_batch_limits(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> dict[str, Shape]:
-    """``--input-shape`` fixes all dimensions but a dynamic batch, which keeps its range."""
-    return {
-        spec.name: shapes[spec.name]
-        for spec in specs
-        if spec.name in shapes and spec.shape and not isinstance(spec.shape[0], int)
-    }
 
 
 def _save(model: ir.Model, path: Path) -> None:

@@ -122,6 +122,7 @@ def layer_records(
                 why=planned.why if planned is not None else None,
                 measured=planned.measured if planned is not None else False,
                 candidates=planned.candidates if planned is not None else {},
+                spread=planned.spread if planned is not None else {},
                 inapplicable=planned.inapplicable if planned is not None else {},
             )
         )

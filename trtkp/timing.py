@@ -37,6 +37,13 @@ class Timing:
     p90_ms: float
     runs: int
 
+    def gain_over(self, other: Timing) -> float:
+        """How many times faster than ``other``, by the median or the 10th percentile, whichever says less.
+
+        On a busy machine either may favour one of the two by chance, and seldom both.
+        """
+        return min(other.median_ms / self.median_ms, other.p10_ms / self.p10_ms)
+
     @classmethod
     def from_nanoseconds(cls, samples: list[int]) -> Timing:
         """The summary of at least one sample, each in nanoseconds."""

@@ -8,9 +8,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import trtkp as package
 from trtkp.bundle import Manifest
+from trtkp.cli.app import app
 
 from .conftest import Trtkp
 
@@ -184,3 +186,41 @@ def test_libraries_are_quiet_only_while_a_command_runs(trtkp: Trtkp, folder: Pat
     trtkp("inspect", "nothing")
     assert list(warnings.filters) == filters
     assert logging.root.manager.disable == level
+
+
+def test_no_help_holds_what_is_taken_for_markup() -> None:
+    commands = vars(get_command(app))["commands"]
+    helps = [parameter.help or "" for command in commands.values() for parameter in command.params]
+    assert len(helps) > 60
+    assert [text for text in helps if "[" in text] == []
+
+
+def test_advise(trtkp: Trtkp, folder: Path) -> None:
+    done = trtkp("advise", "net.onnx", "--seconds", "5", "--batch", "2", "--json")
+    assert done.status == 0
+    document = done.document
+    assert (document["format"], document["version"], document["batch"]) == ("trtkp.advice", 1, 2)
+    assert document["layers"].keys() == {"w1", "w2"}
+    assert document["left_out"] == {"w0": "stem"}
+    shown = trtkp("advise", "net.onnx", "--seconds", "5", "--batch", "2", "--skip", "w1")
+    assert shown.status == 0
+    assert "w2" in shown.out
+    assert "75% kept" in shown.out
+    assert "w1" not in shown.out
+    assert trtkp("advise", "net.onnx", "--batch", "0").message == "--batch 0: at least one is needed"
+
+
+def test_inspect_forms(trtkp: Trtkp, folder: Path) -> None:
+    done = trtkp("inspect", "kep", "--forms")
+    assert done.status == 0
+    manifest = package.load("kep").manifest
+    for layer in manifest.layers:
+        for form in (*layer.candidates, *layer.inapplicable):
+            assert form in done.out
+        assert str(layer.why) in done.out or layer.lowering is None
+    assert done.out.splitlines()[-1].startswith("  plan   forced: ")
+    assert trtkp("build", "net.onnx", "-o", "new", "--method", "vskp", "--ratio", "0.5").status == 0
+    weighed = trtkp("inspect", "new", "--forms").out
+    for layer in package.load("new").manifest.layers:
+        assert layer.candidates.keys() >= layer.spread.keys()
+        assert all(f"{cost:.3f}" in weighed for cost in layer.candidates.values() if layer.measured)

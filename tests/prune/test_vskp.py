@@ -349,3 +349,19 @@ def test_reactivation_restores_a_kernel_and_keeps_the_count() -> None:
     assert not weight[3, loses].any()
     assert np.array_equal(weight[:3], after[:3])
     assert (weight[~new] == 0).all()
+
+
+def test_1x1_layers_may_share_lists_among_more_filters(new_layer: NewLayer) -> None:
+    wide, point = (
+        new_layer(name=name, filters=8, channels=16, kernel=(size, size)) for name, size in (("a", 3), ("b", 1))
+    )
+    rng = np.random.default_rng(0)
+    weights = {layer.name: rng.standard_normal(layer.weight_shape) for layer in (wide, point)}
+    for of_point, expected in ((None, 2), (4, 4)):
+        masks = VSKP(0.5, "uniform", filter_group=2, filter_group_1x1=of_point).masks([wide, point], weights)
+        for layer, size in ((wide, 2), (point, expected)):
+            lists = masks[layer.name][:, :, 0, 0]
+            assert all((lists[first : first + size] == lists[first]).all() for first in range(0, 8, size))
+            assert len(np.unique(lists, axis=0)) == 8 // size
+    with pytest.raises(InputError, match="--filter-group-1x1 0: sizes start at 1"):
+        VSKP(filter_group_1x1=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from trtkp.cli import main
 from trtkp.data import LabelledData
 from trtkp.errors import InputError, JobError
 from trtkp.prune.allocation import load_allocation
+from trtkp.search import plot
 from trtkp.search.choices import DENSE, Level
-from trtkp.search.files import ALLOCATION, RECORD, document, write
+from trtkp.search.files import ALLOCATION, PLOT, RECORD, document, write
 from trtkp.search.net import Net, Quality
+from trtkp.search.plot import trade_off
 from trtkp.search.run import SearchOptions, run_search
 from trtkp.timing import Timing
 
@@ -75,7 +78,7 @@ def test_a_target_of_macs(model: Path, data: LabelledData, tmp_path: Path) -> No
     quality = net.quality({name: choice.level for name, choice in result.chosen.items()})
     assert quality.loss == pytest.approx(result.found.loss)
     # a bundle with this allocation keeps as much
-    write(result, tmp_path / "out")
+    write(result, tmp_path / "out", "net")
     bundle = trtkp.build(
         model, tmp_path / "b", method="vskp", options=OPTIONS, allocation=str(tmp_path / "out" / ALLOCATION)
     )
@@ -197,10 +200,31 @@ def test_the_command(model: Path, data: LabelledData, tmp_path: Path, capsys: py
     assert "w1" in printed
     assert "MACs" in printed
     assert f"--allocation {out / ALLOCATION}" in printed
-    assert sorted(path.name for path in out.iterdir()) == [ALLOCATION, RECORD]
+    assert sorted(path.name for path in out.iterdir()) == [ALLOCATION, RECORD, PLOT]
     assert set(load_allocation(out / ALLOCATION).layers) <= {"w1", "w2"}
     assert main([*line, "--target-flops", "0.6", "--json"]) == 0  # an older search gives way
     assert json.loads(capsys.readouterr().out)["reached"] is True
+
+
+@pytest.mark.usefixtures("planted")
+def test_the_plot(model: Path, data: LabelledData, tmp_path: Path) -> None:
+    found = options(target_latency=0.5, filter_groups=(16, 32))
+    result = run_search(model, data, found, state=tmp_path / "out", options=OPTIONS)
+    page = trade_off(result, "a <net>")
+    figure = json.loads(re.findall(r"Plotly\.newPlot\(\s*\"[^\"]+\",\s*(\[.*?\]),\s*\{", page, re.DOTALL)[-1])
+    names = [trace["name"] for trace in figure if trace.get("showlegend")]
+    assert names == ["searched", "every layer alike, 16 x 1", "every layer alike, 32 x 1", "found"]
+    assert [len(trace["customdata"]) for trace in figure if trace["name"].endswith("16 x 1")] == [4, 4]
+    assert "<script src" not in page
+    assert "a <net>" not in page.split("Plotly.newPlot")[0]
+
+
+def test_packages_are_asked_for_first(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plot, "importable", lambda module: module != "optuna")
+    assert main(["search", str(model), "--target-flops", "50%", "-o", str(tmp_path / "o")]) == 1
+    assert "a search needs optuna; pip install 'trtkp[search]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,8 @@ class LayerRecord(_Record):
     measured: bool = False
     candidates: dict[str, float] = {}
     """Median ms per form where measured, else the predicted share of the dense time."""
+    spread: dict[str, tuple[float, float]] = {}
+    """10th and 90th percentile per form in ms, where measured."""
     inapplicable: dict[str, str] = {}
 
 

@@ -130,6 +130,7 @@ def build(
     share: opt.Share = None,
     alpha: opt.Alpha = None,
     filter_group: opt.FilterGroup = None,
+    filter_group_1x1: opt.FilterGroup1x1 = None,
     channel_block: opt.ChannelBlock = None,
     cluster: opt.Cluster = None,
     round_to: opt.RoundTo = None,
@@ -167,6 +168,7 @@ def build(
     target: opt.Target = None,
     lowering: opt.Lowering = "auto",
     threads: opt.Threads = None,
+    timing_cache: opt.TimingCache = True,
     json: opt.Json = False,
 ) -> None:
     """Prune a model one-shot, export it and build an engine: one bundle."""
@@ -192,6 +194,7 @@ def build(
                 include=layers or (),
                 skip=skip or (),
                 threads=threads,
+                timing_cache=timing_cache,
                 arch=arch,
                 trust_pickle=trust_pickle,
                 calibration=_calibration(calibrator, percentile, samples, max_drop, fallback, mean, std),
@@ -218,6 +221,7 @@ def prune(
     share: opt.Share = None,
     alpha: opt.Alpha = None,
     filter_group: opt.FilterGroup = None,
+    filter_group_1x1: opt.FilterGroup1x1 = None,
     channel_block: opt.ChannelBlock = None,
     cluster: opt.Cluster = None,
     round_to: opt.RoundTo = None,
@@ -325,6 +329,48 @@ def _data(path: Path | None, precision: str) -> LabelledData | Path | None:
 
 
 @app.command()
+def advise(
+    model: Annotated[
+        Path,
+        typer.Argument(help="Exported program, state dict or ONNX file; told apart by content.", show_default=False),
+    ],
+    layers: opt.Include = None,
+    skip: opt.Skip = None,
+    arch: opt.Arch = None,
+    input_shape: opt.InputShape = None,
+    trust_pickle: opt.TrustPickle = False,
+    optimum: opt.OptShape = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Batch size. (default: that of --opt)")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Budget; the layers of most work come first.")] = 120.0,
+    threads: opt.Threads = None,
+    timing_cache: opt.TimingCache = True,
+    json: opt.Json = False,
+) -> None:
+    """Time, before training, which granularity and density of pruning would pay in which layer on this machine."""
+    from trtkp.plan.advise import AdviceOptions
+    from trtkp.plan.advise import advise as advise_on
+
+    with show.progress(quiet=json) as progress:
+        advice = advise_on(
+            model,
+            AdviceOptions(
+                include=layers or (),
+                skip=skip or (),
+                batch=batch,
+                opt=optimum or (),
+                input_shape=input_shape or (),
+                seconds=seconds,
+                threads=threads,
+                timing_cache=timing_cache,
+                arch=arch,
+                trust_pickle=trust_pickle,
+            ),
+            progress,
+        )
+    show.advised(advice, json=json)
+
+
+@app.command()
 def calibrate(
     source: Annotated[
         Path, typer.Argument(help="An fp32 bundle, or a model file as build takes it.", show_default=False)
@@ -386,11 +432,20 @@ def calibrate(
 
 
 @app.command()
-def inspect(bundle: Annotated[Path, _BUNDLE], json: opt.Json = False) -> None:
-    """Show what a bundle holds: layers, index sets, parameters, MACs, bytes."""
+def inspect(
+    bundle: Annotated[Path, _BUNDLE],
+    forms: Annotated[
+        bool, typer.Option("--forms", help="Every form that was weighed, with its time, instead of the layers.")
+    ] = False,
+    json: opt.Json = False,
+) -> None:
+    """Show what a bundle holds: layers, index sets, parameters, MACs, bytes; or the forms that were weighed."""
     from trtkp.bundle import load
 
-    show.inspected(load(bundle), json=json)
+    if forms and not json:
+        show.weighed(load(bundle))
+    else:
+        show.inspected(load(bundle), json=json)
 
 
 @app.command()
@@ -404,7 +459,7 @@ def verify(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            "--tolerance", help="Relative Frobenius error allowed. [default: 1e-5, fp16 5e-3, int8 and fp8 0.5]"
+            "--tolerance", help="Relative Frobenius error allowed. (default: 1e-5, fp16 5e-3, int8 and fp8 0.5)"
         ),
     ] = None,
     require_engine: Annotated[
@@ -437,7 +492,7 @@ def bench(
     bundles: Annotated[
         list[Path], typer.Argument(help="Bundles, timed in turn; the first is the baseline.", show_default=False)
     ],
-    batch: Annotated[int | None, typer.Option("--batch", help="Batch size. [default: the first profile's opt]")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Batch size. (default: the first profile's opt)")] = None,
     threads: opt.Threads = None,
     warmup: Annotated[int, typer.Option("--warmup", help="Untimed rounds.")] = 10,
     runs: Annotated[int, typer.Option("--runs", help="Timed rounds.")] = 100,
@@ -464,7 +519,7 @@ def compare(
         ),
     ],
     batch: Annotated[
-        str | None, typer.Option("--batch", help="Batch sizes to time, 1,8,32. [default: the first one's opt]")
+        str | None, typer.Option("--batch", help="Batch sizes to time, 1,8,32. (default: the first one's opt)")
     ] = None,
     data: Annotated[
         Path | None,

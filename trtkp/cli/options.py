@@ -29,6 +29,7 @@ __all__ = [
     "Equalise",
     "Fallback",
     "FilterGroup",
+    "FilterGroup1x1",
     "FromZeros",
     "Groups",
     "Include",
@@ -61,6 +62,7 @@ __all__ = [
     "Std",
     "Target",
     "Threads",
+    "TimingCache",
     "TrainBatch",
     "TrainPrecision",
     "TrainingData",
@@ -73,7 +75,7 @@ __all__ = [
 PRUNING_SETTINGS = frozenset(
     [
         "n", "ratio", "allocation", "share", "alpha", "beta", "pointwise", "pointwise_keep", "filter_group",
-        "channel_block", "cluster", "round_to", "equalise", "point", "groups", "shapes", "remove_filters",
+        "filter_group_1x1", "channel_block", "cluster", "round_to", "equalise", "point", "groups", "shapes", "remove_filters",
     ]
 )  # fmt: skip
 
@@ -84,13 +86,13 @@ MethodName = Annotated[
     typer.Option(
         "--method",
         "-m",
-        help="kep, vskp, pptkp, soks, l1, or none for the dense model. [default: kep]",
+        help="kep, vskp, pptkp, soks, l1, or none for the dense model. (default: kep)",
         rich_help_panel=_PRUNING,
     ),
 ]
 N = Annotated[
     int | None,
-    typer.Option("--n", help="KEP: elements kept of every kernel plane. [default: 4]", rich_help_panel=_PRUNING),
+    typer.Option("--n", help="KEP: elements kept of every kernel plane. (default: 4)", rich_help_panel=_PRUNING),
 ]
 Ratio = Annotated[
     float | None,
@@ -105,7 +107,7 @@ Allocation = Annotated[
     typer.Option(
         "--allocation",
         help="What --ratio means: one threshold for the net (global), the same share per layer (uniform), or a file "
-        "that trtkp search wrote. [default: global]",
+        "that trtkp search wrote. (default: global)",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -113,21 +115,29 @@ Share = Annotated[
     str | None,
     typer.Option(
         "--share",
-        help="KEP: which planes share their positions: none, per-channel, per-filter, per-layer. [default: none]",
+        help="KEP: which planes share their positions: none, per-channel, per-filter, per-layer. (default: none)",
         rich_help_panel=_PRUNING,
     ),
 ]
 Alpha = Annotated[
     float | None,
     typer.Option(
-        "--alpha", help="V-SKP: weight of magnitude against direction. [default: 0.95]", rich_help_panel=_PRUNING
+        "--alpha", help="V-SKP: weight of magnitude against direction. (default: 0.95)", rich_help_panel=_PRUNING
     ),
 ]
 FilterGroup = Annotated[
     int | None,
     typer.Option(
         "--filter-group",
-        help="Filters that share a list; 1 is the papers'. [default: 1]",
+        help="Filters that share a list; 1 is the papers'. (default: 1)",
+        rich_help_panel=_PRUNING,
+    ),
+]
+FilterGroup1x1 = Annotated[
+    int | None,
+    typer.Option(
+        "--filter-group-1x1",
+        help="V-SKP: the same for 1x1 layers, which need larger groups to pay. (default: --filter-group)",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -135,7 +145,7 @@ ChannelBlock = Annotated[
     int | None,
     typer.Option(
         "--channel-block",
-        help="Consecutive channels that a list takes or leaves together. [default: 1]",
+        help="Consecutive channels that a list takes or leaves together. (default: 1)",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -153,7 +163,7 @@ RoundTo = Annotated[
 ]
 Beta = Annotated[
     float | None,
-    typer.Option("--beta", help="V-SKP: weight of the layer's variance. [default: 0]", rich_help_panel=_PRUNING),
+    typer.Option("--beta", help="V-SKP: weight of the layer's variance. (default: 0)", rich_help_panel=_PRUNING),
 ]
 Pointwise = Annotated[
     bool | None,
@@ -163,7 +173,7 @@ PointwiseKeep = Annotated[
     float | None,
     typer.Option(
         "--pointwise-keep",
-        help="V-SKP: share of a 1x1 layer's weights that no threshold may prune. [default: 0.001]",
+        help="V-SKP: share of a 1x1 layer's weights that no threshold may prune. (default: 0.001)",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -183,7 +193,7 @@ Point = Annotated[
 ]
 Groups = Annotated[
     int | None,
-    typer.Option("--groups", help="SOKS: filter groups of a layer. [default: 4]", rich_help_panel=_PRUNING),
+    typer.Option("--groups", help="SOKS: filter groups of a layer. (default: 4)", rich_help_panel=_PRUNING),
 ]
 Shapes = Annotated[
     str | None,
@@ -268,7 +278,15 @@ Lowering = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", help="CPU threads of ONNX Runtime. [default: physical cores]", rich_help_panel=_ENGINE),
+    typer.Option("--threads", help="CPU threads of ONNX Runtime. (default: physical cores)", rich_help_panel=_ENGINE),
+]
+TimingCache = Annotated[
+    bool,
+    typer.Option(
+        "--timing-cache/--no-timing-cache",
+        help="Take layers' times from the user's cache (TRTKP_CACHE_DIR moves it) and keep them there.",
+        rich_help_panel=_ENGINE,
+    ),
 ]
 
 Calibrator = Annotated[
@@ -287,7 +305,7 @@ MaxDrop = Annotated[
     float | None,
     typer.Option(
         "--max-drop",
-        help="Points of accuracy that may be lost; layers go back to --fallback until it holds. [default: 0.5]",
+        help="Points of accuracy that may be lost; layers go back to --fallback until it holds. (default: 0.5)",
         rich_help_panel=_CALIBRATION,
     ),
 ]
@@ -295,7 +313,7 @@ Fallback = Annotated[
     str | None,
     typer.Option(
         "--fallback",
-        help="Type of the layers that are not quantised. [default: fp32 for onnxruntime, else fp16]",
+        help="Type of the layers that are not quantised. (default: fp32 for onnxruntime, else fp16)",
         rich_help_panel=_CALIBRATION,
     ),
 ]
@@ -338,15 +356,15 @@ RegulariseEpochs = Annotated[
     int | None,
     typer.Option(
         "--regularise-epochs",
-        help="Of the training towards the masks, for methods that have one. [default: as --epochs]",
+        help="Of the training towards the masks, for methods that have one. (default: as --epochs)",
         rich_help_panel=_TRAINING,
     ),
 ]
 LearningRate = Annotated[
-    float | None, typer.Option("--lr", help="First learning rate. [default: 0.01]", rich_help_panel=_TRAINING)
+    float | None, typer.Option("--lr", help="First learning rate. (default: 0.01)", rich_help_panel=_TRAINING)
 ]
 TrainBatch = Annotated[
-    int | None, typer.Option("--batch", help="Global batch size. [default: 128]", rich_help_panel=_TRAINING)
+    int | None, typer.Option("--batch", help="Global batch size. (default: 128)", rich_help_panel=_TRAINING)
 ]
 TrainPrecision = Annotated[
     str | None,
@@ -361,7 +379,7 @@ Seed = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="cpu or cuda. [default: a GPU where there is one]", rich_help_panel=_TRAINING),
+    typer.Option("--device", help="cpu or cuda. (default: a GPU where there is one)", rich_help_panel=_TRAINING),
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Forget an interrupted training.", rich_help_panel=_TRAINING)]
 

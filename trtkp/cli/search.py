@@ -27,7 +27,10 @@ def search(
         typer.Argument(help="Exported program, state dict or ONNX file; told apart by content.", show_default=False),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for allocation.json and search.json.", show_default=False)
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for allocation.json, search.json and trade-off.html.", show_default=False
+        ),
     ],
     data: opt.Data = None,
     target_latency: Annotated[
@@ -54,11 +57,11 @@ def search(
     ] = "0.25,0.375,0.5,0.625,0.75,0.875",
     filter_groups: Annotated[
         str | None,
-        typer.Option("--filter-groups", help="That a layer may have. [default: 64]", rich_help_panel=_SEARCH),
+        typer.Option("--filter-groups", help="That a layer may have. (default: 64)", rich_help_panel=_SEARCH),
     ] = None,
     channel_blocks: Annotated[
         str | None,
-        typer.Option("--channel-blocks", help="That a layer may have. [default: 1]", rich_help_panel=_SEARCH),
+        typer.Option("--channel-blocks", help="That a layer may have. (default: 1)", rich_help_panel=_SEARCH),
     ] = None,
     trials: Annotated[int, typer.Option("--trials", help="Nets to try.", rich_help_panel=_SEARCH)] = 40,
     samples: Annotated[
@@ -81,8 +84,10 @@ def search(
     """Find a ratio and a granularity for every layer, by measured latency and sensitivity."""
     from trtkp.pipeline import BuildOptions
     from trtkp.search.files import check_output, document, write
+    from trtkp.search.plot import check_packages
     from trtkp.search.run import SearchOptions, run_search
 
+    check_packages()
     check_output(output)
     given = {"share": share, "alpha": alpha}
     grouped = method != "kep"
@@ -119,7 +124,7 @@ def search(
             ),
             progress=progress,
         )
-        write(result, output)
+        write(result, output, f"{model.name}, {method}")
     if json:
         show.document(document(result))
         return
@@ -127,6 +132,8 @@ def search(
 
 
 def _print(result: SearchResult, model: Path, output: Path) -> None:
+    from trtkp.search.files import ALLOCATION, PLOT
+
     out = show.console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", no_wrap=True)
@@ -150,8 +157,9 @@ def _print(result: SearchResult, model: Path, output: Path) -> None:
         )
     if not result.reached:
         out.print("  [yellow]the latency target was not reached; this is the fastest net found[/]")
+    out.print(f"  plot    {escape(str(output / PLOT))}", soft_wrap=True)
     out.print(f"  next    trtkp build {escape(str(model))} --method {result.allocation.method} "
-              f"--allocation {escape(str(output / 'allocation.json'))} -o ...", soft_wrap=True)  # fmt: skip
+              f"--allocation {escape(str(output / ALLOCATION))} -o ...", soft_wrap=True)  # fmt: skip
 
 
 def _share(text: str | None, flag: str) -> float | None:

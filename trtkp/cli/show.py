@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from trtkp.bundle.pruned import Pruned
     from trtkp.comparison import Comparison
     from trtkp.doctor import Check as Finding
+    from trtkp.plan.advise import Advice, Granularity
     from trtkp.verification import Report
 
 __all__ = [
+    "advised",
     "benched",
     "built",
     "compared",
@@ -38,6 +40,7 @@ __all__ = [
     "progress",
     "pruned",
     "verified",
+    "weighed",
 ]
 
 _MARK = {"verified": "[green]verified[/]", "failed": "[bold red]FAILED[/]", "not run": "[yellow]not run[/]"}
@@ -160,6 +163,34 @@ def inspected(bundle: Bundle, *, json: bool) -> None:
     out.print("  files  " + ", ".join(f"{name} {bytes_text(record.bytes)}" for name, record in manifest.files.items()))
     for warning in manifest.warnings:
         out.print(f"  [yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def weighed(bundle: Bundle) -> None:
+    """Every form of every packed layer: its time, or its predicted share of the dense time, or why it was left out."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("form", no_wrap=True)
+    for heading in ("median ms", "p10", "p90", "of dense"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for layer in bundle.manifest.layers:
+        name = layer.name
+        if layer.lowering is not None and not layer.candidates:  # asked for, not weighed
+            table.add_row(escape(name), f"[bold green]{layer.lowering}[/]", "", "", "", "", escape(layer.why or ""))
+            name = ""
+        for form, cost in layer.candidates.items():
+            times = [f"{ms:.3f}" for ms in (cost, *layer.spread[form])] if layer.measured else ["", "", ""]
+            share = f"{cost / layer.candidates['dense']:.2f}"
+            chosen = form == layer.lowering
+            label = f"[bold green]{form}[/]" if chosen else form
+            table.add_row(escape(name), label, *times, share, escape(layer.why or "") if chosen else "")
+            name = ""
+        for form, reason in layer.inapplicable.items():
+            table.add_row(escape(name), f"[dim]{form}[/]", "", "", "", "", f"[dim]{escape(reason)}[/]")
+            name = ""
+    out = console()
+    out.print(table)
+    out.print(f"  plan   {_plan_text(bundle)}")
 
 
 def verified(report: Report, *, json: bool) -> None:
@@ -311,6 +342,49 @@ def _time_table(comparison: Comparison) -> Table:
     for label, found in times:
         table.add_row(escape(label), *(f"{ms:.3f}" for ms in found.groups.values()), str(found.moves))
     return table
+
+
+def advised(advice: Advice, *, json: bool) -> None:
+    """What pruning could gain: a row for every layer and granularity that pays, the recommended one marked."""
+    if json:
+        document(advice.model_dump(mode="json"))
+        return
+    out = console()
+    where = f"batch {advice.batch}, {advice.threads} threads, {advice.machine}"
+    out.print(f"[bold]{escape(advice.model)}[/]  {escape(where)}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("layer", "F x C x R x S", "output"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("dense ms", "share"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("lists", no_wrap=True)
+    for density in advice.densities:
+        table.add_column(f"{density:.0%} kept", justify="right", no_wrap=True)
+    for name, layer in advice.layers.items():
+        head = (
+            escape(name), " x ".join(map(str, layer.shape)), "x".join(map(str, layer.output_size)),
+            f"{layer.dense_ms:.3f}" if layer.dense_ms is not None else "",
+            f"{layer.share:.1%}" if layer.share is not None else "",
+        )  # fmt: skip
+        rows: dict[Granularity, list[str]] = {}
+        for option in layer.options:
+            rows.setdefault(option.granularity, []).append(f"{option.speed_up:.2f}x" if option.speed_up > 1 else "-")
+        for granularity, gains in rows.items():
+            lists = _granularity_text(granularity, layer.shape[0])
+            marked = f"[bold green]{lists}[/]" if granularity == layer.recommended else lists
+            table.add_row(*head, marked, *gains)
+            head = ("", "", "", "", "")
+        if layer.reason is not None:
+            table.add_row(*head, f"[dim]{escape(layer.reason)}[/]")
+    out.print(table)
+    out.print("Speed-up of the layer against dense; green: the finest lists that gain nearly as much as the best.")
+    for warning in advice.warnings:
+        console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def _granularity_text(granularity: Granularity, filters: int) -> str:
+    whose = "the layer" if granularity.filter_group >= filters else f"{granularity.filter_group} filters"
+    return f"kernels, one list for {whose}" if granularity.kind == "kernel" else f"stripes, one box for {whose}"
 
 
 def diagnosed(findings: Sequence[Finding], *, json: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a search leaves behind: a folder with ``allocation.json`` and ``search.json``, whole or not there."""
+"""What a search leaves behind: a folder with allocation, record and plot, whole or not there."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from trtkp.errors import InputError
+from trtkp.search.plot import trade_off
 from trtkp.search.run import SearchResult
 
-__all__ = ["ALLOCATION", "RECORD", "check_output", "document", "write"]
+__all__ = ["ALLOCATION", "PLOT", "RECORD", "check_output", "document", "write"]
 
-ALLOCATION, RECORD = "allocation.json", "search.json"
+ALLOCATION, RECORD, PLOT = "allocation.json", "search.json", "trade-off.html"
 
 
 def check_output(folder: Path) -> None:
@@ -56,13 +57,13 @@ def _numbers(choice: Any) -> dict[str, float]:
     return {"latency_ms": round(choice.latency_ms, 6), "macs": choice.macs, "error": choice.error}
 
 
-def write(result: SearchResult, folder: Path, *, extra: dict[str, str] | None = None) -> None:
+def write(result: SearchResult, folder: Path, title: str) -> None:
     """Write the files, all or none; an older search gives way.
 
     Args:
         result: see there.
         folder: checked by `check_output`.
-        extra: further files by name.
+        title: of the plot.
     """
     folder = folder.absolute()
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -70,8 +71,7 @@ def write(result: SearchResult, folder: Path, *, extra: dict[str, str] | None = 
         allocation = result.allocation.model_dump(exclude_none=True)
         (new / ALLOCATION).write_text(json.dumps(allocation, indent=1) + "\n")
         (new / RECORD).write_text(json.dumps(document(result), indent=1) + "\n")
-        for name, text in (extra or {}).items():
-            (new / name).write_text(text)
+        (new / PLOT).write_text(trade_off(result, title), encoding="utf-8")
         new.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)

@@ -21,7 +21,8 @@ from trtkp.graph.batch_norm import fold_batch_norm
 from trtkp.graph.batch_statistics import use_batch_statistics
 from trtkp.graph.rewrite import apply_masks
 from trtkp.pipeline import BuildOptions, Line
-from trtkp.plan.planner import NET_BUDGET_S, race
+from trtkp.plan.planner import NET_BUDGET_S
+from trtkp.plan.race import race
 from trtkp.prune.allocation import Allocated, Allocation, LayerSettings
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import from_mask
