@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from glob import escape
 from hashlib import sha256
 from os import PathLike
 from pathlib import Path
@@ -253,7 +254,7 @@ class _Run:
         self.accuracy["pruned"] = self._measure()
 
     def _one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
-        pruning = prune_one_shot(self.method, self.layers, weights, [layer.name for layer in self.layers] or ())
+        pruning = prune_one_shot(self.method, self.layers, weights, [escape(layer.name) for layer in self.layers])
         return pruning.masks
 
     def _regularised(self, start: Checkpoint | None) -> Masks:

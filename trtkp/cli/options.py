@@ -75,7 +75,8 @@ __all__ = [
 PRUNING_SETTINGS = frozenset(
     [
         "n", "ratio", "allocation", "share", "alpha", "beta", "pointwise", "pointwise_keep", "filter_group",
-        "filter_group_1x1", "channel_block", "cluster", "round_to", "equalise", "point", "groups", "shapes", "remove_filters",
+        "filter_group_1x1", "channel_block", "cluster", "round_to", "equalise", "point", "groups", "shapes",
+        "remove_filters",
     ]
 )  # fmt: skip
 
