@@ -139,7 +139,8 @@ def inspected(bundle: Bundle, *, json: bool) -> None:
     settings = ", ".join(f"{key} {value}" for key, value in manifest.settings.items() if value is not None)
     out.print(f"[bold]{escape(str(bundle.path))}[/]  {_headline(bundle)}")
     out.print(
-        f"  method {manifest.method}{f' ({settings})' if settings else ''}, source {escape(manifest.source.file)}"
+        f"  method {manifest.method}{f' ({settings})' if settings else ''}, source {escape(manifest.source.file)}",
+        soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("layer", "kind", "F x C x R x S", "output"):
