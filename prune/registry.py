@@ -8,7 +8,10 @@ from typing import Any
 from trtkp.errors import InputError
 from trtkp.prune.allocation import Allocated, load_allocation
 from trtkp.prune.kep import KEP
+from trtkp.prune.l1 import L1
 from trtkp.prune.method import Method
+from trtkp.prune.pptkp import PPTKP
+from trtkp.prune.soks import SOKS
 from trtkp.prune.vskp import VSKP
 from trtkp.prune.zeros import Dense, FromZeros
 
@@ -17,7 +20,15 @@ __all__ = ["METHODS", "make_method"]
 #: What ``--allocation`` takes besides a file.
 ALLOCATIONS = ("global", "uniform")
 
-METHODS: dict[str, Callable[..., Method]] = {"kep": KEP, "vskp": VSKP, "none": Dense, "from-zeros": FromZeros}
+METHODS: dict[str, Callable[..., Method]] = {
+    "kep": KEP,
+    "vskp": VSKP,
+    "pptkp": PPTKP,
+    "soks": SOKS,
+    "l1": L1,
+    "none": Dense,
+    "from-zeros": FromZeros,
+}
 
 
 def make_method(name: str, **settings: Any) -> Method:
