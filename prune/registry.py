@@ -49,16 +49,5 @@ def make_method(name: str, **settings: Any) -> Method:
     allocation = given.get("allocation")
     if allocation is None or allocation in ALLOCATIONS:
         return METHODS[name](**given)
-    return _allocated(name, **given)
-
-
-def _allocated(name: str, allocation: str, **settings: Any) -> Method:
-    read = load_allocation(allocation)
-    if read.method != name:
-        raise InputError(
-            f"the allocation is for {read.method}, not {name}", file=allocation, remedy=f"use --method {read.method}"
-        )
-    if settings:
-        flag = next(iter(settings)).replace("_", "-")
-        raise InputError(f"--{flag} and an allocation file exclude each other", file=allocation, remedy="leave it out")
-    return Allocated(read, make_method)
+    del given["allocation"]
+    return Allocated(load_allocation(allocation, name, **given), make_method)
