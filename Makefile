@@ -5,10 +5,16 @@ JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
-EXTRAS := rtx,demo,report,dev
+# The demo needs little; what tests and lint need comes on top.
+USER_STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.installed-dev
+USER_EXTRAS := rtx,demo,report
+EXTRAS := $(USER_EXTRAS),search,dev
 CUDA_SOURCES := '*.cu' '*.cuh' '*.cpp' '*.h' '*.hpp'
 SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt \
+	--editable '.[$(1)]'
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-cuda typecheck format clean
@@ -20,7 +26,7 @@ help: ## List these targets
 
 venv: $(STAMP) ## Create .venv with everything the other targets need
 
-$(STAMP): pyproject.toml constraints.txt
+$(USER_STAMP): pyproject.toml constraints.txt
 	@python=; for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
 		if $$candidate -c '$(SUPPORTED)' 2>/dev/null; then python=$$candidate; break; fi; \
 	done; \
@@ -31,11 +37,15 @@ $(STAMP): pyproject.toml constraints.txt
 	echo "Installing into $(VENV) (a minute or more the first time)"; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt \
-		--editable '.[$(EXTRAS)]'
+	@$(call install,$(USER_EXTRAS))
 	@touch $@
 
-demo: $(STAMP) ## Prune a small CNN, build it, verify it and report dense against pruned
+$(STAMP): $(USER_STAMP)
+	@echo "Installing what development needs into $(VENV) (a minute or more the first time)"
+	@$(call install,$(EXTRAS))
+	@touch $@
+
+demo: $(USER_STAMP) ## Prune a small CNN, build it, verify it and report dense against pruned
 	@$(BIN)/python examples/demo.py
 
 # One thread per library in each process: the processes themselves fill the cores. Serial tests come first, alone.

@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["provenance"]
 
-_LIBRARIES = ("numpy", "onnx", "onnxruntime", "tensorrt_rtx_cu13", "torch")
+_LIBRARIES = ("grpcio", "numpy", "onnx", "onnxruntime", "starlette", "tensorrt_rtx_cu13", "torch", "uvicorn")
 
 
 def provenance() -> dict[str, Any]:

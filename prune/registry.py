@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from trtkp.errors import InputError
-from trtkp.prune.allocation import Allocated, load_allocation
 from trtkp.prune.kep import KEP
+from trtkp.prune.l1 import L1
 from trtkp.prune.method import Method
+from trtkp.prune.pptkp import PPTKP
+from trtkp.prune.soks import SOKS
 from trtkp.prune.vskp import VSKP
 from trtkp.prune.zeros import Dense, FromZeros
 
@@ -17,7 +19,15 @@ __all__ = ["METHODS", "make_method"]
 #: What ``--allocation`` takes besides a file.
 ALLOCATIONS = ("global", "uniform")
 
-METHODS: dict[str, Callable[..., Method]] = {"kep": KEP, "vskp": VSKP, "none": Dense, "from-zeros": FromZeros}
+METHODS: dict[str, Callable[..., Method]] = {
+    "kep": KEP,
+    "vskp": VSKP,
+    "pptkp": PPTKP,
+    "soks": SOKS,
+    "l1": L1,
+    "none": Dense,
+    "from-zeros": FromZeros,
+}
 
 
 def make_method(name: str, **settings: Any) -> Method:
@@ -38,16 +48,7 @@ def make_method(name: str, **settings: Any) -> Method:
     allocation = given.get("allocation")
     if allocation is None or allocation in ALLOCATIONS:
         return METHODS[name](**given)
-    return _allocated(name, **given)
+    from trtkp.prune.allocation import Allocated, load_allocation  # needs pydantic, which nothing else here does
 
-
-def _allocated(name: str, allocation: str, **settings: Any) -> Method:
-    read = load_allocation(allocation)
-    if read.method != name:
-        raise InputError(
-            f"the allocation is for {read.method}, not {name}", file=allocation, remedy=f"use --method {read.method}"
-        )
-    if settings:
-        flag = next(iter(settings)).replace("_", "-")
-        raise InputError(f"--{flag} and an allocation file exclude each other", file=allocation, remedy="leave it out")
-    return Allocated(read, make_method)
+    del given["allocation"]
+    return Allocated(load_allocation(allocation, name, **given), make_method)

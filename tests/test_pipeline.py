@@ -174,7 +174,8 @@ def test_every_share_and_precision_in_onnxruntime(
     dtype = "float16" if precision == "fp16 io" else "float32"
     with bundle.open() as runner:
         assert runner.inputs[0].dtype == runner.outputs[0].dtype == dtype
-    assert bundle.manifest.settings == {"n": 4, "ratio": None, "allocation": "uniform", "share": share}
+    wanted = {"n": 4, "ratio": None, "allocation": "uniform", "share": share}
+    assert bundle.manifest.settings.items() >= wanted.items()
 
 
 @needs_rtx

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,11 +12,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 import trtkp
 from trtkp.bundle import Bundle, BundleWriter, Manifest
 from trtkp.bundle.manifest import FileRecord, PlanRecord
+from trtkp.bundle.pruned import is_pruned, load_pruned
 from trtkp.bundle.writer import check_replaceable
 from trtkp.calib.options import CalibrationOptions
 from trtkp.calib.result import (
@@ -30,17 +29,19 @@ from trtkp.calib.result import (
 )
 from trtkp.engine import Backend, BuildRequest, BuildResult, choose_backend
 from trtkp.errors import InputError, JobError, TrtkpError
+from trtkp.layer_table import named_graph, read_layers
 from trtkp.prune.accounting import account
 from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Method, prune_one_shot
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import save_index_sets
 from trtkp.records import layer_records, libraries, plan_record, source_record, tensor_record, totals_record
-from trtkp.shapes import Profile, profile_from_options, smallest_samples
+from trtkp.shapes import Profile, profile_from_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     import onnx_ir as ir
 
     from trtkp.calib.quantise import Quantised
@@ -114,7 +115,7 @@ def build(
     model: str | PathLike[str],
     output: str | PathLike[str],
     *,
-    method: str | Method = "kep",
+    method: str | Method | None = None,
     options: BuildOptions | None = None,
     data: LabelledData | str | PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -123,9 +124,10 @@ def build(
     """Prune a model one-shot and build a bundle from it.
 
     Args:
-        model: model file, in any form that `trtkp.model.load_model` takes.
+        model: model file, in any form that `trtkp.model.load_model` takes, or a directory that `trtkp.prune` wrote.
         output: directory of the bundle; an older bundle there is replaced once the new one is whole.
-        method: a method, or its name with ``settings`` (``n=4``, ``share="per-layer"``).
+        method: a method, or its name with ``settings`` (``n=4``, ``share="per-layer"``); KEP without it. What is
+            pruned already has one.
         options: backend, precision, shapes and so on.
         data: adds the accuracy before and after; for int8 and fp8 what to calibrate with. A path is read as
             `trtkp.calib.samples.load_samples` does.
@@ -137,15 +139,30 @@ def build(
         JobError: the engine could not be built or checked; nothing was written, an older bundle is untouched.
     """
     options = options or BuildOptions()
-    chosen = make_method(method, **settings) if isinstance(method, str) else method
+    source = Path(model)
+    if is_pruned(source):
+        source, chosen = _stored(source, method, settings)
+    else:
+        method = "kep" if method is None else method
+        chosen = make_method(method, **settings) if isinstance(method, str) else method
     choice = choose_backend(options.backend)
     _check_buildable(choice.backend, options, has_data=data is not None)
     check_replaceable(Path(output))
-    line = Line(Path(model), Path(output), chosen, choice.backend, options, data, progress)
+    line = Line(source, Path(output), chosen, choice.backend, options, data, progress)
     with BundleWriter(Path(output)) as writer:
         line.run(writer.staging)
         line.manifest = writer.publish(line.make_manifest)
     return Bundle(Path(output), line.manifest)
+
+
+def _stored(path: Path, method: str | Method | None, settings: Mapping[str, Any]) -> tuple[Path, Method]:
+    """The model file of a pruned directory, and its index sets as a method."""
+    given = [f"--{key.replace('_', '-')}" for key, value in settings.items() if value is not None]
+    if method is not None or given:
+        what = given[0] if given else "--method"
+        raise InputError(f"{what} means nothing to a model that is pruned already", file=path, remedy="leave it out")
+    pruned = load_pruned(path)
+    return pruned.model, pruned.method()
 
 
 @dataclass
@@ -235,26 +252,12 @@ class Line:
 
     def source_graph(self) -> ir.Model:
         """A copy of the source graph, every node with a name of its own."""
-        from onnx_ir.passes.common import NameFixPass, ShapeInferencePass
-
-        graph = self.source.graph()
-        if self.source.format == "onnx":
-            NameFixPass()(graph)  # plans are kept by the names of nodes
-            ShapeInferencePass()(graph)  # epilogues are fused where shapes are known
-        return graph
+        return named_graph(self.source)
 
     def survey(self, graph: ir.Model) -> dict[str, np.ndarray]:
         """The layer table of the source graph; gives the weights of its layers."""
-        from trtkp.graph.layers import conv_layers
-
-        self._check_weights(graph)
-        samples = smallest_samples(self.source.inputs, self.profile)
-        self.table = conv_layers(graph, samples)
-        return {
-            layer.name: value.const_value.numpy()
-            for layer in self.table.layers
-            if (value := graph.graph.initializers[layer.name]).const_value is not None
-        }
+        self.table, weights = read_layers(graph, self.source, self.profile, self.options.floating)
+        return weights
 
     def prune(self) -> ir.Model:
         """The source graph with pruned weights at zero."""
@@ -274,30 +277,6 @@ class Line:
             )
         apply_masks(graph, self.index_sets)
         return graph
-
-    def _check_weights(self, graph: ir.Model) -> None:
-        """Types that the precisions have, and numbers."""
-        for name, value in graph.graph.initializers.items():
-            dtype = str(value.dtype)
-            if dtype == "FLOAT16" and self.options.floating == "fp32":
-                raise InputError("the model is in half precision", file=self.path, remedy="use --precision fp16")
-            read = {use.node.op_type for use in value.uses()}
-            if dtype in ("BFLOAT16", "DOUBLE") and read & {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
-                raise InputError(
-                    f"the model is in {dtype.lower()}, engines are in float32 or float16",
-                    file=self.path,
-                    layer=name,
-                    remedy="convert it with model.float() and export it again",
-                )
-            if dtype in ("FLOAT", "FLOAT16") and value.const_value is not None:
-                weight = value.const_value.numpy()
-                if np.isnan(weight).any():
-                    raise InputError(
-                        "its values are not all numbers (NaN)",
-                        file=self.path,
-                        layer=name,
-                        remedy="take a checkpoint from before the training diverged",
-                    )
 
     def _batch_norm_folded(self, graph: ir.Model) -> bool:
         kinds = {node.op_type for node in graph.graph}

@@ -28,7 +28,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("-m magic", "--method magic: not known; use one of kep, vskp, none, from-zeros"),
+        ("-m magic", "--method magic: not known; use one of kep, vskp, pptkp, soks, l1, none, from-zeros"),
         ("--n 10", "layer w1: n = 10, but a 3x3 kernel has 9 elements; give --n 9 or less"),
         ("--n 0", "--n 0: at least one element of a plane is kept"),
         ("--n -1", "--n -1: at least one"),
@@ -37,7 +37,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
         ("--ratio -0.1", "--ratio -0.1: not a share"),
         ("--ratio nan", "--ratio nan: not a share"),
         ("--share some", "--share some: not known; use one of none, per-channel, per-filter, per-layer"),
-        ("--ratio 0.5 --allocation local", "--allocation local: not known; use global or uniform"),
+        (
+            "--ratio 0.5 --allocation local",
+            "--allocation local: No such file or directory; use global, uniform, or a file",
+        ),
         ("-m none --n 2", "--n means nothing to method none; leave it out"),
         ("--from-zeros --share none", "--share means nothing to method from-zeros"),
         ("--layers w7*", "no convolution is called w7*; the model has w0, w1, w2"),

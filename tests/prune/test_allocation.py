@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import trtkp
+from tests.models import write_classifier
 from trtkp.errors import InputError
+from trtkp.plan.advise import AdviceOptions
 from trtkp.prune.allocation import Allocation, LayerSettings, load_allocation
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.method import prune_one_shot
@@ -70,3 +73,39 @@ def test_wrong_use(tmp_path: Path) -> None:
         make_method("vskp", allocation=str(path), ratio=0.5)
     with pytest.raises(InputError, match=r"--allocation nope: No such file .*; use global, uniform, or a file"):
         make_method("vskp", allocation="nope")
+
+
+def test_an_advice_and_a_ratio(new_layer: Callable[..., ConvLayer], tmp_path: Path) -> None:
+    kernel = {"kind": "kernel", "filter_group": 2, "channel_block": 1}
+    advice = {
+        "format": "trtkp.advice",
+        "version": 1,
+        "model": "net",
+        "layers": {
+            "a": {"shape": [4, 8, 3, 3], "recommended": kernel},
+            "b": {"recommended": {**kernel, "kind": "stripe"}},
+            "c": {"recommended": None, "reason": "nothing pays"},
+        },
+    }
+    path = tmp_path / "advice.json"
+    path.write_text(json.dumps(advice))
+    method = make_method("vskp", allocation=str(path), ratio=0.5, alpha=0.9)
+    layers = [new_layer(name=name, channels=8) for name in ("a", "b", "c")]
+    rng = np.random.default_rng(0)
+    weights = {layer.name: rng.standard_normal(layer.weight_shape) for layer in layers}
+    pruning = prune_one_shot(method, layers, weights)
+    alone = VSKP(0.5, "uniform", alpha=0.9, filter_group=2).masks(layers[:1], weights)
+    assert pruning.masks.keys() == {"a"}
+    np.testing.assert_array_equal(pruning.masks["a"], alone["a"])
+    with pytest.raises(InputError, match=r"advice\.json: an advice says where to prune, not how much; give --ratio"):
+        make_method("vskp", allocation=str(path))
+    path.write_text(json.dumps({**advice, "version": 2}))
+    with pytest.raises(InputError, match="not an allocation: version"):
+        make_method("vskp", allocation=str(path), ratio=0.5)
+
+
+def test_what_advise_prints_is_taken(tmp_path: Path) -> None:
+    model = write_classifier(tmp_path / "net.onnx", (3, 32, 64))
+    path = tmp_path / "advice.json"
+    path.write_text(trtkp.advise(model, AdviceOptions(seconds=3, batch=2)).model_dump_json())
+    assert make_method("vskp", allocation=str(path), ratio=0.5).name == "vskp"

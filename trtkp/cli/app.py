@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 import trtkp
 from trtkp.cli import options as opt
-from trtkp.cli import show
+from trtkp.cli import serving, show
 from trtkp.cli.search import search
 from trtkp.errors import InputError, TrtkpError
 
@@ -123,7 +123,7 @@ def build(
         typer.Argument(help="Exported program, state dict or ONNX file; told apart by content.", show_default=False),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the bundle.", show_default=False)],
-    method: opt.MethodName = "kep",
+    method: opt.MethodName = None,
     n: opt.N = None,
     ratio: opt.Ratio = None,
     allocation: opt.Allocation = None,
@@ -133,6 +133,16 @@ def build(
     filter_group_1x1: opt.FilterGroup1x1 = None,
     channel_block: opt.ChannelBlock = None,
     nm: opt.Nm = None,
+    cluster: opt.Cluster = None,
+    round_to: opt.RoundTo = None,
+    beta: opt.Beta = None,
+    pointwise: opt.Pointwise = None,
+    pointwise_keep: opt.PointwiseKeep = None,
+    equalise: opt.Equalise = None,
+    point: opt.Point = None,
+    groups: opt.Groups = None,
+    shapes: opt.Shapes = None,
+    remove_filters: opt.RemoveFilters = None,
     from_zeros: opt.FromZeros = False,
     layers: opt.Include = None,
     skip: opt.Skip = None,
@@ -166,17 +176,7 @@ def build(
     from trtkp.pipeline import BuildOptions
     from trtkp.pipeline import build as build_bundle
 
-    settings = {
-        "n": n,
-        "ratio": ratio,
-        "allocation": allocation,
-        "share": share,
-        "alpha": alpha,
-        "filter_group": filter_group,
-        "filter_group_1x1": filter_group_1x1,
-        "channel_block": channel_block,
-        "nm": nm,
-    }
+    settings = {name: value for name, value in locals().items() if name in opt.PRUNING_SETTINGS}
     with show.progress(quiet=json) as progress:
         bundle = build_bundle(
             model,
@@ -206,6 +206,96 @@ def build(
             **settings,
         )
     show.built(bundle, json=json)
+
+
+@app.command()
+def prune(
+    model: Annotated[
+        Path,
+        typer.Argument(help="Exported program, state dict or ONNX file; told apart by content.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory to write.", show_default=False)],
+    method: opt.MethodName = None,
+    n: opt.N = None,
+    ratio: opt.Ratio = None,
+    allocation: opt.Allocation = None,
+    share: opt.Share = None,
+    alpha: opt.Alpha = None,
+    filter_group: opt.FilterGroup = None,
+    filter_group_1x1: opt.FilterGroup1x1 = None,
+    channel_block: opt.ChannelBlock = None,
+    cluster: opt.Cluster = None,
+    round_to: opt.RoundTo = None,
+    beta: opt.Beta = None,
+    pointwise: opt.Pointwise = None,
+    pointwise_keep: opt.PointwiseKeep = None,
+    equalise: opt.Equalise = None,
+    point: opt.Point = None,
+    groups: opt.Groups = None,
+    shapes: opt.Shapes = None,
+    remove_filters: opt.RemoveFilters = None,
+    from_zeros: opt.FromZeros = False,
+    layers: opt.Include = None,
+    skip: opt.Skip = None,
+    arch: opt.Arch = None,
+    input_shape: opt.InputShape = None,
+    trust_pickle: opt.TrustPickle = False,
+    data: opt.TrainingData = None,
+    recipe: opt.Recipe = None,
+    epochs: opt.Epochs = None,
+    regularise_epochs: opt.RegulariseEpochs = None,
+    lr: opt.LearningRate = None,
+    batch: opt.TrainBatch = None,
+    amp: opt.TrainPrecision = None,
+    distil: opt.Distil = None,
+    seed: opt.Seed = None,
+    device: opt.Device = None,
+    restart: opt.Restart = False,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    json: opt.Json = False,
+) -> None:
+    """Prune a model with training before and after; trtkp build takes what it writes."""
+    from dataclasses import replace
+
+    from trtkp.prune.registry import make_method
+    from trtkp.prune.train.recipe import Training, read_recipe
+    from trtkp.pruning import PruneOptions, with_epochs
+    from trtkp.pruning import prune as prune_model
+
+    settings = {name: value for name, value in locals().items() if name in opt.PRUNING_SETTINGS and value is not None}
+    training = read_recipe(recipe) if recipe is not None else Training()
+    if seed is not None:
+        training = replace(training, seed=seed)
+    if mean is not None or std is not None:
+        normal = replace(training.data, mean=opt.numbers(mean, "--mean", 0.0), std=opt.numbers(std, "--std", 1.0))
+        training = replace(training, data=normal)
+    name = "from-zeros" if from_zeros else method or training.method or "kep"
+    of_recipe = training.settings if name == training.method else {}
+    chosen = make_method(name, **of_recipe | settings)
+    training = with_epochs(
+        training, chosen, epochs=epochs, regularise=regularise_epochs, lr=lr, batch=batch, precision=amp, distil=distil
+    )
+    with show.progress(quiet=json) as progress:
+        pruned = prune_model(
+            model,
+            output,
+            method=chosen,
+            options=PruneOptions(
+                input_shape=input_shape or (),
+                include=layers or (),
+                skip=skip or (),
+                arch=arch,
+                trust_pickle=trust_pickle,
+                training=training,
+                device=device,
+                restart=restart,
+            ),
+            data=data,
+            progress=progress,
+        )
+    if pruned.written:
+        show.pruned(pruned, json=json)
 
 
 def _calibration(
@@ -401,21 +491,31 @@ def verify(
 @app.command()
 def bench(
     bundles: Annotated[
-        list[Path], typer.Argument(help="Bundles, timed in turn; the first is the baseline.", show_default=False)
-    ],
-    batch: Annotated[int | None, typer.Option("--batch", help="Batch size. (default: the first profile's opt)")] = None,
+        list[Path] | None,
+        typer.Argument(help="Bundles, timed in turn; the first is the baseline.", show_default=False),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Batch size. (default: the first profile's opt, with --load 1)")
+    ] = None,
     threads: opt.Threads = None,
     warmup: Annotated[int, typer.Option("--warmup", help="Untimed rounds.")] = 10,
     runs: Annotated[int, typer.Option("--runs", help="Timed rounds.")] = 100,
-    seconds: Annotated[float, typer.Option("--seconds", help="Budget of all rounds.")] = 20.0,
+    seconds: Annotated[float, typer.Option("--seconds", help="Budget of all rounds, or of the load.")] = 20.0,
+    load: serving.Load = None,
+    model: serving.LoadModel = None,
+    clients: serving.Clients = 8,
+    rate: serving.Rate = None,
     json: opt.Json = False,
 ) -> None:
-    """Time bundles against each other: median, 10th and 90th percentile."""
+    """Time bundles against each other: median, 10th and 90th percentile. With --load, a running server."""
+    if load is not None:
+        serving.bench_load(load, model, bundles, 1 if batch is None else batch, clients, rate, seconds, json=json)
+        return
     from trtkp.benchmark import bench as bench_bundles
 
     with show.progress(quiet=json) as progress:
         progress("Bench", 0, 1)
-        results = bench_bundles(bundles, batch=batch, threads=threads, warmup=warmup, runs=runs, seconds=seconds)
+        results = bench_bundles(bundles or [], batch=batch, threads=threads, warmup=warmup, runs=runs, seconds=seconds)
     show.benched(results, json=json)
 
 
@@ -507,3 +607,6 @@ def doctor(json: opt.Json = False) -> None:
 
 
 app.command()(search)
+app.command()(serving.serve)
+app.command("export-triton")(serving.export_triton)
+app.command("export-kserve")(serving.export_kserve)

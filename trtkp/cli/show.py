@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from trtkp.benchmark import Result
     from trtkp.bundle import Bundle, LayerRecord
+    from trtkp.bundle.pruned import Pruned
     from trtkp.comparison import Comparison
     from trtkp.doctor import Check as Finding
     from trtkp.plan.advise import Advice, Granularity
@@ -37,6 +38,7 @@ __all__ = [
     "error",
     "inspected",
     "progress",
+    "pruned",
     "verified",
     "weighed",
 ]
@@ -103,6 +105,30 @@ def built(bundle: Bundle, *, json: bool) -> None:
         console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
 
+def pruned(pruned: Pruned, *, json: bool) -> None:
+    """What ``prune`` left."""
+    manifest = pruned.manifest
+    if json:
+        document({"pruned": str(pruned.path), **manifest.model_dump(mode="json")})
+        return
+    out = console()
+    totals = manifest.totals
+    out.print(f"[bold]{escape(str(pruned.path))}[/]  {manifest.method}, {len(manifest.layers)} layers pruned")
+    paper = "" if totals.paper_index_bytes is None else f" (as in the paper {bytes_text(totals.paper_index_bytes)})"
+    out.print(f"  params {_before_after(totals.dense_params, totals.retained_params)}, "
+              f"index sets {bytes_text(totals.index_bytes)}{paper}")  # fmt: skip
+    out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
+    if manifest.accuracy is not None:
+        out.print("  accuracy " + ", ".join(f"{value:.2%} {name}" for name, value in manifest.accuracy.items()))
+    for point in manifest.report.get("points", []):
+        out.print(
+            f"  pruning point {point['point']}: kernels up to {point['threshold']:.4g}, {point['ratio']:.1%} of them, "
+            f"margin {point['depth']:.0%} empty"
+        )
+    for warning in manifest.warnings:
+        console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
 def inspected(bundle: Bundle, *, json: bool) -> None:
     """Every layer, and the totals."""
     manifest = bundle.manifest
@@ -113,7 +139,8 @@ def inspected(bundle: Bundle, *, json: bool) -> None:
     settings = ", ".join(f"{key} {value}" for key, value in manifest.settings.items() if value is not None)
     out.print(f"[bold]{escape(str(bundle.path))}[/]  {_headline(bundle)}")
     out.print(
-        f"  method {manifest.method}{f' ({settings})' if settings else ''}, source {escape(manifest.source.file)}"
+        f"  method {manifest.method}{f' ({settings})' if settings else ''}, source {escape(manifest.source.file)}",
+        soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("layer", "kind", "F x C x R x S", "output"):

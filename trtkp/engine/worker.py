@@ -11,26 +11,21 @@ library itself prints goes to stderr.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
 import json
 import os
-import signal
 import sys
 import threading
 import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from trtkp.child import peak_bytes
+from trtkp.child import die_with_parent, peak_bytes
 from trtkp.engine.base import BuildRequest
 from trtkp.errors import InputError, TrtkpError
 from trtkp.shapes import ShapeRange
 
 __all__ = ["decode_request", "encode_request", "main"]
-
-_PR_SET_PDEATHSIG = 1
 
 
 def encode_request(request: BuildRequest) -> dict[str, Any]:
@@ -63,7 +58,7 @@ def decode_request(data: dict[str, Any]) -> BuildRequest:
 
 def main() -> None:
     """Serve one request and end the process: 0 after ``done`` or ``error``."""
-    _die_with_parent()
+    die_with_parent()
     events = _take_stdout()
 
     def emit(event: str, **fields: Any) -> None:
@@ -100,13 +95,6 @@ def _take_stdout() -> TextIO:
     private = os.dup(1)
     os.dup2(2, 1)
     return os.fdopen(private, "w", encoding="utf-8")
-
-
-def _die_with_parent() -> None:
-    """On Linux the kernel ends this process with its parent, even while the library holds every lock."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _watch_stdin() -> None:

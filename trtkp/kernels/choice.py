@@ -20,10 +20,10 @@ _CHOSEN: dict[tuple[bytes, str], tuple[str, bool]] = {}
 
 
 def candidates(task: Task, gpu: Gpu, *, workspace: bool = True) -> list[str]:
-    """The tactics that are worth a timing, best prediction first; those that the model does not know come
-    last, but before ``reference`` where that is all it knows.
+    """The tactics that are worth a timing, best prediction first, then those that the model does not know.
 
-    ``workspace`` False leaves out tactics that need one.
+    Where all that it knows is ``reference``, that comes last: it is slow. ``workspace`` False leaves out tactics that
+    need one.
     """
     names = [
         name
