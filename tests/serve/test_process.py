@@ -127,14 +127,14 @@ def test_a_worker_that_ends_before_it_is_ready(bundle: Path, monkeypatch: pytest
     assert open_files() <= before
 
 
-@pytest.mark.parametrize("call", ["socketpair", "Popen"])
+@pytest.mark.parametrize("call", ["socket.socketpair", "subprocess.Popen"])
 def test_nothing_left_to_start_a_worker_with(bundle: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """Out of descriptors or processes: said, to be tried again, and nothing stays open."""
     calls = iter([socket.socketpair])
 
     def second_fails(*arguments: Any, **options: Any) -> Any:
         take = next(calls, None)
-        if call == "Popen" or take is None:
+        if "Popen" in call or take is None:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return take(*arguments, **options)
 
@@ -143,9 +143,8 @@ def test_nothing_left_to_start_a_worker_with(bundle: Path, monkeypatch: pytest.M
     async def start() -> None:
         loaded = trtkp.load(bundle)
         contract = Contract.of(loaded, "kep")
-        module = trtkp.serve.process.socket if call == "socketpair" else trtkp.serve.process.subprocess
         with monkeypatch.context() as patch:
-            patch.setattr(module, call, second_fails)
+            patch.setattr(f"trtkp.serve.process.{call}", second_fails)
             await WorkerProcess.start(loaded, contract, 2, 1)
 
     with pytest.raises(JobError, match=r"no worker can be started \(Too many open files"):
