@@ -107,6 +107,8 @@ def prune(
 
     options = options or PruneOptions()
     chosen = make_method(method, **settings) if isinstance(method, str) else method
+    if (nm := getattr(chosen, "nm", None)) is not None:
+        raise InputError(f"--nm {nm}: 2:4 inside lists is chosen without training", remedy="use trtkp build --nm")
     target = Path(output)
     check_replaceable(target)
     trained = _epochs(options.training)

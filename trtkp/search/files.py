@@ -27,8 +27,14 @@ def check_output(folder: Path) -> None:
     """
     if not folder.absolute().parent.is_dir():
         raise InputError("no such folder", file=folder.absolute().parent)
-    if folder.exists() and not (folder.is_dir() and ((folder / RECORD).is_file() or not any(folder.iterdir()))):
+    if folder.exists() and not (folder.is_dir() and _only_a_search(folder)):
         raise InputError("is there already, and is no search", file=folder, remedy="give another -o")
+
+
+def _only_a_search(folder: Path) -> bool:
+    """Whether nothing but an older search would be lost with the folder."""
+    names = {entry.name for entry in folder.iterdir()}
+    return not names or (RECORD in names and names <= {ALLOCATION, RECORD, PLOT})
 
 
 def document(result: SearchResult) -> dict[str, Any]:
