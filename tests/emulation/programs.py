@@ -73,11 +73,25 @@ def build_library(folder: Path) -> Path:
             sources = [HERE / "library_mark.cpp", *GLUE, *LIBRARY]
             objects = [_compile(source, objects_folder, SHARED_FLAGS) for source in sources]
             part = folder / "libtrtkp.part"
-            exports = ["-Wl,--build-id=sha1", f"-Wl,--version-script={ROOT / 'plugins/exports.map'}"]
+            exports = ["-Wl,--build-id=sha1", "-Wl,-Bsymbolic", f"-Wl,--version-script={ROOT / 'plugins/exports.map'}"]
             _run([COMPILER, "-shared", "-Wl,-soname,libtrtkp.so", *exports, "-o", str(part), *map(str, objects)])
             register = [COMPILER, *SHARED_FLAGS, "-shared", "-x", "c++", str(REGISTER), "-x", "none", str(part)]
             options = [f"-Wl,--version-script={REGISTER.with_suffix('.map')}", "-Wl,-z,nodelete", "-Wl,-rpath,$ORIGIN"]
             _run([*register, *options, "-o", str(folder / "libtrtkp_register.so")])
+            part.rename(target)
+    return target
+
+
+def build_live_host(folder: Path) -> Path:
+    """The host program of the plugins for a real TensorRT: without sanitizers, which would watch TensorRT, too."""
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"no C++ compiler: {COMPILER} is not on PATH")
+    target = folder / "live_host"
+    with FileLock(folder / "live_host.lock"):
+        if not target.exists():
+            sources = [ROOT / "tests/glue/plugin_host.cpp", ROOT / "plugins/glue/host.cpp"]
+            part = folder / "live_host.part"
+            _run([COMPILER, *COMMON, "-O1", "-DTRTKP_LIVE", *map(str, sources), "-o", str(part), "-ldl"])
             part.rename(target)
     return target
 

@@ -9,11 +9,15 @@
 //   run       build phase, engine, runtime phase; writes OUTPUT.TACTIC for every tactic
 //   register  registers the plugins twice and prints the creators
 //
+// With TRTKP_LIVE it is another program, which plays with the registry of a real TensorRT:
+// plugin_host COMMAND CASE OUTPUT TENSORRT LIBRARY, the library being libtrtkp.so or libtrtkp_register.so.
+//
 // What the plugins log is printed as "log SEVERITY MESSAGE", what they report to a recorder as "recorded MESSAGE".
 
+#ifndef TRTKP_LIVE
 #include "emulator.h"
+#endif
 
-#include "../../plugins/capi/trtkp.h"
 #include "../../plugins/glue/entry.h"
 #include "../../plugins/glue/host.h"
 
@@ -22,6 +26,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <dlfcn.h>
 #include <fstream>
 #include <memory>
 #include <set>
@@ -35,10 +40,12 @@ namespace
 using namespace nvinfer1;
 namespace glue = trtkp::glue;
 
+int constexpr kFailureStatus = 70;
+
 [[noreturn]] void die(std::string const& what)
 {
     std::printf("host: %s\n", what.c_str());
-    std::exit(emulation::kFailureStatus);
+    std::exit(kFailureStatus);
 }
 
 void expect(bool condition, std::string const& what)
@@ -51,6 +58,42 @@ void expect(bool condition, std::string const& what)
 
 int32_t gVersion = 110000;
 
+class Recorder : public IErrorRecorder
+{
+public:
+    int32_t getNbErrors() const noexcept override
+    {
+        return 0;
+    }
+    ErrorCode getErrorCode(int32_t) const noexcept override
+    {
+        return ErrorCode::kSUCCESS;
+    }
+    char const* getErrorDesc(int32_t) const noexcept override
+    {
+        return "";
+    }
+    bool hasOverflowed() const noexcept override
+    {
+        return false;
+    }
+    void clear() noexcept override {}
+    bool reportError(ErrorCode code, char const* description) noexcept override
+    {
+        std::printf("recorded %d %s\n", static_cast<int>(code), description);
+        return false;
+    }
+    int32_t incRefCount() noexcept override
+    {
+        return 1;
+    }
+    int32_t decRefCount() noexcept override
+    {
+        return 0;
+    }
+};
+
+#ifndef TRTKP_LIVE
 bool isV10()
 {
     return gVersion >= 100000 && gVersion < 110000;
@@ -132,40 +175,6 @@ struct Creators
     }
 } gCreators;
 
-class Recorder : public IErrorRecorder
-{
-public:
-    int32_t getNbErrors() const noexcept override
-    {
-        return 0;
-    }
-    ErrorCode getErrorCode(int32_t) const noexcept override
-    {
-        return ErrorCode::kSUCCESS;
-    }
-    char const* getErrorDesc(int32_t) const noexcept override
-    {
-        return "";
-    }
-    bool hasOverflowed() const noexcept override
-    {
-        return false;
-    }
-    void clear() noexcept override {}
-    bool reportError(ErrorCode code, char const* description) noexcept override
-    {
-        std::printf("recorded %d %s\n", static_cast<int>(code), description);
-        return false;
-    }
-    int32_t incRefCount() noexcept override
-    {
-        return 1;
-    }
-    int32_t decRefCount() noexcept override
-    {
-        return 0;
-    }
-};
 Recorder gRegistryRecorder;
 
 template <typename Base>
@@ -244,6 +253,24 @@ extern "C" int32_t getInferLibVersion()
 
 namespace
 {
+
+#else
+
+// A library is loaded as hosts do: by the registry, or by dlopen where it registers itself.
+template <typename Registry>
+IPluginCreatorInterface* liveCreator(void* registry, char const* library, char const* name)
+{
+    auto& live = *static_cast<Registry*>(registry);
+    static bool const isLoaded = std::strstr(library, "register") == nullptr
+        ? live.loadLibrary(library) != nullptr
+        : dlopen(library, RTLD_NOW | RTLD_LOCAL) != nullptr;
+    expect(isLoaded, "the library is not loaded");
+    return live.getCreator(name, "1", "trtkp");
+}
+
+char const* gLibrary = nullptr;
+
+#endif
 
 // Sizes are numbers here: an expression computes at once.
 class Number : public IDimensionExpr, public apiv::VDimensionExpr
@@ -460,6 +487,15 @@ void readCase(char const* path, Case& read)
 
 IPluginCreatorV3One& creatorOf(std::string const& name)
 {
+#ifdef TRTKP_LIVE
+    auto const hosts = glue::hosts();
+    expect(hosts.size() == 1, "not one TensorRT in the process");
+    void* const registry = hosts.front().getPluginRegistry();
+    auto* const found = hosts.front().isV11() ? liveCreator<glue::v11::Registry>(registry, gLibrary, name.c_str())
+                                              : liveCreator<glue::v10::Registry>(registry, gLibrary, name.c_str());
+    expect(found != nullptr, "no creator " + name);
+    return *static_cast<IPluginCreatorV3One*>(found);
+#else
     int32_t count = 0;
     IPluginCreatorInterface* const* const all = getCreators(count);
     for (int32_t i = 0; i < count; ++i)
@@ -472,6 +508,7 @@ IPluginCreatorV3One& creatorOf(std::string const& name)
         }
     }
     die("no creator " + name);
+#endif
 }
 
 int create(Case& given)
@@ -691,6 +728,7 @@ int run(Case& given, std::string const& path, std::string const& output)
     return 0;
 }
 
+#ifndef TRTKP_LIVE
 int registerTwice()
 {
     for (int i = 0; i < 2; ++i)
@@ -712,6 +750,7 @@ int registerTwice()
     }
     return 0;
 }
+#endif
 
 } // namespace
 
@@ -721,6 +760,11 @@ int main(int argc, char** argv)
     std::string const command = argv[1];
     Case given;
     readCase(argv[2], given);
+#ifdef TRTKP_LIVE
+    expect(argc == 6 && dlopen(argv[4], RTLD_NOW | RTLD_LOCAL) != nullptr, "no TensorRT");
+    gLibrary = argv[5];
+    return command == "create" ? create(given) : run(given, argv[2], argv[3]);
+#else
     emulation::setSeed(1);
     Finder10 finder10;
     Finder11 finder11;
@@ -734,4 +778,5 @@ int main(int argc, char** argv)
         return create(given);
     }
     return command == "run" ? run(given, argv[2], argc > 3 ? argv[3] : "") : registerTwice();
+#endif
 }
