@@ -4,6 +4,8 @@
 #include "names.h"
 #include "plugin.h"
 
+#include <memory>
+
 namespace trtkp::glue
 {
 
@@ -28,7 +30,10 @@ nvinfer1::IPluginV3* Creator::createPlugin(
         {
             require(phase == TensorRTPhase::kBUILD || phase == TensorRTPhase::kRUNTIME, "phase ",
                 static_cast<int32_t>(phase), " is none");
-            return new Plugin{mOperator, readSettings(mOperator, fields, phase)};
+            Settings const settings = readSettings(mOperator, fields, phase);
+            auto plugin = std::make_unique<Plugin>(mOperator, settings);
+            log(Severity::kVERBOSE, mOperator.name + ' ' + (name == nullptr ? "" : name) + ": " + describe(settings));
+            return plugin.release();
         });
 }
 

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import onnx
+import numpy as np
+import onnx_ir as ir
 import pytest
 
 from tests.emulation.cases import TOLERANCE
 from tests.emulation.programs import run
 from tests.emulation.test_kernels import compare
 from trtkp.engine.base import importable
+from trtkp.graph.rewrite import pack_convolutions
+from trtkp.prune.index_set import from_mask
 
 from .cases import Field, dynamic_layer, listed_layer
 from .test_plugins import lines
@@ -204,14 +208,41 @@ def test_dynamic_pattern_of_a_real_registry(
         compare(*layer.read(tmp_path / f"y.{tactic}"), case.want(oracle), TOLERANCE["bfloat16"])
 
 
-#: RTX's parser up to the plugin. It then calls addPluginV3, which RTX does not have.
+#: Parses a model with a plugin library loaded.
 PARSER = """
 import sys
 import tensorrt_rtx as trt
-logger = trt.Logger(trt.Logger.VERBOSE)
+
+class Logger(trt.ILogger):
+    def __init__(self):
+        trt.ILogger.__init__(self)
+    def log(self, severity, message):
+        print(message, flush=True)
+
+logger = Logger()
 assert trt.get_plugin_registry().load_library(sys.argv[1]) is not None
-builder = trt.Builder(logger)
-network = builder.create_network(0)
-parser = trt.OnnxParser(network, logger)
-print("parsed", parser.parse_from_file(sys.argv[2]), flush=True)
+network = trt.Builder(logger).create_network(0)
+print("parsed", trt.OnnxParser(network, logger).parse_from_file(sys.argv[2]), flush=True)
 """
+
+
+@pytest.mark.skipif(not importable("tensorrt_rtx"), reason="package tensorrt_rtx is not installed")
+def test_the_parser_takes_the_plugin_with_its_attributes(libraries: Path, new_graph: Any, tmp_path: Path) -> None:
+    """TensorRT-RTX's parser is TensorRT's. It has no plugin layers: once the plugin is created, the process aborts."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((16, 8, 3, 3), bool)
+    mask[:, :, 1] = True
+    graph = new_graph()
+    x = graph.input("x", ("n", 8, 12, 12))
+    weight = graph.constant("w", np.where(mask, rng.normal(size=mask.shape), 0).astype(np.float32))
+    y = graph.op("Conv", x, weight, pads=[1, 0, 1, 2], strides=[2, 1], name="conv1")
+    model = graph.model(graph.op("LeakyRelu", y, alpha=0.25))
+    (node,) = pack_convolutions(model, {"w": from_mask(mask)}, {})
+    ir.save(model, tmp_path / "model.onnx")
+    command = [sys.executable, "-c", PARSER, str(libraries / "libtrtkp.so"), str(tmp_path / "model.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    settings = "strides=2,1 pads=1,0,1,2 dilations=1,1 weight_shape=16,8,3,3 group=1 list_block=8 alpha=0.25"
+    assert f"[trtkp] StripeConvLeakyRelu {node.name}: {settings}" in done.stdout
+    assert "Successfully created plugin: StripeConvLeakyRelu" in done.stdout
+    assert done.returncode == -signal.SIGABRT
+    assert "parsed" not in done.stdout
