@@ -6,7 +6,7 @@ last run over several versions found is in headers.json; ``python -m tests.glue.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import re
@@ -110,7 +110,7 @@ def main() -> None:
             versions.append({"version": version, "same": same, "differences": differences})
         compiler = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
         record = {
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "date": dt.datetime.now(dt.UTC).date().isoformat(),
             "compiler": compiler.splitlines()[0],
             "versions": versions,
             "table": table(folder),

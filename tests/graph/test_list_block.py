@@ -18,7 +18,7 @@ __all__ = ["program_folder"]
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("blocks", [False, True])
-def test_of_random_lists(base: str, blocks: bool, program_folder: Path) -> None:  # noqa: F811
+def test_of_random_lists(base: str, blocks: bool, program_folder: Path) -> None:
     library = ctypes.CDLL(str(build_library(program_folder)))
     found = set()
     for seed in range(40):
