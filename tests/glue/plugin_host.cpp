@@ -665,6 +665,10 @@ int run(Case& given, std::string const& path, std::string const& output)
         return 0;
     }
     auto const tactics = tacticsOf(build);
+    for (int32_t const tactic : tactics)
+    {
+        std::printf("offered %d\n", tactic);
+    }
     size_t const workspaceBytes = build.getWorkspaceSize(all.data(), inputs, &all.back(), 1);
     std::printf(
         "timing %s\nmetadata %s\nworkspace %zu\n", build.getTimingCacheID(), build.getMetadataString(), workspaceBytes);
@@ -692,6 +696,10 @@ int run(Case& given, std::string const& path, std::string const& output)
         pointers.push_back(memory.back().at);
     }
     Memory const workspace{workspaceBytes};
+    if (given.spoilt == "stop")
+    {
+        return 0;
+    }
     if (given.spoilt == "order")
     {
         Memory const y{given.tensors.back().bytes};
