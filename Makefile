@@ -5,22 +5,28 @@ JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
-EXTRAS := rtx,demo,dev
+# The demo needs little; what tests and lint need comes on top.
+USER_STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.installed-dev
+USER_EXTRAS := rtx,demo,report
+EXTRAS := $(USER_EXTRAS),search,dev
 CUDA_SOURCES := '*.cu' '*.cuh' '*.cpp' '*.h' '*.hpp'
 SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
+install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt \
+	--editable '.[$(1)]'
+
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-emulation lint lint-python lint-cuda typecheck format clean
+.PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-cuda typecheck format clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 picks the interpreter of .venv, JOBS=8 the number of test processes."
 
 venv: $(STAMP) ## Create .venv with everything the other targets need
 
-$(STAMP): pyproject.toml constraints.txt
+$(USER_STAMP): pyproject.toml constraints.txt
 	@python=; for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
 		if $$candidate -c '$(SUPPORTED)' 2>/dev/null; then python=$$candidate; break; fi; \
 	done; \
@@ -31,11 +37,15 @@ $(STAMP): pyproject.toml constraints.txt
 	echo "Installing into $(VENV) (a minute or more the first time)"; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt \
-		--editable '.[$(EXTRAS)]'
+	@$(call install,$(USER_EXTRAS))
 	@touch $@
 
-demo: $(STAMP) ## Prune a small CNN, build it, verify it and print dense against pruned
+$(STAMP): $(USER_STAMP)
+	@echo "Installing what development needs into $(VENV) (a minute or more the first time)"
+	@$(call install,$(EXTRAS))
+	@touch $@
+
+demo: $(USER_STAMP) ## Prune a small CNN, build it, verify it and report dense against pruned
 	@$(BIN)/python examples/demo.py
 
 # One thread per library in each process: the processes themselves fill the cores. Serial tests come first, alone.
@@ -45,9 +55,12 @@ test: $(STAMP) ## Run every test, slow ones included
 	@$(BIN)/python -m pytest -m serial || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m "not serial" -n $(JOBS)
 
-test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=600 by default)
-	@TRTKP_EMULATION_CASES=$(or $(CASES),600) $(BIN)/python -m pytest tests/emulation/test_kernels.py tests/emulation/test_dynamic.py \
+test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=500 of each tier by default)
+	@TRTKP_EMULATION_CASES=$(or $(CASES),500) $(BIN)/python -m pytest tests/emulation/test_kernels.py tests/emulation/test_dynamic.py \
 		-n $(JOBS)
+
+test-architectures: $(STAMP) ## Compile the kernels for the architectures that test leaves out
+	@TRTKP_EVERY_ARCHITECTURE=1 $(BIN)/python -m pytest tests/kernels/test_compile.py -k other_architectures -n $(JOBS)
 
 lint: lint-python lint-cuda typecheck ## Check format, lint rules and types; changes nothing
 

@@ -32,7 +32,8 @@ from examples.nets.digits import digits_cnn
 from examples.nets.shapes import shapes_cnn
 from trtkp.data import LabelledData, decisions
 from trtkp.engine.onnxruntime import OrtRunner
-from trtkp.prune.masked import apply_masks, fine_tune
+from trtkp.prune.masked import apply_masks
+from trtkp.prune.train.trainer import fine_tune
 from trtkp.shapes import ShapeRange
 
 METHODS = ("min-max", "entropy", "percentile")

@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["provenance"]
 
-_LIBRARIES = ("numpy", "onnx", "onnxruntime", "tensorrt_rtx_cu13", "torch")
+_LIBRARIES = ("grpcio", "numpy", "onnx", "onnxruntime", "starlette", "tensorrt_rtx_cu13", "torch", "uvicorn")
 
 
 def provenance() -> dict[str, Any]:
@@ -33,17 +33,9 @@ def _git(*arguments: str) -> str:
 
 
 def _cpu() -> str:
-    from trtkp.engine.cpu import usable_cores
+    from trtkp.engine.cpu import cpu_name, usable_cores
 
-    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {usable_cores()} usable cores"
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
+    return f"{cpu_name()}, {usable_cores()} usable cores"
 
 
 def _version(name: str) -> str | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from trtkp.bundle import Bundle, BundleWriter, Manifest, load
 from trtkp.bundle.manifest import MANIFEST, FileRecord
+from trtkp.bundle.pruned import is_pruned
 from trtkp.calib.options import CalibrationOptions
 from trtkp.calib.record import load_calibration
 from trtkp.calib.result import (
@@ -72,6 +73,9 @@ def calibrate(
     if not isinstance(source, Bundle) and not (Path(source).is_dir() and (Path(source) / MANIFEST).exists()):
         chosen = replace(options, precision=kind, calibration=how, calibration_file=calibration_file)
         return build(source, output, method="from-zeros", options=chosen, data=data, progress=progress)
+    if not isinstance(source, Bundle) and is_pruned(Path(source)):
+        chosen = replace(options, precision=kind, calibration=how, calibration_file=calibration_file)
+        return build(source, output, options=chosen, data=data, progress=progress)
     bundle = source if isinstance(source, Bundle) else load(source)
     return _requantise(bundle, Path(output), data, kind, how, calibration_file, options.threads, progress)
 

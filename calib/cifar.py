@@ -25,7 +25,16 @@ __all__ = ["is_cifar", "read_cifar", "read_pickle"]
 _IMAGE = (3, 32, 32)
 _BYTES = prod(_IMAGE)
 #: Files of a folder to calibrate with, the first pattern that matches anything.
-_PATTERNS = ("data_batch_*.bin", "data_batch_[0-9]", "train.bin", "train", "test_batch.bin", "test_batch", "test.bin")
+_PATTERNS = (
+    "data_batch_*.bin",
+    "data_batch_[0-9]",
+    "train.bin",
+    "train",
+    "test_batch.bin",
+    "test_batch",
+    "test.bin",
+    "test",
+)
 _LABELS = (b"labels", b"fine_labels")
 #: A published batch of 50,000 images has 154 MB.
 _LARGEST = 1 << 29

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from trtkp.errors import InputError, JobError
 
-__all__ = ["is_image_folder", "read_images"]
+__all__ = ["image_files", "is_image_folder", "open_image", "read_images"]
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 #: Pillow's modes by number of channels.
@@ -19,7 +19,7 @@ _MODES = {1: "L", 3: "RGB"}
 
 def is_image_folder(path: Path) -> bool:
     """Images lie in it, or in its folders."""
-    return bool(_files(path)[0])
+    return bool(image_files(path)[0])
 
 
 def read_images(path: Path, shape: Sequence[int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
@@ -31,28 +31,57 @@ def read_images(path: Path, shape: Sequence[int]) -> tuple[npt.NDArray[np.uint8]
         InputError: a file that is no image, or a model that takes no images of 1 or 3 channels.
         JobError: Pillow is not installed.
     """
+    if len(shape) != 3 or shape[0] not in _MODES:
+        raise InputError(f"the model takes {list(shape)}, no images of 1 or 3 channels", file=path)
+    channels, height, width = shape
+    files, labels = image_files(path)
+    images = np.empty((len(files), channels, height, width), np.uint8)
+    for i, file in enumerate(files):
+        images[i] = open_image(file, (channels, height, width))
+    return images, labels
+
+
+def open_image(
+    file: Path,
+    shape: tuple[int, int, int],
+    share: float = 1.0,
+    box: Callable[[int, int], tuple[int, int, int, int]] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """An image [C, H, W].
+
+    Args:
+        file: the image.
+        shape: what it is brought to; C is 1 or 3.
+        share: the image is resized so that this share of it, around the middle, covers H x W.
+        box: instead, left, top, right and bottom of the part to resize, given the image's width and height.
+
+    Raises:
+        InputError: a file that is no image.
+        JobError: Pillow is not installed.
+    """
     try:
         from PIL import Image, ImageOps
     except ImportError:
         raise JobError(
             "a folder of images needs Pillow, which is not installed", remedy="pip install 'trtkp[calibrate]'"
         ) from None
-    if len(shape) != 3 or shape[0] not in _MODES:
-        raise InputError(f"the model takes {list(shape)}, no images of 1 or 3 channels", file=path)
     channels, height, width = shape
-    files, labels = _files(path)
-    images = np.empty((len(files), channels, height, width), np.uint8)
-    for i, file in enumerate(files):
-        try:
-            with Image.open(file) as image:
-                fitted = ImageOps.fit(image.convert(_MODES[channels]), (width, height), Image.Resampling.BILINEAR)
-        except Exception as error:  # Pillow's readers raise what their format likes
-            raise InputError(f"is no readable image ({type(error).__name__})", file=file) from None
-        images[i] = np.asarray(fitted, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
-    return images, labels
+    bilinear = Image.Resampling.BILINEAR
+    try:
+        with Image.open(file) as image:
+            plain = image.convert(_MODES[channels])
+            if box is not None:
+                fitted = plain.resize((width, height), bilinear, box=box(*plain.size))
+            else:
+                fitted = ImageOps.fit(plain, (width, height), bilinear, bleed=(1 - share) / 2)
+    except Exception as error:  # Pillow's readers raise what their format likes
+        raise InputError(f"is no readable image ({type(error).__name__})", file=file) from None
+    return np.asarray(fitted, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def _files(path: Path) -> tuple[list[Path], npt.NDArray[np.int64] | None]:
+def image_files(path: Path) -> tuple[list[Path], npt.NDArray[np.int64] | None]:
+    """Images in order of their names, and their labels where there is a folder per class (in sorted order)."""
+
     def images(folder: Path) -> list[Path]:
         return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in _SUFFIXES)
 

@@ -20,7 +20,8 @@ from trtkp.calib.samples import Samples, check_samples
 from trtkp.calib.scales import attach_scales
 from trtkp.calib.sensitivity import Scorer, send_back
 from trtkp.errors import InputError
-from trtkp.plan.planner import NET_BUDGET_S, race
+from trtkp.plan.planner import NET_BUDGET_S
+from trtkp.plan.race import race
 from trtkp.shapes import Profile
 from trtkp.timing import Timing
 

@@ -18,7 +18,7 @@ from trtkp.data import LabelledData, read_arrays
 from trtkp.errors import InputError
 from trtkp.shapes import ShapeRange
 
-__all__ = ["Samples", "check_samples", "load_samples"]
+__all__ = ["Samples", "check_samples", "load_samples", "normalised"]
 
 _REMEDY = "give an .npz of x (and y), a folder of images, or a folder of CIFAR batches"
 
@@ -93,12 +93,12 @@ def load_samples(
     labels: npt.NDArray[np.int64] | None
     if is_cifar(path):
         inputs, labels = read_cifar(path)
-        samples = Samples(_normalised(inputs, mean, std), labels, path.name)
+        samples = Samples(normalised(inputs, mean, std), labels, path.name)
     elif path.is_dir():
         if not is_image_folder(path):
             raise InputError("holds no images and no CIFAR batches", file=path, remedy=_REMEDY)
         inputs, labels = read_images(path, shape)
-        samples = Samples(_normalised(inputs, mean, std), labels, path.name)
+        samples = Samples(normalised(inputs, mean, std), labels, path.name)
     else:
         samples = _archive(path)
     check_samples(samples, shape, path)
@@ -141,7 +141,7 @@ def _archive(path: Path) -> Samples:
     return Samples(inputs.astype(np.float32), labels, path.name)
 
 
-def _normalised(images: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
+def normalised(images: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
     """uint8 [N, C, H, W] as ``(x / 255 - mean) / std``."""
     channels = images.shape[1]
     for name, values in (("--mean", mean), ("--std", std)):

@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program from anywhere
@@ -24,11 +25,14 @@ from examples.digits_data import batches_of, load
 from examples.nets import export
 from examples.nets.digits import digits_cnn
 from trtkp.cli import main as trtkp_command
-from trtkp.cli.show import benched
+from trtkp.cli.show import compared
+from trtkp.comparison import Comparison
 from trtkp.engine import get_backend
-from trtkp.prune.masked import apply_masks, fine_tune
+from trtkp.prune.masked import apply_masks
+from trtkp.prune.train.trainer import fine_tune
 
 WIDTH, EPOCHS, TUNING_EPOCHS, BATCH = 64, 5, 3, 32
+REPORT = "report.html"
 #: Name of a variant, and the pruning options that make it.
 VARIANTS = {
     "dense": ["--method", "none"],
@@ -74,8 +78,19 @@ def tuned(model: torch.nn.Module, bundle: trtkp.Bundle, train_set: tuple[np.ndar
     return copy
 
 
+def compared_with_report(bundles: Iterable[trtkp.Bundle], out: Path) -> Comparison:
+    """What ``trtkp compare`` shows and writes."""
+    names, data = [str(bundle.path) for bundle in bundles], str(out / "test.npz")
+    line = f"trtkp compare {' '.join(names)} --batch 1,{BATCH} --data {data} --html {out / REPORT}"
+    console.print(f"\n[bold]$ {line}[/]", soft_wrap=True)
+    comparison = trtkp.compare(names, batches=(1, BATCH), data=data)
+    report = trtkp.write_report(comparison, out / REPORT, command=line)
+    compared(comparison, [report], json=False)
+    return comparison
+
+
 def main() -> None:
-    """Train, build every variant for both backends, verify, time, and print one table."""
+    """Train, build every variant for both backends, verify, compare, and print one table."""
     out = Path("demo-out")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
@@ -106,11 +121,8 @@ def main() -> None:
     for made in (*final.values(), *engines.values()):
         command("verify", str(made.path))
     command("inspect", str(final["kep-per-layer"].path))
-    names = [str(bundle.path) for bundle in final.values()]
-    console.print(f"\n[bold]$ trtkp bench {' '.join(names)} --batch {BATCH}[/]", soft_wrap=True)
-    results = trtkp.bench(names, batch=BATCH)
-    benched(results, json=False)
-    timings = {Path(result.bundle): result.timing for result in results}
+    comparison = compared_with_report(final.values(), out)
+    latencies = {Path(entry.name): entry.latencies[-1] for entry in comparison.entries}
 
     table = Table(title="Dense and pruned, side by side", title_style="bold", header_style="bold", box=None)
     table.add_column("variant", no_wrap=True)
@@ -119,10 +131,10 @@ def main() -> None:
         "engine.onnx\nbytes", "RTX engine\nbytes (fp16)", "latency ms\nONNX Runtime", "speed-up",
     ):  # fmt: skip
         table.add_column(heading, justify="right", no_wrap=True)
-    dense_ms = timings[final["dense"].path].median_ms
     rows = []
     for name, bundle in final.items():
-        totals, timing = bundle.manifest.totals, timings[bundle.path]
+        totals, latency = bundle.manifest.totals, latencies[bundle.path]
+        timing = latency.timing
         before, after = one_shot[name].manifest.accuracy, bundle.manifest.accuracy
         assert before is not None
         assert after is not None
@@ -140,7 +152,7 @@ def main() -> None:
                 "rtx_engine_bytes": engines[name].manifest.files["model.engine"].bytes if name in engines else None,
                 "batch": BATCH,
                 "latency_ms": {"median": timing.median_ms, "p10": timing.p10_ms, "p90": timing.p90_ms},
-                "speed_up": round(dense_ms / timing.median_ms, 3),
+                "speed_up": round(latency.speed_up.value, 3),
             }
         )
         table.add_row(
@@ -155,7 +167,7 @@ def main() -> None:
             f"{bundle.manifest.files['engine.onnx'].bytes:,}",
             f"{engines[name].manifest.files['model.engine'].bytes:,}" if name in engines else "not built",
             f"{timing.median_ms:.2f} ({timing.p10_ms:.2f}..{timing.p90_ms:.2f})",
-            f"{dense_ms / timing.median_ms:.2f}x",
+            f"{latency.speed_up.value:.2f}x",
         )
     report = {"provenance": {**provenance(), "command": "make demo"}, "rows": rows}
     (out / "table.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -166,6 +178,7 @@ def main() -> None:
         f"without an RTX GPU they are not run. All done in {time.perf_counter() - start:.0f} s.",
         soft_wrap=True,
     )
+    console.print(f"The whole comparison, for a browser, offline too: [bold]{out / REPORT}[/]", soft_wrap=True)
 
 
 if __name__ == "__main__":

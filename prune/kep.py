@@ -9,6 +9,12 @@ constraint set is
 whose minimiser keeps the n elements of largest magnitude in every plane: planes are disjoint, so the problem separates,
 and swapping a kept element with a larger dropped one lowers the distance. With positions shared by several planes, the
 same argument keeps the n positions of largest energy, the sum of squares over the planes that share them.
+
+Training (`trtkp.prune.penalty.GrowingPenalty`) pushes what the prior mask drops towards zero before it goes. The mask
+is that of the pre-trained weights, as "prior knowledge" suggests; ``refresh`` ranks again after every epoch.
+
+Not from the paper: ``filter_group`` and ``channel_block`` let the planes of a block (`prune.granularity`) share their
+positions, in the mask and so in the penalty, which pulls the lists of a group together.
 """
 
 from __future__ import annotations
@@ -16,17 +22,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import comb
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.granularity import Blocks, blocks_of
 from trtkp.prune.index_set import MAX_TAPS, IndexSet
 from trtkp.prune.method import Masks
+from trtkp.prune.options import check_allocation, check_granularity, check_ratio, layer_ratios
+from trtkp.prune.regulariser import layer_weights
 
-__all__ = ["DEFAULT_N", "KEP", "SHARES", "paper_index_bytes", "top_n_mask"]
+if TYPE_CHECKING:
+    import torch
+
+    from trtkp.prune.penalty import GrowingPenalty
+
+__all__ = ["DEFAULT_N", "KEP", "SHARES", "block_top_n_mask", "paper_index_bytes", "top_n_mask"]
 
 #: Which planes of W[F, C, R, S] share their positions, as axes that are summed over.
 SHARES: dict[str, tuple[int, ...]] = {"none": (), "per-channel": (0,), "per-filter": (1,), "per-layer": (0, 1)}
@@ -49,26 +63,44 @@ class KEP:
             count above it, rounded to an integer of at least 1. ``uniform``: the same share in every layer.
         share: ``none`` (positions per plane), ``per-channel`` (the filters of a channel agree), ``per-filter`` (the
             channels of a filter agree: stripes) or ``per-layer``.
+        filter_group: with ``share`` none, filters whose planes of a channel share their positions.
+        channel_block: with ``share`` none, consecutive channels whose planes share their positions.
+        cluster: group filters of like energies, instead of consecutive ones.
+        refresh: in training, rank the elements again after every epoch.
+        delta: what the penalty's factor grows by, every ``every`` iterations.
+        every: iterations between two raises.
+        norm: the penalty's, ``l2`` (squared) or ``l1``.
     """
 
     n: int | None = None
     ratio: float | None = None
     allocation: str = "global"
     share: str = "none"
+    filter_group: int = 1
+    channel_block: int = 1
+    cluster: bool = False
+    refresh: bool = False
+    delta: float = 1e-4
+    every: int = 10
+    norm: Literal["l1", "l2"] = "l2"
 
     name = "kep"
 
     def __post_init__(self) -> None:
         if self.share not in SHARES:
             raise InputError(f"--share {self.share}: not known", remedy=f"use one of {', '.join(SHARES)}")
-        if self.allocation not in ("global", "uniform"):
-            raise InputError(f"--allocation {self.allocation}: not known", remedy="use global or uniform")
+        check_allocation(self.allocation)
         if self.n is not None and self.ratio is not None:
             raise InputError("--n and --ratio exclude each other", remedy="give one of them")
         if self.n is not None and self.n < 1:
             raise InputError(f"--n {self.n}: at least one element of a plane is kept", remedy="give --n 1 or more")
-        if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise InputError(f"--ratio {self.ratio}: not a share", remedy="give 0 <= ratio < 1")
+        check_ratio(self.ratio)
+        check_granularity(self.filter_group, self.channel_block)
+        if self.share != "none" and (self.filter_group, self.channel_block) != (1, 1):
+            raise InputError(
+                f"--share {self.share} says already which planes share their positions",
+                remedy="leave out --filter-group and --channel-block, or --share",
+            )
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter as it takes effect."""
@@ -111,8 +143,9 @@ class KEP:
                         f"n = {n}, but a {size} kernel has {layer.taps} elements", layer=layer.name, remedy=remedy
                     )
             return {layer.name: n for layer in layers}
-        if self.allocation == "uniform":
-            return {layer.name: _at_least_one((1 - self.ratio) * layer.taps, layer.taps) for layer in layers}
+        ratios = layer_ratios(self.allocation, self.ratio, layers)
+        if ratios is not None:
+            return {layer.name: _at_least_one((1 - ratios[layer.name]) * layer.taps, layer.taps) for layer in layers}
         magnitudes = {layer.name: np.abs(weights[layer.name]).ravel() for layer in layers}
         total = sum(m.size for m in magnitudes.values())
         cut = int(self.ratio * total)
@@ -127,10 +160,25 @@ class KEP:
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
         """One mask per layer: n positions of every plane, shared as ``share`` says."""
         n = self.allocate(layers, weights)
-        return {
-            layer.name: top_n_mask(weights[layer.name], n[layer.name], SHARES[self.share], layer.groups)
-            for layer in layers
-        }
+        return {layer.name: self._mask(layer, weights[layer.name], n[layer.name]) for layer in layers}
+
+    def _mask(self, layer: ConvLayer, weight: npt.NDArray[Any], n: int) -> npt.NDArray[np.bool_]:
+        if (self.filter_group, self.channel_block) == (1, 1):
+            return top_n_mask(weight, n, SHARES[self.share], layer.groups)
+        energy = np.square(weight, dtype=np.float64)
+        blocks = blocks_of(layer, energy, self.filter_group, self.channel_block, cluster=self.cluster)
+        return block_top_n_mask(weight, n, blocks)
+
+    def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> GrowingPenalty:
+        """The growing penalty on what the mask of the module's weights drops."""
+        from trtkp.prune.penalty import GrowingPenalty
+
+        def rank() -> Masks:
+            return self.masks(layers, layer_weights(model, layers))
+
+        return GrowingPenalty(
+            model, rank(), delta=self.delta, every=self.every, norm=self.norm, rank=rank if self.refresh else None
+        )
 
     def paper_index_bytes(self, index: IndexSet) -> int:
         """Index bytes of a layer in KEP's own storage; see `paper_index_bytes`."""
@@ -155,6 +203,16 @@ def top_n_mask(
     mask = np.zeros(score.shape, bool)
     np.put_along_axis(mask, order[..., rows * columns - n :], True, axis=-1)
     return np.broadcast_to(mask, energy.shape).reshape(weight.shape).copy()
+
+
+def block_top_n_mask(weight: npt.NDArray[Any], n: int, blocks: Blocks) -> npt.NDArray[np.bool_]:
+    """The n positions of largest mean energy in every block of planes of ``weight`` [F, C, R, S]; ties as above."""
+    energy = blocks.mean(np.square(weight, dtype=np.float64).reshape(*weight.shape[:2], -1))
+    order = np.argsort(energy, axis=-1, kind="stable")
+    kept = np.zeros(energy.shape, bool)
+    np.put_along_axis(kept, order[..., energy.shape[-1] - n :], True, axis=-1)
+    mask: npt.NDArray[np.bool_] = blocks.spread(kept).reshape(weight.shape)
+    return mask
 
 
 def paper_index_bytes(index: IndexSet, share: str) -> int:

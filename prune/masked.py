@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from trtkp.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["apply_masks", "fine_tune", "frozen_masks", "masked_parameters"]
+__all__ = ["apply_masks", "frozen_masks", "masked_parameters"]
 
 
 def masked_parameters(
@@ -40,10 +40,14 @@ def masked_parameters(
 
 def apply_masks(model: torch.nn.Module, masks: Mapping[str, npt.NDArray[Any]]) -> None:
     """Zero every weight whose mask is False."""
+    _zero(masked_parameters(model, masks).values())
+
+
+def _zero(pairs: Iterable[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
     import torch
 
     with torch.no_grad():
-        for parameter, mask in masked_parameters(model, masks).values():
+        for parameter, mask in pairs:
             parameter.masked_fill_(~mask, 0)
 
 
@@ -56,58 +60,16 @@ def frozen_masks(model: torch.nn.Module, masks: Mapping[str, npt.NDArray[Any]]) 
     """
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    apply_masks(model, masks)
+    pairs = list(masked_parameters(model, masks).values())
+    _zero(pairs)
     hooks = [
         parameter.register_hook(lambda gradient, mask=mask: gradient.masked_fill(~mask, 0))
-        for parameter, mask in masked_parameters(model, masks).values()
+        for parameter, mask in pairs
         if parameter.requires_grad
     ]
-    hooks.append(register_optimizer_step_post_hook(lambda *_: apply_masks(model, masks)))
+    hooks.append(register_optimizer_step_post_hook(lambda *_: _zero(pairs)))
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def fine_tune(
-    model: torch.nn.Module,
-    masks: Mapping[str, npt.NDArray[Any]],
-    batches: Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]],
-    *,
-    epochs: int,
-    lr: float = 0.01,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    progress: Callable[[int, float], None] | None = None,
-) -> None:
-    """Train the kept weights with cross-entropy, SGD and a cosine schedule; the model is in eval mode afterwards.
-
-    Args:
-        model: classifier giving logits [N, classes]; changed in place.
-        masks: masks to hold; an empty mapping trains everything.
-        batches: called once per epoch, gives (input [N, ...], label [N]).
-        epochs: passes over the data.
-        lr: first learning rate, annealed to zero.
-        momentum: of SGD.
-        weight_decay: of SGD.
-        progress: called after every epoch with its number, from 1, and its mean loss.
-    """
-    import torch
-
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, epochs))
-    with frozen_masks(model, masks):
-        for epoch in range(1, epochs + 1):
-            model.train()
-            losses = []
-            for inputs, labels in batches():
-                loss = torch.nn.functional.cross_entropy(model(inputs), labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                losses.append(float(loss.detach()))
-            schedule.step()
-            if progress is not None:
-                progress(epoch, sum(losses) / max(1, len(losses)))
-    model.eval()

@@ -1,4 +1,8 @@
-"""The one interface of the pruning methods: layers and weights in, boolean masks out."""
+"""The one interface of the pruning methods: layers and weights in, boolean masks out.
+
+A method scores, allocates and masks in `Method.masks`. One that regularises training first is also a
+`trtkp.prune.regulariser.Trainable`: it gives the hooks that the trainer calls.
+"""
 
 from __future__ import annotations
 

@@ -9,23 +9,24 @@ mask" is the abstract's; the growing schedule is in the spirit of growing regula
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy.typing as npt
 
 from trtkp.errors import InputError
-from trtkp.prune.masked import apply_masks, masked_parameters
+from trtkp.prune.masked import masked_parameters
+from trtkp.prune.regulariser import Regulariser
 
 if TYPE_CHECKING:
     import torch
 
     from trtkp.prune.method import Masks
 
-__all__ = ["GrowingPenalty", "train_with_penalty"]
+__all__ = ["GrowingPenalty"]
 
 
-class GrowingPenalty:
+class GrowingPenalty(Regulariser):
     """The penalty term and its schedule.
 
     Args:
@@ -36,6 +37,7 @@ class GrowingPenalty:
         ceiling: largest mu.
         norm: ``l2`` for the squared Frobenius norm (halved), ``l1`` for the sum of magnitudes.
         negligible: a layer is done when its selected weights are below this share of its largest weight.
+        rank: gives new masks after each epoch; without it the prior masks stay, as "prior knowledge" suggests.
 
     Raises:
         InputError: a mask without its parameter, or a schedule that cannot grow.
@@ -51,6 +53,7 @@ class GrowingPenalty:
         ceiling: float = 1.0,
         norm: Literal["l2", "l1"] = "l2",
         negligible: float = 1e-3,
+        rank: Callable[[], Masks] | None = None,
     ) -> None:
         if delta <= 0 or every < 1 or ceiling <= 0:
             raise InputError(f"penalty schedule delta {delta}, every {every}, ceiling {ceiling}: it cannot grow")
@@ -58,12 +61,14 @@ class GrowingPenalty:
             raise InputError(f"penalty norm {norm}: not known", remedy="use l2 or l1")
         self._model = model
         self._delta, self._every, self._ceiling, self._norm, self._negligible = delta, every, ceiling, norm, negligible
+        self._rank = rank
         self._iteration = 0
         self.mu = 0.0
         self.refresh(masks)
 
     def refresh(self, masks: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take new masks, as after re-ranking the weights once per epoch."""
+        self._masks = dict(masks)
         self._pairs = masked_parameters(self._model, masks)
 
     def loss(self) -> torch.Tensor:
@@ -77,12 +82,39 @@ class GrowingPenalty:
             return self.mu / 2 * torch.stack([w.square().sum() for w in terms]).sum()
         return self.mu * torch.stack([w.abs().sum() for w in terms]).sum()
 
-    def step(self) -> None:
+    def after_step(self, lr: float) -> None:
         """Count an iteration, and raise mu when its turn has come."""
-        self._iteration += 1
-        if self._iteration % self._every == 0:
-            raises = self._iteration // self._every  # a product does not drift as a sum would
-            self.mu = min(self._ceiling, raises * self._delta)
+        self._count(self._iteration + 1)
+
+    def _count(self, iteration: int) -> None:
+        self._iteration = iteration
+        raises = iteration // self._every  # a product does not drift as a sum would
+        self.mu = min(self._ceiling, raises * self._delta)
+
+    def after_epoch(self, epoch: int) -> None:
+        """Rank again, where that is asked for."""
+        if self._rank is not None:
+            self.refresh(self._rank())
+
+    def masks(self) -> Masks:
+        """The masks that the penalty holds to."""
+        return self._masks
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The iteration and the masks."""
+        import torch
+
+        masks = {f"mask.{name}": torch.from_numpy(mask.astype("uint8")) for name, mask in self._masks.items()}
+        return {"iteration": torch.tensor(self._iteration), **masks}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on at that iteration, with those masks."""
+        self._count(int(state["iteration"]))
+        self.refresh({name: state[f"mask.{name}"].numpy().astype(bool) for name in self._masks})
+
+    def report(self) -> dict[str, float]:
+        """mu, and what `share_left` says."""
+        return {"mu": self.mu, "share_left": self.share_left()}
 
     def share_left(self) -> float:
         """Largest selected weight as a share of its layer's largest, over all layers; 0 with nothing selected."""
@@ -97,51 +129,3 @@ class GrowingPenalty:
     def finished(self) -> bool:
         """Whether the selected weights are negligible, or mu is at its ceiling."""
         return self.mu >= self._ceiling or self.share_left() < self._negligible
-
-
-def train_with_penalty(
-    model: torch.nn.Module,
-    penalty: GrowingPenalty,
-    masks: Masks,
-    batches: Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]],
-    optimizer: torch.optim.Optimizer,
-    *,
-    epochs: int,
-    refresh: Callable[[], Masks] | None = None,
-    progress: Callable[[int, float, float], None] | None = None,
-) -> Masks:
-    """Train under the penalty until it is finished or the epochs are over, then zero the selected weights.
-
-    Args:
-        model: classifier giving logits [N, classes]; changed in place, in eval mode afterwards.
-        penalty: made for the model and the masks.
-        masks: the prior masks.
-        batches: called once per epoch, gives (input [N, ...], label [N]).
-        optimizer: over the model's parameters.
-        epochs: at most this many passes over the data.
-        refresh: gives new masks after each epoch; without it the prior masks stay, as "prior knowledge" suggests.
-        progress: called after every epoch with its number from 1, mu, and `GrowingPenalty.share_left`.
-
-    Returns:
-        The masks that hold at the end.
-    """
-    import torch
-
-    for epoch in range(1, epochs + 1):
-        model.train()
-        for inputs, labels in batches():
-            loss = torch.nn.functional.cross_entropy(model(inputs), labels) + penalty.loss()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            penalty.step()
-        if refresh is not None:
-            masks = refresh()
-            penalty.refresh(masks)
-        if progress is not None:
-            progress(epoch, penalty.mu, penalty.share_left())
-        if penalty.finished:
-            break
-    apply_masks(model, masks)
-    model.eval()
-    return masks

@@ -7,17 +7,33 @@ from typing import Any
 
 from trtkp.errors import InputError
 from trtkp.prune.kep import KEP
+from trtkp.prune.l1 import L1
 from trtkp.prune.method import Method
+from trtkp.prune.pptkp import PPTKP
+from trtkp.prune.soks import SOKS
 from trtkp.prune.vskp import VSKP
 from trtkp.prune.zeros import Dense, FromZeros
 
 __all__ = ["METHODS", "make_method"]
 
-METHODS: dict[str, Callable[..., Method]] = {"kep": KEP, "vskp": VSKP, "none": Dense, "from-zeros": FromZeros}
+#: What ``--allocation`` takes besides a file.
+ALLOCATIONS = ("global", "uniform")
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "kep": KEP,
+    "vskp": VSKP,
+    "pptkp": PPTKP,
+    "soks": SOKS,
+    "l1": L1,
+    "none": Dense,
+    "from-zeros": FromZeros,
+}
 
 
 def make_method(name: str, **settings: Any) -> Method:
     """A method with its settings; settings that are None take the method's default.
+
+    ``allocation`` may be a file with settings for each layer (`prune.allocation`).
 
     Raises:
         InputError: an unknown method, a setting that it does not have, or a bad value.
@@ -29,4 +45,10 @@ def make_method(name: str, **settings: Any) -> Method:
     for key in given:
         if key not in known:
             raise InputError(f"--{key.replace('_', '-')} means nothing to method {name}", remedy="leave it out")
-    return METHODS[name](**given)
+    allocation = given.get("allocation")
+    if allocation is None or allocation in ALLOCATIONS:
+        return METHODS[name](**given)
+    from trtkp.prune.allocation import Allocated, load_allocation  # needs pydantic, which nothing else here does
+
+    del given["allocation"]
+    return Allocated(load_allocation(allocation, name, **given), make_method)

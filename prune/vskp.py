@@ -13,9 +13,13 @@ integers, those of lowest score, at least one kernel stays, and of equal scores 
 of its reach. ``beta`` multiplies the scores of a layer by ``1 - beta · Var(||v||_1)`` (its variance times 200 for 1x1),
 which moves budgets between layers; whether the paper's figures had it is not known.
 
+After fine-tuning, `reactivate` mends filters that did not move, as the authors' code does; `mask_of_matrix` is the rule
+for fully connected layers, which are not convolutions and so have no index sets.
+
 Not from the paper: ``filter_group`` and ``channel_block`` choose whole blocks of kernels (`prune.granularity`) by their
-mean score; at 1 x 1 the method is the paper's. ``nm`` keeps 2:4 inside the lists (`prune.nm`): ``ratio`` is then what
-both remove, the lists so much less.
+mean score, ``cluster`` groups filters that score alike, ``round_to`` rounds the retained number of channels; at 1 x 1
+the method is the paper's. ``nm`` keeps 2:4 inside the lists (`prune.nm`): ``ratio`` is then what both remove, the lists
+so much less.
 """
 
 from __future__ import annotations
@@ -29,12 +33,24 @@ import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.granularity import Blocks
+from trtkp.prune.granularity import Blocks, blocks_of, rounded
 from trtkp.prune.index_set import MAX_TAPS, IndexSet, Kind
 from trtkp.prune.method import Masks
 from trtkp.prune.nm import FORMS, list_ratio
+from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor, layer_ratios
 
-__all__ = ["VSKP", "index_list", "kernel_bitmap", "kernel_scores", "mask_of_bitmap", "mask_of_list"]
+__all__ = [
+    "VSKP",
+    "equalised",
+    "index_list",
+    "kernel_bitmap",
+    "kernel_scores",
+    "mask_of_bitmap",
+    "mask_of_list",
+    "mask_of_matrix",
+    "reactivate",
+    "unmoved_filters",
+]
 
 _EPSILON = 1e-6  # of the cosine, as in the authors' code
 
@@ -53,7 +69,10 @@ class VSKP:
         pointwise: prune 1x1 layers too.
         pointwise_keep: share of a 1x1 layer's weights that no threshold may prune.
         filter_group: filters that share a list.
+        filter_group_1x1: the same in 1x1 layers; None for ``filter_group``.
         channel_block: consecutive channels that a list takes or leaves together.
+        cluster: group filters that score alike, instead of consecutive ones.
+        round_to: retained channels of a list are a multiple of this, where the layer has as many.
         nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
     """
 
@@ -64,22 +83,23 @@ class VSKP:
     pointwise: bool = True
     pointwise_keep: float = 1e-3
     filter_group: int = 1
+    filter_group_1x1: int | None = None
     channel_block: int = 1
+    cluster: bool = False
+    round_to: int = 1
     nm: str | None = None
 
     name = "vskp"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise InputError(f"--ratio {self.ratio}: not a share", remedy="give 0 <= ratio < 1")
-        if self.allocation not in ("global", "uniform"):
-            raise InputError(f"--allocation {self.allocation}: not known", remedy="use global or uniform")
+        check_ratio(self.ratio)
+        check_allocation(self.allocation)
+        check_ratio(self.pointwise_keep, "--pointwise-keep")
+        check_granularity(self.filter_group, self.channel_block, self.round_to)
         if not 0 <= self.alpha <= 1:
             raise InputError(f"--alpha {self.alpha}: not a weight", remedy="give 0 <= alpha <= 1")
-        if self.filter_group < 1 or self.channel_block < 1:
-            raise InputError(
-                f"--filter-group {self.filter_group}, --channel-block {self.channel_block}: sizes start at 1"
-            )
+        if self.filter_group_1x1 is not None and self.filter_group_1x1 < 1:
+            raise InputError(f"--filter-group-1x1 {self.filter_group_1x1}: sizes start at 1")
         if self.nm is not None and self.nm not in FORMS:
             raise InputError(f"--nm {self.nm}: not known", remedy=f"use {', '.join(FORMS)}")
 
@@ -109,20 +129,28 @@ class VSKP:
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
         """One mask per layer; 1x1 layers have a threshold of their own."""
-        blocks = {
-            layer.name: Blocks(layer.filters, layer.channels, layer.groups, self.filter_group, self.channel_block)
-            for layer in layers
-        }
-        scores = {layer.name: blocks[layer.name].mean(self.scores(layer, weights[layer.name])) for layer in layers}
+        kernels = {layer.name: self.scores(layer, weights[layer.name]) for layer in layers}
+        blocks = {layer.name: self._blocks(layer, kernels[layer.name]) for layer in layers}
+        scores = {name: blocks[name].mean(kernels[name]) for name in kernels}
+        ratios = layer_ratios(self.allocation, self._ratio, layers)
         masks: Masks = {}
         for kind in (
             [layer for layer in layers if layer.taps > 1],
             [layer for layer in layers if layer.taps == 1],
         ):
-            for layer, count in zip(kind, self._removed(kind, scores, blocks), strict=True):
-                kept = blocks[layer.name].spread(_equalised(scores[layer.name], count))
+            for layer, count in zip(kind, self._removed(kind, scores, blocks, ratios), strict=True):
+                kept = blocks[layer.name].spread(equalised(scores[layer.name], count))
                 masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
         return masks
+
+    @property
+    def _ratio(self) -> float:
+        """What the lists remove."""
+        return self.ratio if self.nm is None else list_ratio(self.ratio)
+
+    def _blocks(self, layer: ConvLayer, scores: npt.NDArray[np.float64]) -> Blocks:
+        filters = self.filter_group_1x1 if layer.taps == 1 and self.filter_group_1x1 else self.filter_group
+        return blocks_of(layer, scores, filters, self.channel_block, cluster=self.cluster)
 
     def scores(self, layer: ConvLayer, weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Score of every kernel, float64 [F, C]."""
@@ -132,21 +160,39 @@ class VSKP:
         return magnitude * (1 - self.beta * 200 * magnitude.var())
 
     def _removed(
-        self, layers: Sequence[ConvLayer], scores: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]
+        self,
+        layers: Sequence[ConvLayer],
+        scores: Mapping[str, npt.NDArray[Any]],
+        blocks: Mapping[str, Blocks],
+        ratios: Mapping[str, float] | None,
     ) -> list[int]:
         """Blocks that every filter group of a layer loses."""
-        ratio = self.ratio if self.nm is None else list_ratio(self.ratio)
-        if self.allocation == "uniform":
-            return [
-                min(blocks[layer.name].shape[1] - 1, _floor(blocks[layer.name].shape[1] * ratio)) for layer in layers
-            ]
+        columns = {layer.name: blocks[layer.name].shape[1] for layer in layers}
+        if ratios is not None:
+            removed = [exact_floor(columns[layer.name] * ratios[layer.name]) for layer in layers]
+        else:
+            removed = self._below_threshold(layers, scores, blocks)
+        return [
+            columns[layer.name] - self._rounded(columns[layer.name] - count, layer)
+            for layer, count in zip(layers, removed, strict=True)
+        ]
+
+    def _rounded(self, kept: int, layer: ConvLayer) -> int:
+        """Retained blocks, at least one, so many that their channels are a multiple of ``round_to``."""
+        blocks = -(-layer.channels // self.channel_block)
+        return rounded(max(1, kept), -(-self.round_to // self.channel_block), blocks)
+
+    def _below_threshold(
+        self, layers: Sequence[ConvLayer], scores: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]
+    ) -> list[int]:
+        """Phase 1: blocks of a layer at or below the net's threshold, per filter group."""
         if not layers:
             return []
         pooled = np.concatenate([scores[layer.name].ravel() for layer in layers])
         weight = np.concatenate([blocks[layer.name].sizes.ravel() for layer in layers])
         order = np.argsort(pooled, kind="stable")
         # the first kernel beyond the share: at 1 x 1 this is sorted[floor(ratio N)]
-        beyond = np.searchsorted(np.cumsum(weight[order]), _floor(ratio * int(weight.sum())), side="right")
+        beyond = np.searchsorted(np.cumsum(weight[order]), exact_floor(self._ratio * int(weight.sum())), side="right")
         threshold = pooled[order[min(int(beyond), len(order) - 1)]]
         removed = []
         for layer in layers:
@@ -154,8 +200,7 @@ class VSKP:
             below = score <= threshold
             if layer.taps == 1:
                 below &= score < _largest(score, self.pointwise_keep)
-            groups, columns = score.shape
-            removed.append(min(columns - 1, int(below.sum()) // groups))
+            removed.append(int(below.sum()) // len(score))
         return removed
 
 
@@ -168,6 +213,61 @@ def kernel_scores(weight: npt.NDArray[Any], alpha: float, beta: float = 0.0) -> 
     magnitude = np.abs(vectors).sum(axis=2)
     scores: npt.NDArray[np.float64] = magnitude * (alpha + (1 - alpha) * np.abs(cosine))
     return scores * (1 - beta * magnitude.var())
+
+
+def mask_of_matrix(weight: npt.NDArray[Any], ratio: float) -> npt.NDArray[np.bool_]:
+    """The authors' rule for a fully connected ``weight`` [outputs, inputs]: its ``ratio`` of least magnitude goes.
+
+    Of equal magnitudes the earlier one goes first.
+    """
+    check_ratio(ratio)
+    mask = np.ones(weight.size, bool)
+    mask[np.argsort(np.abs(weight).ravel(), kind="stable")[: exact_floor(ratio * weight.size)]] = False
+    return mask.reshape(weight.shape)
+
+
+def unmoved_filters(pruned: npt.NDArray[Any], tuned: npt.NDArray[Any], cosine: float = 0.9999) -> npt.NDArray[np.int64]:
+    """Filters of a weight [F, C, R, S] that a fine-tune did not move: nothing downstream reads what they give."""
+    one, other = (weight.reshape(len(weight), -1).astype(np.float64) for weight in (pruned, tuned))
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return np.flatnonzero((one * other).sum(axis=1) > cosine * norms)
+
+
+def reactivate(
+    channels: npt.NDArray[np.int64],
+    mask: npt.NDArray[np.bool_],
+    original: npt.NDArray[Any],
+    tuned: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[Any]]:
+    """Let the following layer read filters that nothing reads (the authors' repair, optional after a fine-tune).
+
+    For every such channel the filter whose original kernel for it is largest gets that kernel back, and loses its
+    smallest retained one, so every filter keeps its number of kernels.
+
+    Args:
+        channels: input channels of the following layer that nothing reads, as `unmoved_filters` finds them.
+        mask: of the following layer, [F, C, R, S], whole kernels.
+        original: its weight before pruning.
+        tuned: its weight after the fine-tune.
+
+    Returns:
+        Its new mask and weight.
+    """
+    kept, weight = mask[:, :, 0, 0].copy(), np.where(mask, tuned, 0)
+    sizes = np.abs(original).sum(axis=(2, 3))
+    restored = np.zeros_like(kept)
+    for channel in channels:
+        filter_ = int(sizes[:, channel].argmax())
+        present = np.abs(weight[filter_]).sum(axis=(1, 2))
+        present[~kept[filter_] | restored[filter_]] = np.inf
+        if kept[filter_, channel] or not np.isfinite(present).any():
+            continue  # it is read already, or every kernel of the filter came back this way
+        loses = int(present.argmin())
+        kept[filter_, [loses, channel]] = False, True
+        restored[filter_, channel] = True
+        weight[filter_, loses] = 0
+        weight[filter_, channel] = original[filter_, channel]
+    return np.broadcast_to(kept[:, :, None, None], mask.shape).copy(), weight
 
 
 def index_list(index: IndexSet) -> npt.NDArray[np.int32]:
@@ -229,7 +329,7 @@ def _kernels_of(index: IndexSet) -> npt.NDArray[np.bool_]:
     return kept
 
 
-def _equalised(scores: npt.NDArray[np.float64], removed: int) -> npt.NDArray[np.bool_]:
+def equalised(scores: npt.NDArray[np.float64], removed: int) -> npt.NDArray[np.bool_]:
     """True for all but the ``removed`` lowest scores of every row; of equal scores the lower column goes first."""
     kept = np.ones(scores.shape, bool)
     lowest = np.argsort(scores, axis=1, kind="stable")[:, :removed]
@@ -239,11 +339,5 @@ def _equalised(scores: npt.NDArray[np.float64], removed: int) -> npt.NDArray[np.
 
 def _largest(scores: npt.NDArray[np.float64], share: float) -> float:
     """The smallest of the largest ``share`` of all scores; infinity where that is none of them."""
-    count = _floor(share * scores.size)
+    count = exact_floor(share * scores.size)
     return float(np.partition(scores.ravel(), scores.size - count)[scores.size - count]) if count else float("inf")
-
-
-def _floor(value: float) -> int:
-    # 0.29 * 100 is 28.999...: a product that misses an integer by rounding is that integer
-    nearest = round(value)
-    return nearest if abs(value - nearest) < 1e-9 * max(1.0, abs(value)) else int(np.floor(value))

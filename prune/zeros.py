@@ -1,4 +1,4 @@
-"""The two methods that prune nothing: keep the model dense, or take the zeros that are already there."""
+"""The methods that decide nothing: keep the model dense, take the zeros that are there, or index sets made before."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy.typing as npt
 
+from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.index_set import MAX_TAPS
+from trtkp.prune.index_set import MAX_TAPS, IndexSet
 from trtkp.prune.method import Masks
 
-__all__ = ["Dense", "FromZeros"]
+__all__ = ["Dense", "FromZeros", "Stored"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,53 @@ class FromZeros:
     def settings(self) -> dict[str, Any]:
         """No hyper-parameters."""
         return {}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Index sets that a method made before, for the weights that it left.
+
+    Args:
+        name: of that method.
+        used: its settings.
+        index_sets: by parameter name.
+        reasons: why other layers were left dense.
+    """
+
+    name: str
+    used: Mapping[str, Any]
+    index_sets: Mapping[str, IndexSet]
+    reasons: Mapping[str, str]
+
+    def inapplicable(self, layer: ConvLayer) -> str | None:
+        """Only what has an index set can be pruned."""
+        return None if layer.name in self.index_sets else self.reasons.get(layer.name, "it has no index set")
+
+    def out_of_scope(self, layer: ConvLayer) -> str | None:
+        """Nothing is out of scope."""
+        return None
+
+    def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
+        """The masks of the index sets.
+
+        Raises:
+            InputError: a weight of another shape, or one that is not zero where its mask says so.
+        """
+        masks = {layer.name: self.index_sets[layer.name].mask() for layer in layers}
+        for name, mask in masks.items():
+            if weights[name].shape != mask.shape or weights[name][~mask].any():
+                raise InputError("its weight and its index set do not fit", layer=name, remedy="prune the model again")
+        return masks
+
+    def paper_index_bytes(self, index: IndexSet) -> int:
+        """Bytes in the method's own format, and ours where it has none."""
+        from trtkp.prune.registry import METHODS, make_method
+
+        known = getattr(METHODS.get(self.name), "__dataclass_fields__", {})
+        method = make_method(self.name, **{key: value for key, value in self.used.items() if key in known})
+        counter = getattr(method, "paper_index_bytes", None)
+        return int(counter(index)) if counter is not None else index.nbytes
+
+    def settings(self) -> dict[str, Any]:
+        """As the method had them."""
+        return dict(self.used)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,19 @@ import onnx_ir.passes.common as common_passes
 import pytest
 from hypothesis import strategies as st
 
+from trtkp.plan.cache import DIRECTORY_VARIABLE
+
 Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def timing_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of layers' times of the tests' own: the user's is neither read nor written."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("timings")
+        patch.setenv(DIRECTORY_VARIABLE, str(folder))
+        yield folder
+
 
 ACTIVATIONS: dict[str, Callable[[Array, float], Array]] = {
     "": lambda x, alpha: x,
@@ -269,6 +282,14 @@ def error_of(got: Array, want: Array) -> float:
     difference = float(np.linalg.norm(got.astype(np.float64) - want))
     floor = 0.1 * want.size**0.5
     return difference / max(float(np.linalg.norm(want)), floor, 1e-30)
+
+
+@pytest.fixture(scope="session")
+def library_path() -> Path:
+    """``libtrtkp.so`` with emulated kernels."""
+    from tests.emulation.programs import build_library
+
+    return build_library()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,19 @@ import pytest
 import trtkp
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "polygraphy", "pycuda")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "onnxscript",
+    "tensorrt",
+    "tensorrt_rtx",
+    "polygraphy",
+    "pycuda",
+    "plotly",
+    "jinja2",
+)
 
 
 def python(code: str) -> str:
@@ -45,13 +57,17 @@ def test_dir_lists_what_is_imported_at_first_use() -> None:
 
 
 def test_functions_stay_functions_after_their_modules_were_imported() -> None:
-    modules = "trtkp.pipeline, trtkp.bundle, trtkp.benchmark, trtkp.verification, trtkp.doctor, trtkp.model.load"
-    functions = "trtkp.build, trtkp.load, trtkp.bench, trtkp.verify, trtkp.diagnose, trtkp.load_model"
-    assert python(f"import trtkp, {modules}; print([type(f).__name__ for f in ({functions})])").count("function") == 6
+    modules = (
+        "trtkp.pipeline, trtkp.bundle, trtkp.benchmark, trtkp.verification, trtkp.doctor, trtkp.model.load, "
+        "trtkp.comparison.run"
+    )
+    functions = "trtkp.build, trtkp.load, trtkp.bench, trtkp.verify, trtkp.diagnose, trtkp.load_model, trtkp.compare"
+    assert python(f"import trtkp, {modules}; print([type(f).__name__ for f in ({functions})])").count("function") == 7
 
 
 @pytest.mark.parametrize(
-    "module", ["trtkp", "trtkp.cli", "trtkp.cli.app", "trtkp.errors", "trtkp.engine", "trtkp.doctor"]
+    "module",
+    ["trtkp", "trtkp.cli", "trtkp.cli.app", "trtkp.errors", "trtkp.engine", "trtkp.doctor", "trtkp.comparison"],
 )
 def test_light_to_import(module: str) -> None:
     loaded = python(f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])")

@@ -1,7 +1,8 @@
 """trtkp: kernel-level pruning of CNNs, packed, planned and built into TensorRT engines.
 
-``build`` prunes a model and writes a bundle, ``calibrate`` makes one in 8 bits, ``load`` opens one, ``verify`` and
-``bench`` check and time it. Importing this package imports none of the heavy libraries behind it.
+``build`` prunes a model and writes a bundle, ``calibrate`` makes one in 8 bits, ``load`` opens one, ``verify``,
+``bench`` and ``compare`` check it, time it and hold it against others. Importing this package imports none of the
+heavy libraries behind it.
 """
 
 from __future__ import annotations
@@ -14,16 +15,21 @@ if TYPE_CHECKING:
     from trtkp.bundle import Bundle, load
     from trtkp.calib.bundles import calibrate
     from trtkp.calib.options import CalibrationOptions
+    from trtkp.comparison.report.page import write_report
+    from trtkp.comparison.run import compare
     from trtkp.doctor import diagnose
     from trtkp.errors import InputError, IntegrityError, JobError, TrtkpError
     from trtkp.model import load_model
     from trtkp.pipeline import BuildOptions, build
+    from trtkp.plan.advise import Advice, AdviceOptions, advise
     from trtkp.verification import verify
 
 __version__ = "0.1.0"
 
 #: Public name to the module that holds it, imported at first use.
 _HOME = {
+    "Advice": "trtkp.plan.advise",
+    "AdviceOptions": "trtkp.plan.advise",
     "BuildOptions": "trtkp.pipeline",
     "Bundle": "trtkp.bundle",
     "CalibrationOptions": "trtkp.calib.options",
@@ -31,16 +37,21 @@ _HOME = {
     "IntegrityError": "trtkp.errors",
     "JobError": "trtkp.errors",
     "TrtkpError": "trtkp.errors",
+    "advise": "trtkp.plan.advise",
     "bench": "trtkp.benchmark",
     "build": "trtkp.pipeline",
     "calibrate": "trtkp.calib.bundles",
+    "compare": "trtkp.comparison.run",
     "diagnose": "trtkp.doctor",
     "load": "trtkp.bundle",
     "load_model": "trtkp.model",
     "verify": "trtkp.verification",
+    "write_report": "trtkp.comparison.report.page",
 }
 
 __all__ = [
+    "Advice",
+    "AdviceOptions",
     "BuildOptions",
     "Bundle",
     "CalibrationOptions",
@@ -49,13 +60,16 @@ __all__ = [
     "JobError",
     "TrtkpError",
     "__version__",
+    "advise",
     "bench",
     "build",
     "calibrate",
+    "compare",
     "diagnose",
     "load",
     "load_model",
     "verify",
+    "write_report",
 ]
 
 

@@ -18,7 +18,7 @@ from trtkp.shapes import Profile
 if TYPE_CHECKING:
     from trtkp.engine.base import Runner
 
-__all__ = ["LabelledData", "accuracy", "check_data", "decisions", "load_data", "read_arrays"]
+__all__ = ["LabelledData", "accuracy", "check_data", "decide", "decisions", "load_data", "read_arrays"]
 
 #: Names that the two arrays of an archive may have.
 _INPUTS, _LABELS = ("x", "images", "inputs", "data"), ("y", "labels", "targets")
@@ -120,13 +120,22 @@ def decisions(runner: Runner, data: LabelledData, profile: Profile) -> npt.NDArr
         if count < limits.min[0]:  # the last batch of a model with a fixed or minimum batch
             batch = np.concatenate([batch, np.repeat(batch[-1:], limits.min[0] - count, axis=0)])
         logits = next(iter(runner.run({spec.name: batch}).values()))
-        if logits.ndim != 2 or not 0 <= data.labels.min() <= data.labels.max() < logits.shape[1]:
-            raise InputError(
-                f"--data has labels {data.labels.min()}..{data.labels.max()}, the model's first output is "
-                f"[N{''.join(f', {size}' for size in logits.shape[1:])}], expected [N, classes]"
-            )
-        classes.append(logits[:count].argmax(axis=1))
-    return np.concatenate(classes).astype(np.int64)
+        classes.append(decide(logits, data.labels)[:count])
+    return np.concatenate(classes)
+
+
+def decide(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The class of the largest logit [N, classes] for each sample, [N].
+
+    Raises:
+        InputError: the output is not [N, classes], or one of the labels has no class in it.
+    """
+    if logits.ndim != 2 or not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        raise InputError(
+            f"--data has labels {labels.min()}..{labels.max()}, the model's first output is "
+            f"[N{''.join(f', {size}' for size in logits.shape[1:])}], expected [N, classes]"
+        )
+    return logits.argmax(axis=1).astype(np.int64)
 
 
 def _first(found: Mapping[str, npt.NDArray[Any]], names: tuple[str, ...]) -> npt.NDArray[Any] | None:

@@ -12,11 +12,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 import trtkp
 from trtkp.bundle import Bundle, BundleWriter, Manifest
 from trtkp.bundle.manifest import FileRecord, PlanRecord
+from trtkp.bundle.pruned import is_pruned, load_pruned
 from trtkp.bundle.writer import check_replaceable
 from trtkp.calib.options import CalibrationOptions
 from trtkp.calib.result import (
@@ -30,17 +29,19 @@ from trtkp.calib.result import (
 )
 from trtkp.engine import Backend, BuildRequest, BuildResult, choose_backend
 from trtkp.errors import InputError, JobError, TrtkpError
+from trtkp.layer_table import named_graph, read_layers
 from trtkp.prune.accounting import account
 from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Method, prune_one_shot
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import save_index_sets
-from trtkp.records import layer_records, libraries, source_record, tensor_record, timing_record, totals_record
-from trtkp.shapes import Profile, Shape, TensorSpec, make_profile, parse_shape_options
+from trtkp.records import layer_records, libraries, plan_record, source_record, tensor_record, totals_record
+from trtkp.shapes import Profile, profile_from_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     import onnx_ir as ir
 
     from trtkp.calib.quantise import Quantised
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from trtkp.model import SourceModel
     from trtkp.plan.planner import Plan
 
-__all__ = ["BuildOptions", "build"]
+__all__ = ["BuildOptions", "Line", "build"]
 
 #: Called with a phase, the steps done and the steps in all.
 Progress = Callable[[str, int, int], None]
@@ -74,6 +75,7 @@ class BuildOptions:
         include: patterns of the layers to prune, instead of the method's default scope.
         skip: patterns of layers to leave dense.
         threads: CPU threads of ONNX Runtime; None for the physical cores.
+        timing_cache: take and keep the times of layers in the user's cache; else time every layer anew.
         arch: ``package.module:factory`` of a state dict's network.
         trust_pickle: allow model files that are code.
         calibration: how to calibrate for int8 or fp8.
@@ -92,6 +94,7 @@ class BuildOptions:
     include: Sequence[str] = ()
     skip: Sequence[str] = ()
     threads: int | None = None
+    timing_cache: bool = True
     arch: str | None = None
     trust_pickle: bool = False
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
@@ -112,7 +115,7 @@ def build(
     model: str | PathLike[str],
     output: str | PathLike[str],
     *,
-    method: str | Method = "kep",
+    method: str | Method | None = None,
     options: BuildOptions | None = None,
     data: LabelledData | str | PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -121,9 +124,10 @@ def build(
     """Prune a model one-shot and build a bundle from it.
 
     Args:
-        model: model file, in any form that `trtkp.model.load_model` takes.
+        model: model file, in any form that `trtkp.model.load_model` takes, or a directory that `trtkp.prune` wrote.
         output: directory of the bundle; an older bundle there is replaced once the new one is whole.
-        method: a method, or its name with ``settings`` (``n=4``, ``share="per-layer"``).
+        method: a method, or its name with ``settings`` (``n=4``, ``share="per-layer"``); KEP without it. What is
+            pruned already has one.
         options: backend, precision, shapes and so on.
         data: adds the accuracy before and after; for int8 and fp8 what to calibrate with. A path is read as
             `trtkp.calib.samples.load_samples` does.
@@ -135,20 +139,38 @@ def build(
         JobError: the engine could not be built or checked; nothing was written, an older bundle is untouched.
     """
     options = options or BuildOptions()
-    chosen = make_method(method, **settings) if isinstance(method, str) else method
+    source = Path(model)
+    if is_pruned(source):
+        source, chosen = _stored(source, method, settings)
+    else:
+        method = "kep" if method is None else method
+        chosen = make_method(method, **settings) if isinstance(method, str) else method
     choice = choose_backend(options.backend)
     _check_buildable(choice.backend, options, has_data=data is not None)
     check_replaceable(Path(output))
-    line = _Line(Path(model), Path(output), chosen, choice.backend, options, data, progress)
+    line = Line(source, Path(output), chosen, choice.backend, options, data, progress)
     with BundleWriter(Path(output)) as writer:
         line.run(writer.staging)
         line.manifest = writer.publish(line.make_manifest)
     return Bundle(Path(output), line.manifest)
 
 
+def _stored(path: Path, method: str | Method | None, settings: Mapping[str, Any]) -> tuple[Path, Method]:
+    """The model file of a pruned directory, and its index sets as a method."""
+    given = [f"--{key.replace('_', '-')}" for key, value in settings.items() if value is not None]
+    if method is not None or given:
+        what = given[0] if given else "--method"
+        raise InputError(f"{what} means nothing to a model that is pruned already", file=path, remedy="leave it out")
+    pruned = load_pruned(path)
+    return pruned.model, pruned.method()
+
+
 @dataclass
-class _Line:
-    """One build, step by step; each step leaves what the next one needs."""
+class Line:
+    """One build, step by step; each step leaves what the next one needs.
+
+    `trtkp.search` takes the same steps with other methods, and writes nothing.
+    """
 
     path: Path
     output: Path
@@ -169,6 +191,7 @@ class _Line:
     left_dense: dict[str, str] = field(init=False)
     ops: dict[str, str] = field(init=False)
     plan: Plan = field(init=False)
+    planned: PlanRecord = field(init=False)
     result: BuildResult = field(init=False)
     accuracy: dict[str, float] | None = None
     manifest: Manifest = field(init=False)
@@ -179,15 +202,15 @@ class _Line:
         """Every step, writing into ``staging``."""
         self.staging = staging
         with self._phase("load"):
-            self._load()
+            self.load()
         with self._phase("prune"):
-            masked = self._prune()
+            masked = self.prune()
         with self._phase("rewrite"):
-            dense, packed = self._rewrite(masked)
+            dense, packed = self.rewrite(masked)
             del masked
             save_index_sets(staging / "index_sets.safetensors", self.index_sets)
         with self._phase("plan"):
-            engine_graph = self._plan(dense, packed)
+            engine_graph = self.plan_forms(dense)
         if self.options.kind is not None:
             with self._phase("calibrate"):
                 engine_graph = self._quantise(packed, engine_graph)
@@ -204,7 +227,8 @@ class _Line:
             with self._phase("accuracy"):
                 self._measure_accuracy(staging, self.samples.labelled)
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """The model, its profile, samples and a given calibration."""
         from trtkp.model import load_model
 
         options = self.options
@@ -216,13 +240,9 @@ class _Line:
         )
         self.warnings += self.source.warnings
         specs = self.source.inputs
-        shapes = [
-            parse_shape_options(values, specs, flag)
-            for values, flag in ((options.min, "--min"), (options.opt, "--opt"), (options.max, "--max"))
-        ]
-        if options.input_shape and not any(shapes):
-            shapes[1] = _without_batch_limits(parse_shape_options(options.input_shape, specs, "--input-shape"), specs)
-        self.profile = make_profile(specs, *shapes)
+        self.profile = profile_from_options(
+            specs, options.min, options.opt, options.max, input_shape=options.input_shape
+        )
         if options.calibration_file is not None:
             from trtkp.calib.record import load_calibration
 
@@ -230,31 +250,21 @@ class _Line:
         if self.data is not None:
             self.samples = read_samples(self.data, self.profile, options.calibration)
 
-    def _prune(self) -> ir.Model:
-        """The source graph with pruned weights at zero."""
-        from onnx_ir.passes.common import NameFixPass, ShapeInferencePass
+    def source_graph(self) -> ir.Model:
+        """A copy of the source graph, every node with a name of its own."""
+        return named_graph(self.source)
 
-        from trtkp.graph.layers import conv_layers
+    def survey(self, graph: ir.Model) -> dict[str, np.ndarray]:
+        """The layer table of the source graph; gives the weights of its layers."""
+        self.table, weights = read_layers(graph, self.source, self.profile, self.options.floating)
+        return weights
+
+    def prune(self) -> ir.Model:
+        """The source graph with pruned weights at zero."""
         from trtkp.graph.rewrite import apply_masks
 
-        graph = self.source.graph()
-        if self.source.format == "onnx":
-            NameFixPass()(graph)  # plans are kept by the names of nodes
-            ShapeInferencePass()(graph)  # epilogues are fused where shapes are known
-        self._check_weights(graph)
-        # per sample whatever the batch; the smallest one that the model takes is the quickest to run. An input whose
-        # first dimension is dynamic says more surely what the batch is, so it comes first
-        dynamic = [spec.name for spec in self.source.inputs if spec.shape and not isinstance(spec.shape[0], int)]
-        samples = {
-            name: (*self.profile[name].min[:1], *self.profile[name].opt[1:])
-            for name in sorted(self.profile, key=lambda name: name not in dynamic)
-        }
-        self.table = conv_layers(graph, samples)
-        weights = {
-            layer.name: value.const_value.numpy()
-            for layer in self.table.layers
-            if (value := graph.graph.initializers[layer.name]).const_value is not None
-        }
+        graph = self.source_graph()
+        weights = self.survey(graph)
         pruning = prune_one_shot(self.method, self.table.layers, weights, self.options.include, self.options.skip)
         groups = {layer.name: layer.groups for layer in self.table.layers}
         self.index_sets = pruning.index_sets(groups)
@@ -268,35 +278,11 @@ class _Line:
         apply_masks(graph, self.index_sets)
         return graph
 
-    def _check_weights(self, graph: ir.Model) -> None:
-        """Types that the precisions have, and numbers."""
-        for name, value in graph.graph.initializers.items():
-            dtype = str(value.dtype)
-            if dtype == "FLOAT16" and self.options.floating == "fp32":
-                raise InputError("the model is in half precision", file=self.path, remedy="use --precision fp16")
-            read = {use.node.op_type for use in value.uses()}
-            if dtype in ("BFLOAT16", "DOUBLE") and read & {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
-                raise InputError(
-                    f"the model is in {dtype.lower()}, engines are in float32 or float16",
-                    file=self.path,
-                    layer=name,
-                    remedy="convert it with model.float() and export it again",
-                )
-            if dtype in ("FLOAT", "FLOAT16") and value.const_value is not None:
-                weight = value.const_value.numpy()
-                if np.isnan(weight).any():
-                    raise InputError(
-                        "its values are not all numbers (NaN)",
-                        file=self.path,
-                        layer=name,
-                        remedy="take a checkpoint from before the training diverged",
-                    )
-
     def _batch_norm_folded(self, graph: ir.Model) -> bool:
         kinds = {node.op_type for node in graph.graph}
         return self.source.format == "onnx" and "BatchNormalization" not in kinds
 
-    def _rewrite(self, graph: ir.Model) -> tuple[ir.Model, ir.Model]:
+    def rewrite(self, graph: ir.Model) -> tuple[ir.Model, ir.Model]:
         """The masked graph with batch normalisation folded, at its precision; and the packed one, ``model.onnx``."""
         from trtkp.graph.batch_norm import fold_batch_norm
         from trtkp.graph.precision import to_float16
@@ -317,41 +303,33 @@ class _Line:
     def _input_sizes(self) -> dict[str, tuple[int, int]]:
         return {layer.node: layer.input_size for layer in self.table.layers}
 
-    def _plan(self, dense: ir.Model, packed: ir.Model) -> ir.Model:
-        """The graph of standard operators, ``engine.onnx``: dense, but for the layers that the plan takes elsewhere."""
-        from trtkp.graph.rewrite import pack_convolutions, packed_nodes
-        from trtkp.plan.planner import apply_plan, make_plan
+    def plan_forms(self, dense: ir.Model) -> ir.Model:
+        """The graph of standard operators, ``engine.onnx``, without dead parts, each layer in its form."""
+        from trtkp.engine_graph import make_engine_graph
+        from trtkp.plan.cache import TimingCache
 
-        opt = {name: shapes.opt for name, shapes in self.profile.items()}
-        batch = opt[self.table.batch_input][0] if self.table.batch_input is not None else 1
-        layers = {layer.node: layer for layer in self.table.layers}
-        value_shapes: dict[str, Shape] = {}
-        for node in packed_nodes(packed):
-            layer = layers[str(node.name)]
-            count = batch * layer.repeats
-            target = (count, layer.filters, *layer.output_size)
-            value_shapes[_name(node.inputs[0])] = (count, layer.channels * layer.groups, *layer.input_size)
-            value_shapes |= {_name(value): target for value in (node.outputs[0], *node.inputs[6:])}
         lowering = self.options.lowering
         only: str | dict[str, str] | None = None if lowering == "auto" else lowering
         if self.given is not None and only is None:  # its tensors are those of the forms that it was made for
             only = {name: choice.lowering for name, choice in self.given.layers.items() if choice.lowering}
-        self.plan = make_plan(
-            packed,
-            opt,
-            value_shapes,
+        cache = TimingCache() if self.options.timing_cache else TimingCache.in_memory()
+        made = make_engine_graph(
+            dense,
+            self.index_sets,
+            self.table,
+            {name: shapes.opt for name, shapes in self.profile.items()},
             measure=self.backend.name == "onnxruntime",
             threads=self.options.threads,
             only=only,
+            cache=cache,
             progress=self.progress,
         )
-        self.warnings += self.plan.notes
+        self.plan, self.planned = made.plan, plan_record(made, forced=lowering != "auto", threads=self.options.threads)
+        self.warnings += [*cache.problems, *made.notes]
         all_dense = self.index_sets and set(self.plan.choices.values()) == {"dense"}
         if all_dense and only is None and not self.plan.notes:
             self.warnings.append(self._why_all_dense())
-        leaving = {node: choice for node, choice in self.plan.choices.items() if choice != "dense"}
-        pack_convolutions(dense, self.index_sets, self._input_sizes, only=leaving.keys())
-        return apply_plan(dense, leaving)
+        return made.model
 
     def _why_all_dense(self) -> str:
         text = "no pruned layer is faster packed than dense here: the lists are too fine or keep too much"
@@ -485,13 +463,7 @@ class _Line:
             ),
             left_out=self.table.left_out,
             totals=totals_record(accounting, paper),
-            plan=PlanRecord(
-                status="forced" if options.lowering != "auto" else "measured" if self.plan.measured else "unmeasured",
-                threads=options.threads,
-                dense=timing_record(self.plan.dense_ms),
-                planned=timing_record(self.plan.planned_ms),
-                notes=list(self.plan.notes),
-            ),
+            plan=self.planned,
             quantisation=quantisation_record(self.quantised) if self.quantised is not None else None,
             accuracy=self.accuracy,
             libraries=libraries(self.backend.name, self.result.version),
@@ -533,23 +505,9 @@ def _check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool)
         raise JobError(f"backend {backend.name} cannot build here: {found.detail}", remedy="see trtkp doctor")
 
 
-def _without_batch_limits(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> dict[str, Shape]:
-    """``--input-shape`` fixes all dimensions but a dynamic batch, which keeps its range."""
-    return {
-        spec.name: shapes[spec.name]
-        for spec in specs
-        if spec.name in shapes and spec.shape and not isinstance(spec.shape[0], int)
-    }
-
-
 def _save(model: ir.Model, path: Path) -> None:
     """One file, or weights beside it where a protobuf message would be too large."""
     import onnx_ir as ir
 
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     ir.save(model, path, external_data=f"{path.name}.data" if size > 1 << 30 else None)
-
-
-def _name(value: ir.Value | None) -> str:
-    assert value is not None
-    return str(value.name)

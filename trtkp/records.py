@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtkp.bundle.manifest import LayerRecord, SourceRecord, TensorRecord, TimingRecord, TotalsRecord
+from trtkp.bundle.manifest import (
+    DeadRecord,
+    GatherRecord,
+    LayerRecord,
+    PlanRecord,
+    RemovedRecord,
+    SourceRecord,
+    TensorRecord,
+    TimingRecord,
+    TotalsRecord,
+)
 from trtkp.prune.accounting import Accounting
 from trtkp.prune.index_set import IndexSet
 from trtkp.shapes import TensorSpec
 
 if TYPE_CHECKING:
+    from trtkp.engine_graph import EngineGraph
     from trtkp.graph.layers import LayerTable
     from trtkp.model import SourceModel
     from trtkp.plan.planner import Plan
     from trtkp.timing import Timing
 
-__all__ = ["layer_records", "libraries", "source_record", "tensor_record", "timing_record", "totals_record"]
+__all__ = [
+    "layer_records",
+    "libraries",
+    "plan_record",
+    "source_record",
+    "tensor_record",
+    "timing_record",
+    "totals_record",
+]
 
 
 def source_record(source: SourceModel, path: Path, bundle: Path, arch: str | None) -> SourceRecord:
@@ -102,10 +122,34 @@ def layer_records(
                 why=planned.why if planned is not None else None,
                 measured=planned.measured if planned is not None else False,
                 candidates=planned.candidates if planned is not None else {},
+                spread=planned.spread if planned is not None else {},
                 inapplicable=planned.inapplicable if planned is not None else {},
             )
         )
     return records
+
+
+def plan_record(made: EngineGraph, *, forced: bool, threads: int | None) -> PlanRecord:
+    """How ``engine.onnx`` came about."""
+    plan, dead = made.plan, made.dead
+    before, after = made.dead_times or (None, None)
+    return PlanRecord(
+        status="forced" if forced else "measured" if plan.measured else "unmeasured",
+        threads=threads,
+        dense=timing_record(plan.dense_ms),
+        planned=timing_record(plan.planned_ms),
+        dead=DeadRecord(
+            filters=dead.filters,
+            channels=dead.channels,
+            params=dead.params,
+            macs=dead.macs,
+            layers=[RemovedRecord(**asdict(part)) for part in dead.layers],
+            before=timing_record(before),
+            after=timing_record(after),
+        ),
+        gathers=GatherRecord(**asdict(made.gathers)),
+        notes=list(made.notes),
+    )
 
 
 def timing_record(timing: Timing | None) -> TimingRecord | None:

@@ -17,6 +17,8 @@ __all__ = [
     "TensorSpec",
     "make_profile",
     "parse_shape_options",
+    "profile_from_options",
+    "smallest_samples",
 ]
 
 #: Batch sizes (min, opt, max) of a profile when the model gives no range.
@@ -116,6 +118,47 @@ def make_profile(
         low, opt, high = (tuple(column[i] for column in columns) for i in range(3))
         profile[spec.name] = ShapeRange(low, opt, high)
     return profile
+
+
+def profile_from_options(
+    specs: Sequence[TensorSpec],
+    minimum: Sequence[str] = (),
+    optimum: Sequence[str] = (),
+    maximum: Sequence[str] = (),
+    *,
+    input_shape: Sequence[str] = (),
+) -> Profile:
+    """The profile from ``--min``, ``--opt``, ``--max``, or ``--input-shape`` where none of them is given.
+
+    ``--input-shape`` fixes all dimensions but a dynamic batch, which keeps its range.
+
+    Raises:
+        InputError: see `parse_shape_options` and `make_profile`.
+    """
+    low, usual, high = (
+        parse_shape_options(values, specs, flag)
+        for values, flag in ((minimum, "--min"), (optimum, "--opt"), (maximum, "--max"))
+    )
+    if input_shape and not (low or usual or high):
+        shapes = parse_shape_options(input_shape, specs, "--input-shape")
+        usual = {
+            spec.name: shapes[spec.name]
+            for spec in specs
+            if spec.name in shapes and spec.shape and not isinstance(spec.shape[0], int)
+        }
+    return make_profile(specs, low, usual, high)
+
+
+def smallest_samples(specs: Sequence[TensorSpec], profile: Profile) -> dict[str, Shape]:
+    """Shapes of the quickest run that tells sizes per sample: the usual ones, at the smallest batch.
+
+    An input whose first dimension is dynamic says more surely what the batch is, so it comes first.
+    """
+    dynamic = [spec.name for spec in specs if spec.shape and not isinstance(spec.shape[0], int)]
+    return {
+        name: (*profile[name].min[:1], *profile[name].opt[1:])
+        for name in sorted(profile, key=lambda name: name not in dynamic)
+    }
 
 
 def _sizes_by_name(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["MIN_RUNS", "Timing", "time_interleaved"]
+__all__ = ["MIN_RUNS", "Timing", "sample_interleaved", "time_interleaved"]
 
 #: Timed rounds that are made even when the budget is spent: below three there is no median worth the name.
 MIN_RUNS = 3
@@ -37,6 +37,13 @@ class Timing:
     p90_ms: float
     runs: int
 
+    def gain_over(self, other: Timing) -> float:
+        """How many times faster than ``other``, by the median or the 10th percentile, whichever says less.
+
+        On a busy machine either may favour one of the two by chance, and seldom both.
+        """
+        return min(other.median_ms / self.median_ms, other.p10_ms / self.p10_ms)
+
     @classmethod
     def from_nanoseconds(cls, samples: list[int]) -> Timing:
         """The summary of at least one sample, each in nanoseconds."""
@@ -47,6 +54,14 @@ class Timing:
 def time_interleaved(
     calls: Mapping[str, Callable[[], object]], *, warmup: int, runs: int, budget_s: float | None
 ) -> dict[str, Timing]:
+    """The summary of `sample_interleaved`: a ``Timing`` for each name, in the order of ``calls``."""
+    samples = sample_interleaved(calls, warmup=warmup, runs=runs, budget_s=budget_s)
+    return {name: Timing.from_nanoseconds(taken) for name, taken in samples.items()}
+
+
+def sample_interleaved(
+    calls: Mapping[str, Callable[[], object]], *, warmup: int, runs: int, budget_s: float | None
+) -> dict[str, list[int]]:
     """Time callables in turn: A B C, B C A, C A B, ...
 
     The starting point moves on by one each round, so that no callable always runs first (after the loop's own work) or
@@ -60,7 +75,7 @@ def time_interleaved(
             and ``min(runs, MIN_RUNS)`` timed ones are made all the same. None: no limit.
 
     Returns:
-        A ``Timing`` for each name, in the order of ``calls``, all with the same number of runs.
+        Nanoseconds of each name's runs, in the order of ``calls``; the i-th runs of all are of one round.
 
     Raises:
         ValueError: no runs asked for, or a negative warm-up.
@@ -90,7 +105,7 @@ def time_interleaved(
                 before = time.perf_counter_ns()
                 call()
                 samples[name].append(time.perf_counter_ns() - before)
-    return {name: Timing.from_nanoseconds(samples[name]) for name in names}
+    return samples
 
 
 @contextmanager

@@ -5,6 +5,7 @@
 #include "tactics.h"
 #include "trtkp.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <iterator>
@@ -16,63 +17,97 @@ namespace
 
 thread_local char tLastError[512] = "";
 
-enum class Tier
+enum class Values
 {
-    kREFERENCE,
+    kANY,
+    k16_BITS,
+    kFLOAT32,
+    kTF32,
+};
+
+enum class Weights
+{
+    kANY,
     kDENSE,
-    kSPARSE,
-    kSPARSE_SINGLES,
+    kTWO_FOUR,
+};
+
+// What a kernel asks of the lists and of the shapes.
+enum class Lists
+{
+    kREFERENCE,    // any, with a row of the grid for each packed row
+    kANY,          // any
+    kBLOCKS,       // blocks of 8 channels, pitches that are multiples of 8
+    kWHOLE_BLOCKS, // blocks of 8 that all are whole, and a kernel whose rows and columns fit one word of bits
+    kSINGLES,      // any, with the same bound on the kernel
+    kDIRECT,       // any, with a bound on the input under a tile
 };
 
 struct Tactic
 {
+    int32_t number; // trtkpTactic
     char const* name;
     cudaError_t (*launch)(ConvProblem const&, DataType, cudaStream_t);
-    int32_t tileRows; // 0 for T0
+    Values values;
+    Lists lists;
+    int32_t tileRows; // 0 where there is no split
     int32_t splits;
-    Tier tier;
+    int32_t step; // columns
+    Weights weights = Weights::kDENSE;
 };
 
-// The tables of tactics, in the order of their numbers.
-int32_t constexpr kFirstSparse = TRTKP_TACTIC_SPARSE_128X128;
-
+// In the order of their numbers.
 Tactic constexpr kTactics[] = {
-    {"reference", launchReference, 0, 1, Tier::kREFERENCE},
-    {"mma_128x128", launchMma128x128, 128, 1, Tier::kDENSE},
-    {"mma_128x64", launchMma128x64, 64, 1, Tier::kDENSE},
-    {"mma_64x64", launchMma64x64, 64, 1, Tier::kDENSE},
-    {"mma_64x32", launchMma64x32, 32, 1, Tier::kDENSE},
-    {"mma_64x64_split4", launchMma64x64, 64, 4, Tier::kDENSE},
-    {"mma_64x64_split16", launchMma64x64, 64, 16, Tier::kDENSE},
-    {"mma_64x32_split4", launchMma64x32, 32, 4, Tier::kDENSE},
-};
-
-Tactic constexpr kSparseTactics[] = {
-    {"sparse_128x128", launchSparse128x128, 128, 1, Tier::kSPARSE},
-    {"sparse_128x64", launchSparse128x64, 64, 1, Tier::kSPARSE},
-    {"sparse_64x64", launchSparse64x64, 64, 1, Tier::kSPARSE},
-    {"sparse_64x64_split4", launchSparse64x64, 64, 4, Tier::kSPARSE},
-    {"sparse_singles_64x64", launchSparseSingles64x64, 64, 1, Tier::kSPARSE_SINGLES},
-    {"sparse_singles_64x128", launchSparseSingles64x128, 128, 1, Tier::kSPARSE_SINGLES},
+    {0, "reference", launchReference, Values::kANY, Lists::kREFERENCE, 0, 1, 1, Weights::kANY},
+    {1, "mma_128x128", launchMma128x128, Values::k16_BITS, Lists::kBLOCKS, 128, 1, 32},
+    {2, "mma_128x64", launchMma128x64, Values::k16_BITS, Lists::kBLOCKS, 64, 1, 32},
+    {3, "mma_64x64", launchMma64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 1, 32},
+    {4, "mma_64x32", launchMma64x32, Values::k16_BITS, Lists::kBLOCKS, 32, 1, 32},
+    {5, "mma_64x64_split4", launchMma64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 4, 32},
+    {6, "mma_64x64_split16", launchMma64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 16, 32},
+    {7, "mma_64x32_split4", launchMma64x32, Values::k16_BITS, Lists::kBLOCKS, 32, 4, 32},
+    {8, "mma_128x128_k64", launchGemm128x128, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 128, 1, 64},
+    {9, "mma_128x64_k64", launchGemm128x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 1, 64},
+    {10, "mma_64x64_k64", launchGemm64x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 1, 64},
+    {11, "mma_128x32_k64", launchGemm128x32, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 32, 1, 64},
+    {12, "mma_64x64_k64_split4", launchGemm64x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 4, 64},
+    {13, "mma_64x64_k64_split16", launchGemm64x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 16, 64},
+    {14, "tf32_128x64", launchTf32At128x64, Values::kTF32, Lists::kWHOLE_BLOCKS, 64, 1, 32},
+    {15, "tf32_64x64", launchTf32At64x64, Values::kTF32, Lists::kWHOLE_BLOCKS, 64, 1, 32},
+    {16, "tf32_64x64_split4", launchTf32At64x64, Values::kTF32, Lists::kWHOLE_BLOCKS, 64, 4, 32},
+    {17, "simt_128x64", launchSimt128x64, Values::kFLOAT32, Lists::kWHOLE_BLOCKS, 64, 1, 32},
+    {18, "simt_64x32", launchSimt64x32, Values::kFLOAT32, Lists::kWHOLE_BLOCKS, 32, 1, 32},
+    {19, "simt_64x32_split4", launchSimt64x32, Values::kFLOAT32, Lists::kWHOLE_BLOCKS, 32, 4, 32},
+    {20, "single_128x64", launchSingle128x64, Values::k16_BITS, Lists::kSINGLES, 64, 1, 64},
+    {21, "single_128x32", launchSingle128x32, Values::k16_BITS, Lists::kSINGLES, 32, 1, 64},
+    {22, "single_128x16", launchSingle128x16, Values::k16_BITS, Lists::kSINGLES, 16, 1, 64},
+    {23, "single_128x32_split4", launchSingle128x32, Values::k16_BITS, Lists::kSINGLES, 32, 4, 64},
+    {24, "single_tf32_128x64", launchSingleTf32At128x64, Values::kTF32, Lists::kSINGLES, 64, 1, 32},
+    {25, "single_simt_64x32", launchSingleSimt64x32, Values::kFLOAT32, Lists::kSINGLES, 32, 1, 32},
+    {26, "direct", launchDirect, Values::kANY, Lists::kDIRECT, 0, 1, 1},
+    {32, "sparse_128x128", launchSparse128x128, Values::k16_BITS, Lists::kBLOCKS, 128, 1, 64, Weights::kTWO_FOUR},
+    {33, "sparse_128x64", launchSparse128x64, Values::k16_BITS, Lists::kBLOCKS, 64, 1, 64, Weights::kTWO_FOUR},
+    {34, "sparse_64x64", launchSparse64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 1, 64, Weights::kTWO_FOUR},
+    {35, "sparse_64x64_split4", launchSparse64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 4, 64, Weights::kTWO_FOUR},
+    {36, "sparse_singles_64x64", launchSparseSingles64x64, Values::k16_BITS, Lists::kANY, 64, 1, 64,
+        Weights::kTWO_FOUR},
+    {37, "sparse_singles_64x128", launchSparseSingles64x128, Values::k16_BITS, Lists::kANY, 128, 1, 64,
+        Weights::kTWO_FOUR},
 };
 
 // Null for a number that is no tactic.
 Tactic const* tacticOf(int32_t number)
 {
-    if (number >= 0 && number < static_cast<int32_t>(std::size(kTactics)))
-    {
-        return &kTactics[number];
-    }
-    int32_t const sparse = number - kFirstSparse;
-    return sparse >= 0 && sparse < static_cast<int32_t>(std::size(kSparseTactics)) ? &kSparseTactics[sparse] : nullptr;
+    auto const* const found = std::find_if(
+        std::begin(kTactics), std::end(kTactics), [&](Tactic const& tactic) { return tactic.number == number; });
+    return found == std::end(kTactics) ? nullptr : found;
 }
 
 int32_t constexpr kChunk = 8; // 16-bit elements of a 16-byte copy
 int32_t constexpr kMaxGridY = 65535;
-int32_t constexpr kSmallestTile = 32;
-// Columns of a step.
-int32_t constexpr kStep = 32;
-int32_t constexpr kSparseStep = 64;
+// Of all tiles but the direct kernel's.
+int32_t constexpr kFewestPixels = 64;
+int32_t constexpr kFewestRows = 16;
 
 // Partial sums have a column for each row of every tile.
 int32_t partialPitch(Tactic const& tactic, ConvProblem const& problem)
@@ -85,32 +120,40 @@ size_t workspaceBytes(Tactic const& tactic, ConvProblem const& problem)
     return tactic.splits == 1 ? 0 : sizeof(float) * tactic.splits * pixelCount(problem) * partialPitch(tactic, problem);
 }
 
-// Why a tactic does not take a layer; null if it does.
-char const* whyNot(Tactic const& tactic, Layer const& layer)
+char const* whyNotValues(Values values, Layer const& layer)
+{
+    bool const isFloat32 = layer.type == DataType::kFLOAT32;
+    switch (values)
+    {
+    case Values::kANY:
+        return nullptr;
+    case Values::k16_BITS:
+        return isFloat32 ? "needs float16 or bfloat16" : nullptr;
+    case Values::kFLOAT32:
+        return isFloat32 ? nullptr : "needs float32";
+    case Values::kTF32:
+        return isFloat32 && layer.allowTf32 ? nullptr : "needs float32 and allowTf32";
+    }
+    return "is unknown";
+}
+
+char const* whyNotWeights(Weights weights, Layer const& layer)
+{
+    switch (weights)
+    {
+    case Weights::kANY:
+        return nullptr;
+    case Weights::kDENSE:
+        return layer.isTwoFour ? "takes no 2:4 weights (twoFour 1)" : nullptr;
+    case Weights::kTWO_FOUR:
+        return layer.isTwoFour ? nullptr : "needs 2:4 weights (twoFour 1)";
+    }
+    return "is unknown";
+}
+
+char const* whyNotBlocks(Layer const& layer)
 {
     ConvProblem const& problem = layer.problem;
-    if (tactic.tier == Tier::kREFERENCE)
-    {
-        return problem.rows < kMaxGridY ? nullptr : "more than 65534 rows";
-    }
-    if (layer.type == DataType::kFLOAT32)
-    {
-        return "needs float16 or bfloat16";
-    }
-    bool const isSparse = tactic.tier != Tier::kDENSE;
-    if (isSparse != layer.isTwoFour)
-    {
-        return isSparse ? "needs 2:4 weights (twoFour 1)" : "takes no 2:4 weights (twoFour 1)";
-    }
-    int64_t const blocks = (pixelCount(problem) / kSmallestTile + 1) * (problem.rows / kSmallestTile + 1);
-    if (blocks > INT32_MAX)
-    {
-        return "too many thread blocks";
-    }
-    if (tactic.tier == Tier::kSPARSE_SINGLES)
-    {
-        return nullptr;
-    }
     bool const inBlocks
         = problem.listKind == ListKind::kTAPS ? problem.channels % kChunk == 0 : layer.listBlock == kChunk;
     if (!inBlocks || problem.columns % kChunk != 0
@@ -122,13 +165,65 @@ char const* whyNot(Tactic const& tactic, Layer const& layer)
     {
         return "needs channels of a group to be a multiple of 8";
     }
-    if (problem.xPitch % kChunk != 0 || problem.yPitch % kChunk != 0
-        || (layer.hasResidual && problem.residualPitch % kChunk != 0))
+    bool const arePitchesWhole = problem.xPitch % kChunk == 0 && problem.yPitch % kChunk == 0
+        && (!layer.hasResidual || problem.residualPitch % kChunk == 0);
+    return arePitchesWhole ? nullptr : "needs pitches that are multiples of 8";
+}
+
+char const* whyNotSides(ConvProblem const& problem)
+{
+    return problem.kernelRows + problem.kernelColumns <= kMaxKernelSides
+        ? nullptr
+        : "needs kernels of 31 rows and columns together at most";
+}
+
+char const* whyNotLists(Lists lists, Layer const& layer)
+{
+    ConvProblem const& problem = layer.problem;
+    switch (lists)
     {
-        return "needs pitches that are multiples of 8";
+    case Lists::kREFERENCE:
+        return problem.rows < kMaxGridY ? nullptr : "more than 65534 rows";
+    case Lists::kANY:
+        return nullptr;
+    case Lists::kBLOCKS:
+        return whyNotBlocks(layer);
+    case Lists::kWHOLE_BLOCKS:
+        if (char const* const reason = whyNotBlocks(layer))
+        {
+            return reason;
+        }
+        return problem.channels % kChunk == 0 ? whyNotSides(problem) : "needs channels to be a multiple of 8";
+    case Lists::kSINGLES:
+        return whyNotSides(problem);
+    case Lists::kDIRECT:
+        if (!directFits(problem, elementSize(layer.type)))
+        {
+            return "needs a smaller kernel, stride or dilation";
+        }
+        return directBlocks(problem) <= INT32_MAX ? nullptr : "too many thread blocks";
     }
-    bool const isLong = problem.columns / (isSparse ? kSparseStep : kStep) >= tactic.splits;
-    return tactic.splits == 1 || isLong ? nullptr : "needs longer lists";
+    return "is unknown";
+}
+
+// Why a tactic does not take a layer; null if it does.
+char const* whyNot(Tactic const& tactic, Layer const& layer)
+{
+    ConvProblem const& problem = layer.problem;
+    for (char const* const reason :
+        {whyNotValues(tactic.values, layer), whyNotWeights(tactic.weights, layer), whyNotLists(tactic.lists, layer)})
+    {
+        if (reason != nullptr)
+        {
+            return reason;
+        }
+    }
+    if (tactic.splits > 1 && problem.columns / tactic.step < tactic.splits)
+    {
+        return "needs longer lists";
+    }
+    int64_t const blocks = (pixelCount(problem) / kFewestPixels + 1) * (problem.rows / kFewestRows + 1);
+    return tactic.tileRows == 0 || blocks <= INT32_MAX ? nullptr : "too many thread blocks";
 }
 
 Tactic const& checkedTactic(int32_t tactic, Layer const& layer)
@@ -283,12 +378,11 @@ trtkpStatus trtkpConvTactics(trtkpConvDesc const* desc, int32_t* tactics, int32_
             require(tactics != nullptr && count != nullptr, "tactics or count is null");
             Layer const layer = checkedLayer(desc);
             int32_t found = 0;
-            for (int32_t tactic = 0; tactic < TRTKP_TACTIC_COUNT && found < capacity; ++tactic)
+            for (Tactic const& tactic : kTactics)
             {
-                Tactic const* const known = tacticOf(tactic);
-                if (known != nullptr && whyNot(*known, layer) == nullptr)
+                if (found < capacity && whyNot(tactic, layer) == nullptr)
                 {
-                    tactics[found++] = tactic;
+                    tactics[found++] = tactic.number;
                 }
             }
             *count = found;

@@ -75,6 +75,7 @@ void checkRanges(trtkpConvDesc const& desc)
     requireRange("listKind", desc.listKind, TRTKP_CHANNELS, TRTKP_ENTRIES);
     requireRange("hasBias", desc.hasBias, 0, 1);
     requireRange("hasResidual", desc.hasResidual, 0, 1);
+    requireRange("allowTf32", desc.allowTf32, 0, 1);
     requireRange("twoFour", desc.twoFour, 0, 1);
     requireRange("activation", desc.activation, TRTKP_NO_ACTIVATION, TRTKP_LEAKY_RELU);
     require(desc.listBlock == 1 || desc.listBlock == kBlock, "listBlock is ", desc.listBlock, ", not 1 or 8");
@@ -111,6 +112,7 @@ Layer checkedLayer(trtkpConvDesc const* desc)
     layer.listBlock = desc->listBlock;
     layer.hasBias = desc->hasBias != 0;
     layer.hasResidual = desc->hasResidual != 0;
+    layer.allowTf32 = desc->allowTf32 != 0;
     layer.isTwoFour = desc->twoFour != 0;
     problem.batch = desc->batch;
     problem.height = desc->height;

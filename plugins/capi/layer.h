@@ -14,6 +14,7 @@ struct Layer
     int32_t listBlock;
     bool hasBias;
     bool hasResidual;
+    bool allowTf32;
     bool isTwoFour;
 };
 

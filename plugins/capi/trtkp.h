@@ -74,13 +74,38 @@ extern "C"
         TRTKP_TACTIC_MMA_64X64_SPLIT4 = 5, /* four blocks share a list: for few pixels; need a workspace */
         TRTKP_TACTIC_MMA_64X64_SPLIT16 = 6,
         TRTKP_TACTIC_MMA_64X32_SPLIT4 = 7,
-        TRTKP_TACTIC_SPARSE_128X128 = 32, /* sparse tensor cores, for 2:4 weights; likewise */
+        /* Tensor cores with 64 columns a step; C a multiple of 8. */
+        TRTKP_TACTIC_MMA_128X128_K64 = 8,
+        TRTKP_TACTIC_MMA_128X64_K64 = 9,
+        TRTKP_TACTIC_MMA_64X64_K64 = 10,
+        TRTKP_TACTIC_MMA_128X32_K64 = 11,
+        TRTKP_TACTIC_MMA_64X64_K64_SPLIT4 = 12,
+        TRTKP_TACTIC_MMA_64X64_K64_SPLIT16 = 13,
+        /* float32 on tensor cores, rounded to TF32: where allowTf32 is set. */
+        TRTKP_TACTIC_TF32_128X64 = 14,
+        TRTKP_TACTIC_TF32_64X64 = 15,
+        TRTKP_TACTIC_TF32_64X64_SPLIT4 = 16,
+        /* float32 on the CUDA cores. */
+        TRTKP_TACTIC_SIMT_128X64 = 17,
+        TRTKP_TACTIC_SIMT_64X32 = 18,
+        TRTKP_TACTIC_SIMT_64X32_SPLIT4 = 19,
+        /* Gathers of single elements: any list, any channel count, any pitch. */
+        TRTKP_TACTIC_SINGLE_128X64 = 20,
+        TRTKP_TACTIC_SINGLE_128X32 = 21,
+        TRTKP_TACTIC_SINGLE_128X16 = 22,
+        TRTKP_TACTIC_SINGLE_128X32_SPLIT4 = 23,
+        TRTKP_TACTIC_SINGLE_TF32_128X64 = 24, /* where allowTf32 is set */
+        TRTKP_TACTIC_SINGLE_SIMT_64X32 = 25,
+        TRTKP_TACTIC_DIRECT = 26, /* CUDA cores; for filter groups of a few filters */
+        /* Sparse tensor cores, for 2:4 weights. */
+        TRTKP_TACTIC_SPARSE_128X128 = 32,
         TRTKP_TACTIC_SPARSE_128X64 = 33,
         TRTKP_TACTIC_SPARSE_64X64 = 34,
         TRTKP_TACTIC_SPARSE_64X64_SPLIT4 = 35,
         TRTKP_TACTIC_SPARSE_SINGLES_64X64 = 36, /* any list, channel by channel */
         TRTKP_TACTIC_SPARSE_SINGLES_64X128 = 37,
-        TRTKP_TACTIC_DYNAMIC_REFERENCE = 48, /* weights of every sample, then reference or tensor cores */
+        /* Of trtkpDynamic: weights of every sample, then reference or tensor cores. */
+        TRTKP_TACTIC_DYNAMIC_REFERENCE = 48,
         TRTKP_TACTIC_DYNAMIC_128X64 = 49,
         TRTKP_TACTIC_DYNAMIC_64X64 = 50,
         TRTKP_TACTIC_COUNT = 51
@@ -115,7 +140,8 @@ extern "C"
         int32_t hasBias;       /* 0 or 1 */
         int32_t hasResidual;   /* 0 or 1; [N, P, Q, filters], added before the activation */
         int32_t activation;
-        float alpha; /* slope of TRTKP_LEAKY_RELU below 0 */
+        float alpha;       /* slope of TRTKP_LEAKY_RELU below 0 */
+        int32_t allowTf32; /* 0 or 1: float32 products may be rounded to TF32, to relative errors of about 5e-4 */
 
         /* 1: weights are 2:4, an operator's "24" form. K is then a multiple of 4, and every four columns of a list from
          * its start are of one tap. */

@@ -26,6 +26,9 @@ enum class ListKind : int32_t
     kENTRIES = 2,  // K entries of tap * 65536 + channel; a padding entry is R * S * 65536
 };
 
+// R + S at most, where a word holds a bit for each row and column of the kernel, and one more.
+constexpr int32_t kMaxKernelSides = 31;
+
 enum class Activation : int32_t
 {
     kNONE = 0,

@@ -425,7 +425,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) sparseKern
     int32_t const warpPixel = warp / Tile::kWarpsN * Tile::kWarpM;
     int32_t const warpRow = warp % Tile::kWarpsN * Tile::kWarpN;
 
-    fillTables<Tile>(problem, shared, firstRow);
+    fillTaps<Tile>(problem, shared);
+    fillRows<Tile>(problem, shared, firstRow);
     SparseLoader<Tile, T> loader{problem, shared, firstPixel, firstRow};
     SparseSums<Tile> sums{};
     int32_t const allSteps = problem.storedColumns / Tile::kStored;
@@ -449,15 +450,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) sparseKern
 
     storeSparseTile<Tile, T>(problem, shared, sums, firstPixel, firstRow, warpPixel, warpRow);
 
-    // The last tile of rows clears the channels past F, one pixel a thread.
     if (rowTile == rowTiles - 1 && problem.splits == 1)
     {
-        int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
-        for (int32_t pixel = firstPixel + threadIdx.x; pixel < pixels && pixel < firstPixel + Tile::kM;
-            pixel += Tile::kThreads)
-        {
-            clearPaddedChannels<T>(problem, pixel);
-        }
+        clearPaddedChannelsOfTile<Tile, T>(problem, firstPixel);
     }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from torch import nn
 
 from examples.nets import export
 from trtkp.engine.base import importable
+from trtkp.engine.gpu import find_gpus
 
 from .conftest import Trtkp
 
@@ -26,7 +28,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("-m magic", "--method magic: not known; use one of kep, vskp, none, from-zeros"),
+        ("-m magic", "--method magic: not known; use one of kep, vskp, pptkp, soks, l1, none, from-zeros"),
         ("--n 10", "layer w1: n = 10, but a 3x3 kernel has 9 elements; give --n 9 or less"),
         ("--n 0", "--n 0: at least one element of a plane is kept"),
         ("--n -1", "--n -1: at least one"),
@@ -35,7 +37,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
         ("--ratio -0.1", "--ratio -0.1: not a share"),
         ("--ratio nan", "--ratio nan: not a share"),
         ("--share some", "--share some: not known; use one of none, per-channel, per-filter, per-layer"),
-        ("--ratio 0.5 --allocation local", "--allocation local: not known; use global or uniform"),
+        (
+            "--ratio 0.5 --allocation local",
+            "--allocation local: No such file or directory; use global, uniform, or a file",
+        ),
         ("-m none --n 2", "--n means nothing to method none; leave it out"),
         ("--from-zeros --share none", "--share means nothing to method from-zeros"),
         ("--layers w7*", "no convolution is called w7*; the model has w0, w1, w2"),
@@ -269,3 +274,46 @@ def test_interrupted_build(folder: Path) -> None:
     assert (child.returncode, out, err) == (130, "", "error: interrupted; nothing was changed\n")
     assert {path.name: path.read_bytes() for path in Path("kep").iterdir()} == before
     assert not list(folder.glob(".kep*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ("dense", 2, "one engine alone cannot be compared; name two or more; the first is the baseline"),
+        ("dense absent", 2, "absent: no such bundle"),
+        ("dense dense/", 2, "is named twice"),
+        ("dense data.npz", 2, "data.npz: is no model format that trtkp knows"),
+        ("dense kep --batch 1,two", 2, "--batch 1,two: not whole numbers separated by commas; write --batch 1,8,32"),
+        ("dense kep --batch 0", 2, "--batch 0: not different batch sizes of at least 1"),
+        ("dense kep --batch 65", 2, "dense: batch 65 is outside 1..64, what input image takes"),
+        ("dense kep --runs 0", 2, "--runs 0"),
+        ("dense kep --data absent", 2, "absent: no such data"),
+        ("dense kep --html no/x.html", 2, "x.html: its folder is not there"),
+        ("dense kep --html kep", 2, "kep: is a directory"),
+        ("dense kep --html kep/x.html", 2, "would be written over or into kep"),
+        ("net.onnx kep --csv net.onnx", 2, "net.onnx: would be written over or into net.onnx"),
+        ("dense kep --csv x --html x", 2, "--csv and --html name the same file"),
+        ("dense cut.engine", 2, "cut.engine: is not a TensorRT engine, or cut off"),
+        ("dense damaged", 2, "was changed since it was built"),
+    ],
+)
+def test_compare(trtkp: Trtkp, folder: Path, arguments: str, status: int, words: str) -> None:
+    Path("cut.engine").write_bytes(b"vt")
+    shutil.copytree("kep", "damaged")
+    content = bytearray(Path("damaged/engine.onnx").read_bytes())
+    content[-1] ^= 1
+    Path("damaged/engine.onnx").write_bytes(content)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    done = trtkp("compare", *arguments.split())
+    assert words in done.message
+    assert done.status == status
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.skipif(bool(find_gpus().gpus), reason="a GPU is here")
+def test_compare_with_an_engine_that_needs_a_gpu(trtkp: Trtkp, folder: Path) -> None:
+    Path("model.engine").write_bytes(b"ftrt" + bytes(100))
+    done = trtkp("compare", "dense", "model.engine", "--html", "x.html")
+    assert "model.engine: TensorRT cannot open the engine here: " in done.message
+    assert done.status == 1
+    assert not Path("x.html").exists()

@@ -21,9 +21,9 @@ TENSORS = ("x", "weight", "attention", "index", "bias", "residual", "y", "worksp
 
 
 @pytest.fixture(scope="session")
-def run_dynamic(program_folder: Path) -> Path:
+def run_dynamic() -> Path:
     """The C interface with emulated kernels."""
-    return build("run_dynamic", program_folder)
+    return build("run_dynamic")
 
 
 def check(

@@ -43,6 +43,50 @@ def test_mma_m16n8k16(dtype: str, self_test: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(d, a.astype(float) @ b.astype(float) + c, rtol=1e-5, atol=1e-6)
 
 
+def test_mma_m16n8k8_tf32(self_test: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    a, b = (
+        (rng.normal(size=shape).astype(np.float32).view(np.uint32) & 0xFFFFE000).view(np.float32)
+        for shape in ((16, 8), (8, 8))
+    )
+    c = rng.normal(size=(16, 8)).astype(np.float32)
+    i = np.arange(4)
+    a_lanes = a[np.where(i % 2 == 0, GROUP, GROUP + 8), np.where(i < 2, MEMBER, MEMBER + 4)]
+    b_lanes = b[np.where(i[:2] == 0, MEMBER, MEMBER + 4), GROUP]
+    c_at = (np.where(i < 2, GROUP, GROUP + 8), MEMBER * 2 + (i & 1))
+    result = compute(self_test, tmp_path, "mma_tf32", np.concatenate([a_lanes, b_lanes, c[c_at]], axis=1).tobytes())
+    d = np.empty((16, 8))
+    d[c_at] = np.frombuffer(result, np.float32).reshape(32, 4)
+    np.testing.assert_allclose(d, a.astype(float) @ b.astype(float) + c, rtol=1e-5, atol=1e-6)
+
+
+def test_round_to_tf32(self_test: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    # the middle between two TF32 values goes away from zero
+    ties = np.array([0x3F801000, 0xBF801000, 0x3F803000], np.uint32).view(np.float32)
+    values = np.concatenate([rng.normal(size=1000).astype(np.float32), ties, np.float32([0, np.inf, -np.inf])])
+    got = np.frombuffer(compute(self_test, tmp_path, "round_to_tf32", values.tobytes()), np.float32)
+    with np.errstate(invalid="ignore"):
+        fraction, exponent = np.frexp(values.astype(float))
+        scaled = fraction * 2**11
+        want = np.where(
+            np.isfinite(values), np.ldexp(np.copysign(np.floor(abs(scaled) + 0.5), scaled), exponent - 11), values
+        )
+    np.testing.assert_array_equal(got, want.astype(np.float32))
+
+
+def test_ballot(self_test: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(6).integers(-3, 4, 32).astype(np.int32)
+    got = np.frombuffer(compute(self_test, tmp_path, "ballot", values.tobytes(), seed=3), np.uint32)
+    assert got.tolist() == [sum(1 << i for i in range(32) if values[i] > 0)] * 32 + [int((values > 0).sum())] * 32
+
+
+def test_an_ignored_cp_async_writes_zeros_and_reads_nothing(self_test: Path, tmp_path: Path) -> None:
+    source = np.arange(10, 26).astype(np.uint8)
+    got = compute(self_test, tmp_path, "cp_async_unless", source.tobytes())
+    assert list(got) == [*range(10, 26), *[0] * 16]
+
+
 @pytest.mark.parametrize("selector", [0, 1])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_mma_sparse_m16n8k32(dtype: str, selector: int, self_test: Path, tmp_path: Path) -> None:
@@ -157,6 +201,7 @@ def test_a_barrier_holds_under_every_order_and_its_absence_shows(self_test: Path
         ("divergent_barrier_of_the_last", "deadlock: 63 of 64 threads wait"),
         ("divergent_warp", "deadlock: 31 of 32 threads wait"),
         ("mixed_instructions", "in one warp"),
+        ("mma_not_tf32", "not a TF32 value"),
         ("copy_misaligned", "not a multiple of 16"),
         ("copy_abandoned", "cp.async under way"),
     ],

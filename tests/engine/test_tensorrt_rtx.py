@@ -279,9 +279,8 @@ def test_worker_that_cannot_start_says_why(net: Path, tmp_path: Path) -> None:
 
 
 def test_worker_that_dies_with_words(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        trt_process, "_START", "import os, sys; print('out of patience', file=sys.stderr, flush=True); os.abort()"
-    )
+    program = "import os, sys; print('out of patience', file=sys.stderr, flush=True); os.abort()"
+    monkeypatch.setattr(trt_process, "child_command", lambda module: [sys.executable, "-c", program])
     with pytest.raises(JobError, match=r"killed by SIGABRT; its last lines: .*out of patience"):
         trt_process.build_in_worker("tensorrt_rtx", BuildRequest(net, tmp_path, image_profile()), "model.engine")
 

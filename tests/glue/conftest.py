@@ -1,4 +1,4 @@
-"""The plugins over emulated kernels: a program that plays TensorRT's part, and the two libraries."""
+"""The plugins over emulated kernels: programs that play TensorRT's part, and the two libraries."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulation.conftest import program_folder
-from tests.emulation.programs import build, build_library, build_live_host
-
-__all__ = ["libraries", "live_host", "plugin_host", "program_folder"]
+from tests.emulation.programs import build, build_live_host, build_register_library
 
 
 @pytest.fixture(scope="session")
-def plugin_host(program_folder: Path) -> Path:
-    """The program."""
-    return build("plugin_host", program_folder)
+def plugin_host() -> Path:
+    """The program that is all of TensorRT."""
+    return build("plugin_host")
 
 
 @pytest.fixture(scope="session")
-def libraries(program_folder: Path) -> Path:
-    """The folder of libtrtkp.so and libtrtkp_register.so."""
-    return build_library(program_folder).parent
-
-
-@pytest.fixture(scope="session")
-def live_host(program_folder: Path) -> Path:
+def live_host() -> Path:
     """The program for the registry of a real TensorRT."""
-    return build_live_host(program_folder)
+    return build_live_host()
+
+
+@pytest.fixture(scope="session")
+def libraries() -> Path:
+    """The folder of libtrtkp.so and libtrtkp_register.so."""
+    return build_register_library().parent

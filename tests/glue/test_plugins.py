@@ -74,13 +74,13 @@ def test_dynamic_pattern(number: int, plugin_host: Path, oracle: Any, tmp_path: 
     assert int(lines(output, "workspace")[0]) > 0
 
 
-def test_tensor_cores_are_offered_for_lists_in_blocks(plugin_host: Path, tmp_path: Path) -> None:
+def test_more_is_offered_for_lists_in_blocks(plugin_host: Path, tmp_path: Path) -> None:
     layer, case = listed_layer(0, base="KernelIndexConv", dtype="float16", blocks=True)
     assert case.block == 8
     layer = replace(layer, lines=("spoil stop",))
-    assert len(lines(play(layer, plugin_host, tmp_path), "offered")) > 1
+    with_blocks = set(lines(play(layer, plugin_host, tmp_path), "offered"))
     no_blocks = changed(layer, "list_block", Field.of("list_block", [1]))
-    assert len(lines(play(no_blocks, plugin_host, tmp_path), "offered")) == 1
+    assert set(lines(play(no_blocks, plugin_host, tmp_path), "offered")) < with_blocks
 
 
 @pytest.mark.parametrize("least", [0, 1])

@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 
 from tests.emulation.cases import BASES, random_case
-from tests.emulation.conftest import program_folder
-from tests.emulation.programs import build_library
 from trtkp.graph.packing import PackedConv
-
-__all__ = ["program_folder"]
 
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("blocks", [False, True])
-def test_of_random_lists(base: str, blocks: bool, program_folder: Path) -> None:
-    library = ctypes.CDLL(str(build_library(program_folder)))
+def test_of_random_lists(base: str, blocks: bool, library_path: Path) -> None:
+    library = ctypes.CDLL(str(library_path))
     found = set()
     for seed in range(40):
         case = random_case(seed, base=base, dtype="float32", blocks=blocks)

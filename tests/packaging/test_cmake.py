@@ -72,6 +72,39 @@ def test_an_architecture_before_the_kernels_is_refused(value: str, tmp_path: Pat
     assert "need compute capability 8.0 or later" in output
 
 
+@pytest.fixture
+def nvcc_of_another_release(tmp_path: Path) -> Path:
+    """An nvcc that lists no code beyond sm_90, as CUDA 12.6 does, and compiles nothing."""
+    nvcc = tmp_path / "bin/nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text('#!/bin/sh\n[ "$1" = --list-gpu-code ] && printf "sm_80\\nsm_86\\nsm_87\\nsm_89\\nsm_90\\n"\n')
+    nvcc.chmod(0o755)
+    return nvcc
+
+
+def test_an_architecture_that_the_compiler_does_not_know_is_named(
+    nvcc_of_another_release: Path, tmp_path: Path
+) -> None:
+    option = f"-DCMAKE_CUDA_COMPILER={nvcc_of_another_release}"
+    status, output = configure(ROOT, tmp_path / "one", option, environment="80;120")
+    assert status != 0
+    assert re.search(r"names 120, which \S+ does not know\. It knows sm_80 sm_86 sm_87 sm_89 sm_90", output)
+    _, output = configure(ROOT, tmp_path / "all", option, environment="all")
+    for architecture in (100, 120):
+        assert f"left out {architecture}, this nvcc does not know it" in output
+    assert "left out 90" not in output
+
+
+@needs_nvcc
+@pytest.mark.slow
+def test_all_is_what_this_compiler_knows(tmp_path: Path) -> None:
+    status, output = configure(ROOT, tmp_path, environment="all")
+    assert status == 0, output
+    known = subprocess.run(["nvcc", "--list-gpu-code"], check=True, capture_output=True, text=True).stdout.split()
+    wanted = [str(sm) for sm in (80, 86, 87, 89, 90, 100, 120) if f"sm_{sm}" in known]
+    assert f"kernels for {' '.join(wanted)} with nvcc" in output
+
+
 def test_without_a_compiler_it_says_what_to_do(tmp_path: Path) -> None:
     option = "-DCMAKE_CUDA_COMPILER=NOTFOUND"
     status, output = configure(ROOT, tmp_path, option, environment="80")

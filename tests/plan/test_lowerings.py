@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from trtkp.graph.edit import finish, replace_nodes
 from trtkp.graph.rewrite import pack_convolutions, packed_nodes, read_packed
-from trtkp.plan.cost import Work
+from trtkp.plan.cost import Work, filter_rate
 from trtkp.plan.lowerings import LOWERINGS, MAX_GATHER, MAX_GROUPS, Lowering, lower
+from trtkp.plan.lowerings.gather import EQUAL_GROUPS
 from trtkp.prune.index_set import from_mask
 
 Array = np.ndarray[Any, Any]
@@ -72,6 +73,8 @@ def any_case(conv_cases: Any) -> Any:
 
 
 SEED = 5
+#: The forms that take lists as they are.
+ON_LISTS = ("dense", "box", "rectangles", "taps", "gather")
 
 
 def in_two_halves(case: Any) -> Any:
@@ -109,7 +112,7 @@ def test_exact_wherever_it_applies(
     def check(case: Any, row_multiple: int, list_multiple: int, dynamic_size: bool) -> None:
         case = case.astype(dtype)
         want = case.want()
-        for lowering in LOWERINGS.values():
+        for lowering in (LOWERINGS[name] for name in ON_LISTS):
             model = packed_model(case, row_multiple, list_multiple, dynamic_size=dynamic_size)
             (node,) = packed_nodes(model)
             packed = read_packed(node)[1]
@@ -142,7 +145,7 @@ def test_exact_wherever_it_applies(
             seen[f"{name} with {word}"] += int(present)
 
     check()
-    for name in LOWERINGS:
+    for name in ON_LISTS:
         for word in ("stride", "dilation", "padding rows", "residual"):
             assert seen[f"{name} with {word}"], (name, word)
     for name in ("box", "rectangles"):
@@ -154,6 +157,83 @@ def test_exact_wherever_it_applies(
         ("dense", "groups of filters"),
     ):  # fmt: skip
         assert seen[f"{name} with {word}"], (name, word)
+
+
+@st.composite
+def wide_cases(draw: st.DrawFn, conv_case: Any) -> Any:
+    """Layers of enough filters and channels that regrouping has something to save."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    filters, channels = draw(st.sampled_from([16, 33, 64, 96])), draw(st.sampled_from([24, 40, 64]))
+    size = draw(st.sampled_from([1, 3]))
+    lists = rng.random((draw(st.integers(1, 4)), channels)) < draw(st.sampled_from([0.05, 0.2, 0.4]))
+    mask = np.zeros((filters, channels, size, size), bool)
+    mask[lists[rng.integers(0, len(lists), filters)]] = True  # every tap
+    if draw(st.booleans()):  # not whole kernels
+        mask &= rng.random(mask.shape) < 0.6
+    strides, pad = draw(st.sampled_from([(1, 1), (2, 2)])), size // 2
+    x = rng.normal(size=(2, channels, 6, 7))
+    weight, bias = rng.normal(size=mask.shape), rng.normal(size=filters)
+    residual = None
+    if draw(st.booleans()):
+        height, width = (-(-extent // stride) for extent, stride in zip(x.shape[2:], strides, strict=True))
+        residual = rng.normal(size=(2, filters, height, width)).astype(np.float32)
+    return plain(
+        conv_case, mask, x=x.astype(np.float32), weight=weight.astype(np.float32), bias=bias.astype(np.float32),
+        residual=residual, activation=draw(st.sampled_from(["", "Relu", "Silu"])), strides=strides, pads=(pad,) * 4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_regrouped_forms_are_exact(any_case: Any, run: Any, relative_error: Any, error_bound: Any, dtype: Any) -> None:
+    seen: Counter[str] = Counter()
+
+    @seed(SEED)
+    @settings(max_examples=60, derandomize=False, database=None, deadline=None)
+    @given(wide_cases(any_case))
+    def check(case: Any) -> None:
+        case = case.astype(dtype)
+        want = case.want()
+        for name in (*(f"gather-{groups}" for groups in EQUAL_GROUPS), "split"):
+            model = packed_model(case)
+            reason = LOWERINGS[name].applies(read_packed(packed_nodes(model)[0])[1])
+            if reason is not None and not reason.startswith("no fewer kernels"):  # exact, but not worth it
+                continue
+            operators = replace_all(model, LOWERINGS[name])
+            error = relative_error(run(model, case.feeds()), want)
+            assert error < error_bound(dtype, case.weight[0].size), (name, operators)
+            seen[name] += 1
+            seen[f"{name} with residual"] += case.residual is not None
+            seen[f"{name} not whole kernels"] += len({*case.mask.reshape(-1, case.mask[0, 0].size).sum(axis=1)}) > 2
+            seen[f"{name} in another order"] += operators.count("Gather") > operators.count("Conv")
+
+    check()
+    for name in ("gather-1", "gather-2", "gather-4", "split"):
+        for word in ("", " with residual"):
+            assert seen[name + word], (name, word)
+    assert seen["gather-1 not whole kernels"]
+    assert seen["gather-2 in another order"]
+    assert seen["split in another order"]
+
+
+def test_regrouped_forms_by_hand(any_case: Any, run: Any, relative_error: Any) -> None:
+    lists = np.zeros((2, 64), bool)
+    lists[0, 1:17] = lists[1, 30:54] = True
+    consecutive = np.broadcast_to(np.repeat(lists, 32, axis=0)[:, :, None, None], (64, 64, 3, 3))
+    in_turn = np.broadcast_to(np.tile(lists, (32, 1))[:, :, None, None], (64, 64, 3, 3))
+
+    def operators(name: str, mask: Array, **changes: Any) -> list[str]:
+        return operators_of(plain(any_case, mask.copy(), **changes), name, run, relative_error)
+
+    assert operators("gather-1", consecutive) == ["Gather", "Conv"]
+    assert operators("gather-2", consecutive) == ["Gather", "Conv"]
+    assert operators("gather-2", in_turn) == ["Gather", "Conv", "Gather"]
+    assert operators("split", consecutive) == ["Gather", "Conv", "Gather", "Conv", "Concat"]
+    # the activation stays beside its convolution
+    assert operators("gather-2", in_turn, activation="Relu") == ["Gather", "Conv", "Relu", "Gather"]
+    residual = np.ones((2, 64, 8, 8), np.float32)
+    assert operators("gather-2", in_turn, residual=residual, activation="Relu") == [
+        "Gather", "Conv", "Gather", "Add", "Relu",
+    ]  # fmt: skip
 
 
 def operators_of(case: Any, name: str, run: Any, relative_error: Any, **padding: int) -> list[str]:
@@ -241,6 +321,10 @@ def test_reasons(any_case: Any) -> None:
         assert reason(name, stripes(*many, filters=9)) == f"9 filter groups, worth it up to {MAX_GROUPS}"
         assert reason(name, stripes(*many[:8], filters=9)) is None
     assert reason("gather", pattern) == "lists are not whole kernels"
+    for name in (*(f"gather-{groups}" for groups in EQUAL_GROUPS), "split"):
+        assert reason(name, kernels) is not None
+    assert reason("gather-2", stripes([1])) == "fewer than 8 filters a group"
+    assert reason("gather-1", stripes([1])) == "its groups' lists join to 267% of the kernels"
     uneven = np.zeros((3, 2, 3, 3), bool)
     uneven[:2, 0] = uneven[2, 1] = True
     assert reason("gather", uneven) == "filter groups of different sizes"
@@ -264,12 +348,14 @@ def test_work_compared_with_dense(any_case: Any) -> None:
     assert work("box", stripes([0], [0, 1, 2])) == Work(2 / 9, reads=2, writes=3, kernels=3)  # and a Concat
     half = np.zeros((8, 32, 3, 3), bool)
     half[:, :8] = True
-    assert work("gather", half) == Work(8 / 32, reads=3 * 8 / 32, kernels=2)
+    assert work("gather", half) == Work(8 / 32, reads=1 + 2 * 8 / 32, kernels=2)
+    assert work("gather-1", half) == work("gather", half)
     fine = half.copy()
     fine[4:] = np.roll(fine[4:], 8, axis=1)
     ragged = work("gather", fine)  # 4 filters are no multiple of 8
     assert (ragged.macs, ragged.efficiency) == (8 / 32, 0.25)
-    assert work("gather", fine, row_multiple=8).efficiency == 1
+    assert work("gather", fine, row_multiple=8).efficiency == filter_rate(8)
+    assert filter_rate(4) < filter_rate(8) < filter_rate(16) < filter_rate(32) == 1
     taps = work("taps", stripes([0, 1]))
     assert taps.macs == pytest.approx((2 + 2 / 4) / 9)
     assert (taps.reads, taps.kernels) == (5, 2)
@@ -294,7 +380,8 @@ def test_nodes_that_share_a_weight(name: str, new_graph: Any, run: Any, oracle: 
 
 
 def test_every_lowering_says_what_it_is() -> None:
-    assert list(LOWERINGS) == ["dense", "box", "rectangles", "taps", "gather"]
+    regrouped = [f"gather-{groups}" for groups in EQUAL_GROUPS]
+    assert list(LOWERINGS) == [*ON_LISTS, *regrouped, "split"]
     for name, lowering in LOWERINGS.items():
         assert lowering.name == name
         assert lowering.summary

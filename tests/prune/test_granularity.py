@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trtkp.errors import InputError
-from trtkp.prune.granularity import Blocks
+from trtkp.prune.granularity import Blocks, cluster_filters, rounded
 
 
 @given(
@@ -44,3 +44,39 @@ def test_one_by_one_is_the_identity() -> None:
 def test_sizes_start_at_one(sizes: tuple[int, int]) -> None:
     with pytest.raises(InputError, match="sizes start at 1"):
         Blocks(4, 4, 1, *sizes)
+
+
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 4), st.integers(0, 99))
+def test_blocks_in_another_order(groups: int, per_group: int, fg: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.random((groups * per_group, 5, 2))
+    order = np.concatenate([g * per_group + rng.permutation(per_group) for g in range(groups)])
+    blocks = Blocks(groups * per_group, 5, groups, fg, 2, order)
+    plain = Blocks(groups * per_group, 5, groups, fg, 2)
+    assert np.array_equal(blocks.mean(scores), plain.mean(scores[order]))
+    spread = blocks.spread(blocks.mean(scores))
+    assert np.array_equal(spread[order], plain.spread(plain.mean(scores[order])))
+
+
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 5), st.integers(0, 99))
+def test_clusters_are_a_permutation_within_onnx_groups(groups: int, per_group: int, size: int, seed: int) -> None:
+    scores = np.random.default_rng(seed).random((groups * per_group, 4))
+    order = cluster_filters(scores, size, groups)
+    assert np.array_equal(order // per_group, np.repeat(np.arange(groups), per_group))
+    assert sorted(order) == list(range(groups * per_group))
+
+
+def test_like_filters_are_clustered() -> None:
+    rng = np.random.default_rng(0)
+    kinds = np.eye(4)[rng.permutation(np.repeat(np.arange(4), 8))]
+    order = cluster_filters(kinds * rng.uniform(0.5, 2, (32, 1)) + 0.01 * rng.random((32, 4)), 8)
+    assert all(len(set(part)) == 1 for part in kinds.argmax(axis=1)[order].reshape(4, 8))
+    assert cluster_filters(np.ones((6, 3)), 3).tolist() == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("count", "multiple", "most", "expected"),
+    [(20, 1, 40, 20), (20, 8, 40, 24), (19, 8, 40, 16), (1, 8, 40, 8), (0, 8, 40, 8), (41, 16, 44, 44), (3, 8, 5, 5)],
+)
+def test_rounding(count: int, multiple: int, most: int, expected: int) -> None:
+    assert rounded(count, multiple, most) == expected

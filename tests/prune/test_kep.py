@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.granularity import Blocks
 from trtkp.prune.index_set import from_mask
-from trtkp.prune.kep import KEP, SHARES, paper_index_bytes, top_n_mask
+from trtkp.prune.kep import KEP, SHARES, block_top_n_mask, paper_index_bytes, top_n_mask
 from trtkp.prune.method import Method
 
 NewLayer = Callable[..., ConvLayer]
@@ -169,6 +171,8 @@ def test_scope(new_layer: NewLayer) -> None:
         ({"ratio": 1.0}, "--ratio 1.0"),
         ({"ratio": -0.1}, "--ratio -0.1"),
         ({"ratio": float("nan")}, "--ratio nan"),
+        ({"share": "per-filter", "filter_group": 2}, "--share per-filter says already which planes share"),
+        ({"filter_group": 0}, "sizes start at 1"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
@@ -177,10 +181,12 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
 
 
 def test_settings_say_what_takes_effect() -> None:
-    uniform = {"n": 4, "ratio": None, "allocation": "uniform", "share": "none"}
+    block = {"filter_group": 1, "channel_block": 1, "cluster": False}
+    training = {"refresh": False, "delta": 1e-4, "every": 10, "norm": "l2"}
+    uniform = {"n": 4, "ratio": None, "allocation": "uniform", "share": "none", **block, **training}
     assert KEP().settings() == uniform
     assert KEP(n=2, share="per-layer").settings() == {**uniform, "n": 2, "share": "per-layer"}
-    assert KEP(ratio=0.5).settings() == {"n": None, "ratio": 0.5, "allocation": "global", "share": "none"}
+    assert KEP(ratio=0.5).settings() == {**uniform, "n": None, "ratio": 0.5, "allocation": "global"}
 
 
 def test_index_bytes_of_the_paper() -> None:
@@ -210,3 +216,36 @@ def test_index_bytes_by_share(shape: Any, n: int, share: str, groups: int, expec
     weight = np.random.default_rng(1).normal(size=shape)
     index = from_mask(top_n_mask(weight, n, SHARES[share], groups), groups)
     assert paper_index_bytes(index, share) == expected
+
+
+@settings(max_examples=10)
+@given(weight=WEIGHTS, n=st.integers(1, 9), group=st.integers(1, 4), block=st.integers(1, 2))
+def test_planes_of_a_block_share_the_nearest_positions(weight: Any, n: int, group: int, block: int) -> None:
+    mask = block_top_n_mask(weight, n, Blocks(4, 2, 1, group, block)).reshape(4, 2, 9)
+    planes = weight.reshape(4, 2, 9)
+    for first in range(0, 4, group):
+        for channel in range(0, 2, block):
+            part = np.s_[first : first + group, channel : channel + block]
+            kept = mask[part].reshape(-1, 9)
+            assert (kept == kept[0]).all()
+            chosen = distance(planes[part].reshape(-1, 9), tuple(np.flatnonzero(kept[0])))
+            assert chosen == pytest.approx(nearest(planes[part].reshape(-1, 9), n))
+
+
+def test_group_lists_in_the_mask_and_so_in_the_penalty(new_layer: NewLayer) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(6, 8, 3))
+    layer = new_layer(name="0.weight", filters=8, channels=6)
+    for cluster in (False, True):
+        method = KEP(n=3, filter_group=4, cluster=cluster, refresh=True, every=1, delta=0.5)
+        penalty = method.regulariser(net, [layer])
+        mask = penalty.masks()["0.weight"]
+        assert from_mask(mask).filter_groups <= 2
+        penalty.after_step(0.1)
+        loss = penalty.loss()
+        weight = net[0].weight.detach().numpy()
+        assert float(loss) == pytest.approx(0.25 * np.square(weight[~mask]).sum(), rel=1e-5)
+    with torch.no_grad():
+        net[0].weight.copy_(net[0].weight.flip(3))
+    penalty.after_epoch(1)  # ranks again
+    assert np.array_equal(penalty.masks()["0.weight"], mask[..., ::-1])

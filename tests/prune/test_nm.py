@@ -16,8 +16,10 @@ from trtkp.prune.accounting import account
 from trtkp.prune.index_set import IndexSet, Kind, from_mask
 from trtkp.prune.method import prune_one_shot
 from trtkp.prune.nm import list_ratio, two_four_mask
+from trtkp.prune.registry import make_method
 from trtkp.prune.storage import load_index_sets, save_index_sets
 from trtkp.prune.vskp import VSKP
+from trtkp.pruning import prune
 
 Array = np.ndarray[Any, Any]
 
@@ -167,3 +169,19 @@ def test_vskp_with_two_four(new_layer: Any) -> None:
     assert [list_ratio(r) for r in (0.3, 0.5, 0.75)] == [0, 0, 0.5]
     with pytest.raises(InputError, match="--nm 1:2: not known"):
         VSKP(nm="1:2")
+
+
+def test_two_four_by_an_allocation(new_layer: Any, tmp_path: Path) -> None:
+    """The settings of an allocation file hold for the refinement too; a layer's own ratio is what both remove."""
+    path = tmp_path / "a.json"
+    path.write_text('{"method": "vskp", "settings": {"nm": "2:4"}, "layers": {"w": {"ratio": 0.75}}}')
+    layer, rng = new_layer(filters=16, channels=32, name="w"), np.random.default_rng(0)
+    method = make_method("vskp", allocation=str(path))
+    pruning = prune_one_shot(method, [layer], {"w": rng.normal(size=layer.weight_shape)})
+    assert pruning.lists["w"].mean() == 0.5
+    assert pruning.masks["w"].mean() == 0.25
+
+
+def test_training_refuses_two_four(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--nm 2:4: 2:4 inside lists is chosen without training; use trtkp build --nm"):
+        prune(tmp_path / "net.onnx", tmp_path / "out", method="vskp", nm="2:4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,11 @@ from torch import nn
 
 from trtkp.errors import InputError
 from trtkp.prune.kep import top_n_mask
-from trtkp.prune.penalty import GrowingPenalty, train_with_penalty
+from trtkp.prune.masked import apply_masks
+from trtkp.prune.penalty import GrowingPenalty
+from trtkp.prune.regulariser import Regulariser
+from trtkp.prune.train.recipe import Recipe
+from trtkp.prune.train.trainer import Trainer
 
 
 class Two(nn.Module):
@@ -52,16 +57,16 @@ def test_mu_grows_step_by_step_to_its_ceiling() -> None:
     seen = []
     for _ in range(12):
         seen.append(penalty.mu)
-        penalty.step()
+        penalty.after_step(0.1)
     assert seen == [0, 0, 0, 0.25, 0.25, 0.25, 0.5, 0.5, 0.5, 0.6, 0.6, 0.6]
 
 
 def test_mu_reaches_the_ceiling_when_it_should() -> None:
     penalty = GrowingPenalty(Two(), MASKS, delta=1e-4, every=1, ceiling=0.1)
     for _ in range(999):
-        penalty.step()
+        penalty.after_step(0.1)
     assert penalty.mu < 0.1
-    penalty.step()
+    penalty.after_step(0.1)
     assert penalty.mu == 0.1
 
 
@@ -81,9 +86,9 @@ def test_finished_when_negligible_in_every_layer_or_at_the_ceiling() -> None:
     with torch.no_grad():
         model.b[0] = 5
     assert not penalty.finished
-    penalty.step()
+    penalty.after_step(0.1)
     assert not penalty.finished
-    penalty.step()
+    penalty.after_step(0.1)
     assert penalty.finished
 
 
@@ -131,6 +136,40 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(x, (x.mean(dim=(1, 2, 3)) > 0).long()) for x in inputs]
 
 
+class Data:
+    """The batches, as the trainer takes them."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def epoch(self, number: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        yield from ((x, y, len(y)) for x, y in batches()[first:])
+
+
+class Seen(Regulariser):
+    """Passes everything on, and writes down what the penalty says after every epoch."""
+
+    def __init__(self, penalty: GrowingPenalty) -> None:
+        self.penalty, self.rows = penalty, []  # type: ignore[var-annotated]
+        self.loss, self.after_step = penalty.loss, penalty.after_step  # type: ignore[method-assign]
+
+    @property
+    def finished(self) -> bool:
+        return self.penalty.finished
+
+    def after_epoch(self, epoch: int) -> None:
+        self.penalty.after_epoch(epoch)
+        self.rows.append((epoch, self.penalty.mu, self.penalty.share_left()))
+
+
+def train(net: nn.Module, penalty: GrowingPenalty, epochs: int, lr: float) -> list[tuple[int, float, float]]:
+    seen = Seen(penalty)
+    recipe = Recipe(epochs=epochs, lr=lr, momentum=0, weight_decay=0, schedule="constant")
+    Trainer(net, Data(), recipe, regulariser=seen).run()
+    apply_masks(net, penalty.masks())
+    return seen.rows
+
+
 @pytest.mark.parametrize(
     ("norm", "delta", "negligible"),
     [("l2", 0.25, 0.02), ("l1", 0.005, 0.1)],  # l1 ends in steps of lr times mu about zero
@@ -139,19 +178,13 @@ def test_training_drives_selected_weights_to_zero(norm: Any, delta: float, negli
     net = small_net()
     masks = {"0.weight": top_n_mask(net[0].weight.detach().numpy(), 4)}
     penalty = GrowingPenalty(net, masks, delta=delta, every=1, ceiling=100, norm=norm, negligible=negligible)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
-    seen: list[tuple[int, float, float]] = []
     first = penalty.share_left()
-    got = train_with_penalty(
-        net, penalty, masks, batches, optimizer, epochs=100, progress=lambda *args: seen.append(args)
-    )
-    assert got is masks
-    epochs, mus, shares = zip(*seen, strict=True)
-    assert list(epochs) == list(range(1, len(seen) + 1))
+    epochs, mus, shares = zip(*train(net, penalty, 100, 0.02), strict=True)
+    assert list(epochs) == list(range(1, len(epochs) + 1))
     np.testing.assert_allclose(mus, [4 * delta * epoch for epoch in epochs])
     assert first > 0.5
     # it ended because the weights were small enough
-    assert 2 < len(seen) < 60
+    assert 2 < len(epochs) < 60
     assert shares[-1] < negligible <= min(shares[:-1])
     weight = net[0].weight.detach().numpy()
     assert (weight[~masks["0.weight"]] == 0).all()
@@ -164,12 +197,7 @@ def test_training_ends_at_the_ceiling_and_after_the_epochs() -> None:
         net = small_net()
         masks = {"0.weight": top_n_mask(net[0].weight.detach().numpy(), 4)}
         penalty = GrowingPenalty(net, masks, delta=0.01, every=1, ceiling=ceiling)
-        seen: list[int] = []
-        train_with_penalty(
-            net, penalty, masks, batches, torch.optim.SGD(net.parameters(), lr=1e-4), epochs=epochs,
-            progress=lambda *args, seen=seen: seen.append(args[0]),
-        )  # fmt: skip
-        assert len(seen) == expected
+        assert len(train(net, penalty, epochs, 1e-4)) == expected
         assert (net[0].weight.detach().numpy()[~masks["0.weight"]] == 0).all()
 
 
@@ -177,10 +205,23 @@ def test_refreshed_masks_are_the_ones_that_hold() -> None:
     net = small_net()
     masks = {"0.weight": top_n_mask(net[0].weight.detach().numpy(), 4)}
     other = {"0.weight": ~masks["0.weight"]}
-    penalty = GrowingPenalty(net, masks, delta=0.01, every=1)
-    got = train_with_penalty(
-        net, penalty, masks, batches, torch.optim.SGD(net.parameters(), lr=1e-3), epochs=2, refresh=lambda: other
-    )
-    assert got is other
+    penalty = GrowingPenalty(net, masks, delta=0.01, every=1, rank=lambda: other)
+    train(net, penalty, 2, 1e-3)
     weight = net[0].weight.detach().numpy()
     assert np.array_equal(weight != 0, other["0.weight"])
+
+
+def test_a_restored_penalty_goes_on_where_it_was() -> None:
+    penalty = GrowingPenalty(Two(), MASKS, delta=0.25, every=3)
+    for _ in range(7):
+        penalty.after_step(0.1)
+    other = {"a": ~MASKS["a"], "b": MASKS["b"]}
+    penalty.refresh(other)
+    again = GrowingPenalty(Two(), MASKS, delta=0.25, every=3)
+    again.restore(penalty.state())
+    assert again.mu == penalty.mu == 0.5
+    assert again.share_left() == penalty.share_left()
+    again.after_step(0.1)
+    again.after_step(0.1)
+    assert again.mu == 0.75
+    assert np.array_equal(again.masks()["a"], other["a"])

@@ -16,7 +16,17 @@ from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import Kind, from_mask
 from trtkp.prune.method import prune_one_shot
-from trtkp.prune.vskp import VSKP, index_list, kernel_bitmap, kernel_scores, mask_of_bitmap, mask_of_list
+from trtkp.prune.vskp import (
+    VSKP,
+    index_list,
+    kernel_bitmap,
+    kernel_scores,
+    mask_of_bitmap,
+    mask_of_list,
+    mask_of_matrix,
+    reactivate,
+    unmoved_filters,
+)
 
 NewLayer = Callable[..., ConvLayer]
 
@@ -227,3 +237,131 @@ def test_bad_index_forms() -> None:
         mask_of_bitmap(np.array([[0b00010000]], np.uint8), (1, 3, 3, 3))
     with pytest.raises(InputError, match="expected uint8"):
         mask_of_bitmap(np.zeros((1, 2), np.uint8), (1, 3, 3, 3))
+
+
+def masks_in_numpy(
+    weights: dict[str, np.ndarray[Any, Any]], ratio: float, alpha: float, beta: float
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The published procedure once more, in whole arrays and sorted lists; 1x1 layers with a threshold of their own."""
+    masks = {}
+    for pool in ([n for n, w in weights.items() if w.shape[2] > 1], [n for n, w in weights.items() if w.shape[2] == 1]):
+        scores = {}
+        for name in pool:
+            w = weights[name].astype(np.float64)
+            if w.shape[2] == 1:
+                size = np.abs(w[:, :, 0, 0])
+                scores[name] = size * (1 - beta * 200 * np.var(size))
+                continue
+            f = w.sum(axis=1)
+            dot = np.einsum("fcrs,frs->fc", w, f)
+            cosine = dot / np.maximum(
+                np.sqrt((w**2).sum(axis=(2, 3))) * np.sqrt((f**2).sum(axis=(1, 2)))[:, None], 1e-6
+            )
+            size = np.abs(w).sum(axis=(2, 3))
+            scores[name] = size * (alpha + (1 - alpha) * np.abs(cosine)) * (1 - beta * np.var(size))
+        if not pool:
+            continue
+        everything = sorted(s for score in scores.values() for s in score.ravel().tolist())
+        t = everything[math.floor(Fraction(str(ratio)) * len(everything))]
+        for name, score in scores.items():
+            low = score <= t
+            keep = math.floor(score.size / 1000)
+            if weights[name].shape[2] == 1 and keep:
+                low &= score < np.sort(score.ravel())[-keep]
+            n = min(score.shape[1] - 1, int(low.sum()) // len(score))
+            mask = np.ones(weights[name].shape, bool)
+            for o, row in enumerate(score):
+                mask[o, sorted(range(len(row)), key=lambda c: (row[c], c))[:n]] = False
+            masks[name] = mask
+    return masks
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize(("ratio", "alpha", "beta"), [(0.7, 0.95, 0.0), (0.5, 0.85, 0.75), (0.3, 0.0, 0.25)])
+def test_bit_exact_against_an_independent_computation(
+    new_layer: NewLayer, trained: bool, ratio: float, alpha: float, beta: float
+) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"a": (16, 16, 3, 3), "b": (32, 16, 3, 3), "c": (64, 32, 1, 1), "d": (32, 64, 1, 1), "e": (8, 32, 5, 5)}
+    weights = {n: (rng.standard_normal(s) * rng.uniform(0.02, 0.1)).astype(np.float32) for n, s in shapes.items()}
+    if trained:  # as gradient descent leaves them: low rank, correlated filters, heavy tails
+        for name, w in weights.items():
+            flat = w.reshape(len(w), -1)
+            u, sigma, v = np.linalg.svd(flat, full_matrices=False)
+            flat = (u * sigma * np.exp(-np.arange(len(sigma)) / 4)) @ v + 0.02 * flat * rng.standard_t(3, flat.shape)
+            weights[name] = flat.reshape(w.shape).astype(np.float32)
+    layers = [new_layer(name=n, filters=s[0], channels=s[1], kernel=s[2:]) for n, s in shapes.items()]
+    masks = VSKP(ratio=ratio, alpha=alpha, beta=beta).masks(layers, weights)
+    for name, want in masks_in_numpy(weights, ratio, alpha, beta).items():
+        assert np.array_equal(masks[name], want), name
+
+
+def test_retained_channels_are_rounded(new_layer: NewLayer) -> None:
+    layer = new_layer(filters=8, channels=40)
+    weight = np.random.default_rng(0).standard_normal(layer.weight_shape)
+    for ratio, kept in ((0.55, 16), (0.5, 24), (0.99, 8), (0.05, 40), (0.1, 40)):
+        method = VSKP(ratio=ratio, allocation="uniform", round_to=8)
+        mask = method.masks([layer], {layer.name: weight})[layer.name]
+        assert set(mask[:, :, 0, 0].sum(axis=1)) == {kept}, ratio
+
+
+def test_clustered_groups_keep_more_of_the_scores(new_layer: NewLayer) -> None:
+    rng = np.random.default_rng(0)
+    layer = new_layer(filters=64, channels=32)
+    kinds = rng.random((4, 32)) < 0.4  # filters of four kinds, shuffled
+    weight = rng.standard_normal(layer.weight_shape) * np.where(kinds[rng.integers(0, 4, 64)], 1, 0.1)[..., None, None]
+    scores = kernel_scores(weight, 0.95)
+    kept = []
+    for cluster in (False, True):
+        method = VSKP(ratio=0.6, allocation="uniform", filter_group=8, cluster=cluster)
+        mask = method.masks([layer], {layer.name: weight})[layer.name]
+        assert from_mask(mask).filter_groups <= 8
+        kept.append(scores[mask[:, :, 0, 0]].sum() / scores.sum())
+    assert kept[1] > kept[0] + 0.1
+
+
+def test_fully_connected_rule() -> None:
+    weight = np.array([[3.0, -1.0, 2.0], [-0.5, 1.0, -4.0]])
+    assert mask_of_matrix(weight, 0.5).tolist() == [[True, False, True], [False, False, True]]
+    assert mask_of_matrix(weight, 0.34).sum() == 4
+    assert mask_of_matrix(np.ones((1, 4)), 0.5).tolist() == [[False, False, True, True]]
+
+
+def test_reactivation_restores_a_kernel_and_keeps_the_count() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.standard_normal((6, 3, 3, 3))
+    tuned = before + 0.5 * rng.standard_normal(before.shape)
+    tuned[2] = before[2] * 1.0001
+    assert unmoved_filters(before, tuned).tolist() == [2]
+    original = rng.standard_normal((4, 6, 3, 3))
+    original[3, 2] *= 10
+    kept = np.ones((4, 6), bool)
+    kept[:, 2] = kept[:, 0] = False
+    mask = np.broadcast_to(kept[:, :, None, None], original.shape).copy()
+    after = np.where(mask, original * 2, 0)
+    new, weight = reactivate(np.array([2]), mask, original, after)
+    sizes = np.abs(after[3]).sum(axis=(1, 2))
+    loses = min((c for c in range(6) if kept[3, c]), key=lambda c: sizes[c])
+    want = kept.copy()
+    want[3, [2, loses]] = True, False
+    assert np.array_equal(new[:, :, 0, 0], want)
+    assert np.array_equal(weight[3, 2], original[3, 2])
+    assert not weight[3, loses].any()
+    assert np.array_equal(weight[:3], after[:3])
+    assert (weight[~new] == 0).all()
+
+
+def test_1x1_layers_may_share_lists_among_more_filters(new_layer: NewLayer) -> None:
+    wide, point = (
+        new_layer(name=name, filters=8, channels=16, kernel=(size, size)) for name, size in (("a", 3), ("b", 1))
+    )
+    rng = np.random.default_rng(0)
+    weights = {layer.name: rng.standard_normal(layer.weight_shape) for layer in (wide, point)}
+    for of_point, expected in ((None, 2), (4, 4)):
+        masks = VSKP(0.5, "uniform", filter_group=2, filter_group_1x1=of_point).masks([wide, point], weights)
+        for layer, size in ((wide, 2), (point, expected)):
+            lists = masks[layer.name][:, :, 0, 0]
+            assert all((lists[first : first + size] == lists[first]).all() for first in range(0, 8, size))
+            assert len(np.unique(lists, axis=0)) == 8 // size
+    with pytest.raises(InputError, match="--filter-group-1x1 0: sizes start at 1"):
+        VSKP(filter_group_1x1=0)

@@ -16,11 +16,14 @@ __all__ = [
     "MANIFEST",
     "MANIFEST_HASH",
     "VERSION",
+    "DeadRecord",
     "FileRecord",
+    "GatherRecord",
     "LayerRecord",
     "Manifest",
     "PlanRecord",
     "QuantisationRecord",
+    "RemovedRecord",
     "SourceRecord",
     "TensorRecord",
     "TimingRecord",
@@ -121,6 +124,8 @@ class LayerRecord(_Record):
     measured: bool = False
     candidates: dict[str, float] = {}
     """Median ms per form where measured, else the predicted share of the dense time."""
+    spread: dict[str, tuple[float, float]] = {}
+    """10th and 90th percentile per form in ms, where measured."""
     inapplicable: dict[str, str] = {}
 
 
@@ -135,6 +140,38 @@ class TotalsRecord(_Record):
     paper_index_bytes: int | None = None
 
 
+class RemovedRecord(_Record):
+    """What dead parts one layer lost: filters, channels per group, dense parameters, MACs for one sample."""
+
+    name: str
+    node: str
+    filters: int
+    channels: int
+    params: int
+    macs: int
+
+
+class DeadRecord(_Record):
+    """The dead parts that ``engine.onnx`` has no more; totals count a shared weight once."""
+
+    filters: int
+    channels: int
+    params: int
+    macs: int
+    layers: list[RemovedRecord]
+    before: TimingRecord | None = None
+    """The dense masked net with them, where it was timed."""
+    after: TimingRecord | None = None
+
+
+class GatherRecord(_Record):
+    """Gathers of channels: written by the plan, left after folding, and elements a sample that the others copied."""
+
+    before: int
+    after: int
+    elements: int
+
+
 class PlanRecord(_Record):
     """How ``engine.onnx`` came about."""
 
@@ -142,6 +179,8 @@ class PlanRecord(_Record):
     threads: int | None = None
     dense: TimingRecord | None = None
     planned: TimingRecord | None = None
+    dead: DeadRecord | None = None
+    gathers: GatherRecord | None = None
     notes: list[str] = []
 
 

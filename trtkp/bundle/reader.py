@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from trtkp.bundle.manifest import FORMAT, HASH_LINE, MANIFEST, MANIFEST_HASH, VERSION, Manifest, hash_line
+from trtkp.bundle.manifest import HASH_LINE, MANIFEST, MANIFEST_HASH, FileRecord, Manifest, hash_line
 from trtkp.bundle.writer import hash_file
 from trtkp.closing import Closing
 from trtkp.errors import InputError, IntegrityError
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from trtkp.engine.base import Runner
     from trtkp.prune.index_set import IndexSet
 
-__all__ = ["Bundle", "load"]
+__all__ = ["Bundle", "check_files", "load", "read_record"]
+
+Record = TypeVar("Record", bound=BaseModel)
 
 _AGAIN = "build the bundle again"
 
@@ -35,8 +37,18 @@ def load(path: str | PathLike[str]) -> Bundle:
         IntegrityError: a file is missing, was changed, or is of another size.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
-    for name, record in manifest.files.items():
+    manifest = read_record(path, Manifest)
+    check_files(path, manifest.files)
+    return Bundle(path, manifest)
+
+
+def check_files(path: Path, files: Mapping[str, FileRecord]) -> None:
+    """Hold the files of a directory against their records.
+
+    Raises:
+        IntegrityError: a file is missing, was changed, or is of another size.
+    """
+    for name, record in files.items():
         file = path / name
         if not file.is_file() or file.is_symlink():
             raise IntegrityError("is missing from the bundle", file=file, remedy=_AGAIN)
@@ -45,7 +57,6 @@ def load(path: str | PathLike[str]) -> Bundle:
             raise IntegrityError(message, file=file, remedy=_AGAIN)
         if hash_file(file) != record.sha256:
             raise IntegrityError("was changed since it was built (its SHA-256 differs)", file=file, remedy=_AGAIN)
-    return Bundle(path, manifest)
 
 
 class Bundle(Closing):
@@ -115,7 +126,13 @@ class Bundle(Closing):
             self._runner = None
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_record(path: Path, kind: type[Record]) -> Record:
+    """The manifest of a directory, of the wanted kind, after its hash was checked.
+
+    Raises:
+        InputError: there is none, or one of another kind or version.
+        IntegrityError: it was changed.
+    """
     if not path.exists():
         raise InputError("no such bundle", file=path, remedy="write one with trtkp build -o")
     file, hash_of_it = path / MANIFEST, path / MANIFEST_HASH
@@ -136,12 +153,13 @@ def _read_manifest(path: Path) -> Manifest:
             f"was changed since it was built (it does not match {MANIFEST_HASH})", file=file, remedy=_AGAIN
         )
     try:
-        return Manifest.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         if first["loc"] in (("version",), ("format",)):
             message = (
-                f"{'.'.join(map(str, first['loc']))} is {first['input']}, this trtkp reads {FORMAT} version {VERSION}"
+                f"{'.'.join(map(str, first['loc']))} is {first['input']}, this trtkp reads "
+                f"{kind.model_fields['format'].default} version {kind.model_fields['version'].default}"
             )
         else:
             message = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))

@@ -17,14 +17,17 @@ from glob import escape
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
-from trtkp.bundle.manifest import MANIFEST, MANIFEST_HASH, FileRecord, Manifest, hash_line
+from trtkp.bundle.manifest import MANIFEST, MANIFEST_HASH, FileRecord, hash_line
 from trtkp.errors import InputError, JobError, TrtkpError
 
 __all__ = ["BundleWriter", "hash_file"]
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 def hash_file(path: Path) -> str:
@@ -85,7 +88,7 @@ class BundleWriter:
                 f"could not be written ({reason}), nothing was changed", file=self.target, remedy=remedy
             ) from error
 
-    def publish(self, make_manifest: Callable[[dict[str, FileRecord]], Manifest]) -> Manifest:
+    def publish(self, make_manifest: Callable[[dict[str, FileRecord]], Record]) -> Record:
         """Hash every file in `staging`, write the manifest, and put the bundle in its place.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -17,7 +18,8 @@ from typer.exceptions import TyperException
 
 import trtkp
 from trtkp.cli import options as opt
-from trtkp.cli import show
+from trtkp.cli import serving, show
+from trtkp.cli.search import search
 from trtkp.errors import InputError, TrtkpError
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         with nullcontext() if debug else _quiet_libraries():
-            status = int(app(arguments, prog_name="trtkp", standalone_mode=False) or 0)
+            status = int(app(arguments, prog_name="trtkp", standalone_mode=False, obj=arguments) or 0)
             sys.stdout.flush()  # a reader that is gone shows itself here, not when the interpreter ends
         message = ""
     except BrokenPipeError:
@@ -121,15 +123,26 @@ def build(
         typer.Argument(help="Exported program, state dict or ONNX file; told apart by content.", show_default=False),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the bundle.", show_default=False)],
-    method: opt.MethodName = "kep",
+    method: opt.MethodName = None,
     n: opt.N = None,
     ratio: opt.Ratio = None,
     allocation: opt.Allocation = None,
     share: opt.Share = None,
     alpha: opt.Alpha = None,
     filter_group: opt.FilterGroup = None,
+    filter_group_1x1: opt.FilterGroup1x1 = None,
     channel_block: opt.ChannelBlock = None,
     nm: opt.Nm = None,
+    cluster: opt.Cluster = None,
+    round_to: opt.RoundTo = None,
+    beta: opt.Beta = None,
+    pointwise: opt.Pointwise = None,
+    pointwise_keep: opt.PointwiseKeep = None,
+    equalise: opt.Equalise = None,
+    point: opt.Point = None,
+    groups: opt.Groups = None,
+    shapes: opt.Shapes = None,
+    remove_filters: opt.RemoveFilters = None,
     from_zeros: opt.FromZeros = False,
     layers: opt.Include = None,
     skip: opt.Skip = None,
@@ -156,22 +169,14 @@ def build(
     target: opt.Target = None,
     lowering: opt.Lowering = "auto",
     threads: opt.Threads = None,
+    timing_cache: opt.TimingCache = True,
     json: opt.Json = False,
 ) -> None:
     """Prune a model one-shot, export it and build an engine: one bundle."""
     from trtkp.pipeline import BuildOptions
     from trtkp.pipeline import build as build_bundle
 
-    settings = {
-        "n": n,
-        "ratio": ratio,
-        "allocation": allocation,
-        "share": share,
-        "alpha": alpha,
-        "filter_group": filter_group,
-        "channel_block": channel_block,
-        "nm": nm,
-    }
+    settings = {name: value for name, value in locals().items() if name in opt.PRUNING_SETTINGS}
     with show.progress(quiet=json) as progress:
         bundle = build_bundle(
             model,
@@ -190,6 +195,7 @@ def build(
                 include=layers or (),
                 skip=skip or (),
                 threads=threads,
+                timing_cache=timing_cache,
                 arch=arch,
                 trust_pickle=trust_pickle,
                 calibration=_calibration(calibrator, percentile, samples, max_drop, fallback, mean, std),
@@ -200,6 +206,96 @@ def build(
             **settings,
         )
     show.built(bundle, json=json)
+
+
+@app.command()
+def prune(
+    model: Annotated[
+        Path,
+        typer.Argument(help="Exported program, state dict or ONNX file; told apart by content.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory to write.", show_default=False)],
+    method: opt.MethodName = None,
+    n: opt.N = None,
+    ratio: opt.Ratio = None,
+    allocation: opt.Allocation = None,
+    share: opt.Share = None,
+    alpha: opt.Alpha = None,
+    filter_group: opt.FilterGroup = None,
+    filter_group_1x1: opt.FilterGroup1x1 = None,
+    channel_block: opt.ChannelBlock = None,
+    cluster: opt.Cluster = None,
+    round_to: opt.RoundTo = None,
+    beta: opt.Beta = None,
+    pointwise: opt.Pointwise = None,
+    pointwise_keep: opt.PointwiseKeep = None,
+    equalise: opt.Equalise = None,
+    point: opt.Point = None,
+    groups: opt.Groups = None,
+    shapes: opt.Shapes = None,
+    remove_filters: opt.RemoveFilters = None,
+    from_zeros: opt.FromZeros = False,
+    layers: opt.Include = None,
+    skip: opt.Skip = None,
+    arch: opt.Arch = None,
+    input_shape: opt.InputShape = None,
+    trust_pickle: opt.TrustPickle = False,
+    data: opt.TrainingData = None,
+    recipe: opt.Recipe = None,
+    epochs: opt.Epochs = None,
+    regularise_epochs: opt.RegulariseEpochs = None,
+    lr: opt.LearningRate = None,
+    batch: opt.TrainBatch = None,
+    amp: opt.TrainPrecision = None,
+    distil: opt.Distil = None,
+    seed: opt.Seed = None,
+    device: opt.Device = None,
+    restart: opt.Restart = False,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    json: opt.Json = False,
+) -> None:
+    """Prune a model with training before and after; trtkp build takes what it writes."""
+    from dataclasses import replace
+
+    from trtkp.prune.registry import make_method
+    from trtkp.prune.train.recipe import Training, read_recipe
+    from trtkp.pruning import PruneOptions, with_epochs
+    from trtkp.pruning import prune as prune_model
+
+    settings = {name: value for name, value in locals().items() if name in opt.PRUNING_SETTINGS and value is not None}
+    training = read_recipe(recipe) if recipe is not None else Training()
+    if seed is not None:
+        training = replace(training, seed=seed)
+    if mean is not None or std is not None:
+        normal = replace(training.data, mean=opt.numbers(mean, "--mean", 0.0), std=opt.numbers(std, "--std", 1.0))
+        training = replace(training, data=normal)
+    name = "from-zeros" if from_zeros else method or training.method or "kep"
+    of_recipe = training.settings if name == training.method else {}
+    chosen = make_method(name, **of_recipe | settings)
+    training = with_epochs(
+        training, chosen, epochs=epochs, regularise=regularise_epochs, lr=lr, batch=batch, precision=amp, distil=distil
+    )
+    with show.progress(quiet=json) as progress:
+        pruned = prune_model(
+            model,
+            output,
+            method=chosen,
+            options=PruneOptions(
+                input_shape=input_shape or (),
+                include=layers or (),
+                skip=skip or (),
+                arch=arch,
+                trust_pickle=trust_pickle,
+                training=training,
+                device=device,
+                restart=restart,
+            ),
+            data=data,
+            progress=progress,
+        )
+    if pruned.written:
+        show.pruned(pruned, json=json)
 
 
 def _calibration(
@@ -231,6 +327,48 @@ def _data(path: Path | None, precision: str) -> LabelledData | Path | None:
     if path is None or precision in ("int8", "fp8") or path.is_dir() or path.suffix != ".npz":
         return path
     return load_data(path)
+
+
+@app.command()
+def advise(
+    model: Annotated[
+        Path,
+        typer.Argument(help="Exported program, state dict or ONNX file; told apart by content.", show_default=False),
+    ],
+    layers: opt.Include = None,
+    skip: opt.Skip = None,
+    arch: opt.Arch = None,
+    input_shape: opt.InputShape = None,
+    trust_pickle: opt.TrustPickle = False,
+    optimum: opt.OptShape = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Batch size. (default: that of --opt)")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Budget; the layers of most work come first.")] = 120.0,
+    threads: opt.Threads = None,
+    timing_cache: opt.TimingCache = True,
+    json: opt.Json = False,
+) -> None:
+    """Time, before training, which granularity and density of pruning would pay in which layer on this machine."""
+    from trtkp.plan.advise import AdviceOptions
+    from trtkp.plan.advise import advise as advise_on
+
+    with show.progress(quiet=json) as progress:
+        advice = advise_on(
+            model,
+            AdviceOptions(
+                include=layers or (),
+                skip=skip or (),
+                batch=batch,
+                opt=optimum or (),
+                input_shape=input_shape or (),
+                seconds=seconds,
+                threads=threads,
+                timing_cache=timing_cache,
+                arch=arch,
+                trust_pickle=trust_pickle,
+            ),
+            progress,
+        )
+    show.advised(advice, json=json)
 
 
 @app.command()
@@ -295,11 +433,20 @@ def calibrate(
 
 
 @app.command()
-def inspect(bundle: Annotated[Path, _BUNDLE], json: opt.Json = False) -> None:
-    """Show what a bundle holds: layers, index sets, parameters, MACs, bytes."""
+def inspect(
+    bundle: Annotated[Path, _BUNDLE],
+    forms: Annotated[
+        bool, typer.Option("--forms", help="Every form that was weighed, with its time, instead of the layers.")
+    ] = False,
+    json: opt.Json = False,
+) -> None:
+    """Show what a bundle holds: layers, index sets, parameters, MACs, bytes; or the forms that were weighed."""
     from trtkp.bundle import load
 
-    show.inspected(load(bundle), json=json)
+    if forms and not json:
+        show.weighed(load(bundle))
+    else:
+        show.inspected(load(bundle), json=json)
 
 
 @app.command()
@@ -313,7 +460,7 @@ def verify(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            "--tolerance", help="Relative Frobenius error allowed. [default: 1e-5, fp16 5e-3, int8 and fp8 0.5]"
+            "--tolerance", help="Relative Frobenius error allowed. (default: 1e-5, fp16 5e-3, int8 and fp8 0.5)"
         ),
     ] = None,
     require_engine: Annotated[
@@ -344,22 +491,111 @@ def verify(
 @app.command()
 def bench(
     bundles: Annotated[
-        list[Path], typer.Argument(help="Bundles, timed in turn; the first is the baseline.", show_default=False)
-    ],
-    batch: Annotated[int | None, typer.Option("--batch", help="Batch size. [default: the first profile's opt]")] = None,
+        list[Path] | None,
+        typer.Argument(help="Bundles, timed in turn; the first is the baseline.", show_default=False),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Batch size. (default: the first profile's opt, with --load 1)")
+    ] = None,
     threads: opt.Threads = None,
     warmup: Annotated[int, typer.Option("--warmup", help="Untimed rounds.")] = 10,
     runs: Annotated[int, typer.Option("--runs", help="Timed rounds.")] = 100,
-    seconds: Annotated[float, typer.Option("--seconds", help="Budget of all rounds.")] = 20.0,
+    seconds: Annotated[float, typer.Option("--seconds", help="Budget of all rounds, or of the load.")] = 20.0,
+    load: serving.Load = None,
+    model: serving.LoadModel = None,
+    clients: serving.Clients = 8,
+    rate: serving.Rate = None,
     json: opt.Json = False,
 ) -> None:
-    """Time bundles against each other: median, 10th and 90th percentile."""
+    """Time bundles against each other: median, 10th and 90th percentile. With --load, a running server."""
+    if load is not None:
+        serving.bench_load(load, model, bundles, 1 if batch is None else batch, clients, rate, seconds, json=json)
+        return
     from trtkp.benchmark import bench as bench_bundles
 
     with show.progress(quiet=json) as progress:
         progress("Bench", 0, 1)
-        results = bench_bundles(bundles, batch=batch, threads=threads, warmup=warmup, runs=runs, seconds=seconds)
+        results = bench_bundles(bundles or [], batch=batch, threads=threads, warmup=warmup, runs=runs, seconds=seconds)
     show.benched(results, json=json)
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    engines: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Two or more bundles, .onnx files or TensorRT engines of one model; the first is the baseline.",
+            show_default=False,
+        ),
+    ],
+    batch: Annotated[
+        str | None, typer.Option("--batch", help="Batch sizes to time, 1,8,32. (default: the first one's opt)")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help=".npz of x (and y), folder of images, or CIFAR batches: outputs and accuracy are compared on it.",
+        ),
+    ] = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    input_shape: opt.InputShape = None,
+    threads: opt.Threads = None,
+    openings: Annotated[
+        int, typer.Option("--openings", help="Times that every engine is opened anew; they share the rounds.")
+    ] = 5,
+    warmup: Annotated[int, typer.Option("--warmup", help="Untimed rounds for each opening and batch size.")] = 5,
+    runs: Annotated[int, typer.Option("--runs", help="Timed rounds for each batch size.")] = 100,
+    seconds: Annotated[float, typer.Option("--seconds", help="Budget of a batch size.")] = 20.0,
+    layers: Annotated[
+        bool, typer.Option("--layers/--no-layers", help="Profile layer by layer, in runs of their own.")
+    ] = True,
+    seed: Annotated[int, typer.Option("--seed", help="Of random inputs and of the bootstrap.")] = 0,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a report: one file that needs no network.", show_default=False)
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write a row for each engine and batch size.", show_default=False)
+    ] = None,
+    json: opt.Json = False,
+) -> None:
+    """Compare engines: speed with its confidence, outputs, accuracy, size, memory, time layer by layer."""
+    from trtkp.comparison import compare as compare_engines
+    from trtkp.comparison.files import check_target, write_text
+    from trtkp.comparison.report import check_packages, write_report
+    from trtkp.comparison.table import csv_text
+
+    written = [path for path in (csv, html) if path is not None]
+    for path in written:
+        check_target(path, engines)
+    if len({path.resolve() for path in written}) < len(written):
+        raise InputError("--csv and --html name the same file")
+    if html is not None:
+        check_packages()
+    with show.progress(quiet=json) as progress:
+        comparison = compare_engines(
+            engines,
+            batches=opt.counts(batch, "--batch"),
+            data=data,
+            mean=opt.numbers(mean, "--mean", 0.0),
+            std=opt.numbers(std, "--std", 1.0),
+            input_shape=input_shape or (),
+            threads=threads,
+            openings=openings,
+            warmup=warmup,
+            runs=runs,
+            seconds=seconds,
+            layers=layers,
+            seed=seed,
+            progress=progress,
+        )
+    if csv is not None:
+        write_text(csv, csv_text(comparison))
+    if html is not None:
+        write_report(comparison, html, command=shlex.join(["trtkp", *context.obj]))
+    show.compared(comparison, written, json=json)
 
 
 @app.command()
@@ -368,3 +604,9 @@ def doctor(json: opt.Json = False) -> None:
     from trtkp.doctor import diagnose
 
     show.diagnosed(diagnose(), json=json)
+
+
+app.command()(search)
+app.command()(serving.serve)
+app.command("export-triton")(serving.export_triton)
+app.command("export-kserve")(serving.export_kserve)

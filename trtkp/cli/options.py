@@ -11,21 +11,31 @@ import typer
 from trtkp.errors import InputError
 
 __all__ = [
+    "PRUNING_SETTINGS",
     "Allocation",
     "Alpha",
     "Arch",
     "Backend",
+    "Beta",
     "CalibrationFile",
     "CalibrationSamples",
     "Calibrator",
     "ChannelBlock",
+    "Cluster",
     "Data",
+    "Device",
+    "Distil",
+    "Epochs",
+    "Equalise",
     "Fallback",
     "FilterGroup",
+    "FilterGroup1x1",
     "FromZeros",
+    "Groups",
     "Include",
     "InputShape",
     "Json",
+    "LearningRate",
     "Lowering",
     "MaxDrop",
     "MaxShape",
@@ -36,31 +46,61 @@ __all__ = [
     "Nm",
     "OptShape",
     "Percentile",
+    "Point",
+    "Pointwise",
+    "PointwiseKeep",
     "Precision",
     "Ratio",
+    "Recipe",
+    "RegulariseEpochs",
+    "RemoveFilters",
+    "Restart",
+    "RoundTo",
+    "Seed",
+    "Shapes",
     "Share",
     "Skip",
     "Std",
     "Target",
     "Threads",
+    "TimingCache",
+    "TrainBatch",
+    "TrainPrecision",
+    "TrainingData",
     "TrustPickle",
+    "counts",
     "numbers",
 ]
+
+#: Parameters of commands that are settings of the pruning methods.
+PRUNING_SETTINGS = frozenset(
+    [
+        "n", "ratio", "allocation", "share", "alpha", "beta", "pointwise", "pointwise_keep", "filter_group",
+        "filter_group_1x1", "channel_block", "cluster", "round_to", "equalise", "point", "groups", "shapes",
+        "remove_filters", "nm",
+    ]
+)  # fmt: skip
 
 _PRUNING, _MODEL, _ENGINE, _CALIBRATION = "Pruning", "Model", "Engine", "Calibration"
 
 MethodName = Annotated[
-    str, typer.Option("--method", "-m", help="kep, vskp, or none for the dense model.", rich_help_panel=_PRUNING)
+    str | None,
+    typer.Option(
+        "--method",
+        "-m",
+        help="kep, vskp, pptkp, soks, l1, or none for the dense model. (default: kep)",
+        rich_help_panel=_PRUNING,
+    ),
 ]
 N = Annotated[
     int | None,
-    typer.Option("--n", help="KEP: elements kept of every kernel plane. [default: 4]", rich_help_panel=_PRUNING),
+    typer.Option("--n", help="KEP: elements kept of every kernel plane. (default: 4)", rich_help_panel=_PRUNING),
 ]
 Ratio = Annotated[
     float | None,
     typer.Option(
         "--ratio",
-        help="Share of elements (KEP, instead of --n) or kernels (V-SKP) to remove.",
+        help="Share of elements (KEP, instead of --n), kernels (V-SKP, PPT-KP) or stripes (SOKS) to remove.",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -68,8 +108,8 @@ Allocation = Annotated[
     str | None,
     typer.Option(
         "--allocation",
-        help="What --ratio means: one threshold for the net (global) or the same share per layer (uniform). "
-        "[default: global]",
+        help="What --ratio means: one threshold for the net (global), the same share per layer (uniform), or a file "
+        "that trtkp search wrote. (default: global)",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -77,21 +117,29 @@ Share = Annotated[
     str | None,
     typer.Option(
         "--share",
-        help="KEP: which planes share their positions: none, per-channel, per-filter, per-layer. [default: none]",
+        help="KEP: which planes share their positions: none, per-channel, per-filter, per-layer. (default: none)",
         rich_help_panel=_PRUNING,
     ),
 ]
 Alpha = Annotated[
     float | None,
     typer.Option(
-        "--alpha", help="V-SKP: weight of magnitude against direction. [default: 0.95]", rich_help_panel=_PRUNING
+        "--alpha", help="V-SKP: weight of magnitude against direction. (default: 0.95)", rich_help_panel=_PRUNING
     ),
 ]
 FilterGroup = Annotated[
     int | None,
     typer.Option(
         "--filter-group",
-        help="V-SKP: filters that share a list; 1 is the paper. [default: 1]",
+        help="Filters that share a list; 1 is the papers'. (default: 1)",
+        rich_help_panel=_PRUNING,
+    ),
+]
+FilterGroup1x1 = Annotated[
+    int | None,
+    typer.Option(
+        "--filter-group-1x1",
+        help="V-SKP: the same for 1x1 layers, which need larger groups to pay. (default: --filter-group)",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -99,7 +147,65 @@ ChannelBlock = Annotated[
     int | None,
     typer.Option(
         "--channel-block",
-        help="V-SKP: consecutive channels that a list takes or leaves together. [default: 1]",
+        help="Consecutive channels that a list takes or leaves together. (default: 1)",
+        rich_help_panel=_PRUNING,
+    ),
+]
+Cluster = Annotated[
+    bool | None,
+    typer.Option(
+        "--cluster/--no-cluster",
+        help="Group filters that score alike, instead of consecutive ones.",
+        rich_help_panel=_PRUNING,
+    ),
+]
+RoundTo = Annotated[
+    int | None,
+    typer.Option("--round-to", help="Retained channels of a list are a multiple of this.", rich_help_panel=_PRUNING),
+]
+Beta = Annotated[
+    float | None,
+    typer.Option("--beta", help="V-SKP: weight of the layer's variance. (default: 0)", rich_help_panel=_PRUNING),
+]
+Pointwise = Annotated[
+    bool | None,
+    typer.Option("--pointwise/--no-pointwise", help="Prune 1x1 layers too.", rich_help_panel=_PRUNING),
+]
+PointwiseKeep = Annotated[
+    float | None,
+    typer.Option(
+        "--pointwise-keep",
+        help="V-SKP: share of a 1x1 layer's weights that no threshold may prune. (default: 0.001)",
+        rich_help_panel=_PRUNING,
+    ),
+]
+Equalise = Annotated[
+    bool | None,
+    typer.Option(
+        "--equalise/--no-equalise",
+        help="PPT-KP: every filter of a layer keeps the same number of kernels.",
+        rich_help_panel=_PRUNING,
+    ),
+]
+Point = Annotated[
+    int | None,
+    typer.Option(
+        "--point", help="PPT-KP: the pruning point to take, from 1, instead of --ratio.", rich_help_panel=_PRUNING
+    ),
+]
+Groups = Annotated[
+    int | None,
+    typer.Option("--groups", help="SOKS: filter groups of a layer. (default: 4)", rich_help_panel=_PRUNING),
+]
+Shapes = Annotated[
+    str | None,
+    typer.Option("--shapes", help="SOKS: a fixed shape set of ASKs, such as ASK_4a.", rich_help_panel=_PRUNING),
+]
+RemoveFilters = Annotated[
+    bool | None,
+    typer.Option(
+        "--remove-filters/--keep-filters",
+        help="SOKS: whole filter groups may lose every position, as SWP's filters do.",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -183,7 +289,15 @@ Lowering = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", help="CPU threads of ONNX Runtime. [default: physical cores]", rich_help_panel=_ENGINE),
+    typer.Option("--threads", help="CPU threads of ONNX Runtime. (default: physical cores)", rich_help_panel=_ENGINE),
+]
+TimingCache = Annotated[
+    bool,
+    typer.Option(
+        "--timing-cache/--no-timing-cache",
+        help="Take layers' times from the user's cache (TRTKP_CACHE_DIR moves it) and keep them there.",
+        rich_help_panel=_ENGINE,
+    ),
 ]
 
 Calibrator = Annotated[
@@ -202,7 +316,7 @@ MaxDrop = Annotated[
     float | None,
     typer.Option(
         "--max-drop",
-        help="Points of accuracy that may be lost; layers go back to --fallback until it holds. [default: 0.5]",
+        help="Points of accuracy that may be lost; layers go back to --fallback until it holds. (default: 0.5)",
         rich_help_panel=_CALIBRATION,
     ),
 ]
@@ -210,7 +324,7 @@ Fallback = Annotated[
     str | None,
     typer.Option(
         "--fallback",
-        help="Type of the layers that are not quantised. [default: fp32 for onnxruntime, else fp16]",
+        help="Type of the layers that are not quantised. (default: fp32 for onnxruntime, else fp16)",
         rich_help_panel=_CALIBRATION,
     ),
 ]
@@ -230,6 +344,56 @@ Mean = Annotated[
 ]
 Std = Annotated[str | None, typer.Option("--std", help="Likewise.", rich_help_panel=_CALIBRATION)]
 
+_TRAINING = "Training"
+TrainingData = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help=".npz of x and y, folder of images per class, or CIFAR batches: to train with and to measure accuracy.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Recipe = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe", help="YAML file of the training, see examples/recipes/; options win.", rich_help_panel=_TRAINING
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option("--epochs", help="Of the fine-tune, pruned weights at zero.", rich_help_panel=_TRAINING),
+]
+RegulariseEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--regularise-epochs",
+        help="Of the training towards the masks, for methods that have one. (default: as --epochs)",
+        rich_help_panel=_TRAINING,
+    ),
+]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", help="First learning rate. (default: 0.01)", rich_help_panel=_TRAINING)
+]
+TrainBatch = Annotated[
+    int | None, typer.Option("--batch", help="Global batch size. (default: 128)", rich_help_panel=_TRAINING)
+]
+TrainPrecision = Annotated[
+    str | None,
+    typer.Option("--amp", help="bf16 or fp16: automatic mixed precision.", rich_help_panel=_TRAINING),
+]
+Distil = Annotated[
+    float | None,
+    typer.Option("--distil", help="Weight of distillation from the dense net, 0..1.", rich_help_panel=_TRAINING),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Of order, augmentation and dropout.", rich_help_panel=_TRAINING)
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu or cuda. (default: a GPU where there is one)", rich_help_panel=_TRAINING),
+]
+Restart = Annotated[bool, typer.Option("--restart", help="Forget an interrupted training.", rich_help_panel=_TRAINING)]
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
@@ -248,3 +412,17 @@ def numbers(text: str | None, flag: str, default: float) -> tuple[float, ...]:
     if not all(math.isfinite(value) for value in values):
         raise InputError(f"{flag} {text}: not finite")
     return values
+
+
+def counts(text: str | None, flag: str) -> tuple[int, ...]:
+    """``"1,8,32"`` as numbers; none where nothing was given.
+
+    Raises:
+        InputError: not whole numbers.
+    """
+    try:
+        return () if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"{flag} {text}: not whole numbers separated by commas", remedy=f"write {flag} 1,8,32"
+        ) from None

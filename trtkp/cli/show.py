@@ -14,43 +14,65 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from trtkp.text import bytes_text
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trtkp.benchmark import Result
     from trtkp.bundle import Bundle, LayerRecord
+    from trtkp.bundle.pruned import Pruned
+    from trtkp.comparison import Comparison
     from trtkp.doctor import Check as Finding
+    from trtkp.plan.advise import Advice, Granularity
     from trtkp.verification import Report
 
-__all__ = ["benched", "built", "diagnosed", "error", "inspected", "progress", "verified"]
+__all__ = [
+    "advised",
+    "benched",
+    "built",
+    "compared",
+    "console",
+    "diagnosed",
+    "document",
+    "error",
+    "inspected",
+    "progress",
+    "pruned",
+    "verified",
+    "weighed",
+]
 
 _MARK = {"verified": "[green]verified[/]", "failed": "[bold red]FAILED[/]", "not run": "[yellow]not run[/]"}
 _STATUS = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "unavailable": "[dim]unavailable[/]"}
 
 
-def _console(stderr: bool = False) -> Console:
+def console(stderr: bool = False) -> Console:
+    """Standard output, or standard error, as they are now."""
     # made at each use: tests and callers exchange sys.stdout
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 160)  # a file has no width to fit into
-    return console
+    stream = Console(stderr=stderr, highlight=False)
+    if not stream.is_terminal:
+        stream.width = max(stream.width, 160)  # a file has no width to fit into
+    return stream
 
 
 def error(message: str) -> None:
     """One line on standard error."""
-    _console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """A progress display on standard error that is gone at the end; gives the function that feeds it."""
-    console = _console(stderr=True)
+    stream = console(stderr=True)
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         TimeElapsedColumn(),
-        console=console,
+        console=stream,
         transient=True,
-        disable=quiet or not console.is_terminal,
+        disable=quiet or not stream.is_terminal,
     ) as bars:
         task = bars.add_task("Starting", total=None)
 
@@ -64,9 +86,9 @@ def built(bundle: Bundle, *, json: bool) -> None:
     """What ``build`` made."""
     manifest = bundle.manifest
     if json:
-        _document({"bundle": str(bundle.path), **manifest.model_dump(mode="json")})
+        document({"bundle": str(bundle.path), **manifest.model_dump(mode="json")})
         return
-    out = _console()
+    out = console()
     totals = manifest.totals
     out.print(f"[bold]{escape(str(bundle.path))}[/]  {_headline(bundle)}")
     out.print(f"  params {_before_after(totals.dense_params, totals.retained_params)}, {_index_text(bundle)}")
@@ -75,23 +97,50 @@ def built(bundle: Bundle, *, json: bool) -> None:
         out.print(f"  accuracy {manifest.accuracy['dense']:.2%} dense, {manifest.accuracy['pruned']:.2%} pruned")
     _print_quantisation(out, bundle, layers=False)
     out.print(f"  plan   {_plan_text(bundle)}")
+    for line in _rewrites(bundle):
+        out.print(line)
     engine = manifest.files.get("model.engine", manifest.files["engine.onnx"])
-    out.print(f"  engine {_bytes(engine.bytes)}{_targets(bundle)}, built in {sum(manifest.seconds.values()):.1f} s")
+    out.print(f"  engine {bytes_text(engine.bytes)}{_targets(bundle)}, built in {sum(manifest.seconds.values()):.1f} s")
     for warning in manifest.warnings:
-        _console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+        console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def pruned(pruned: Pruned, *, json: bool) -> None:
+    """What ``prune`` left."""
+    manifest = pruned.manifest
+    if json:
+        document({"pruned": str(pruned.path), **manifest.model_dump(mode="json")})
+        return
+    out = console()
+    totals = manifest.totals
+    out.print(f"[bold]{escape(str(pruned.path))}[/]  {manifest.method}, {len(manifest.layers)} layers pruned")
+    paper = "" if totals.paper_index_bytes is None else f" (as in the paper {bytes_text(totals.paper_index_bytes)})"
+    out.print(f"  params {_before_after(totals.dense_params, totals.retained_params)}, "
+              f"index sets {bytes_text(totals.index_bytes)}{paper}")  # fmt: skip
+    out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
+    if manifest.accuracy is not None:
+        out.print("  accuracy " + ", ".join(f"{value:.2%} {name}" for name, value in manifest.accuracy.items()))
+    for point in manifest.report.get("points", []):
+        out.print(
+            f"  pruning point {point['point']}: kernels up to {point['threshold']:.4g}, {point['ratio']:.1%} of them, "
+            f"margin {point['depth']:.0%} empty"
+        )
+    for warning in manifest.warnings:
+        console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
 
 def inspected(bundle: Bundle, *, json: bool) -> None:
     """Every layer, and the totals."""
     manifest = bundle.manifest
     if json:
-        _document({"bundle": str(bundle.path), **manifest.model_dump(mode="json")})
+        document({"bundle": str(bundle.path), **manifest.model_dump(mode="json")})
         return
-    out = _console()
+    out = console()
     settings = ", ".join(f"{key} {value}" for key, value in manifest.settings.items() if value is not None)
     out.print(f"[bold]{escape(str(bundle.path))}[/]  {_headline(bundle)}")
     out.print(
-        f"  method {manifest.method}{f' ({settings})' if settings else ''}, source {escape(manifest.source.file)}"
+        f"  method {manifest.method}{f' ({settings})' if settings else ''}, source {escape(manifest.source.file)}",
+        soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("layer", "kind", "F x C x R x S", "output"):
@@ -110,9 +159,39 @@ def inspected(bundle: Bundle, *, json: bool) -> None:
     out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
     _print_quantisation(out, bundle, layers=True)
     out.print(f"  plan   {_plan_text(bundle)}")
-    out.print("  files  " + ", ".join(f"{name} {_bytes(record.bytes)}" for name, record in manifest.files.items()))
+    for line in _rewrites(bundle):
+        out.print(line)
+    out.print("  files  " + ", ".join(f"{name} {bytes_text(record.bytes)}" for name, record in manifest.files.items()))
     for warning in manifest.warnings:
         out.print(f"  [yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def weighed(bundle: Bundle) -> None:
+    """Every form of every packed layer: its time, or its predicted share of the dense time, or why it was left out."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("form", no_wrap=True)
+    for heading in ("median ms", "p10", "p90", "of dense"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for layer in bundle.manifest.layers:
+        name = layer.name
+        if layer.lowering is not None and not layer.candidates:  # asked for, not weighed
+            table.add_row(escape(name), f"[bold green]{layer.lowering}[/]", "", "", "", "", escape(layer.why or ""))
+            name = ""
+        for form, cost in layer.candidates.items():
+            times = [f"{ms:.3f}" for ms in (cost, *layer.spread[form])] if layer.measured else ["", "", ""]
+            share = f"{cost / layer.candidates['dense']:.2f}"
+            chosen = form == layer.lowering
+            label = f"[bold green]{form}[/]" if chosen else form
+            table.add_row(escape(name), label, *times, share, escape(layer.why or "") if chosen else "")
+            name = ""
+        for form, reason in layer.inapplicable.items():
+            table.add_row(escape(name), f"[dim]{form}[/]", "", "", "", "", f"[dim]{escape(reason)}[/]")
+            name = ""
+    out = console()
+    out.print(table)
+    out.print(f"  plan   {_plan_text(bundle)}")
 
 
 def verified(report: Report, *, json: bool) -> None:
@@ -123,7 +202,7 @@ def verified(report: Report, *, json: bool) -> None:
     if report.require_engine and not report.ok and all(check.status != "failed" for check in report.checks):
         error(f"{report.bundle}: the engine was not run, and --require-engine asks for it")
     if json:
-        _document({**asdict(report), "ok": report.ok, "hint": report.hint})
+        document({**asdict(report), "ok": report.ok, "hint": report.hint})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("artefact", "result", "against", "output"):
@@ -137,7 +216,7 @@ def verified(report: Report, *, json: bool) -> None:
         for name, output in check.outputs.items():
             errors = (f"{output.relative:.2e}", check.limit, f"{output.max_abs:.2e}")
             table.add_row(check.artefact, mark, check.against, escape(name), *errors)
-    out = _console()
+    out = console()
     out.print(table)
     for check in report.checks:
         if check.reason is not None:
@@ -151,7 +230,7 @@ def verified(report: Report, *, json: bool) -> None:
 def benched(results: Sequence[Result], *, json: bool) -> None:
     """Latencies, and the ratio to the first bundle."""
     if json:
-        _document({"results": [{**asdict(result), "throughput": result.throughput} for result in results]})
+        document({"results": [{**asdict(result), "throughput": result.throughput} for result in results]})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("bundle", "backend", "precision"):
@@ -174,13 +253,145 @@ def benched(results: Sequence[Result], *, json: bool) -> None:
             f"{result.throughput:.0f}",
             f"{base / timing.median_ms:.2f}",
         )
-    _console().print(table)
+    console().print(table)
+
+
+def compared(comparison: Comparison, written: Sequence[Path], *, json: bool) -> None:
+    """Engines side by side, their times, where the time went, and one sentence for each."""
+    from trtkp.comparison.words import verdict
+
+    if json:
+        document({**comparison.document(), "written": [str(path) for path in written]})
+        return
+    out = console()
+    out.print(_engine_table(comparison))
+    out.print()
+    out.print(_latency_table(comparison))
+    if any(entry.layers is not None for entry in comparison.entries):
+        out.print()
+        out.print(_time_table(comparison))
+    out.print()
+    for entry in comparison.entries[1:]:
+        out.print(escape(verdict(comparison, entry)), soft_wrap=True)
+    out.print(f"Outputs are compared on {escape(comparison.inputs)}.", soft_wrap=True)
+    for entry in comparison.entries:
+        for note in entry.notes:
+            out.print(f"[yellow]{escape(entry.label)}:[/] {escape(note)}", soft_wrap=True)
+    for path in written:
+        out.print(f"written: {escape(str(path))} ({bytes_text(path.stat().st_size)})", soft_wrap=True)
+
+
+def _engine_table(comparison: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("engine", "runs on", "precision"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("params", "MACs", "density", "index", "paper's", "bytes", "peak memory", "difference", "top-1",
+                    "accuracy"):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in comparison.entries:
+        costs, difference = entry.costs, entry.difference
+        table.add_row(
+            escape(entry.label),
+            entry.backend,
+            entry.precision or "-",
+            f"{costs.retained_params:,}" if costs else "-",
+            f"{costs.retained_macs:,}" if costs else "-",
+            f"{costs.density:.3f}" if costs and costs.density is not None else "-",
+            bytes_text(costs.index_bytes) if costs else "-",
+            bytes_text(costs.paper_index_bytes) if costs and costs.paper_index_bytes is not None else "-",
+            bytes_text(entry.engine_bytes),
+            bytes_text(entry.memory.peak_bytes) if entry.memory else "-",
+            f"{difference.relative:.2e}" if difference else "baseline",
+            f"{difference.top1_agreement:.1%}" if difference and difference.top1_agreement is not None else "",
+            f"{entry.accuracy:.2%}" if entry.accuracy is not None else "-",
+        )
+    return table
+
+
+def _latency_table(comparison: Comparison) -> Table:
+    from trtkp.comparison.words import ratio_text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("engine", no_wrap=True)
+    for heading in ("batch", "median ms", "p10", "p90", "runs", "samples/s", "speed-up (95 %)", "bound"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in comparison.entries:
+        bound = entry.costs.bound if entry.costs is not None else None
+        for latency in entry.latencies:
+            timing = latency.timing
+            table.add_row(
+                escape(entry.label),
+                str(latency.batch),
+                f"{timing.median_ms:.3f}",
+                f"{timing.p10_ms:.3f}",
+                f"{timing.p90_ms:.3f}",
+                str(timing.runs),
+                f"{latency.throughput:,.0f}",
+                "baseline" if entry is comparison.baseline else ratio_text(latency.speed_up),
+                f"{bound:.2f}x" if bound is not None else "-",
+            )
+    return table
+
+
+def _time_table(comparison: Comparison) -> Table:
+    """A profiled run by kind of operator."""
+    times = [(entry.label, entry.layers) for entry in comparison.entries if entry.layers is not None]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(f"profiled, ms (batch {times[0][1].batch})", no_wrap=True)
+    for heading in (*times[0][1].groups, "how many copies"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, found in times:
+        table.add_row(escape(label), *(f"{ms:.3f}" for ms in found.groups.values()), str(found.moves))
+    return table
+
+
+def advised(advice: Advice, *, json: bool) -> None:
+    """What pruning could gain: a row for every layer and granularity that pays, the recommended one marked."""
+    if json:
+        document(advice.model_dump(mode="json"))
+        return
+    out = console()
+    where = f"batch {advice.batch}, {advice.threads} threads, {advice.machine}"
+    out.print(f"[bold]{escape(advice.model)}[/]  {escape(where)}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("layer", "F x C x R x S", "output"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("dense ms", "share"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("lists", no_wrap=True)
+    for density in advice.densities:
+        table.add_column(f"{density:.0%} kept", justify="right", no_wrap=True)
+    for name, layer in advice.layers.items():
+        head = (
+            escape(name), " x ".join(map(str, layer.shape)), "x".join(map(str, layer.output_size)),
+            f"{layer.dense_ms:.3f}" if layer.dense_ms is not None else "",
+            f"{layer.share:.1%}" if layer.share is not None else "",
+        )  # fmt: skip
+        rows: dict[Granularity, list[str]] = {}
+        for option in layer.options:
+            rows.setdefault(option.granularity, []).append(f"{option.speed_up:.2f}x" if option.speed_up > 1 else "-")
+        for granularity, gains in rows.items():
+            lists = _granularity_text(granularity, layer.shape[0])
+            marked = f"[bold green]{lists}[/]" if granularity == layer.recommended else lists
+            table.add_row(*head, marked, *gains)
+            head = ("", "", "", "", "")
+        if layer.reason is not None:
+            table.add_row(*head, f"[dim]{escape(layer.reason)}[/]")
+    out.print(table)
+    out.print("Speed-up of the layer against dense; green: the finest lists that gain nearly as much as the best.")
+    for warning in advice.warnings:
+        console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def _granularity_text(granularity: Granularity, filters: int) -> str:
+    whose = "the layer" if granularity.filter_group >= filters else f"{granularity.filter_group} filters"
+    return f"kernels, one list for {whose}" if granularity.kind == "kernel" else f"stripes, one box for {whose}"
 
 
 def diagnosed(findings: Sequence[Finding], *, json: bool) -> None:
     """What was found on this machine."""
     if json:
-        _document({"checks": [asdict(finding) for finding in findings]})
+        document({"checks": [asdict(finding) for finding in findings]})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("what", "status", "version"):
@@ -189,11 +400,12 @@ def diagnosed(findings: Sequence[Finding], *, json: bool) -> None:
     for finding in findings:
         detail = escape(finding.detail) + (f" [dim]→ {escape(finding.remedy)}[/]" if finding.remedy else "")
         table.add_row(finding.name, _STATUS[finding.status], finding.version or "", detail)
-    _console().print(table)
+    console().print(table)
 
 
-def _document(value: Any) -> None:
-    print(jsonlib.dumps(_finite(value), indent=1))  # noqa: T201 - the document that --json asks for
+def document(value: Any) -> None:
+    """What ``--json`` asks for."""
+    print(jsonlib.dumps(_finite(value), indent=1))  # noqa: T201 - the one document
 
 
 def _finite(value: Any) -> Any:
@@ -225,7 +437,7 @@ def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
         f"{layer.density:.3f}" if pruned else "",
         f"{layer.retained_params:,}",
         f"{layer.retained_macs:,}",
-        _bytes(layer.index_bytes) if pruned else "",
+        bytes_text(layer.index_bytes) if pruned else "",
         layer.lowering or "dense",
         escape(layer.why or layer.reason or ""),
     )
@@ -278,8 +490,8 @@ def _bound(totals: Any) -> str:
 
 def _index_text(bundle: Bundle) -> str:
     totals = bundle.manifest.totals
-    paper = f" (as in the paper {_bytes(totals.paper_index_bytes)})" if totals.paper_index_bytes is not None else ""
-    return f"index sets {_bytes(totals.index_bytes)}{paper}"
+    paper = f" (as in the paper {bytes_text(totals.paper_index_bytes)})" if totals.paper_index_bytes is not None else ""
+    return f"index sets {bytes_text(totals.index_bytes)}{paper}"
 
 
 def _plan_text(bundle: Bundle) -> str:
@@ -294,9 +506,17 @@ def _plan_text(bundle: Bundle) -> str:
     return f"{plan.status}: {counts}{times}"
 
 
+def _rewrites(bundle: Bundle) -> Iterator[str]:
+    """What was removed from the engine's graph, and what was folded."""
+    dead, gathers = bundle.manifest.plan.dead, bundle.manifest.plan.gathers
+    if dead is not None and dead.layers:
+        yield (
+            f"  dead   removed {dead.filters:,} filters and {dead.channels:,} channels that were read: "
+            f"{dead.params:,} params, {dead.macs:,} MACs of the dense net"
+        )
+    if gathers is not None and gathers.before > 0:
+        yield f"  copies {gathers.before} Gathers of channels, {gathers.after} left after folding"
+
+
 def _targets(bundle: Bundle) -> str:
     return f" for {', '.join(bundle.manifest.targets)}" if bundle.manifest.targets else ""
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count} B"

@@ -23,6 +23,8 @@ __all__ = [
     "Backend",
     "BuildRequest",
     "BuildResult",
+    "EngineProfile",
+    "NodeTime",
     "NotRunnableError",
     "Precision",
     "Progress",
@@ -112,6 +114,34 @@ class BuildResult:
     peak_bytes: int | None = None
 
 
+@dataclass(frozen=True)
+class NodeTime:
+    """A node of the graph that an engine really runs.
+
+    Attributes:
+        name: the library's name for it; where it fused several, that of one of them or of its output.
+        op: operator type, such as ``Conv``, ``ReorderInput`` or ``QLinearConv``.
+        inputs: names of the values it reads, initialisers among them.
+        outputs: names of the values it writes.
+        ms: median time.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    ms: float
+
+
+@dataclass(frozen=True)
+class EngineProfile:
+    """Time per node, in the order of execution, and median of the whole run, all while profiled, milliseconds."""
+
+    nodes: tuple[NodeTime, ...]
+    run_ms: float
+    runs: int
+
+
 class Runner(Protocol):
     """An opened engine; a context manager, closed on exit. Not for use by two threads at once."""
 
@@ -175,6 +205,16 @@ class Backend(ABC):
             NotRunnableError: it cannot run on this machine.
             JobError: the library refused it.
         """
+
+    def profile(
+        self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20
+    ) -> EngineProfile:
+        """Time every node of an artefact, in a session of its own: profiling slows a run.
+
+        Raises:
+            NotRunnableError: this backend cannot profile.
+        """
+        raise NotRunnableError(f"backend {self.name} cannot profile single layers yet")
 
 
 def installed_version(*distributions: str) -> str | None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import functools
 from dataclasses import dataclass
+from typing import ClassVar
 
-__all__ = ["Gpu", "GpuReport", "find_gpus"]
+__all__ = ["Gpu", "GpuReport", "find_gpus", "memory_used"]
 
 _DRIVER_LIBRARIES = ("libcuda.so.1", "libcuda.so", "nvcuda.dll")
 _MANAGEMENT_LIBRARIES = ("libnvidia-ml.so.1", "nvml.dll")
@@ -118,6 +119,33 @@ def _driver_version() -> str | None:
     status = management.nvmlSystemGetDriverVersion(text, len(text))
     management.nvmlShutdown()
     return text.value.decode(errors="replace") if status == 0 else None
+
+
+class _Memory(ctypes.Structure):
+    """``nvmlMemory_t``: bytes."""
+
+    _fields_: ClassVar = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+
+
+def memory_used() -> tuple[int, ...]:
+    """Bytes in use on every GPU of the machine, by all processes; empty without a driver."""
+    management = _load(_MANAGEMENT_LIBRARIES)
+    if management is None or management.nvmlInit_v2() != 0:
+        return ()
+    try:
+        count = ctypes.c_uint()
+        management.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        used = []
+        for index in range(count.value):
+            device, memory = ctypes.c_void_p(), _Memory()
+            if (
+                management.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) == 0
+                and management.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) == 0
+            ):
+                used.append(int(memory.used))
+        return tuple(used)
+    finally:
+        management.nvmlShutdown()
 
 
 def _load(names: tuple[str, ...]) -> ctypes.CDLL | None:

@@ -15,6 +15,7 @@ from trtkp.engine.base import (
     Backend,
     BuildRequest,
     BuildResult,
+    EngineProfile,
     NotRunnableError,
     Progress,
     importable,
@@ -29,7 +30,7 @@ from trtkp.shapes import Dim, TensorSpec
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OnnxRuntimeBackend", "OrtRunner", "Provider"]
+__all__ = ["TRACED_GRAPH", "OnnxRuntimeBackend", "OrtRunner", "Provider"]
 
 Provider: TypeAlias = Literal["cpu", "cuda"]
 
@@ -40,6 +41,9 @@ _PROVIDERS: dict[Provider, list[str]] = {
 
 #: Above this a model is saved with its weights beside it: one protobuf message ends at 2 GiB.
 _LARGEST_SINGLE_FILE = 1 << 30
+
+#: Name of the graph that a traced session writes: fused, laid out and named as it is run.
+TRACED_GRAPH = "traced.onnx"
 
 _DTYPES = {"float": "float32", "double": "float64"}
 
@@ -85,6 +89,14 @@ class OnnxRuntimeBackend(Backend):
             engine_bytes=sum(file.stat().st_size for file in files),
         )
 
+    def profile(
+        self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20
+    ) -> EngineProfile:
+        """See ``ort_profile.profile``."""
+        from trtkp.engine.ort_profile import profile
+
+        return profile(path, feeds, threads=threads, runs=runs)
+
     def open(
         self, path: Path, *, threads: int | None = None, provider: Provider = "cpu", spin: bool = False
     ) -> OrtRunner:
@@ -105,6 +117,7 @@ class OrtRunner(Closing):
         fuse_qdq: make integer kernels of Q/DQ pairs and what stands between them. Without it the pairs run as they are
             written, in floating point: what a graph made for TensorRT says, FP8 included, and not what 8-bit
             instructions of this CPU make of it (AVX2 saturates sums of two products at 16 bits).
+        trace: a folder to write the graph that is really run to, and a profile at `end_trace`; it slows every run.
 
     Raises:
         InputError: no such file, or not an ONNX model.
@@ -120,17 +133,24 @@ class OrtRunner(Closing):
         provider: Provider = "cpu",
         spin: bool = False,
         fuse_qdq: bool = True,
+        trace: Path | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"{threads} threads: at least one is needed")
         self.threads: int | None = threads or usable_cores()
         self._file = model if isinstance(model, Path) else None
-        self._session: Any = self._open(model, self.threads or 1, provider, spin, fuse_qdq)
+        self._session: Any = self._open(model, self.threads or 1, provider, spin, fuse_qdq, trace)
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
 
     def _open(
-        self, model: Path | bytes | onnx.ModelProto, threads: int, provider: Provider, spin: bool, fuse_qdq: bool
+        self,
+        model: Path | bytes | onnx.ModelProto,
+        threads: int,
+        provider: Provider,
+        spin: bool,
+        fuse_qdq: bool,
+        trace: Path | None,
     ) -> Any:
         if isinstance(model, Path) and not model.is_file():
             raise InputError("no such file", file=model)
@@ -151,6 +171,10 @@ class OrtRunner(Closing):
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
         options.add_session_config_entry("session.disable_quant_qdq", "0" if fuse_qdq else "1")
+        if trace is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(trace / "profile")
+            options.optimized_model_filepath = str(trace / TRACED_GRAPH)
         source: str | bytes
         if isinstance(model, Path):
             source = str(model)
@@ -179,6 +203,10 @@ class OrtRunner(Closing):
         except Exception as error:
             raise JobError(f"ONNX Runtime failed: {_first_line(error)}", file=self._file) from error
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+    def end_trace(self) -> Path:
+        """Write the profile of all runs so far (Chrome's trace format, microseconds) and give its path."""
+        return Path(self._session.end_profiling())
 
     def close(self) -> None:
         """Drop the session and its memory."""

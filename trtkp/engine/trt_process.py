@@ -6,23 +6,18 @@ import contextlib
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from collections import deque
-from pathlib import Path
 from typing import IO, Any
 
+from trtkp.child import child_command
 from trtkp.engine.base import BuildRequest, BuildResult, Progress
 from trtkp.engine.worker import encode_request
 from trtkp.errors import InputError, JobError
 
 __all__ = ["build_in_worker"]
-
-#: The worker searches modules where the caller does (a source tree, an environment) and not in the current directory,
-#: where a stray file could shadow one.
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from trtkp.engine.worker import main; main()"
 
 #: Lines of the library that go into the error when the worker dies.
 _LAST_LINES = 5
@@ -68,10 +63,9 @@ def _follow(
     job: dict[str, Any], request: BuildRequest, warnings: list[str], log: list[str], progress: Progress | None
 ) -> dict[str, Any]:
     """Run the worker to its ``done`` event."""
-    paths = [path or str(Path.cwd()) for path in sys.path]
     with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, json.dumps(paths)],
+            child_command("trtkp.engine.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -11,25 +11,21 @@ library itself prints goes to stderr.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
 import json
 import os
-import signal
 import sys
 import threading
 import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
+from trtkp.child import die_with_parent, peak_bytes
 from trtkp.engine.base import BuildRequest
 from trtkp.errors import InputError, TrtkpError
 from trtkp.shapes import ShapeRange
 
 __all__ = ["decode_request", "encode_request", "main"]
-
-_PR_SET_PDEATHSIG = 1
 
 
 def encode_request(request: BuildRequest) -> dict[str, Any]:
@@ -62,7 +58,7 @@ def decode_request(data: dict[str, Any]) -> BuildRequest:
 
 def main() -> None:
     """Serve one request and end the process: 0 after ``done`` or ``error``."""
-    _die_with_parent()
+    die_with_parent()
     events = _take_stdout()
 
     def emit(event: str, **fields: Any) -> None:
@@ -83,7 +79,7 @@ def main() -> None:
             lambda severity, text: emit("log", severity=severity, text=text),
             lambda phase, step, total: emit("progress", phase=phase, step=step, total=total),
         )
-        emit("done", peak_bytes=_peak_bytes(), **result)
+        emit("done", peak_bytes=peak_bytes(), **result)
     except TrtkpError as error:
         kind = "input" if isinstance(error, InputError) else "job"
         emit("error", kind=kind, message=error.message, file=error.file, layer=error.layer, remedy=error.remedy)
@@ -101,27 +97,11 @@ def _take_stdout() -> TextIO:
     return os.fdopen(private, "w", encoding="utf-8")
 
 
-def _die_with_parent() -> None:
-    """On Linux the kernel ends this process with its parent, even while the library holds every lock."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _watch_stdin() -> None:
     """Elsewhere, and when the parent died before the line above: the end of stdin."""
     while os.read(0, 4096):
         pass
     os._exit(1)
-
-
-def _peak_bytes() -> int | None:
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ __all__ = [
     "ints",
     "only_consumer",
     "replace_nodes",
+    "same_shape",
     "weight_name",
 ]
 
@@ -56,6 +57,14 @@ def only_consumer(value: ir.Value) -> ir.Node | None:
     """The single node that uses a value, once, if it is no graph output."""
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def same_shape(left: ir.Value, right: ir.Value) -> bool:
+    """Both shapes are known and equal, dynamic dimensions by name: no broadcast hides in the Add."""
+    if left.shape is None or right.shape is None or left.dtype != right.dtype:
+        return False
+    known = all(isinstance(dim, int) or dim.value is not None for dim in (*left.shape, *right.shape))
+    return known and list(left.shape) == list(right.shape)
 
 
 def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:

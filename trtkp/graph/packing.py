@@ -24,7 +24,10 @@ BASE_OF_KIND = {Kind.KERNEL: "KernelIndexConv", Kind.STRIPE: "StripeConv", Kind.
 
 @dataclass(frozen=True, eq=False)
 class PackedConv:
-    """Weight, lists and row order of one packed convolution; `trtkp.graph.ops` gives the shapes."""
+    """Weight, lists and row order of one packed convolution; `trtkp.graph.ops` gives the shapes.
+
+    With ``two_four`` at most two of every four columns of a row are not 0; ``weight`` has all columns.
+    """
 
     base: str
     weight_shape: tuple[int, int, int, int]
@@ -33,6 +36,7 @@ class PackedConv:
     index: npt.NDArray[np.int32]
     row_group: npt.NDArray[np.int32]
     filters: npt.NDArray[np.int32]
+    two_four: bool = False
 
     @property
     def index_nbytes(self) -> int:
@@ -105,7 +109,8 @@ def pack(weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, li
     source[:filters, :taps, :channels] = weight.reshape(filters, channels, taps).transpose(0, 2, 1)
     flat = (tap * (channels + 1) + channel)[row_group]
     rows = np.take_along_axis(source.reshape(filters + 1, -1)[row_filters], flat, axis=1)
-    return PackedConv(base, index.shape, index.groups, rows, table, row_group, row_filters)
+    two_four = index.nm_mask is not None
+    return PackedConv(base, index.shape, index.groups, rows, table, row_group, row_filters, two_four)
 
 
 def unpack(packed: PackedConv) -> npt.NDArray[Any]:

@@ -19,6 +19,7 @@ from trtkp.graph.edit import (
     ints,
     only_consumer,
     replace_nodes,
+    same_shape,
     weight_name,
 )
 from trtkp.graph.layers import conv_pads, unusable_reason
@@ -93,8 +94,7 @@ def pack_convolutions(
         _check_fits(name, weight, index_sets[name], conv.attributes.get_int("group", 1))
         packed = pack(weight, index_sets[name], row_multiple=row_multiple, list_multiple=list_multiple)
         epilogue = find_epilogue(conv)
-        two_four = index_sets[name].nm_mask is not None
-        op = OpName(packed.base, epilogue.residual is not None, epilogue.activation, two_four)
+        op = OpName(packed.base, epilogue.residual is not None, epilogue.activation, packed.two_four)
         node = _packed_node(model.graph, conv, name, packed, op, epilogue, input_sizes.get(conv.name or name, (0, 0)))
         replace_nodes([conv, *epilogue.nodes], [node], epilogue.output, node.outputs[0])
         created.add(node)
@@ -128,7 +128,7 @@ def read_packed(node: ir.Node) -> tuple[OpName, PackedConv]:
     if op.two_four:
         metadata = constant(node.inputs[-1])
         assert metadata is not None
-        packed = replace(packed, weight=expand(weight, metadata, packed.columns()[0].shape[1]))
+        packed = replace(packed, weight=expand(weight, metadata, packed.columns()[0].shape[1]), two_four=True)
     return op, packed
 
 
@@ -138,7 +138,7 @@ def find_epilogue(conv: ir.Node) -> Epilogue:
     follower = only_consumer(epilogue.output)
     if follower is not None and follower.op_type == "Add" and follower.domain == "":
         residual = follower.inputs[1] if follower.inputs[0] is epilogue.output else follower.inputs[0]
-        if residual is not None and residual is not epilogue.output and _same_shape(residual, epilogue.output):
+        if residual is not None and residual is not epilogue.output and same_shape(residual, epilogue.output):
             epilogue.residual = residual
             epilogue.nodes.append(follower)
             epilogue.output = follower.outputs[0]
@@ -176,14 +176,6 @@ def _add_activation(epilogue: Epilogue) -> None:
         epilogue.nodes += used
         epilogue.output = used[-1].outputs[0]
         epilogue.activation, epilogue.alpha = activation, alpha
-
-
-def _same_shape(left: ir.Value, right: ir.Value) -> bool:
-    """Both shapes are known and equal, dynamic dimensions by name: no broadcast hides in the Add."""
-    if left.shape is None or right.shape is None or left.dtype != right.dtype:
-        return False
-    known = all(isinstance(dim, int) or dim.value is not None for dim in (*left.shape, *right.shape))
-    return known and list(left.shape) == list(right.shape)
 
 
 def _check_fits(name: str, weight: np.ndarray, index: IndexSet, groups: int | None = None) -> None:

@@ -18,12 +18,13 @@ import numpy.typing as npt
 from trtkp.errors import InputError
 from trtkp.prune.index_set import QUAD, QUAD_KEPT
 
-__all__ = ["BLOCK_ROWS", "STEP_COLUMNS", "compress", "expand"]
+__all__ = ["BLOCK_ROWS", "LANES", "STEP_COLUMNS", "STORED_COLUMNS", "compress", "expand"]
 
-#: Rows of a block of metadata, and columns of one of its steps.
+#: Rows of a block of metadata, columns of one of its steps, and the weights that a row stores for them.
 BLOCK_ROWS, STEP_COLUMNS = 16, 64
-_STORED = STEP_COLUMNS * QUAD_KEPT // QUAD
-_LANES = 32
+STORED_COLUMNS = STEP_COLUMNS * QUAD_KEPT // QUAD
+#: Words of metadata of a block and step.
+LANES = 32
 
 
 def compress(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
@@ -42,12 +43,12 @@ def compress(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.i
     if used.sum(axis=2).max() > QUAD_KEPT:
         raise InputError(f"weights that are not 2:4: a quad keeps {used.sum(axis=2).max()} of {QUAD}")
     places = np.sort(np.argsort(~used, axis=2, kind="stable")[..., :QUAD_KEPT], axis=2)
-    weight = np.take_along_axis(padded, places, axis=2).reshape(len(padded), steps * _STORED)[:count]
+    weight = np.take_along_axis(padded, places, axis=2).reshape(len(padded), steps * STORED_COLUMNS)[:count]
     # [block, half, g, step, t, quad of 16 columns]
     codes = (places[..., 0] | places[..., 1] << 2).reshape(blocks, 2, 8, steps, 4, 4).astype(np.uint32)
     halves = (codes << np.arange(0, 16, 4, dtype=np.uint32)).sum(axis=5, dtype=np.uint32)
     words = halves[:, 0] | halves[:, 1] << np.uint32(16)
-    metadata = words.transpose(0, 2, 1, 3).reshape(blocks, steps, _LANES)
+    metadata = words.transpose(0, 2, 1, 3).reshape(blocks, steps, LANES)
     return np.ascontiguousarray(weight), np.ascontiguousarray(metadata).view(np.int32)
 
 
@@ -57,7 +58,7 @@ def expand(weight: npt.NDArray[Any], metadata: npt.NDArray[np.int32], columns: i
     words = metadata.view(np.uint32).reshape(blocks, steps, 8, 4, 1)
     places = words >> np.arange(0, 32, 2, dtype=np.uint32) & np.uint32(3)
     places = places.reshape(blocks, steps, 8, 4, 2, 8).transpose(0, 4, 2, 1, 3, 5)
-    places = places.reshape(blocks * BLOCK_ROWS, steps * _STORED)[: len(weight)].astype(np.int64)
+    places = places.reshape(blocks * BLOCK_ROWS, steps * STORED_COLUMNS)[: len(weight)].astype(np.int64)
     rows = np.zeros((len(weight), steps * STEP_COLUMNS), weight.dtype)
-    np.put_along_axis(rows, places + np.arange(steps * _STORED) // QUAD_KEPT * QUAD, weight, axis=1)
+    np.put_along_axis(rows, places + np.arange(steps * STORED_COLUMNS) // QUAD_KEPT * QUAD, weight, axis=1)
     return np.ascontiguousarray(rows[:, :columns])

@@ -112,6 +112,23 @@ class TorchBackend:
             module: torch.nn.Module = copy.deepcopy(self.program.module(check_guards=False))
         return module
 
+    def save(self, path: Path, state: Mapping[str, torch.Tensor]) -> None:
+        """Write the program with other weights and buffers, which it keeps, as ``torch.export.save`` does.
+
+        Args:
+            path: the new file.
+            state: state dict of a trained `module`.
+        """
+        import torch
+
+        with torch.no_grad():
+            for name, tensor in self.program.state_dict.items():
+                if name in state:
+                    tensor.copy_(state[name])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.export.save(self.program, path)
+
     def _tensor(self, spec: Any) -> torch.Tensor | None:
         """The weight, buffer or constant behind an input of the graph; None for the user's inputs."""
         if spec.target is None:

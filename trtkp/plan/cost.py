@@ -1,11 +1,10 @@
-"""Predicted time of a layer's forms on a GPU, for where nothing can be timed.
+"""Predicted time of a layer's forms: decides where nothing can be timed, and what is worth timing where it can.
 
-A roofline over a typical Ampere-class card: arithmetic and memory traffic overlap, kernel launches do not,
+A roofline: arithmetic and memory traffic overlap on a GPU, kernel launches do not,
 
-    time = max(MACs / rate, bytes / bandwidth) + kernels · launch.
+    time = max(MACs / rate, bytes / bandwidth) + kernels · launch,
 
-The constants are round figures of that class, *not measured here*; ratios between the forms of one layer depend on them
-only where a layer turns from arithmetic to memory or launches. Plans made with them are marked ``unmeasured``.
+and on a CPU nothing overlaps: the maximum is a sum there. Plans made with these times are marked ``unmeasured``.
 """
 
 from __future__ import annotations
@@ -15,14 +14,39 @@ from math import prod
 
 from trtkp.shapes import Shape
 
-__all__ = ["BANDWIDTH", "LAUNCH_S", "MAC_RATE", "Work", "predicted_time"]
+__all__ = ["CPU", "GPU", "Machine", "Work", "filter_rate", "predicted_time"]
 
-#: Sustained multiply-accumulates per second by bytes of the type: fp16 on tensor cores, fp32 without TF32.
-MAC_RATE = {2: 40e12, 4: 8e12}
-#: Sustained bytes per second.
-BANDWIDTH = 500e9
-#: Seconds from the end of one kernel to useful work of the next.
-LAUNCH_S = 3e-6
+
+@dataclass(frozen=True)
+class Machine:
+    """Round figures of a class of machines; ratios between the forms of one layer depend on them only a little.
+
+    Attributes:
+        mac_rate: sustained multiply-accumulates per second of a dense convolution.
+        bandwidth: sustained bytes per second.
+        launch_s: seconds from the end of one kernel to useful work of the next.
+        overlaps: arithmetic and traffic run at the same time.
+    """
+
+    mac_rate: float
+    bandwidth: float
+    launch_s: float
+    overlaps: bool
+
+
+#: An Ampere-class card by bytes of the type, fp16 on tensor cores and fp32 without TF32; *not measured here*.
+GPU = {2: Machine(40e12, 500e9, 3e-6, True), 4: Machine(8e12, 500e9, 3e-6, True)}
+#: Two AVX2 cores in ONNX Runtime: 41 G MAC/s dense, reorders and gathers 5 GB/s (``benchmarks/packing.py``).
+CPU = Machine(41e9, 5e9, 2e-5, False)
+
+#: Share of the dense rate that a filter group of at most so many filters reaches. Measured on two AVX2 cores (grouped
+#: 3x3 convolution of 64 channels a group at 14x14): 5.6, 20, 35 and 45 G MAC/s at 4, 8, 16 and 32 filters a group.
+_FILTER_RATES = ((7, 0.13), (15, 0.45), (31, 0.8))
+
+
+def filter_rate(filters: int) -> float:
+    """Share of the dense rate of a convolution, or a group of one, with so few filters."""
+    return next((rate for most, rate in _FILTER_RATES if filters <= most), 1.0)
 
 
 @dataclass(frozen=True)
@@ -45,10 +69,11 @@ class Work:
 
 
 def predicted_time(
-    work: Work, weight_shape: tuple[int, int, int, int], source: Shape, target: Shape, itemsize: int
+    work: Work, weight_shape: tuple[int, int, int, int], source: Shape, target: Shape, itemsize: int, machine: Machine
 ) -> float:
     """Seconds for a layer with weight [F, C, R, S], input ``source`` and output ``target`` [N, C, H, W]."""
     dense_macs = prod(weight_shape[1:]) * prod(target)
-    arithmetic = work.macs * dense_macs / (MAC_RATE[itemsize] * work.efficiency)
+    arithmetic = work.macs * dense_macs / (machine.mac_rate * work.efficiency)
     traffic = itemsize * (work.reads * prod(source) + work.writes * prod(target) + work.macs * prod(weight_shape))
-    return max(arithmetic, traffic / BANDWIDTH) + work.kernels * LAUNCH_S
+    busy = (arithmetic, traffic / machine.bandwidth)
+    return (max(busy) if machine.overlaps else sum(busy)) + work.kernels * machine.launch_s

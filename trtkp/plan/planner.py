@@ -1,46 +1,51 @@
 """Choose the fastest exact form of every packed layer, and keep the whole net no slower than dense.
 
 Where the engine can run here, the candidates of each layer are timed against each other, in turn, at the shapes of the
-profile's ``opt``; then the whole net is timed against the dense one. Where it cannot, predictions decide (`lowerings`).
+profile's ``opt``; then the whole net is timed against the dense one, and layers that won alone but do not pay in the
+net go back to dense. Where it cannot run, predictions decide (`trtkp.plan.cost`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 
-import numpy as np
 import onnx_ir as ir
 
-from trtkp.engine.feeds import random_feeds
 from trtkp.errors import InputError
-from trtkp.graph.edit import finish, replace_nodes, weight_name
+from trtkp.graph.channel_order import fold_channel_gathers
+from trtkp.graph.edit import weight_name
 from trtkp.graph.packing import PackedConv
 from trtkp.graph.rewrite import packed_nodes, read_packed
-from trtkp.plan.cost import predicted_time
-from trtkp.plan.lowerings import LOWERINGS, lower
+from trtkp.plan.cache import TimingCache
+from trtkp.plan.cost import CPU, GPU, predicted_time
+from trtkp.plan.lowerings import LOWERINGS
+from trtkp.plan.race import LAYER_BUDGET_S, apply_plan, race, race_layer
 from trtkp.shapes import Shape
-from trtkp.timing import Timing, time_interleaved
+from trtkp.timing import Timing
 
-__all__ = ["MEASURED_GAIN", "PREDICTED_GAIN", "LayerPlan", "Plan", "apply_plan", "make_plan", "race"]
+__all__ = ["MEASURED_GAIN", "PREDICTED_GAIN", "LayerPlan", "Plan", "apply_plan", "make_plan", "weigh"]
 
 #: A layer leaves dense for a measured gain of at least this; less is noise.
 MEASURED_GAIN = 1.03
 #: And for a predicted gain of at least this: predictions are rough.
 PREDICTED_GAIN = 1.2
 
-#: Seconds that the timing of one distinct layer, and of the whole net, may take.
-LAYER_BUDGET_S, NET_BUDGET_S = 0.6, 4.0
-WARMUP, RUNS = 3, 30
+#: Of a layer's forms, this many are timed beside dense: those predicted fastest, if not this much slower than dense.
+MAX_TIMED, WORTH_TIMING = 4, 1.3
+#: The whole net is as fast as the layers' gains say if it is within this share of it.
+SLACK = 0.05
+#: Seconds that one race of the whole net may take, and all that look for a faster subset of the choices.
+NET_BUDGET_S, SUBSET_BUDGET_S = 4.0, 20.0
 
 
 @dataclass(frozen=True)
 class LayerPlan:
     """What was weighed for one packed node, and what was chosen.
 
-    ``candidates`` maps a lowering to its median time in ms (measured) or to its share of the dense time (predicted).
+    ``candidates`` maps a lowering to its median time in ms (measured) or to its share of the dense time (predicted);
+    ``spread`` to the 10th and 90th percentile in ms where it was measured.
     """
 
     name: str
@@ -50,6 +55,12 @@ class LayerPlan:
     measured: bool
     candidates: dict[str, float]
     inapplicable: dict[str, str]
+    spread: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def gain_ms(self) -> float:
+        """Milliseconds that the choice saves against dense, where it was measured."""
+        return self.candidates["dense"] - self.candidates[self.choice] if self.measured else 0.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ def make_plan(
     measure: bool,
     threads: int | None = None,
     only: str | Mapping[str, str] | None = None,
+    cache: TimingCache | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Plan:
     """Plan a packed model.
@@ -87,6 +99,7 @@ def make_plan(
         measure: time candidates in ONNX Runtime; else predict.
         threads: of ONNX Runtime.
         only: use this lowering, or each layer's by its name, wherever it applies, dense elsewhere, with nothing timed.
+        cache: of layers' times; None times every layer anew (layers of equal structure once).
         progress: called with a phase, the layers done and the layers in all.
 
     Raises:
@@ -96,162 +109,181 @@ def make_plan(
         if wanted not in LOWERINGS:
             raise InputError(f"--lowering {wanted}: not known", remedy=f"use one of auto, {', '.join(LOWERINGS)}")
     nodes = packed_nodes(model)
-    timed: dict[str, LayerPlan] = {}
+    cache = cache if cache is not None else TimingCache.in_memory()
     layers = []
     for done, node in enumerate(nodes):
         if progress is not None:
             progress("Planning layers", done, len(nodes))
-        _, packed = read_packed(node)
-        reasons = {name: reason for name, low in LOWERINGS.items() if (reason := low.applies(packed)) is not None}
-        names = [name for name in LOWERINGS if name not in reasons]
         if only is not None:
             wanted = only if isinstance(only, str) else only.get(weight_name(node) or "", "dense")
-            layer = _forced(wanted, reasons)
-        elif not measure or len(names) == 1:
-            layer = _predicted(node, names, packed, value_shapes, reasons)
+            layers.append(_named(_forced(wanted, read_packed(node)[1]), node))
         else:
-            key = _key(node, packed, value_shapes)
-            if key not in timed:
-                timed[key] = _measured(node, names, value_shapes, threads, reasons)
-            layer = timed[key]
-        layers.append(replace(layer, name=weight_name(node) or "", node=str(node.name)))
+            layers.append(weigh(node, value_shapes, measure=measure, threads=threads, cache=cache))
     if progress is not None and nodes:
         progress("Planning layers", len(nodes), len(nodes))
     plan = Plan(tuple(layers), measured=measure and only is None)
-    return _checked_whole(model, plan, shapes, threads) if plan.measured else plan
+    return _checked_whole(model, plan, shapes, threads, progress) if plan.measured else plan
 
 
-def apply_plan(model: ir.Model, choices: Mapping[str, str]) -> ir.Model:
-    """A copy of a packed model in standard operators alone, each node in the chosen form."""
-    lowered = model.clone()
-    for node in packed_nodes(lowered):
-        nodes, output = lower(node, lowered.graph, LOWERINGS[choices[str(node.name)]])
-        replace_nodes([node], nodes, node.outputs[0], output)
-    finish(lowered)
-    lowered.graph.opset_imports.pop("trtkp", None)
-    return lowered
+def weigh(
+    node: ir.Node,
+    value_shapes: Mapping[str, Shape],
+    *,
+    measure: bool,
+    threads: int | None,
+    cache: TimingCache,
+    budget_s: float = LAYER_BUDGET_S,
+) -> LayerPlan:
+    """Weigh the forms of one packed node; see `make_plan`."""
+    _, packed = read_packed(node)
+    reasons = {name: reason for name, low in LOWERINGS.items() if (reason := low.applies(packed)) is not None}
+    costs = _predictions(node, packed, [n for n in LOWERINGS if n not in reasons], value_shapes, measure=measure)
+    if len(costs) == 1:
+        return _named(LayerPlan("", "", "dense", "no other form applies", False, costs, reasons), node)
+    if not measure:
+        return _named(_by_prediction(costs, reasons), node)
+    hopeful = sorted((name for name in costs if name != "dense"), key=lambda name: costs[name])
+    timed = ["dense", *(name for name in hopeful[:MAX_TIMED] if costs[name] <= WORTH_TIMING)]
+    reasons |= {
+        name: f"predicted {costs[name]:.2f} times the dense time, not timed" for name in hopeful if name not in timed
+    }
+    if len(timed) == 1:
+        return _named(LayerPlan("", "", "dense", "no other form is worth timing", False, {"dense": 1.0}, reasons), node)
+    timed.sort(key=list(LOWERINGS).index)
+    return _named(_by_time(race_layer(node, timed, value_shapes, threads, cache, budget_s), reasons), node)
 
 
-def _forced(only: str, reasons: Mapping[str, str]) -> LayerPlan:
+def _named(layer: LayerPlan, node: ir.Node) -> LayerPlan:
+    return replace(layer, name=weight_name(node) or "", node=str(node.name))
+
+
+def _forced(only: str, packed: PackedConv) -> LayerPlan:
+    reasons = {name: reason for name, low in LOWERINGS.items() if (reason := low.applies(packed)) is not None}
     choice = "dense" if only in reasons else only
     why = f"{only} does not apply: {reasons[only]}" if only in reasons else "asked for"
-    return LayerPlan("", "", choice, why, False, {}, dict(reasons))
+    return LayerPlan("", "", choice, why, False, {}, reasons)
 
 
-def _predicted(
-    node: ir.Node,
-    names: Sequence[str],
-    packed: PackedConv,
-    value_shapes: Mapping[str, Shape],
-    reasons: Mapping[str, str],
-) -> LayerPlan:
+def _predictions(
+    node: ir.Node, packed: PackedConv, names: Iterable[str], value_shapes: Mapping[str, Shape], *, measure: bool
+) -> dict[str, float]:
+    """Predicted times, as shares of the dense one: on a CPU where the layer is going to be timed on one."""
     source, target = (value_shapes[str(value.name)] for value in (node.inputs[0], node.outputs[0]) if value is not None)
     itemsize = packed.weight.dtype.itemsize
+    machine = CPU if measure else GPU[itemsize]
     times = {
-        name: predicted_time(LOWERINGS[name].work(packed), packed.weight_shape, source, target, itemsize)
+        name: predicted_time(LOWERINGS[name].work(packed), packed.weight_shape, source, target, itemsize, machine)
         for name in names
     }
-    costs = {name: round(time / times["dense"], 4) for name, time in times.items()}
+    return {name: round(seconds / times["dense"], 4) for name, seconds in times.items()}
+
+
+def _by_prediction(costs: dict[str, float], reasons: dict[str, str]) -> LayerPlan:
     best = min(costs, key=lambda name: (costs[name], name != "dense"))
-    if len(names) == 1:
-        return LayerPlan("", "", "dense", "no other form applies", False, costs, dict(reasons))
-    if best == "dense" or costs["dense"] / costs[best] < PREDICTED_GAIN:
+    gain = 1 / costs[best]
+    if best == "dense" or gain < PREDICTED_GAIN:
         why = f"predicted gain of {best} is below {PREDICTED_GAIN}" if best != "dense" else "predicted fastest"
-        return LayerPlan("", "", "dense", why, False, costs, dict(reasons))
-    return LayerPlan(
-        "", "", best, f"predicted {costs['dense'] / costs[best]:.2f} times dense", False, costs, dict(reasons)
-    )
+        return LayerPlan("", "", "dense", why, False, costs, reasons)
+    return LayerPlan("", "", best, f"predicted {gain:.2f} times dense", False, costs, reasons)
 
 
-def _measured(
-    node: ir.Node,
-    names: Sequence[str],
-    value_shapes: Mapping[str, Shape],
-    threads: int | None,
-    reasons: Mapping[str, str],
-) -> LayerPlan:
-    models = {name: _single_layer(node, name, value_shapes) for name in names}
-    times = race(models, value_shapes, threads, LAYER_BUDGET_S)
-    medians = {name: round(times[name].median_ms, 6) for name in names}
+def _by_time(times: Mapping[str, Timing], reasons: dict[str, str]) -> LayerPlan:
+    medians = {name: round(timing.median_ms, 6) for name, timing in times.items()}
+    spread = {name: (round(timing.p10_ms, 6), round(timing.p90_ms, 6)) for name, timing in times.items()}
     best = min(medians, key=lambda name: medians[name])
-    gain = medians["dense"] / medians[best]
+    gain = times[best].gain_over(times["dense"])
+    choice, why = best, f"{gain:.2f} times dense"
     if best == "dense" or gain < MEASURED_GAIN:
+        choice = "dense"
         why = "fastest" if best == "dense" else f"{best} gains {gain:.2f}, less than {MEASURED_GAIN}"
-        return LayerPlan("", "", "dense", why, True, medians, dict(reasons))
-    return LayerPlan("", "", best, f"{gain:.2f} times dense", True, medians, dict(reasons))
+    return LayerPlan("", "", choice, why, True, medians, reasons, spread)
 
 
-def _checked_whole(model: ir.Model, plan: Plan, shapes: Mapping[str, Shape], threads: int | None) -> Plan:
-    """Time the planned net against the dense one; dense everywhere where the plan does not win."""
-    everything_dense = {str(node.name): "dense" for node in packed_nodes(model)}
-    if plan.choices == everything_dense:
+def _checked_whole(
+    model: ir.Model,
+    plan: Plan,
+    shapes: Mapping[str, Shape],
+    threads: int | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> Plan:
+    """Time the planned net against the dense one, and leave out what does not pay in the net."""
+    leaving = [layer for layer in plan.layers if layer.choice != "dense"]
+    if not leaving:
         return plan
-    models = {"dense": apply_plan(model, everything_dense), "planned": apply_plan(model, plan.choices)}
-    times = race(models, shapes, threads, NET_BUDGET_S)
-    if times["planned"].median_ms <= times["dense"].median_ms:
-        return replace(plan, dense_ms=times["dense"], planned_ms=times["planned"])
-    why = (
-        f"the planned net took {times['planned'].median_ms:.3f} ms, the dense one {times['dense'].median_ms:.3f} ms: "
-        "every layer stays dense"
-    )
+    if progress is not None:
+        progress("Timing the net", 0, 1)
+    search = _Search(model, shapes, threads)
+    everything = [layer.node for layer in sorted(leaving, key=_relative_gain, reverse=True)]
+    dense, planned = search.time(plan, everything)
+    expected = dense.median_ms - sum(layer.gain_ms for layer in leaving)
+    kept = everything
+    if planned.median_ms > min(dense.median_ms, max(expected, 0) + SLACK * dense.median_ms):
+        kept, dense, planned = search.fewer(plan, everything, dense, planned)
+    if planned.gain_over(dense) < 1:
+        kept = []
+    return _reduced(plan, everything, kept, dense, planned)
+
+
+def _relative_gain(layer: LayerPlan) -> float:
+    return layer.candidates["dense"] / layer.candidates[layer.choice]
+
+
+def _reduced(plan: Plan, everything: Sequence[str], kept: Sequence[str], dense: Timing, planned: Timing) -> Plan:
+    """The plan with only the kept nodes in their forms."""
+    timed = replace(plan, dense_ms=dense, planned_ms=planned)
+    if len(kept) == len(everything):
+        return timed
+    if kept:
+        back = f"{len(everything) - len(kept)} of {len(everything)} packed layers"
+        why = f"{back} go back to dense, the whole net is faster so"
+    else:
+        why = (
+            f"the planned net took {planned.median_ms:.3f} ms, the dense one {dense.median_ms:.3f} ms: "
+            "every layer stays dense"
+        )
+        timed = replace(timed, planned_ms=dense)
     layers = tuple(
-        layer if layer.choice == "dense" else replace(layer, choice="dense", why=f"{layer.choice} won alone, but {why}")
+        replace(layer, choice="dense", why=f"{layer.choice} won alone, but {why}")
+        if layer.choice != "dense" and layer.node not in kept
+        else layer
         for layer in plan.layers
     )
-    return replace(plan, layers=layers, dense_ms=times["dense"], planned_ms=times["dense"], notes=(why,))
+    return replace(timed, layers=layers, notes=(why,))
 
 
-def race(
-    models: Mapping[str, ir.Model], shapes: Mapping[str, Shape], threads: int | None, budget_s: float
-) -> dict[str, Timing]:
-    """Times of several models on the same random inputs, in turn."""
-    from trtkp.engine.onnxruntime import OrtRunner
+@dataclass
+class _Search:
+    """Races of the whole net with some of its layers in their forms."""
 
-    with ExitStack() as stack:
-        calls = {}
-        for name, model in models.items():
-            runner = stack.enter_context(OrtRunner(ir.to_proto(model), threads=threads))
-            feeds = random_feeds(runner.inputs, shapes, seed=0)
-            calls[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)
-        return time_interleaved(calls, warmup=WARMUP, runs=RUNS, budget_s=budget_s)
+    model: ir.Model
+    shapes: Mapping[str, Shape]
+    threads: int | None
 
+    def time(self, plan: Plan, nodes: Iterable[str]) -> tuple[Timing, Timing]:
+        """Times of the dense net and of the one with these nodes in their forms."""
+        chosen = set(nodes)
+        choices = {node: choice if node in chosen else "dense" for node, choice in plan.choices.items()}
+        models = {
+            "dense": apply_plan(self.model, dict.fromkeys(choices, "dense")),
+            "planned": apply_plan(self.model, choices),
+        }
+        fold_channel_gathers(models["planned"])  # as in engine.onnx
+        times = race(models, self.shapes, self.threads, NET_BUDGET_S)
+        return times["dense"], times["planned"]
 
-def _single_layer(node: ir.Node, lowering: str, value_shapes: Mapping[str, Shape]) -> ir.Model:
-    """A model of one packed node in one form, at fixed shapes."""
-    constants = {}
-    sources = {}
-    weight = node.inputs[1]
-    assert weight is not None
-    assert weight.dtype is not None
-    kind = weight.dtype  # that of X and Y as well, whose own may not be known
-    for value in node.inputs:
-        assert value is not None
-        assert value.name is not None
-        if value.const_value is not None:
-            constants[value] = ir.val(value.name, value.dtype, value.shape, const_value=value.const_value)
-        else:
-            sources[value] = ir.val(value.name, kind, value_shapes[value.name])
-    known = constants | sources
-    copy = ir.Node(
-        node.domain, node.op_type, [known[v] for v in node.inputs if v is not None], node.attributes.values(),
-        name=node.name, metadata_props=dict(node.metadata_props),
-    )  # fmt: skip
-    before, output = node.outputs[0], copy.outputs[0]
-    output.name, output.dtype = before.name, kind
-    output.shape = ir.Shape(value_shapes[str(before.name)])
-    graph = ir.Graph(
-        list(sources.values()), [output], nodes=[copy], initializers=list(constants.values()),
-        opset_imports={"": 18, node.domain: 1}, name="layer",
-    )  # fmt: skip
-    return apply_plan(ir.Model(graph, ir_version=10), {str(node.name): lowering})
+    def fewer(self, plan: Plan, ordered: list[str], dense: Timing, planned: Timing) -> tuple[list[str], Timing, Timing]:
+        """Bisect for the number of layers, those of largest gain first, with which the net is fastest.
 
-
-def _key(node: ir.Node, packed: PackedConv, value_shapes: Mapping[str, Shape]) -> str:
-    """Layers with equal keys take the same time: geometry, lists and shapes, not weights."""
-    digest = sha256()
-    for array in (packed.index, packed.row_group, packed.filters):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    shape = value_shapes[str(node.inputs[0].name)] if node.inputs[0] is not None else ()
-    attributes = sorted((name, str(attribute.value)) for name, attribute in node.attributes.items())
-    digest.update(repr((node.op_type, shape, str(packed.weight.dtype), attributes)).encode())
-    return digest.hexdigest()
+        Every subset runs against dense, so that gains are compared and not times of different moments.
+        """
+        best = (planned.gain_over(dense), ordered, dense, planned)
+        start, least, most = time.perf_counter(), 0, len(ordered)
+        while most - least > 1 and time.perf_counter() - start < SUBSET_BUDGET_S:
+            count = (least + most) // 2
+            dense, planned = self.time(plan, ordered[:count])
+            gain = planned.gain_over(dense)
+            if gain > best[0]:
+                best, most = (gain, ordered[:count], dense, planned), count
+            else:
+                least = count
+        return best[1:]

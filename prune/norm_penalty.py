@@ -1,0 +1,139 @@
+"""PPT-KP's training: an L1 penalty whose intensity depends on the kernel's norm (`prune.pptkp` has the formula)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.method import Masks
+from trtkp.prune.pptkp import PPTKP, kernel_norms, pools, pruning_points
+from trtkp.prune.regulariser import Regulariser, layer_parameters, layer_weights
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["NormDependentL1"]
+
+#: Of the strength on 1x1 layers.
+_POINTWISE = 0.6
+
+
+class NormDependentL1(Regulariser):
+    """The penalty on the kernels of some layers; breakpoints and blocks are those of the weights at the start.
+
+    Args:
+        model: the module, whose parameters carry the layers' names.
+        layers: to be pruned.
+        method: its settings.
+    """
+
+    def __init__(self, model: torch.nn.Module, layers: Sequence[ConvLayer], method: PPTKP) -> None:
+        import torch
+
+        self._model, self._layers, self._method = model, list(layers), method
+        weights = layer_weights(model, layers)
+        self._parameters = layer_parameters(model, layers)
+        self._blocks = method.blocks(layers, weights)
+        self._gammas = torch.tensor(list(method.intensities), dtype=torch.float64)
+        self._owners = {
+            name: (torch.from_numpy(blocks.group_of_filter), torch.from_numpy(blocks.block_of_channel))
+            for name, blocks in self._blocks.items()
+        }
+        self.breakpoints: dict[str, torch.Tensor] = {}
+        for pool in pools(layers):
+            norms = np.concatenate(
+                [self._blocks[layer.name].mean(kernel_norms(weights[layer.name])).ravel() for layer in pool]
+            )
+            taus = torch.from_numpy(np.quantile(norms, list(method.quantiles)))
+            self.breakpoints |= {layer.name: taus for layer in pool}
+
+    def after_backward(self) -> None:
+        """Add ``lambda · gamma(a) · sign(w)`` to the gradients."""
+        import torch
+
+        if self._method.proximal:
+            return
+        with torch.no_grad():
+            for layer in self._layers:
+                parameter = self._parameters[layer.name]
+                if parameter.grad is not None:
+                    parameter.grad += self._pull(layer, parameter) * parameter.sign()
+
+    def after_step(self, lr: float) -> None:
+        """``w <- w · max(0, 1 - lr · lambda · gamma(a) / ||w||_2)``, norms over whole blocks."""
+        import torch
+
+        if not self._method.proximal:
+            return
+        with torch.no_grad():
+            for layer in self._layers:
+                parameter = self._parameters[layer.name]
+                squares = self._pooled(layer, parameter.square().sum(dim=(2, 3)))
+                norms = self._spread(layer, squares.sqrt())
+                shrink = (1 - lr * self._pull(layer, parameter) / norms.clamp_min(1e-30)).clamp_min(0)
+                parameter.mul_(shrink)
+
+    def _pull(self, layer: ConvLayer, parameter: torch.Tensor) -> torch.Tensor:
+        """``lambda · gamma(a)`` of every kernel, [F, C, 1, 1]."""
+        import torch
+
+        norms = self._pooled(layer, parameter.detach().abs().sum(dim=(2, 3)), mean=True)
+        zone = torch.bucketize(norms, self.breakpoints[layer.name].to(norms), right=True)
+        strength = self._method.strength * (_POINTWISE if layer.taps == 1 else 1.0)
+        return self._spread(layer, strength * self._gammas.to(norms)[zone])
+
+    def _pooled(self, layer: ConvLayer, values: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
+        """Sum or mean over every block, from values [F, C]."""
+        import torch
+
+        blocks = self._blocks[layer.name]
+        rows, columns = blocks.shape
+        if (rows, columns) == tuple(values.shape):
+            return values
+        group, block = (owner.to(values.device) for owner in self._owners[layer.name])
+        sums = values.new_zeros(rows, values.shape[1]).index_add(0, group, values)
+        sums = sums.new_zeros(rows, columns).index_add(1, block, sums)
+        return sums / torch.from_numpy(blocks.sizes).to(sums) if mean else sums
+
+    def _spread(self, layer: ConvLayer, values: torch.Tensor) -> torch.Tensor:
+        """The value of its block for every kernel, [F, C, 1, 1]."""
+        rows, columns = self._blocks[layer.name].shape
+        if (rows, columns) != (layer.filters, layer.channels):
+            group, block = (owner.to(values.device) for owner in self._owners[layer.name])
+            values = values[group][:, block]
+        return values[:, :, None, None]
+
+    def masks(self) -> Masks:
+        """At the method's ratio or pruning point, in the blocks that were trained."""
+        return self._method.masks_of_blocks(self._layers, layer_weights(self._model, self._layers), self._blocks)
+
+    def report(self) -> dict[str, Any]:
+        """The pruning points that the weights have now, of the larger kernels (of 1x1 where there are no others)."""
+        weights = layer_weights(self._model, self._layers)
+        pool = pools(self._layers)[0]
+        norms = [self._blocks[layer.name].mean(kernel_norms(weights[layer.name])).ravel() for layer in pool]
+        found = pruning_points(np.concatenate(norms))
+        return {"points": [{"point": i, **asdict(point)} for i, point in enumerate(found, 1)]}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Breakpoints and groups of filters."""
+        groups = {f"group.{name}": owners[0] for name, owners in self._owners.items()}
+        return groups | {f"tau.{name}": taus for name, taus in self.breakpoints.items()}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on with those."""
+        from trtkp.prune.granularity import Blocks
+
+        for layer in self._layers:
+            self.breakpoints[layer.name] = state[f"tau.{layer.name}"]
+            group = state[f"group.{layer.name}"]
+            order = np.argsort(group.numpy(), kind="stable")
+            method = self._method
+            self._blocks[layer.name] = Blocks(
+                layer.filters, layer.channels, layer.groups, method.filter_group, method.channel_block, order
+            )
+            self._owners[layer.name] = (group, self._owners[layer.name][1])

@@ -1,0 +1,280 @@
+r"""PPT-KP: pruning-point-training kernel pruning (AICAS 2023).
+
+Known from the abstract: kernels go, their L1 norms are driven to zero by an L1 penalty whose intensity depends on the
+kernel's own norm; that makes several margins in the distribution of the norms, and so several usable thresholds, the
+pruning points. Reconstructed (the full text was not at hand): with norms ``a = ||w_oc||_1``, breakpoints
+``tau_1 < ... < tau_B`` and intensities ``gamma_0 > ... > gamma_B >= 0``,
+
+    R(W) = lambda · sum phi(a),      phi'(a) = gamma_b   for   tau_b <= a < tau_{b+1},      tau_0 = 0.
+
+Norms drift towards zero at a speed proportional to gamma(a). At a breakpoint the speed jumps, and what flows past it is
+conserved, so the density under it is gamma_b / gamma_{b-1} times that above: a dip under every breakpoint. That smaller
+norms are pushed harder is our inference; ``intensities`` may say otherwise. Breakpoints are quantiles of the dense
+net's norms. 1x1 layers have norms, breakpoints and thresholds of their own and 0.6 times the strength, as the same
+group's code has it.
+
+Pruning takes a threshold over the whole net, keeps the largest kernel of every filter, and leaves filters with unequal
+numbers; ``equalise`` gives them equal ones as V-SKP does. Without training this is plain L1 kernel pruning.
+
+Not from the paper: with ``filter_group`` and ``channel_block`` (`prune.granularity`) norms are means over blocks, in
+the threshold and in the penalty, which so pushes the kernels of a block alike; ``proximal`` shrinks whole blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.granularity import Blocks, blocks_of
+from trtkp.prune.index_set import MAX_TAPS, IndexSet
+from trtkp.prune.method import Masks
+from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor, layer_ratios
+from trtkp.prune.vskp import equalised
+
+if TYPE_CHECKING:
+    import torch
+
+    from trtkp.prune.norm_penalty import NormDependentL1
+
+__all__ = ["PPTKP", "PruningPoint", "kernel_norms", "pools", "pruning_points"]
+
+_RATIO = 0.5
+_BINS = 100
+#: A dip is a margin when it is this much lower than the lower of the heights beside it, and by four standard deviations
+#: of a count of that size.
+_DEPTH, _DEVIATIONS = 0.2, 4.0
+#: Norms below this share of the largest are the pile at zero, not a height beside a dip.
+_PILE = 0.02
+
+
+@dataclass(frozen=True)
+class PruningPoint:
+    """A threshold in a margin of the norms' distribution.
+
+    Attributes:
+        threshold: norm up to which kernels go.
+        ratio: share of kernels that would go.
+        depth: how much emptier the margin is than the lower of the heights beside it, 0 to 1.
+    """
+
+    threshold: float
+    ratio: float
+    depth: float
+
+
+@dataclass(frozen=True)
+class PPTKP:
+    """Remove the kernels of small L1 norm, at a ratio or at a pruning point.
+
+    Scope: everything but the stem and depthwise layers; 1x1 layers only with ``pointwise``.
+
+    Args:
+        ratio: share of kernels to remove; 0.5 where neither it nor ``point`` is given.
+        point: the pruning point to take instead, counted from 1 at the smallest threshold.
+        allocation: of ``ratio``: ``global`` (one threshold, as published) or ``uniform``.
+        equalise: every filter of a layer keeps the same number of kernels.
+        pointwise: prune 1x1 layers too.
+        filter_group: filters that share a list.
+        channel_block: consecutive channels that a list takes or leaves together.
+        cluster: group filters of like norms, instead of consecutive ones.
+        strength: lambda.
+        quantiles: of the dense norms, where the breakpoints are.
+        intensities: gamma, one more than there are breakpoints.
+        proximal: shrink with ``w <- w · max(0, 1 - lr · lambda · gamma / ||w||_2)`` after each step, which reaches
+            exact zeros, instead of adding ``lambda · gamma · sign(w)`` to the gradient.
+    """
+
+    ratio: float | None = None
+    point: int | None = None
+    allocation: str = "global"
+    equalise: bool = False
+    pointwise: bool = True
+    filter_group: int = 1
+    channel_block: int = 1
+    cluster: bool = False
+    strength: float = 1e-4
+    quantiles: Sequence[float] = (0.25, 0.5, 0.75)
+    intensities: Sequence[float] = (1.0, 0.5, 0.25, 0.0)
+    proximal: bool = False
+
+    name = "pptkp"
+
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio)
+        check_allocation(self.allocation)
+        check_granularity(self.filter_group, self.channel_block)
+        if self.ratio is not None and self.point is not None:
+            raise InputError("--ratio and --point exclude each other", remedy="give one of them")
+        if self.point is not None and (self.point < 1 or self.allocation != "global"):
+            raise InputError(f"--point {self.point}: points are counted from 1, over the whole net")
+        rising = [0.0, *self.quantiles, 1.0]
+        if any(low >= high for low, high in pairwise(rising)):
+            raise InputError(f"quantiles {list(self.quantiles)}: not rising between 0 and 1")
+        if len(self.intensities) != len(self.quantiles) + 1 or not all(
+            isfinite(gamma) and gamma >= 0 for gamma in self.intensities
+        ):
+            raise InputError(
+                f"{len(self.intensities)} intensities for {len(self.quantiles)} breakpoints",
+                remedy="give one more, none negative",
+            )
+        if not (isfinite(self.strength) and self.strength >= 0):
+            raise InputError(f"strength {self.strength}: not a penalty's")
+
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter as it takes effect."""
+        effective = asdict(self) | {"quantiles": list(self.quantiles), "intensities": list(self.intensities)}
+        if self.ratio is None and self.point is None:
+            effective["ratio"] = _RATIO
+        return effective
+
+    def paper_index_bytes(self, index: IndexSet) -> int:
+        """Bytes of ragged lists: a channel of 1 byte (2 from 257 channels on) per kernel, int32 row pointers."""
+        kernels = int(np.diff(index.group_ptr) @ np.diff(index.entry_ptr))
+        return kernels * (1 if index.shape[1] <= 1 << 8 else 2) + 4 * (index.shape[0] + 1)
+
+    def inapplicable(self, layer: ConvLayer) -> str | None:
+        """One kernel per filter leaves nothing to choose."""
+        if layer.channels == 1:
+            return "one channel per filter: no kernel can go"
+        if layer.taps > MAX_TAPS:
+            return f"{layer.kernel[0]}x{layer.kernel[1]} kernel: index sets hold at most {MAX_TAPS} taps"
+        return None
+
+    def out_of_scope(self, layer: ConvLayer) -> str | None:
+        """The stem, and 1x1 layers where they are switched off."""
+        if layer.stem:
+            return "stem"
+        if layer.taps == 1 and not self.pointwise:
+            return "1x1 kernel"
+        return None
+
+    def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
+        """One mask per layer.
+
+        Raises:
+            InputError: the distribution has fewer pruning points than ``point``.
+        """
+        return self.masks_of_blocks(layers, weights, self.blocks(layers, weights))
+
+    def blocks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, Blocks]:
+        """The blocks of every layer."""
+        return {
+            layer.name: blocks_of(
+                layer, kernel_norms(weights[layer.name]), self.filter_group, self.channel_block, cluster=self.cluster
+            )
+            for layer in layers
+        }
+
+    def masks_of_blocks(
+        self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]
+    ) -> Masks:
+        """The same with the blocks given, such as those that were trained with."""
+        norms = {layer.name: blocks[layer.name].mean(kernel_norms(weights[layer.name])) for layer in layers}
+        ratio = _RATIO if self.ratio is None else self.ratio
+        ratios = layer_ratios(self.allocation, ratio, layers)
+        masks: Masks = {}
+        for pool in pools(layers):
+            together = self._threshold([norms[layer.name] for layer in pool], [blocks[layer.name] for layer in pool],
+                                       ratio) if ratios is None else 0.0  # fmt: skip
+            for layer in pool:
+                norm, block = norms[layer.name], blocks[layer.name]
+                threshold = together if ratios is None else _quantile(norm.ravel(), block.sizes.ravel(),
+                                                                      ratios[layer.name])  # fmt: skip
+                kept = block.spread(self._kept(norm, threshold))
+                masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
+        return masks
+
+    def _threshold(self, norms: Sequence[npt.NDArray[Any]], blocks: Sequence[Blocks], ratio: float) -> float:
+        pooled = np.concatenate([norm.ravel() for norm in norms])
+        sizes = np.concatenate([block.sizes.ravel() for block in blocks])
+        if self.point is None:
+            return _quantile(pooled, sizes, ratio)
+        points = pruning_points(pooled)
+        if len(points) < self.point:
+            raise InputError(
+                f"--point {self.point}: the norms have {len(points)} pruning points",
+                remedy="train longer or with more strength, or give --ratio",
+            )
+        return points[self.point - 1].threshold
+
+    def _kept(self, norms: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.bool_]:
+        """Blocks above the threshold, and the largest of every row that has none."""
+        below = norms <= threshold
+        if self.equalise:
+            return equalised(norms, min(norms.shape[1] - 1, int(below.sum()) // len(norms)))
+        kept = ~below
+        empty = ~kept.any(axis=1)
+        kept[empty, norms[empty].argmax(axis=1)] = True
+        return kept
+
+    def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> NormDependentL1:
+        """The norm-dependent penalty, its breakpoints those of the module's weights."""
+        from trtkp.prune.norm_penalty import NormDependentL1
+
+        return NormDependentL1(model, layers, self)
+
+
+def kernel_norms(weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """L1 norm of every kernel of ``weight`` [F, C, R, S], float64 [F, C]."""
+    norms: npt.NDArray[np.float64] = np.abs(weight.astype(np.float64)).sum(axis=(2, 3))
+    return norms
+
+
+def pools(layers: Sequence[ConvLayer]) -> list[list[ConvLayer]]:
+    """Layers whose norms are compared: larger kernels, and 1x1 ones; none that is empty."""
+    parts = [[layer for layer in layers if (layer.taps > 1) is large] for large in (True, False)]
+    return [part for part in parts if part]
+
+
+def pruning_points(norms: npt.NDArray[Any], bins: int = _BINS) -> list[PruningPoint]:
+    """The margins of a distribution of norms [K], in rising order of their thresholds.
+
+    A margin is a local minimum of the histogram whose prominence (the lower of the two heights that one has to climb
+    down from to reach it) stands out of what counts scatter by. Its threshold is the middle of its emptiest bins. The
+    pile at zero is no height: what lies between it and the rest is where everything that was pushed away ends.
+    """
+    norms = np.sort(np.asarray(norms, np.float64).ravel())
+    if not len(norms) or norms[-1] <= 0:
+        return []
+    top = float(np.quantile(norms, 0.995))
+    counts, edges = np.histogram(norms, bins, (_PILE * top, top))
+    points = []
+    for i, count in enumerate(counts):
+        height = min(_height(counts[:i][::-1], count, stop_at_equal=True), _height(counts[i + 1 :], count))
+        fall = height - count
+        if height and fall >= _DEPTH * height and fall > _DEVIATIONS * np.sqrt(height):
+            last = i
+            while last + 1 < bins and counts[last + 1] == count:
+                last += 1
+            threshold = float(edges[i] + edges[last + 1]) / 2
+            share = float(np.searchsorted(norms, threshold, side="right")) / len(norms)
+            points.append(PruningPoint(threshold, share, float(fall / height)))
+    return points
+
+
+def _height(counts: npt.NDArray[Any], floor: int, *, stop_at_equal: bool = False) -> int:
+    """Largest count before one falls below ``floor`` (or reaches it)."""
+    lower = counts <= floor if stop_at_equal else counts < floor
+    end = int(np.argmax(lower)) if lower.any() else len(counts)
+    if stop_at_equal and end < len(counts) and end == 0 and counts[0] == floor:
+        return 0  # a bin further left stands for this one
+    return int(counts[:end].max(initial=0))
+
+
+def _quantile(norms: npt.NDArray[Any], sizes: npt.NDArray[Any], ratio: float) -> float:
+    """The largest norm whose kernels and all smaller ones are at most a share ``ratio``; below all where none are."""
+    order = np.argsort(norms, kind="stable")
+    allowed = exact_floor(ratio * int(sizes.sum()))
+    count = int(np.searchsorted(np.cumsum(sizes[order]), allowed, side="right"))
+    # equal norms stay or go together
+    while 0 < count < len(order) and norms[order[count - 1]] == norms[order[count]]:
+        count -= 1
+    return float(norms[order[count - 1]]) if count else -1.0

@@ -1,0 +1,100 @@
+"""What a method does while a net trains towards its masks: hooks that the trainer calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+from trtkp.prune.conv_layer import ConvLayer
+
+if TYPE_CHECKING:
+    import torch
+
+    from trtkp.prune.method import Masks
+
+__all__ = ["Regulariser", "Trainable", "can_regularise", "layer_parameters", "layer_weights"]
+
+
+class Regulariser:
+    """Base of the regularisers; a hook does nothing unless a method says what.
+
+    Every iteration the trainer adds `loss` to its own, calls `after_backward` once gradients are there (unscaled, and
+    averaged over processes), and `after_step` once the optimiser has stepped. `state` and
+    `restore` are for checkpoints.
+    """
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing more to push; asked after every epoch."""
+        return False
+
+    def loss(self) -> torch.Tensor | None:
+        """A term of the loss, or None."""
+        return None
+
+    def after_backward(self) -> None:
+        """Add to the gradients."""
+
+    def after_step(self, lr: float) -> None:
+        """Change weights after a step of learning rate ``lr``."""
+
+    def after_epoch(self, epoch: int) -> None:
+        """Look at the weights after epoch ``epoch``, counted from 1."""
+
+    def masks(self) -> Masks:
+        """Masks that the weights as they are now lead to."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Take off what was put on the module."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the module's own state does not hold."""
+        return {}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from `state`."""
+
+    def report(self) -> dict[str, Any]:
+        """Figures for the log and for the record of the pruning, as JSON has them."""
+        return {}
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A method that regularises training before it prunes."""
+
+    def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> Regulariser:
+        """The regulariser for the given layers of a module whose parameters carry the layers' names."""
+
+
+def can_regularise(method: object) -> bool:
+    """Whether a method, with its settings, has something to train towards."""
+    return isinstance(method, Trainable) and bool(getattr(method, "searches", True))
+
+
+def layer_parameters(model: torch.nn.Module, layers: Sequence[ConvLayer]) -> dict[str, torch.nn.Parameter]:
+    """The weight of every layer.
+
+    Raises:
+        InputError: no parameter of that name, or another shape.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # tied ones under each of their names
+    found = {}
+    for layer in layers:
+        parameter = parameters.get(layer.name)
+        if parameter is None:
+            raise InputError("the model has no such parameter", layer=layer.name, remedy="take layers of this model")
+        if tuple(parameter.shape) != layer.weight_shape:
+            raise InputError(f"weight is {tuple(parameter.shape)}, expected {layer.weight_shape}", layer=layer.name)
+        found[layer.name] = parameter
+    return found
+
+
+def layer_weights(model: torch.nn.Module, layers: Sequence[ConvLayer]) -> dict[str, npt.NDArray[Any]]:
+    """The weight of every layer as a NumPy array of its own, float32 [F, C, R, S]."""
+    return {name: parameter.detach().float().cpu().numpy().copy() for name, parameter in
+            layer_parameters(model, layers).items()}  # fmt: skip

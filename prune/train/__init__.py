@@ -1,0 +1,1 @@
+"""Training of nets that are pruned: data, recipes, the trainer, checkpoints, several processes."""

@@ -1,0 +1,128 @@
+"""Checkpoints of a training: tensors in safetensors, numbers in JSON; whole or not there, and nothing in them is code.
+
+A checkpoint is one file, written beside the old one, flushed and renamed. The numbers are in its header, so that
+tensors and numbers cannot come from two moments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trtkp.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Checkpoint", "load_checkpoint", "pack_optimizer", "save_checkpoint", "unpack_optimizer"]
+
+_KEY = "trtkp.training"
+_VERSION = 1
+
+
+@dataclass
+class Checkpoint:
+    """Where a training stands.
+
+    Attributes:
+        fingerprint: of what is trained and how; another training is refused.
+        stage: its name.
+        epoch: epochs done, in this stage.
+        step: iterations done in the next epoch.
+        totals: loss, right decisions and samples of that epoch so far.
+        numbers: the optimiser's and the scaler's.
+        tensors: the model's, the optimiser's, the regulariser's and the masks, each under its prefix.
+    """
+
+    fingerprint: str
+    stage: str
+    epoch: int
+    step: int
+    totals: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    numbers: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors under a prefix, without it."""
+        return {name[len(prefix) + 1 :]: value for name, value in self.tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; a kill at any moment leaves the old one or the new one."""
+    from safetensors.torch import save_file
+
+    numbers = {key: value for key, value in _fields(checkpoint).items() if key != "tensors"}
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in checkpoint.tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    save_file(tensors, partial, {_KEY: json.dumps({"version": _VERSION, **numbers})})
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint | None:
+    """The checkpoint at ``path``, or None where there is none.
+
+    Raises:
+        InputError: not a checkpoint, damaged, or of another training.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return None
+    remedy = "give --restart to begin anew"
+    try:
+        with safe_open(path, framework="pt") as file:
+            numbers = json.loads((file.metadata() or {})[_KEY])
+            if numbers.pop("version") != _VERSION:
+                raise InputError("is a checkpoint of another version", file=path, remedy=remedy)
+            if numbers["fingerprint"] != fingerprint:
+                raise InputError(
+                    "is a checkpoint of another net, data, method or recipe",
+                    file=path,
+                    remedy="give the options that it was started with, --restart to begin anew, or another -o",
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        return Checkpoint(tensors=tensors, **{**numbers, "totals": tuple(numbers["totals"])})
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"is no readable checkpoint ({error})", file=path, remedy=remedy) from None
+
+
+def _fields(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The fields as they are; `asdict` would copy every tensor."""
+    return {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The optimiser's state as tensors by ``<parameter>.<name>``, and what of it is no tensor."""
+    import torch
+
+    tensors, numbers = {}, {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{name}"] = value
+            else:
+                numbers[f"{index}.{name}"] = value
+    return tensors, numbers
+
+
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]
+) -> None:
+    """Give an optimiser the state that `pack_optimizer` took."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in (*tensors.items(), *numbers.items()):
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

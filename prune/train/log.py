@@ -1,0 +1,69 @@
+"""The log of a training: a CSV file, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["FIELDS", "TrainingLog"]
+
+FIELDS = ("stage", "epoch", "lr", "loss", "train_accuracy", "test_accuracy", "seconds", "extra")
+
+
+class TrainingLog:
+    """Appends a row per epoch; a training that goes on after a kill goes on in the same file.
+
+    Args:
+        folder: where ``log.csv`` and TensorBoard's event files go.
+        tensorboard: write event files too, where the package is there.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool = True) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "log.csv"
+        self._writer: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                return
+            self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def forget(self, stage: str, epoch: int) -> None:
+        """Drop the rows of ``stage`` from ``epoch`` on, which a resumed training writes again, and what follows."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        at = [(row["stage"], row["epoch"]) for row in rows]  # text: a kill can cut the last row short
+        keep = at.index((stage, str(epoch))) if (stage, str(epoch)) in at else len(rows)
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(row for row in rows[:keep] if all(row[name] is not None for name in FIELDS))
+        partial.replace(self.path)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """One epoch."""
+        self._append(row)
+        if self._writer is not None:
+            for name in ("lr", "loss", "train_accuracy", "test_accuracy"):
+                if row.get(name) not in (None, ""):
+                    self._writer.add_scalar(f"{row['stage']}/{name}", float(row[name]), int(row["epoch"]))
+            self._writer.flush()
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            if new:
+                writer.writeheader()
+            writer.writerow({name: row.get(name, "") for name in FIELDS})
+
+    def close(self) -> None:
+        """Give the event file back."""
+        if self._writer is not None:
+            self._writer.close()

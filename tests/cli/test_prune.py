@@ -1,0 +1,256 @@
+"""``trtkp prune``: what it writes, what ``build`` makes of it, going on after an interruption, and bad input."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import trtkp.pruning
+from examples.nets import export
+from trtkp.bundle.pruned import load_pruned
+from trtkp.errors import InputError, IntegrityError, JobError
+from trtkp.layer_table import named_graph
+from trtkp.model import SourceModel, load_model
+from trtkp.prune.train.recipe import Preprocessing, Recipe, Training
+from trtkp.pruning import PruneOptions, prune, training_folder
+
+from .conftest import Trtkp
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``net.pt2`` and ``data.npz``, three classes of stripes."""
+    folder = tmp_path_factory.mktemp("prune")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    ).eval()  # fmt: skip
+    torch.export.save(export(net, (1, 8, 8)), folder / "net.pt2")
+    rng = np.random.default_rng(0)
+    labels = np.arange(160) % 3
+    images = rng.normal(0, 0.3, (160, 1, 8, 8)).astype(np.float32)
+    images[labels == 0, :, ::2] += 1
+    images[labels == 1, :, :, ::2] += 1
+    np.savez(folder / "data.npz", x=images[:120], y=labels[:120], x_test=images[120:], y_test=labels[120:])
+    return folder
+
+
+def rows_of(file: str) -> list[dict[str, str]]:
+    with Path(file).open(newline="") as log:
+        return list(csv.DictReader(log))
+
+
+_GRAPHS: dict[str, Any] = {}
+
+
+def graph_once(source: SourceModel) -> Any:
+    """The export to ONNX takes seconds, and is the same for every test here."""
+    if source.format == "onnx":
+        return named_graph(source)
+    if source.sha256 not in _GRAPHS:
+        _GRAPHS[source.sha256] = named_graph(source)
+    return _GRAPHS[source.sha256]
+
+
+@pytest.fixture
+def work(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy; it is the current folder."""
+    copy = shutil.copytree(source, tmp_path / "work")
+    monkeypatch.chdir(copy)
+    monkeypatch.setattr(trtkp.pruning, "named_graph", graph_once)
+    return copy
+
+
+def test_prune_then_build_then_verify(trtkp: Trtkp, work: Path) -> None:
+    done = trtkp("prune", "net.pt2", "--method", "kep", "--n", "3", "--data", "data.npz", "--epochs", "6",
+                 "--lr", "0.1", "--batch", "30", "-o", "pruned", "--json")  # fmt: skip
+    assert done.status == 0, done.err
+    told = done.document
+    assert told["method"] == "kep"
+    assert told["settings"]["n"] == 3
+    assert told["accuracy"]["pruned"] > 0.8 > told["accuracy"]["dense"]
+    assert told["totals"]["retained_params"] == told["totals"]["dense_params"] - 2 * 64 * 6
+    assert told["report"]["mu"] > 0
+    rows = rows_of("pruned/log.csv")
+    assert [row["stage"] for row in rows] == ["regularise"] * 6 + ["finetune"] * 6
+    assert not training_folder(work / "pruned").exists()
+    pruned = load_pruned("pruned")
+    weights = load_model(pruned.model).parameters()
+    for name, index in pruned.index_sets.items():
+        assert np.array_equal(weights[name] != 0, index.mask())
+        assert (index.mask().sum(axis=(2, 3)) == 3).all()
+    built = trtkp("build", "pruned", "-b", "onnxruntime", "--data", "data.npz", "-o", "bundle", "--json")
+    assert built.status == 0, built.err
+    manifest = built.document
+    assert manifest["method"] == "kep"
+    assert manifest["totals"] == told["totals"]
+    assert [layer["kind"] for layer in manifest["layers"]] == ["dense", "pattern", "pattern"]
+    assert manifest["layers"][0]["reason"] == "stem"
+    assert trtkp("verify", "bundle").status == 0
+    text = trtkp("prune", "net.pt2", "-o", "pruned").out
+    assert "2 layers pruned" in text
+    assert "accuracy" not in text  # no data: one-shot, and the older directory was replaced
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["-m pptkp --ratio 0.4", "-m soks --ratio 0.4 --groups 2", "-m vskp --ratio 0.4", "-m soks --shapes ASK_4a"],
+)
+def test_every_method_trains(trtkp: Trtkp, work: Path, options: str) -> None:
+    done = trtkp("prune", "net.pt2", *options.split(), "--data", "data.npz", "--epochs", "1", "-o", "p", "--json")
+    assert done.status == 0, done.err
+    pruned = load_pruned("p")
+    weights = load_model(pruned.model).parameters()
+    assert len(pruned.index_sets) == 2
+    for name, index in pruned.index_sets.items():
+        assert not weights[name][~index.mask()].any()
+    stages = {row["stage"] for row in rows_of("p/log.csv")}
+    assert stages == ({"finetune"} if "vskp" in options or "ASK" in options else {"regularise", "finetune"})
+
+
+@pytest.mark.parametrize(
+    ("method", "stage"),
+    [("kep", "Regularise"), ("soks", "Regularise"), ("pptkp", "Regularise"), ("soks", "Finetune")],
+)
+def test_an_interrupted_pruning_goes_on(work: Path, method: str, stage: str) -> None:
+    training = Training(
+        data=Preprocessing(flip=True, pad=1),
+        regularise=Recipe(epochs=3, batch=30, lr=0.1),
+        finetune=Recipe(epochs=3, batch=30, lr=0.1, distil=0.5),
+    )
+    options = PruneOptions(training=training)
+    settings = {} if method == "kep" else {"ratio": 0.5}
+
+    class StopError(Exception):
+        pass
+
+    def stop(phase: str, done: int, total: int) -> None:
+        if phase == f"{stage} 3/3" and done == 2:
+            raise StopError
+
+    whole = prune("net.pt2", "whole", method=method, options=options, data="data.npz", **settings)
+    with pytest.raises(StopError):
+        prune("net.pt2", "p", method=method, options=options, data="data.npz", progress=stop, **settings)
+    assert not Path("p").exists()
+    phases: list[str] = []
+    again = prune("net.pt2", "p", method=method, options=options, data="data.npz",
+                  progress=lambda phase, *_: phases.append(phase), **settings)  # fmt: skip
+    assert phases[0] == f"{stage} 3/3"
+    one, other = (load_model(pruned.model).parameters() for pruned in (whole, again))
+    for name in one:
+        assert np.array_equal(one[name], other[name]), name
+    assert whole.manifest.accuracy == again.manifest.accuracy
+    assert whole.manifest.report == again.manifest.report
+    rows = [[row["stage"], row["epoch"], row["loss"]] for row in rows_of("p/log.csv")]
+    assert rows == [[row["stage"], row["epoch"], row["loss"]] for row in rows_of("whole/log.csv")]
+
+
+def test_a_checkpoint_of_another_training_is_refused_until_restart(trtkp: Trtkp, work: Path) -> None:
+    def interrupt(phase: str, done: int, total: int) -> None:
+        if phase == "Finetune 2/2":
+            raise KeyboardInterrupt
+
+    options = PruneOptions(training=Training(finetune=Recipe(epochs=2, batch=30)))
+    with pytest.raises(KeyboardInterrupt):
+        prune("net.pt2", "p", method="vskp", options=options, data="data.npz", progress=interrupt)
+    command = ("prune", "net.pt2", "-m", "vskp", "--ratio", "0.2", "--data", "data.npz", "--epochs", "1", "-o", "p")
+    done = trtkp(*command)
+    assert "is a checkpoint of another net, data, method or recipe" in done.message
+    assert done.status == 2
+    assert trtkp(*command, "--restart").status == 0
+
+
+def test_an_onnx_file_is_pruned_one_shot(trtkp: Trtkp, folder: Path) -> None:
+    assert trtkp("prune", "net.onnx", "--n", "2", "-o", "p").status == 0
+    done = trtkp("build", "p", "-o", "b", "-b", "onnxruntime", "--json")
+    assert done.status == 0, done.err
+    assert {layer["density"] for layer in done.document["layers"]} == {1.0, 2 / 9}
+    done = trtkp("prune", "net.onnx", "--data", "data.npz", "--epochs", "1", "-o", "p")
+    assert done.status == 2
+    assert "net.onnx" in done.message
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("-m vskp --epochs 2", "2 epochs of training need data; give --data"),
+        ("--epochs 1 --data nowhere", "nowhere: no such data"),
+        ("--epochs 1 --data classes.npz", "labels 0..7, the model has 3 classes"),
+        ("--epochs 1 --data wide.npz", "wide.npz: has samples of shape [1, 8, 9], the model takes [1, 8, 8]"),
+        ("--epochs 1 --data nan.npz", "nan.npz: holds NaN or infinity"),
+        ("--epochs -1 --data data.npz", "-1 epochs"),
+        ("--ratio 1.5", "--ratio 1.5: not a share"),
+        ("-m vskp --regularise-epochs 2 --data data.npz", "--regularise-epochs means nothing to method vskp"),
+        ("-m soks --ratio 0.99 --groups 1 --remove-filters", "soks would remove all filters of it"),
+        ("--lr 0 --epochs 1 --data data.npz", "learning rate 0.0"),
+        ("--amp int8 --epochs 1 --data data.npz", "training precision int8: not known"),
+        ("--recipe no.yaml", "no.yaml: not a readable recipe"),
+        ("--recipe bad.yaml", "bad.yaml: finetune: epoch means nothing; use"),
+        ("--recipe type.yaml", "type.yaml: finetune.epochs: 'many' is no int"),
+        ("--allocation ratios.json", "ratios.json: not an allocation"),
+    ],
+)
+def test_bad_input(trtkp: Trtkp, work: Path, options: str, words: str) -> None:
+    x, y = np.random.default_rng(0).normal(size=(24, 1, 8, 8)).astype(np.float32), np.arange(24) % 8
+    np.savez("classes.npz", x=x, y=y)
+    np.savez("wide.npz", x=np.zeros((24, 1, 8, 9), np.float32), y=y)
+    np.savez("nan.npz", x=x * np.nan, y=y % 3)
+    Path("bad.yaml").write_text("finetune: {epoch: 3}\n")
+    Path("type.yaml").write_text("finetune: {epochs: many}\n")
+    Path("ratios.json").write_text('{"conv9": 0.5}')
+    done = trtkp("prune", "net.pt2", "-o", "p", *options.split())
+    assert words in done.message
+    assert done.status == 2
+    assert not Path("p").exists()
+
+
+def test_a_loss_that_is_no_number(trtkp: Trtkp, work: Path) -> None:
+    command = ("prune", "net.pt2", "-m", "vskp", "--data", "data.npz", "--epochs", "3", "-o", "p", "--batch", "30")
+    done = trtkp(*command, "--lr", "1e30")
+    assert done.status == 1
+    assert "the loss is no number any more in finetune" in done.message
+    assert not Path("p").exists()
+
+
+def test_what_is_pruned_is_not_pruned_again_and_checked(trtkp: Trtkp, work: Path) -> None:
+    assert trtkp("prune", "net.pt2", "-o", "p").status == 0
+    for options in (("--method", "kep"), ("--n", "2")):
+        done = trtkp("build", "p", "-o", "b", *options)
+        assert f"{options[0]} means nothing to a model that is pruned already" in done.message
+    file = Path("p/model.pt2")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(IntegrityError, match="was changed since it was built"):
+        load_pruned("p")
+    assert trtkp("build", "p", "-o", "b").status == 2
+
+
+def test_a_failure_leaves_an_older_directory(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prune("net.pt2", "p", method="kep")
+    before = (first.path / "manifest.json").read_bytes()
+
+    def fail(*_: object) -> None:
+        raise JobError("disk on fire")
+
+    monkeypatch.setattr(trtkp.pruning, "save_index_sets", fail)
+    with pytest.raises(JobError, match="disk on fire"):
+        prune("net.pt2", "p", method="kep", n=2)
+    assert (work / "p" / "manifest.json").read_bytes() == before
+    assert sorted(path.name for path in work.glob(".*")) == []
+
+
+def test_fixed_batch_is_refused(work: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3)).eval()
+    torch.export.save(export(net, (1, 8, 8), batch=(2, 2)), work / "fixed.pt2")
+    options = PruneOptions(training=Training(finetune=Recipe(epochs=1)))
+    with pytest.raises(InputError, match="takes batches of 2 only"):
+        prune("fixed.pt2", "p", options=options, data="data.npz")

@@ -1,0 +1,199 @@
+"""DPPNet: the step's gradient, masks and thresholds, aggregation, three stages of training, and the paper's counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from examples.nets import resnet
+from trtkp.errors import InputError
+from trtkp.prune.dppnet import (
+    DynamicPatternConv2d,
+    LongTailedStep,
+    PatternPenalty,
+    convert,
+    freeze,
+    pattern_costs,
+    use_patterns,
+)
+from trtkp.prune.train.data import Arrays, Loader
+from trtkp.prune.train.processes import Processes
+from trtkp.prune.train.recipe import Preprocessing, Recipe
+from trtkp.prune.train.trainer import Trainer, evaluate
+
+
+def layer_with(stride: int = 1, bias: bool = False, seed: int = 0) -> DynamicPatternConv2d:
+    """A layer of four patterns with thresholds about the mean magnitude, and an attention that attends."""
+    torch.manual_seed(seed)
+    layer = DynamicPatternConv2d(nn.Conv2d(6, 5, 3, stride=stride, padding=1, bias=bias), noise=0.5)
+    nn.init.normal_(layer.attend.weight, std=2.0)
+    with torch.no_grad():
+        layer.theta.copy_(layer.weight.abs().mean() * (1 + 0.1 * torch.randn(4, 5)))
+    use_patterns(layer)
+    return layer
+
+
+def test_gradient_of_the_step() -> None:
+    u = torch.tensor([-1.2, -1.0, -0.5, -0.4, -0.1, 0.0, 0.1, 0.4, 0.41, 1.0, 1.01], requires_grad=True)
+    step = LongTailedStep.apply(u)
+    assert step.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    step.sum().backward()
+    assert u.grad is not None
+    assert u.grad.tolist() == pytest.approx([0, 0.4, 0.4, 0.4, 1.6, 2.0, 1.6, 0.4, 0.4, 0.4, 0])
+
+
+def test_a_position_stays_where_the_mean_magnitude_exceeds_the_mean_threshold() -> None:
+    layer = layer_with()
+    masks = layer.pattern_masks()
+    for p in range(4):
+        for r in range(3):
+            for s in range(3):
+                magnitude = layer.weight[p, :, :, r, s].abs().mean()
+                assert bool(masks[p, r, s]) == bool(magnitude > layer.theta[p].mean())
+    assert 0 < masks.sum() < 36
+    with torch.no_grad():
+        layer.theta.zero_()
+    assert layer.pattern_masks().all()  # nothing is pruned at the start
+
+
+@pytest.mark.parametrize(("stride", "bias"), [(1, False), (2, True)])
+def test_aggregation_is_linear_and_samples_do_not_meet(stride: int, bias: bool) -> None:
+    layer, x = layer_with(stride, bias), torch.randn(4, 6, 9, 7)
+    out, attention, masks = layer(x), layer.attention(x), layer.pattern_masks()
+    want = sum(
+        attention[:, p, :, None, None]
+        * nn.functional.conv2d(x, layer.weight[p] * masks[p], None, stride, 1)
+        for p in range(4)
+    )  # fmt: skip
+    if layer.bias is not None:
+        want = want + layer.bias[:, None, None]
+    torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out, torch.cat([layer(one[None]) for one in x]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention.sum(dim=1), torch.ones(4, 5))
+    assert not torch.allclose(attention[0], attention[1], atol=1e-3)  # it does attend
+
+
+def test_every_input_reads_the_union_of_the_masks() -> None:
+    layer = layer_with()
+    with torch.no_grad():
+        layer.theta.fill_(layer.weight.abs().mean(dim=(1, 2)).quantile(0.85))
+    support = layer.support()
+    assert 0 < support.sum() < 9
+    for seed in range(5):
+        attention = layer.attention(torch.randn(1, 6, 8, 8, generator=torch.Generator().manual_seed(seed)))
+        weight = torch.einsum("npo,pocrs->ocrs", attention, layer.weight * layer.pattern_masks()[:, None, None])
+        assert torch.equal((weight != 0).any(dim=0).any(dim=0), support)
+
+
+def test_exported_with_a_dynamic_batch() -> None:
+    layer = layer_with(bias=True).eval()
+    freeze(layer)
+    batch = torch.export.Dim("batch", min=1, max=16)
+    program = torch.export.export(layer, (torch.randn(2, 6, 8, 8),), dynamic_shapes=({0: batch},)).module()
+    for count in (1, 5, 16):
+        x = torch.randn(count, 6, 8, 8)
+        torch.testing.assert_close(program(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_conversion_nearly_keeps_what_the_net_computes() -> None:
+    torch.manual_seed(0)
+    net = resnet.resnet20_cifar().eval()
+    x = torch.randn(2, 3, 32, 32)
+    before = net(x)
+    names = convert(net, noise=0.0)
+    assert len(names) == 18
+    assert "conv1" not in names
+    torch.testing.assert_close(net(x), before, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="no convolution is called fc"):
+        convert(net, ["fc"])
+    grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
+    with pytest.raises(InputError, match="layer 0: dynamic patterns are for convolutions of one group"):
+        convert(grouped, ["0"])
+
+
+def test_three_stages() -> None:
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    images = 0.3 * torch.randn(90, 2, 8, 8, generator=rng)
+    images[labels == 0, :, ::2] += 1
+    images[labels == 1, :, :, ::2] += 1
+    data = Arrays(images.numpy(), labels.numpy(), Preprocessing())
+    loader = Loader(data, data.how, batch=30, seed=0, processes=Processes())
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    )  # fmt: skip
+    names = convert(net)
+    assert names == ["2"]
+    recipe = Recipe(epochs=12, batch=30, lr=0.1)
+    Trainer(net, loader, recipe, stage="prepare").run()
+    assert net[2].pattern_masks().all()
+    assert net[2].theta.eq(0).all()
+    penalty = PatternPenalty(net, alpha=0.3)
+    slow = Recipe(epochs=40, batch=30, lr=0.01, momentum=0.0)
+    Trainer(net, loader, slow, stage="regularise", regulariser=penalty).run()
+    assert net[2].theta.mean() > 0
+    report = penalty.report()
+    masks = penalty.masks()
+    assert 0 < report["support"] < 1
+    assert not masks["2.weight"].all()
+    theta = net[2].theta.detach().clone()
+    Trainer(net, loader, recipe, masks=masks).run()
+    assert (net[2].weight.detach().numpy()[~masks["2.weight"]] == 0).all()
+    assert torch.equal(net[2].theta, theta)
+    assert torch.equal(net[2].mask.bool()[:, None, None].expand(4, 8, 8, 3, 3), torch.from_numpy(masks["2.weight"]))
+    assert evaluate(net, loader, torch.device("cpu")) > 0.8
+
+
+def test_penalty_by_hand_and_a_layer_that_is_gone() -> None:
+    net = nn.Sequential(layer_with())
+    penalty = PatternPenalty(net, alpha=0.5)
+    assert float(penalty.loss()) == pytest.approx(0.5 * float(torch.exp(-net[0].theta).sum()), rel=1e-6)
+    with torch.no_grad():
+        net[0].theta.fill_(10)
+    with pytest.raises(InputError, match="layer 0: every position of every pattern is gone"):
+        freeze(net)
+
+
+def test_counts_of_resnet_34_and_what_65_6_percent_means() -> None:
+    with torch.device("meta"):
+        net = resnet.resnet34().eval()
+        names = [name for name, m in net.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    for name in names:  # the noise needs numbers, and there are none here
+        owner, _, attribute = name.rpartition(".")
+        conv = net.get_submodule(name)
+        with torch.device("meta"):
+            dynamic = DynamicPatternConv2d.__new__(DynamicPatternConv2d)
+            nn.Module.__init__(dynamic)
+            filters, channels = conv.out_channels, conv.in_channels
+            dynamic.stride, dynamic.padding, dynamic.dilation = conv.stride, conv.padding, conv.dilation
+            dynamic.patterns, dynamic.temperature, dynamic.bias, dynamic.learns_mask = 4, 0.5, None, False
+            dynamic.weight = nn.Parameter(torch.empty(4, filters, channels, 3, 3))
+            dynamic.squeeze = nn.Linear(channels, channels // 4 + 1, bias=False)
+            dynamic.attend = nn.Linear(channels // 4 + 1, 4 * filters)
+            dynamic.register_buffer("mask", torch.ones(4, 3, 3))
+        setattr(net.get_submodule(owner), attribute, dynamic)
+    costs = pattern_costs(net, torch.empty(1, 3, 224, 224, device="meta"))
+    assert costs.dense == 3_525_967_872
+    assert costs.dense + costs.other == 3_663_761_408
+    assert round(costs.aggregation / 1e6, 1) == 84.3
+    assert round(costs.attention / 1e6, 1) == 2.9
+    share = costs.dense / (costs.dense + costs.other)
+    assert round(100 * share, 2) == 96.24
+    assert round(9 * (1 - 0.656 / share), 3) == 2.865
+    assert round(9 * (1 - 0.656), 3) == 3.096
+    assert costs.removed[:2] == (0, 0)
+
+
+def test_counts_follow_the_masks() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), layer_with())
+    freeze(net)
+    support, kept = int(net[1].support().sum()), int(net[1].mask.sum())
+    costs = pattern_costs(net, torch.randn(1, 3, 8, 8))
+    assert (costs.dense, costs.kept, costs.other) == (6 * 5 * 9 * 64, 6 * 5 * support * 64, 3 * 6 * 9 * 64)
+    assert costs.aggregation == 6 * 5 * kept
+    assert costs.attention == 6 * 2 + 2 * 20
+    assert costs.removed[0] * 9 == 9 - support
+    assert costs.removed[2] < costs.removed[1] < costs.removed[0]

@@ -1,0 +1,235 @@
+"""PPT-KP: the penalty by hand, margins at the breakpoints, pruning points, thresholds, and the paper's pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from trtkp.errors import InputError
+from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.index_set import from_mask
+from trtkp.prune.method import Method
+from trtkp.prune.pptkp import PPTKP, kernel_norms, pruning_points
+from trtkp.prune.regulariser import Trainable
+
+NewLayer = Callable[..., ConvLayer]
+
+
+def net_of(*shapes: tuple[int, int, int], seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(*(nn.Conv2d(c, f, k, padding=k // 2, bias=False) for f, c, k in shapes))
+
+
+def layers_of(net: nn.Sequential, new_layer: NewLayer) -> list[ConvLayer]:
+    return [
+        new_layer(name=f"{i}.weight", filters=m.out_channels, channels=m.in_channels, kernel=m.kernel_size)
+        for i, m in enumerate(net)
+    ]
+
+
+def test_gradient_is_sign_times_the_intensity_of_the_norm(new_layer: NewLayer) -> None:
+    net = net_of((4, 3, 3), (4, 4, 1))
+    method = PPTKP(strength=0.5, quantiles=(0.5,), intensities=(3.0, 1.0))
+    regulariser = method.regulariser(net, layers_of(net, new_layer))
+    for i, factor in ((0, 1.0), (1, 0.6)):
+        weight = net[i].weight
+        tau = float(regulariser.breakpoints[f"{i}.weight"][0])
+        weight.grad = torch.ones_like(weight)
+        regulariser.after_backward()
+        for o in range(weight.shape[0]):
+            for c in range(weight.shape[1]):
+                norm = float(weight[o, c].detach().abs().sum())
+                gamma = 3.0 if norm < tau else 1.0
+                torch.testing.assert_close(weight.grad[o, c], 1 + factor * 0.5 * gamma * weight[o, c].detach().sign())
+        weight.grad = None
+
+
+def test_a_norm_at_a_breakpoint_is_above_it(new_layer: NewLayer) -> None:
+    net = net_of((1, 3, 3))
+    with torch.no_grad():
+        for c, value in enumerate((1.0, 2.0, 3.0)):
+            net[0].weight[0, c] = value / 9
+    method = PPTKP(strength=1.0, quantiles=(0.5,), intensities=(4.0, 0.0))
+    regulariser = method.regulariser(net, layers_of(net, new_layer))
+    regulariser.breakpoints["0.weight"] = torch.tensor([float(net[0].weight[0, 1].detach().abs().sum())])
+    net[0].weight.grad = torch.zeros_like(net[0].weight)
+    regulariser.after_backward()
+    assert net[0].weight.grad[0, :, 0, 0].tolist() == [4.0, 0.0, 0.0]
+
+
+def test_proximal_step_shrinks_norms_and_reaches_exact_zero(new_layer: NewLayer) -> None:
+    net = net_of((4, 6, 3))
+    method = PPTKP(strength=2.0, quantiles=(0.5,), intensities=(1.0, 0.25), proximal=True)
+    regulariser = method.regulariser(net, layers_of(net, new_layer))
+    before = net[0].weight.detach().clone()
+    regulariser.after_backward()  # nothing: there are no gradients, and the variant needs none
+    regulariser.after_step(0.1)
+    norms = before.flatten(2).norm(dim=2)
+    gamma = torch.where(before.abs().sum((2, 3)) < regulariser.breakpoints["0.weight"].item(), 1.0, 0.25)
+    want = before * (1 - 0.1 * 2.0 * gamma / norms).clamp_min(0)[:, :, None, None]
+    torch.testing.assert_close(net[0].weight.detach(), want)
+    for _ in range(200):
+        regulariser.after_step(0.1)
+    assert (net[0].weight == 0).any()
+
+
+def drift(norms: np.ndarray[Any, Any], taus: tuple[float, ...], gammas: tuple[float, ...], steps: int) -> Any:
+    """Pure decay of the norms: ``da = -rate gamma(a)``."""
+    norms = norms.copy()
+    for _ in range(steps):
+        norms -= 1e-3 * np.asarray(gammas)[np.searchsorted(taus, norms, side="right")]
+        norms = np.abs(norms)
+    return norms
+
+
+def test_margins_appear_at_the_breakpoints_and_uniform_l1_has_none() -> None:
+    norms = np.random.default_rng(0).uniform(0.05, 4, 60_000)
+    taus = (1.0, 2.0, 3.0)
+    assert pruning_points(norms) == []
+    points = pruning_points(drift(norms, taus, (1.0, 0.5, 0.25, 0.0), 400))
+    assert len(points) == 3
+    for point, tau in zip(points, taus, strict=True):
+        assert tau - 0.45 < point.threshold < tau + 0.02
+    assert points[2].depth == 1  # nothing flows into the last
+    assert points[1].depth == pytest.approx(0.5, abs=0.12)
+    assert all(one.ratio < other.ratio for one, other in pairwise(points))
+    assert pruning_points(drift(norms, (), (1.0,), 400)) == []
+    assert pruning_points(drift(np.random.default_rng(1).lognormal(0, 0.5, 60_000), (), (1.0,), 400)) == []
+
+
+def test_the_regulariser_makes_the_margins_in_weights(new_layer: NewLayer) -> None:
+    """A few hundred decay steps of SGD on real kernels, no data."""
+    net = net_of((128, 128, 3))
+    rng = np.random.default_rng(0)
+    with torch.no_grad():  # directions at random, norms even
+        kernels = rng.dirichlet(np.full(9, 8.0), (128, 128)) * rng.uniform(0.05, 4, (128, 128, 1))
+        kernels *= rng.choice([-1, 1], kernels.shape)
+        net[0].weight.copy_(torch.from_numpy(kernels.reshape(128, 128, 3, 3)))
+    layers = layers_of(net, new_layer)
+    for intensities, count in (((1.0, 0.5, 0.25, 0.0), 3), ((1.0, 1.0, 1.0, 1.0), 0)):
+        start = net[0].weight.detach().clone()
+        regulariser = PPTKP(strength=1e-2, intensities=intensities).regulariser(net, layers)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
+        for _ in range(200):
+            net[0].weight.grad = torch.zeros_like(net[0].weight)
+            regulariser.after_backward()
+            optimizer.step()
+        points = regulariser.report()["points"]
+        assert len(points) == count
+        for point, tau in zip(points, regulariser.breakpoints["0.weight"].tolist() if count else [], strict=True):
+            assert tau - 0.4 < point["threshold"] < tau + 0.05
+        if count:  # the margins are where the counts hardly depend on the threshold
+            for number, point in enumerate(points, 1):
+                mask = PPTKP(point=number).masks(layers, {"0.weight": net[0].weight.detach().numpy()})["0.weight"]
+                removed = 1 - mask[:, :, 0, 0].mean()
+                assert removed == pytest.approx(point["ratio"], abs=0.01)
+        with torch.no_grad():
+            net[0].weight.copy_(start)
+
+
+def test_threshold_over_the_net_and_a_kernel_for_every_filter(new_layer: NewLayer) -> None:
+    rng = np.random.default_rng(0)
+    layers = [new_layer(name=n, filters=6, channels=10) for n in "ab"]
+    weights = {"a": rng.normal(size=(6, 10, 3, 3)), "b": 5 * rng.normal(size=(6, 10, 3, 3))}
+    weights["a"][2] *= 1e-3
+    masks = PPTKP(ratio=0.5).masks(layers, weights)
+    norms = np.concatenate([kernel_norms(weights[n]).ravel() for n in "ab"])
+    threshold = np.sort(norms)[59]
+    for name in "ab":
+        want = kernel_norms(weights[name]) > threshold
+        for o in range(6):
+            if not want[o].any():
+                want[o, kernel_norms(weights[name])[o].argmax()] = True
+        assert np.array_equal(masks[name][:, :, 0, 0], want)
+    assert masks["a"][2, :, 0, 0].sum() == 1
+    even = PPTKP(ratio=0.5, equalise=True).masks(layers, weights)
+    assert len(set(even["a"][:, :, 0, 0].sum(axis=1))) == 1
+
+
+def test_uniform_takes_the_share_from_every_layer(new_layer: NewLayer) -> None:
+    rng = np.random.default_rng(0)
+    layers = [new_layer(name=n, filters=6, channels=10) for n in "ab"]
+    weights = {"a": rng.normal(size=(6, 10, 3, 3)), "b": 5 * rng.normal(size=(6, 10, 3, 3))}
+    masks = PPTKP(ratio=0.3, allocation="uniform").masks(layers, weights)
+    assert [(~mask[:, :, 0, 0]).sum() for mask in masks.values()] == [18, 18]
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_groups_share_their_lists_and_are_pushed_alike(new_layer: NewLayer, cluster: bool) -> None:
+    net = net_of((8, 12, 3))
+    layers = layers_of(net, new_layer)
+    method = PPTKP(ratio=0.5, filter_group=4, channel_block=2, cluster=cluster, strength=1.0)
+    regulariser = method.regulariser(net, layers)
+    net[0].weight.grad = torch.zeros_like(net[0].weight)
+    regulariser.after_backward()
+    mask = regulariser.masks()["0.weight"][:, :, 0, 0]
+    index = from_mask(np.broadcast_to(mask[:, :, None, None], (8, 12, 3, 3)).copy())
+    assert index.filter_groups <= 2
+    assert (mask.reshape(8, 6, 2) == mask.reshape(8, 6, 2)[:, :, :1]).all()
+    pull = net[0].weight.grad.abs()[:, :, 0, 0].numpy()
+    for members in (np.flatnonzero(regulariser._blocks["0.weight"].group_of_filter == g) for g in range(2)):
+        assert (pull[members] == pull[members[0]]).all()
+    again = method.regulariser(net_of((8, 12, 3), seed=3), layers)
+    again.restore(regulariser.state())
+    assert np.array_equal(
+        again._blocks["0.weight"].group_of_filter, regulariser._blocks["0.weight"].group_of_filter
+    )  # fmt: skip
+    assert torch.equal(again.breakpoints["0.weight"], regulariser.breakpoints["0.weight"])
+
+
+def test_interface_and_index_bytes(new_layer: NewLayer) -> None:
+    assert isinstance(PPTKP(), Method)
+    assert isinstance(PPTKP(), Trainable)
+    assert PPTKP().settings()["ratio"] == 0.5
+    assert PPTKP(point=2).settings()["ratio"] is None
+    kept = np.random.default_rng(0).random((6, 10)) < 0.4
+    index = from_mask(np.broadcast_to(kept[:, :, None, None], (6, 10, 3, 3)).copy())
+    assert PPTKP().paper_index_bytes(index) == kept.sum() + 4 * 7
+    assert PPTKP().out_of_scope(new_layer(stem=True)) == "stem"
+    assert PPTKP(pointwise=False).out_of_scope(new_layer(kernel=(1, 1))) == "1x1 kernel"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": 1.0}, "--ratio 1.0: not a share"),
+        ({"ratio": 0.5, "point": 1}, "--ratio and --point exclude each other"),
+        ({"point": 0}, "--point 0"),
+        ({"quantiles": (0.5, 0.25), "intensities": (1, 1, 1)}, "not rising"),
+        ({"intensities": (1.0, 0.0)}, "2 intensities for 3 breakpoints"),
+        ({"strength": float("nan")}, "strength nan"),
+        ({"filter_group": 0}, "sizes start at 1"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PPTKP(**options)
+
+
+def test_no_such_point(new_layer: NewLayer) -> None:
+    weights = {"conv.weight": np.random.default_rng(0).normal(size=(4, 3, 3, 3))}
+    with pytest.raises(InputError, match="--point 1: the norms have 0 pruning points"):
+        PPTKP(point=1).masks([new_layer()], weights)
+
+
+def test_the_papers_pair_of_reductions_is_reachable() -> None:
+    """77.2 % of ResNet-56's 853,018 parameters and 68.9 % of its 125,485,696 MACs, with stage ratios of the line."""
+    # kernels of a stage's 18 convolutions: (width in, width out, output pixels)
+    stages = [
+        [(16, 16, 1024)] * 18,
+        [(16, 32, 256), *[(32, 32, 256)] * 17],
+        [(32, 64, 64), *[(64, 64, 64)] * 17],
+    ]
+    sizes = [sum(9 * a * b for a, b, _ in stage) for stage in stages]
+    macs = [sum(9 * a * b * pixels for a, b, pixels in stage) for stage in stages]
+    for ratios in ((0.55, 0.724, 0.804), (0.60, 0.660, 0.817)):
+        params = sum(r * s for r, s in zip(ratios, sizes, strict=True)) / 853_018
+        flops = sum(r * m for r, m in zip(ratios, macs, strict=True)) / 125_485_696
+        assert params == pytest.approx(0.772, abs=0.001)
+        assert flops == pytest.approx(0.689, abs=0.001)

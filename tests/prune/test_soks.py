@@ -1,0 +1,264 @@
+"""SOKS: ASKs' published costs from their shapes, the search's terms by hand, folding, and groups that share a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from examples.nets import resnet, vgg
+from trtkp.errors import InputError
+from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.index_set import Kind, from_mask
+from trtkp.prune.method import Method
+from trtkp.prune.regulariser import Trainable, can_regularise
+from trtkp.prune.soks import SHAPES, SOKS, shape_mask
+from trtkp.prune.train.initialise import initialise
+
+NewLayer = Callable[..., ConvLayer]
+
+NETS = {
+    "VGG-16": vgg.vgg16_cifar,
+    "ResNet-20": resnet.resnet20_cifar,
+    "ResNet-32": resnet.resnet32_cifar,
+    "ResNet-56": resnet.resnet56_cifar,
+}
+#: README of ASKs: millions of parameters and of FLOPs, as printed there.
+TABLE = {
+    "3x3": ("15.0/314", ".27/41.1", ".46/69.8", ".85/127"),
+    "ASK_7": ("11.7/245", ".21/32.1", ".36/54.5", ".66/99.2"),
+    "ASK_6": ("10.1/210", ".18/27.6", ".31/46.8", ".57/85.3"),
+    "ASK_5a": ("8.45/175", ".15/23.1", ".26/39.2", ".48/71.3"),
+    "ASK_5b": ("8.45/175", ".15/23.1", ".26/39.2", ".48/71.3"),
+    "ASK_4a": ("6.82/140", ".12/18.6", ".21/31.5", ".38/57.4"),
+    "ASK_4b": ("6.82/140", ".12/18.6", ".21/31.5", ".38/57.4"),
+    "ASK_3a": ("5.18/106", ".09/14.1", ".16/23.9", ".29/43.4"),
+    "ASK_3b": ("5.18/106", ".09/14.1", ".16/23.9", ".29/43.4"),
+    "ASK_2": ("3.55/70.8", ".06/9.58", ".11/16.2", ".19/29.5"),
+}
+
+
+def counted(name: str) -> tuple[int, int, list[ConvLayer]]:
+    """Parameters, FLOPs as ASKs count them, and the convolutions.
+
+    Convolutions and linear layers a FLOP per multiply-add and per bias, BatchNorm2d two per element, ReLU one per
+    output, pooling the window's size per output.
+    """
+    with torch.device("meta"):
+        net = NETS[name]().eval()
+    flops, layers = 0, []
+
+    def count(module: nn.Module, path: str, inputs: Any, out: torch.Tensor) -> None:
+        nonlocal flops
+        if isinstance(module, nn.Conv2d):
+            layer = ConvLayer(
+                f"{path}.weight", path, module.out_channels, module.in_channels, module.kernel_size, (1, 1), (1,) * 4,
+                (1, 1), 1, tuple(inputs[0].shape[2:]), tuple(out.shape[2:]), False, False,
+            )  # fmt: skip
+            layers.append(layer)
+            flops += layer.macs
+        elif isinstance(module, nn.Linear):
+            flops += module.in_features * module.out_features + module.out_features
+        elif isinstance(module, nn.BatchNorm2d):
+            flops += 2 * out.numel()
+        elif isinstance(module, nn.ReLU):
+            flops += out.numel()
+        elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+            flops += int(module.kernel_size) ** 2 * out.numel()
+        elif isinstance(module, nn.AdaptiveAvgPool2d):
+            flops += inputs[0].numel()
+
+    for path, module in net.named_modules():
+        module.register_forward_hook(lambda m, i, o, path=path: count(m, path, i, o))
+    with torch.no_grad():
+        net(torch.empty(1, 3, 32, 32, device="meta"))
+    return sum(p.numel() for p in net.parameters()), flops, layers
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_published_parameters_and_flops_of_every_shape_set(net: str) -> None:
+    params, flops, layers = counted(net)
+    column = list(NETS).index(net)
+    for shapes, row in TABLE.items():
+        masks = {} if shapes == "3x3" else SOKS(shapes=shapes).masks(layers, {})
+        kept = {layer.name: int(masks[layer.name].sum()) if masks else layer.weight_count for layer in layers}
+        left = params - sum(layer.weight_count - kept[layer.name] for layer in layers)
+        cost = flops - sum((layer.weight_count - kept[layer.name]) * layer.macs_per_weight for layer in layers)
+        for value, text in zip((left, cost), row[column].split("/"), strict=True):
+            digits = len(text.partition(".")[2])
+            # the README cuts or rounds; its FLOPs leave a few small operators open
+            assert abs(value / 1e6 - float(text)) <= 1.01 * 10.0**-digits, (shapes, value, text)
+
+
+def test_soks_59_percent_is_a_mean_of_3_565_positions() -> None:
+    params, _, layers = counted("VGG-16")
+    conv = sum(layer.weight_count for layer in layers)
+    assert (params, conv) == (14_987_722, 14_710_464)
+    kept = round(params * (1 - 0.5927))
+    assert kept == 6_104_499
+    assert round(9 * (kept - (params - conv)) / conv, 3) == 3.565
+    single = 14_724_042
+    assert round(9 * (single * (1 - 0.5927) - (single - conv)) / conv, 3) == 3.661
+    assert round(9 * (1 - 0.5927), 3) == 3.666
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_go_to_equal_consecutive_groups(new_layer: NewLayer, name: str) -> None:
+    layer = new_layer(filters=8, channels=3)
+    mask = shape_mask(SHAPES[name], layer)
+    size = 8 // len(SHAPES[name])
+    for o in range(8):
+        positions = {str(p + 1) for p in range(9) if mask[o, 0].ravel()[p]}
+        assert positions == set(SHAPES[name][o // size])
+        assert (mask[o] == mask[o, 0]).all()
+    assert len(set(map(len, SHAPES[name]))) == 1
+    assert from_mask(mask).kind is Kind.STRIPE
+
+
+def net_with(filters: int = 8, channels: int = 4) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, filters, 3, bias=False), nn.ReLU(), nn.Conv2d(filters, filters, 3, bias=False)
+    )
+
+
+def layers_of(net: nn.Sequential, new_layer: NewLayer) -> list[ConvLayer]:
+    return [
+        new_layer(name=f"{i}.weight", filters=net[i].out_channels, channels=net[i].in_channels, output_size=(8 - i, 8))
+        for i in (0, 2)
+    ]
+
+
+def test_loss_by_hand(new_layer: NewLayer) -> None:
+    net = net_with()
+    method = SOKS(groups=2, sparsity=0.1, margin=0.01, diversity=0.001, cost="macs")
+    search = method.regulariser(net, layers_of(net, new_layer))
+    rng = np.random.default_rng(0)
+    want = 0.0
+    macs = [4 * 8 * 9 * 64, 8 * 8 * 9 * 48]
+    for i, cost in zip((0, 2), macs, strict=True):
+        a = rng.normal(size=(2, 9))
+        with torch.no_grad():
+            search.coefficients[f"{i}.weight"].copy_(torch.from_numpy(a.reshape(2, 3, 3)))
+        a = np.abs(a)
+        cosine = a[0] @ a[1] / np.linalg.norm(a[0]) / np.linalg.norm(a[1])
+        want += 0.1 * cost / np.mean(macs) * a.sum() - 0.01 * a.var(axis=1).sum() + 0.001 * cosine
+    assert float(search.loss()) == pytest.approx(want, rel=1e-5)
+    search.loss().backward()
+    assert all(matrix.grad is not None for matrix in search.coefficients.values())
+
+
+def test_coefficients_scale_the_filters_of_their_group_and_fold(new_layer: NewLayer) -> None:
+    net = net_with()
+    before, x = [net[i].weight.detach().clone() for i in (0, 2)], torch.randn(2, 4, 8, 8)
+    reference = net(x)
+    search = SOKS(groups=2).regulariser(net, layers_of(net, new_layer))
+    torch.testing.assert_close(net(x), reference)
+    with torch.no_grad():
+        search.coefficients["0.weight"][1] = torch.arange(9.0).reshape(3, 3)
+    scaled = net(x)
+    mask = search.masks()["0.weight"]
+    assert mask[:4].all()
+    assert (mask[4:].reshape(4, 4, 9) == (np.arange(9) > 0.05 * 8)).all()
+    search.finish()
+    assert [name for name, _ in net.named_parameters()] == ["0.weight", "2.weight"]
+    torch.testing.assert_close(net(x), scaled)
+    torch.testing.assert_close(net[0].weight[:4], before[0][:4])
+    torch.testing.assert_close(net[0].weight[4:], before[0][4:] * torch.arange(9.0).reshape(3, 3))
+    torch.testing.assert_close(net[2].weight, before[1])
+
+
+def test_search_by_training_drops_positions_that_do_not_matter(new_layer: NewLayer) -> None:
+    """The target reads the centre column only: coefficients elsewhere go."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 8, 3, bias=False))
+    teacher = nn.Conv2d(2, 8, 3, bias=False)
+    with torch.no_grad():
+        teacher.weight[..., 0] = teacher.weight[..., 2] = 0
+    search = SOKS(groups=2, sparsity=0.02, margin=1e-3, threshold=0.2).regulariser(
+        net, [new_layer(name="0.weight", filters=8, channels=2)]
+    )
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.2, momentum=0.9)
+    for _ in range(300):
+        x = torch.randn(16, 2, 6, 6)
+        loss = (net(x) - teacher(x)).square().mean() + search.loss()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    kept = search.masks()["0.weight"]
+    assert not kept[..., 0].any()
+    assert not kept[..., 2].any()
+    assert kept[..., 1].mean() > 0.8
+
+
+@pytest.mark.parametrize(("ratio", "remove"), [(0.5, False), (0.9, False), (0.7, True)])
+def test_one_shot_by_ratio(new_layer: NewLayer, ratio: float, remove: bool) -> None:
+    rng = np.random.default_rng(0)
+    layers = [new_layer(name="a", filters=8, channels=5), new_layer(name="b", filters=8, channels=5)]
+    weights = {"a": rng.normal(size=(8, 5, 3, 3)), "b": 100 * rng.normal(size=(8, 5, 3, 3))}
+    weights["a"][:2] *= 1e-3
+    masks = SOKS(ratio=ratio, filter_group=2, remove_filters=remove).masks(layers, weights)
+    removed = 1 - np.mean([mask.mean() for mask in masks.values()])
+    # without removal every one of 8 groups keeps one of its 9 positions
+    assert ratio - 8 / 72 < removed <= ratio
+    assert masks["a"][:2].any() != remove or ratio == 0.5
+    assert masks["b"].mean() < 0.9  # layers are compared in their own scale
+    for mask in masks.values():
+        assert from_mask(mask).kind is Kind.STRIPE
+        assert (mask.reshape(4, 2, 5, 9) == mask.reshape(4, 2, 5, 9)[:, :1, :1]).all()
+
+
+def test_one_filter_per_group_is_swp(new_layer: NewLayer) -> None:
+    layer = new_layer(filters=6, channels=4)
+    weight = np.random.default_rng(0).normal(size=layer.weight_shape)
+    mask = SOKS(ratio=0.6, filter_group=1, remove_filters=True).masks([layer], {layer.name: weight})[layer.name]
+    stripes = np.abs(weight).sum(axis=1).reshape(6, 9)
+    want = np.ones(54, bool)
+    want[np.argsort(stripes.ravel(), kind="stable")[:32]] = False
+    assert np.array_equal(mask[:, 0].reshape(54), want)
+
+
+def test_interface(new_layer: NewLayer) -> None:
+    assert isinstance(SOKS(), Method)
+    assert isinstance(SOKS(), Trainable)
+    assert can_regularise(SOKS())
+    assert not can_regularise(SOKS(shapes="ASK_2"))
+    assert SOKS().settings()["groups"] == 4
+    assert SOKS(shapes="ASK_7").settings()["groups"] == 2
+    mask = shape_mask(SHAPES["ASK_4a"], new_layer(filters=8))
+    assert SOKS().paper_index_bytes(from_mask(mask)) == 5  # 4 groups of 9 bits
+    assert "5x5 kernel: ASK_2 is for 3x3" in str(SOKS(shapes="ASK_2").inapplicable(new_layer(kernel=(5, 5))))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shapes": "ASK_9"}, "--shapes ASK_9: not known; use one of ASK_7"),
+        ({"shapes": "ASK_2", "ratio": 0.5}, "--shapes ASK_2 says already what stays"),
+        ({"groups": 0}, "--groups 0"),
+        ({"groups": 2, "filter_group": 4}, "--groups and --filter-group exclude each other"),
+        ({"cost": "time"}, "cost time: not known"),
+        ({"sparsity": -1.0}, "weight -1.0"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SOKS(**options)
+
+
+def test_initialise_begins_anew() -> None:
+    torch.manual_seed(3)
+    nets = [nn.Sequential(nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64), nn.Flatten(), nn.Linear(64, 8)) for _ in range(2)]
+    nets[0](torch.randn(4, 64, 3, 3))
+    for net in nets:
+        initialise(net, seed=1)
+    for one, other in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert nets[0][0].weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+    assert nets[0][1].weight.eq(1).all()
+    assert nets[0][1].running_var.eq(1).all()
+    assert nets[0][0].bias.eq(0).all()

@@ -1,0 +1,125 @@
+"""A pruned model: what ``trtkp prune`` writes and ``trtkp build`` takes.
+
+A directory: the model file with its pruned weights at zero (``model.pt2``, or ``model.onnx`` where the source was one),
+``index_sets.safetensors``, ``log.csv`` of the training, and ``manifest.json`` with its hash, as a bundle has them. No
+file of it is code.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trtkp.bundle.manifest import MANIFEST, Digest, FileName, FileRecord, SourceRecord, TotalsRecord, _Record
+from trtkp.bundle.reader import check_files, read_record
+
+if TYPE_CHECKING:
+    from trtkp.prune.index_set import IndexSet
+    from trtkp.prune.method import Method
+
+__all__ = ["Pruned", "PrunedLayer", "PrunedManifest", "is_pruned", "load_pruned"]
+
+_FORMAT = "trtkp.pruned"
+
+
+class PrunedLayer(_Record):
+    """One pruned weight."""
+
+    name: str
+    kind: Literal["kernel", "stripe", "pattern"]
+    filter_groups: int
+    density: float
+    retained_params: int
+    index_bytes: int
+    paper_index_bytes: int | None = None
+
+
+class PrunedManifest(_Record):
+    """What was pruned, how, and what it left."""
+
+    format: Literal["trtkp.pruned"] = "trtkp.pruned"
+    version: Literal[1] = 1
+    created: str
+    trtkp: str
+    source: SourceRecord
+    method: str
+    settings: dict[str, Any]
+    include: list[str]
+    skip: list[str]
+    model: FileName
+    layers: list[PrunedLayer]
+    left_dense: dict[str, str]
+    totals: TotalsRecord
+    data: Digest | None = None
+    """Of what was trained on."""
+    training: dict[str, Any] | None = None
+    report: dict[str, Any]
+    """What the method's regulariser says at the end: PPT-KP's pruning points, KEP's penalty."""
+    accuracy: dict[str, float] | None = None
+    """dense, one-shot (masks applied, before the fine-tune) and pruned."""
+    seconds: dict[str, float]
+    warnings: list[str]
+    files: dict[FileName, FileRecord]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model whose files were checked; of several processes that trained, the first has its manifest."""
+
+    path: Path
+    record: PrunedManifest | None
+
+    @property
+    def written(self) -> bool:
+        """Whether this process wrote it."""
+        return self.record is not None
+
+    @property
+    def manifest(self) -> PrunedManifest:
+        """What it says of itself."""
+        if self.record is None:
+            raise ValueError("another process wrote it")
+        return self.record
+
+    @property
+    def model(self) -> Path:
+        """The model file."""
+        return self.path / self.manifest.model
+
+    @cached_property
+    def index_sets(self) -> dict[str, IndexSet]:
+        """Index sets by parameter name."""
+        from trtkp.prune.storage import load_index_sets
+
+        return load_index_sets(self.path / "index_sets.safetensors")
+
+    def method(self) -> Method:
+        """The index sets as a method that gives their masks."""
+        from trtkp.prune.zeros import Stored
+
+        return Stored(self.manifest.method, self.manifest.settings, self.index_sets, self.manifest.left_dense)
+
+
+def is_pruned(path: Path) -> bool:
+    """A directory whose manifest says so."""
+    try:
+        return bool(json.loads((path / MANIFEST).read_bytes())["format"] == _FORMAT)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def load_pruned(path: str | PathLike[str]) -> Pruned:
+    """Open a pruned model and check every file of it.
+
+    Raises:
+        InputError: none there, or of another version.
+        IntegrityError: a file is missing or was changed.
+    """
+    path = Path(path)
+    manifest = read_record(path, PrunedManifest)
+    check_files(path, manifest.files)
+    return Pruned(path, manifest)

@@ -1,0 +1,120 @@
+"""Outputs of several engines on the same inputs, held against the first, batch by batch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.comparison.result import Difference
+from trtkp.data import decide
+from trtkp.engine.base import Runner
+from trtkp.errors import InputError
+
+__all__ = ["Batch", "Scores", "score"]
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Feeds of one run, the number of their samples that count (the rest is padding), and labels of those."""
+
+    feeds: Mapping[str, Array]
+    count: int
+    labels: npt.NDArray[np.int64] | None = None
+
+    def trimmed(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs without those of the padding."""
+        if all(self.count >= len(feed) for feed in self.feeds.values() if feed.ndim):
+            return dict(outputs)
+        return {name: value[: self.count] if value.ndim else value for name, value in outputs.items()}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one engine: against the first one's outputs, and against the labels where there are any."""
+
+    difference: Difference
+    accuracy: float | None
+
+
+def score(runners: Mapping[str, Runner], batches: Iterable[Batch]) -> dict[str, Scores]:
+    """Run every batch on every engine and sum up; the first runner is the baseline.
+
+    Raises:
+        InputError: outputs of other names or shapes than the baseline's, or labels that do not fit the outputs.
+    """
+    sums = {name: _Sums() for name in runners}
+    for batch in batches:
+        baseline: dict[str, Array] | None = None
+        for name, runner in runners.items():
+            outputs = batch.trimmed(runner.run(batch.feeds))
+            baseline = outputs if baseline is None else baseline
+            _check_outputs(name, outputs, baseline)
+            sums[name].add(outputs, baseline, batch)
+    return {name: total.scores() for name, total in sums.items()}
+
+
+class _Sums:
+    def __init__(self) -> None:
+        self.apart: dict[str, float] = defaultdict(float)  # sum of squares, by output
+        self.norm: dict[str, float] = defaultdict(float)
+        self.max_abs = 0.0
+        self.samples = self.agreeing = self.right = 0
+        self.classes = self.labelled = True
+
+    def add(self, outputs: Mapping[str, Array], baseline: Mapping[str, Array], batch: Batch) -> None:
+        for name, reference in baseline.items():
+            y, b = outputs[name].astype(np.float64), reference.astype(np.float64)
+            with np.errstate(invalid="ignore"):  # infinities on both sides give NaN, which is what they are worth
+                difference = y - b
+            self.max_abs = float(np.maximum(self.max_abs, np.abs(difference).max(initial=0.0)))  # NaN stays NaN
+            self.apart[name] += float(np.square(difference).sum())
+            self.norm[name] += float(np.square(b).sum())
+        first, reference = next(iter(outputs.values())), next(iter(baseline.values()))
+        self.samples += batch.count
+        self.classes &= first.ndim == 2
+        if self.classes:
+            self.agreeing += int(np.count_nonzero(first.argmax(axis=1) == reference.argmax(axis=1)))
+        self.labelled &= batch.labels is not None
+        if batch.labels is not None:
+            self.right += int(np.count_nonzero(decide(first, batch.labels) == batch.labels))
+
+    def scores(self) -> Scores:
+        relative = [_relative(self.apart[name], norm) for name, norm in self.norm.items()]
+        agreement = self.agreeing / self.samples if self.classes and self.samples else None
+        worst = float(np.max(relative)) if relative else 0.0  # NaN stays NaN
+        difference = Difference(self.max_abs, worst, agreement, self.samples)
+        return Scores(difference, self.right / self.samples if self.labelled and self.samples else None)
+
+
+def _relative(apart: float, norm: float) -> float:
+    """``||y - b|| / ||b||`` from the sums of squares."""
+    if norm:
+        return float(np.sqrt(apart / norm))
+    return 0.0 if apart == 0 else float("inf")
+
+
+def _check_outputs(name: str, outputs: Mapping[str, Array], baseline: Mapping[str, Array]) -> None:
+    if list(outputs) != list(baseline):
+        raise InputError(
+            f"gives outputs {_names(list(outputs))}, the baseline {_names(list(baseline))}",
+            file=name,
+            remedy="compare engines of one model",
+        )
+    for key, value in outputs.items():
+        if value.shape != baseline[key].shape:
+            raise InputError(
+                f"output {key} is {list(value.shape)}, the baseline's {list(baseline[key].shape)}",
+                file=name,
+                remedy="compare engines of one model",
+            )
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,143 @@
+"""The HTML file: template, plots, pictures of index sets, and plotly.js inside it, compressed.
+
+``plotly`` brings its JavaScript as one file of 4.8 MB; gzip and base64 make it 2 MB, and every browser since 2023
+unpacks gzip by itself. A content security policy forbids the page any request.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.comparison.files import check_target, write_text
+from trtkp.comparison.result import Comparison
+from trtkp.comparison.words import difference_text, ratio_text, verdict
+from trtkp.engine.base import importable
+from trtkp.errors import JobError
+from trtkp.text import bytes_text
+
+__all__ = ["check_packages", "render", "write_report"]
+
+#: Package to module.
+_NEEDED = {"plotly": "plotly", "jinja2": "jinja2", "pillow": "PIL"}
+
+
+def check_packages() -> None:
+    """Refuse a report that cannot be drawn, before hours of timing.
+
+    Raises:
+        JobError: a package is missing.
+    """
+    missing = [name for name, module in _NEEDED.items() if not importable(module)]
+    if missing:
+        raise JobError(f"a report needs {', '.join(missing)}", remedy="pip install 'trtkp[report]'")
+
+
+def write_report(comparison: Comparison, path: str | os.PathLike[str], *, command: str | None = None) -> Path:
+    """Write the report; what stood there before is replaced only when the new one is whole.
+
+    Args:
+        comparison: what to show.
+        path: of the file.
+        command: the command line that led to it, shown as it is.
+
+    Raises:
+        InputError: a place that cannot be written.
+        JobError: a package is missing.
+    """
+    path = Path(path)
+    check_packages()
+    check_target(path)
+    write_text(path, render(comparison, command=command))
+    return path
+
+
+def render(comparison: Comparison, *, command: str | None = None) -> str:
+    """The report as text.
+
+    Raises:
+        JobError: a package is missing.
+    """
+    check_packages()
+    from jinja2 import Environment, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    from trtkp.comparison.report.figures import COLOURS, figures
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "bytes": bytes_text,
+        "ms": lambda value: f"{value:.3f}",
+        "ratio": ratio_text,
+        "difference": difference_text,
+        "script": _script,
+    }
+    folder = files(__package__)
+    parts = {name: (folder / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
+    return environment.from_string(parts["html"]).render(
+        title=_title(comparison),
+        comparison=comparison,
+        verdicts=[verdict(comparison, entry) for entry in comparison.entries[1:]],
+        figures=figures(comparison),
+        maps=_pictures(comparison),
+        legend=_legend(),
+        colours=COLOURS,
+        command=command,
+        css=parts["css"],
+        js=parts["js"],
+        plotly=b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode(),
+    )
+
+
+def _title(comparison: Comparison) -> str:
+    others = [entry.label for entry in comparison.entries[1:]]
+    return f"{', '.join(others)} against {comparison.baseline.label}"
+
+
+def _script(text: str) -> Any:
+    """Text for a script element: nothing in it can end the element."""
+    from markupsafe import Markup
+
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - JSON, in which that is the same string
+
+
+def _pictures(comparison: Comparison) -> list[dict[str, Any]]:
+    """The density maps of every engine that has index sets."""
+    return [
+        {"label": entry.label, "maps": [(one, _picture(one.cells), _picture(one.taps)) for one in entry.density_maps]}
+        for entry in comparison.entries
+        if entry.density_maps
+    ]
+
+
+def _picture(cells: npt.NDArray[np.uint8]) -> str:
+    """A PNG of a map as a data URL."""
+    from PIL import Image
+
+    image = Image.fromarray(cells)
+    image.putpalette([channel for colour in _palette() for channel in colour])
+    data = io.BytesIO()
+    image.save(data, "PNG", optimize=True)
+    return f"data:image/png;base64,{b64encode(data.getvalue()).decode()}"
+
+
+def _palette() -> Sequence[tuple[int, int, int]]:
+    """Viridis in 256 steps, dark for removed."""
+    from plotly.colors import sample_colorscale
+
+    colours = sample_colorscale("Viridis", [step / 255 for step in range(256)], colortype="tuple")
+    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours]
+
+
+def _legend() -> Mapping[str, str]:
+    stops = [_palette()[step] for step in range(0, 256, 51)]
+    return {"gradient": ", ".join(f"rgb({r},{g},{b})" for r, g, b in stops)}

@@ -1,0 +1,83 @@
+"""How a bundle was made: its settings by name, and a command that makes it again."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from trtkp.bundle import Bundle
+from trtkp.bundle.manifest import Manifest
+
+__all__ = ["build_command", "build_settings"]
+
+#: Settings of methods that the command line has; the rest of them are for Python only.
+_FLAGS = ("n", "ratio", "allocation", "share", "alpha", "filter_group", "channel_block")
+
+
+def build_settings(bundle: Bundle) -> dict[str, str]:
+    """What a reader needs to judge a figure: method, precision, plan, libraries."""
+    manifest = bundle.manifest
+    forms = [layer.lowering for layer in manifest.layers if layer.lowering is not None]
+    plan = ", ".join(f"{forms.count(form)} {form}" for form in sorted(set(forms))) or "nothing packed"
+    threads = f", {manifest.plan.threads} threads" if manifest.plan.threads else ""
+    found = {
+        "method": manifest.method,
+        **{key.replace("_", "-"): str(value) for key, value in manifest.settings.items() if value is not None},
+        "source": os.path.normpath(bundle.path / manifest.source.file),
+        "backend": manifest.backend,
+        "precision": manifest.precision,
+        "targets": ", ".join(manifest.targets),
+        "profile": ", ".join(
+            f"{name} {'..'.join('x'.join(map(str, limits[key])) for key in ('min', 'opt', 'max'))}"
+            for name, limits in manifest.profile.items()
+        ),
+        "plan": f"{manifest.plan.status}: {plan}{threads}",
+        "built": f"{manifest.created} by trtkp {manifest.trtkp}",
+        "libraries": ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
+    }
+    record = manifest.quantisation
+    if record is not None:
+        kept = sum(choice.precision == manifest.precision for choice in record.layers.values())
+        found["quantised"] = (
+            f"{kept} of {len(record.layers)} layers {manifest.precision}, the rest {record.fallback}; ranges by "
+            f"{record.method}"
+        )
+    return {key: value for key, value in found.items() if value}
+
+
+def build_command(bundle: Bundle) -> str:
+    """A ``trtkp build`` line that makes the bundle again from its source.
+
+    What a manifest does not hold is not in the line: a form that was forced for every layer (--lowering).
+    """
+    manifest = bundle.manifest
+    words = ["trtkp", "build", os.path.normpath(bundle.path / manifest.source.file), *_method(manifest)]
+    words += ["--backend", manifest.backend, "--precision", manifest.precision]
+    if manifest.precision == "fp16" and not manifest.keep_io:
+        words.append("--convert-io")
+    if manifest.quantisation is not None:
+        words += ["--calibration", str(bundle.path)]
+    if manifest.source.arch is not None:
+        words += ["--arch", manifest.source.arch]
+    for target in manifest.targets:
+        words += ["--target", target]
+    for name, limits in manifest.profile.items():
+        for key in ("min", "opt", "max"):
+            words += [f"--{key}", f"{name}:{'x'.join(map(str, limits[key]))}"]
+    return shlex.join([*words, "-o", str(bundle.path)])
+
+
+def _method(manifest: Manifest) -> list[str]:
+    words = ["--from-zeros"] if manifest.method == "from-zeros" else ["--method", manifest.method]
+    settings = {key: value for key, value in manifest.settings.items() if value is not None}
+    if settings.get("ratio") is None:
+        settings.pop("allocation", None)  # it says what a ratio means
+    else:
+        settings.pop("n", None)
+    for key in _FLAGS:
+        if key in settings:
+            words += [f"--{key.replace('_', '-')}", str(settings[key])]
+    for flag, patterns in (("--layers", manifest.include), ("--skip", manifest.skip)):
+        for pattern in patterns:
+            words += [flag, pattern]
+    return words

@@ -1,0 +1,115 @@
+"""What can be compared: a bundle, an ONNX file, a TensorRT engine; told apart by content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from trtkp.bundle import Bundle, load
+from trtkp.comparison.result import SourceKind
+from trtkp.engine import Backend, Runner, get_backend
+from trtkp.errors import InputError
+
+__all__ = ["Subject", "open_subjects"]
+
+#: Where a serialised engine says what it is for: bytes 0 to 3.
+_RTX, _TENSORRT = b"vtrt", (b"ftrt", b"ptrt")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing to compare.
+
+    Attributes:
+        name: its path as it was given.
+        label: a short name that no other has.
+        kind: what it is.
+        file: what the backend opens.
+        backend: what runs it.
+        bundle: the checked bundle, if it is one.
+    """
+
+    name: str
+    label: str
+    kind: SourceKind
+    file: Path
+    backend: Backend
+    bundle: Bundle | None = None
+
+    def open(self, threads: int | None) -> Runner:
+        """A new runner.
+
+        Raises:
+            NotRunnableError: it cannot run on this machine.
+        """
+        return self.backend.open(self.file, threads=threads)
+
+    @property
+    def engine_bytes(self) -> int:
+        """Size of what is run, weights beside it included."""
+        if self.bundle is None:
+            return self.file.stat().st_size + sum(part.stat().st_size for part in _external_files(self.file, self.kind))
+        files = self.bundle.manifest.files
+        return sum(record.bytes for name, record in files.items() if name.startswith(self.file.name))
+
+
+def open_subjects(items: Sequence[str | PathLike[str] | Bundle]) -> list[Subject]:
+    """Two or more different things.
+
+    Raises:
+        InputError: fewer than two, the same twice, no such file, or none of the three kinds.
+        IntegrityError: a corrupted bundle.
+    """
+    if len(items) < 2:
+        problem = "one engine alone cannot be compared" if items else "nothing to compare"
+        raise InputError(problem, remedy="name two or more; the first is the baseline")
+    paths = [item.path if isinstance(item, Bundle) else Path(item) for item in items]
+    real = [path.resolve() for path in paths]
+    for path, one in zip(paths, real, strict=True):
+        if real.count(one) > 1:
+            raise InputError("is named twice", file=path, remedy="compare it with something else")
+    return [_subject(item, path, label) for item, path, label in zip(items, paths, labels(paths), strict=True)]
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        short = ["/".join(path.parts[-parts:]) or str(path) for path in paths]
+        if len(set(short)) == len(short):
+            return short
+    return [str(path) for path in paths]
+
+
+def _subject(item: str | PathLike[str] | Bundle, path: Path, label: str) -> Subject:
+    if isinstance(item, Bundle) or not path.is_file():
+        bundle = item if isinstance(item, Bundle) else load(path)
+        backend = get_backend(bundle.manifest.backend)
+        return Subject(str(path), label, "bundle", bundle.file(backend.artefact), backend, bundle)
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == _RTX or magic in _TENSORRT or path.suffix in (".engine", ".plan", ".trt"):
+        if magic != _RTX and magic not in _TENSORRT:
+            raise InputError("is not a TensorRT engine, or cut off", file=path, remedy="build it again")
+        return Subject(str(path), label, "engine", path, get_backend("tensorrt-rtx" if magic == _RTX else "tensorrt"))
+    _check_onnx(path)
+    return Subject(str(path), label, "onnx", path, get_backend("onnxruntime"))
+
+
+def _check_onnx(path: Path) -> None:
+    """Refuse what ONNX Runtime must not be given: broken files, and weights outside the model's folder."""
+    from trtkp.model.onnx_file import read_onnx
+
+    with path.open("rb") as handle:
+        read_onnx(handle, path)
+
+
+def _external_files(path: Path, kind: SourceKind) -> list[Path]:
+    if kind != "onnx":
+        return []
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    names = {e.value for tensor in graph.initializer for e in tensor.external_data if e.key == "location"}
+    return [path.parent / name for name in sorted(names)]

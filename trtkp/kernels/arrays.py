@@ -1,0 +1,98 @@
+"""Tensors as kernels see them: an address, a shape, strides, a type; from PyTorch or ``__cuda_array_interface__``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from trtkp.errors import InputError
+
+__all__ = ["DATA_TYPES", "Activation4d", "View", "activation", "view"]
+
+#: Element type to its number in the C interface and its bytes.
+DATA_TYPES = {"float32": (0, 4), "float16": (1, 2), "bfloat16": (2, 2)}
+_TYPE_STRINGS = {"<f4": "float32", "<f2": "float16", "<i4": "int32", "|u1": "uint8"}
+
+
+@dataclass(frozen=True)
+class View:
+    """Device memory; strides count elements."""
+
+    name: str
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether elements lie one after another in the order of the shape."""
+        return all(
+            size == 1 or stride == prod(self.shape[axis + 1 :])
+            for axis, (size, stride) in enumerate(zip(self.shape, self.strides, strict=True))
+        )
+
+
+@dataclass(frozen=True)
+class Activation4d(View):
+    """``[N, C, H, W]`` with the channels innermost; ``pitch`` is the distance of two pixels in elements."""
+
+    pitch: int
+
+
+def view(array: Any, name: str) -> View:
+    """What stands behind an array.
+
+    Raises:
+        InputError: not a tensor of a device, or of an element type that no kernel takes.
+    """
+    if hasattr(array, "data_ptr"):  # first: PyTorch's own interface has no bfloat16
+        dtype = str(array.dtype).removeprefix("torch.")
+        return View(name, array.data_ptr(), tuple(array.shape), tuple(array.stride()), dtype)
+    interface = getattr(array, "__cuda_array_interface__", None)
+    if interface is None:
+        kind = f"{type(array).__module__}.{type(array).__qualname__}"
+        raise InputError(f"{name} is a {kind}", remedy="give a CUDA tensor, or an object with __cuda_array_interface__")
+    if interface["typestr"] not in _TYPE_STRINGS:
+        known = ", ".join(_TYPE_STRINGS.values())
+        raise InputError(f"{name} has elements of type {interface['typestr']}", remedy=f"use one of {known}")
+    dtype = _TYPE_STRINGS[interface["typestr"]]
+    shape = tuple(interface["shape"])
+    itemsize = int(interface["typestr"][2:])
+    bytes_apart = interface.get("strides") or [itemsize * prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    strides = tuple(stride // itemsize for stride in bytes_apart)
+    return View(name, interface["data"][0] or 0, shape, strides, dtype)
+
+
+def activation(array: Any, name: str) -> Activation4d:
+    """A view ``[N, C, H, W]`` whose channels are innermost.
+
+    Raises:
+        InputError: another rank or another memory order.
+    """
+    found = view(array, name)
+    if len(found.shape) != 4 or 0 in found.shape:
+        raise InputError(f"{name} has shape {list(found.shape)}, expected [N, C, H, W] without a 0")
+    _, channels, height, width = found.shape
+    n_stride, c_stride, h_stride, w_stride = found.strides
+    # The stride of an axis of one element says nothing.
+    if width > 1:
+        pitch = w_stride
+    elif height > 1:
+        pitch = h_stride
+    elif found.shape[0] > 1:
+        pitch = n_stride
+    else:
+        pitch = channels
+    in_order = (
+        (channels == 1 or c_stride == 1)
+        and (height == 1 or h_stride == width * pitch)
+        and (found.shape[0] == 1 or n_stride == height * width * pitch)
+    )
+    if not in_order or pitch < channels:
+        raise InputError(
+            f"{name} {list(found.shape)} with strides {list(found.strides)} is not channels-last",
+            remedy="x.contiguous(memory_format=torch.channels_last) makes it so",
+        )
+    return Activation4d(found.name, found.address, found.shape, found.strides, found.dtype, pitch)

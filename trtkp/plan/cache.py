@@ -1,0 +1,123 @@
+"""Times of layers, kept from one build to the next.
+
+An entry is one race: what ran against each other, by structure, and the times of each. Its file is named after the hash
+of the machine, the libraries and the structures, so it is never right for anything else; a file that cannot be read is
+left out and told, and the oldest are removed beyond `MAX_ENTRIES`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+import platformdirs
+
+from trtkp.engine.cpu import cpu_name, usable_cores
+from trtkp.timing import Timing
+
+__all__ = ["DIRECTORY_VARIABLE", "MAX_ENTRIES", "TimingCache"]
+
+#: Moves the cache.
+DIRECTORY_VARIABLE = "TRTKP_CACHE_DIR"
+#: About a kilobyte each.
+MAX_ENTRIES = 4096
+_VERSION = 1
+
+
+class TimingCache:
+    """The races of one machine.
+
+    Attributes:
+        problems: files that could not be used, in words for the user.
+
+    Args:
+        directory: where the files are; None for the user's cache directory, which ``TRTKP_CACHE_DIR`` moves.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory: Path | None = directory if directory is not None else _default_directory()
+        self.problems: list[str] = []
+        self._races: dict[str, dict[str, Timing]] = {}
+
+    @classmethod
+    def in_memory(cls) -> TimingCache:
+        """A cache that reads and writes no file."""
+        cache = cls(Path())
+        cache.directory = None
+        return cache
+
+    def get(self, structures: Collection[str], threads: int | None) -> dict[str, Timing] | None:
+        """Times by structure, if these ran against each other before."""
+        key = _key(structures, threads)
+        if key not in self._races and self.directory is not None:
+            file = self.directory / f"{key}.json"
+            try:
+                self._races[key] = _read(file, structures)
+            except FileNotFoundError:
+                return None
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):
+                self._tell(f"timing cache: {file} cannot be used, its layer is timed again")
+        return self._races.get(key)
+
+    def put(self, times: Mapping[str, Timing], threads: int | None) -> None:
+        """Keep a race; a directory that cannot be written is no reason to fail."""
+        key = _key(times, threads)
+        self._races[key] = dict(times)
+        if self.directory is None:
+            return
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self.directory, suffix=".part")
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump({name: asdict(time) for name, time in times.items()}, stream)
+            Path(temporary).replace(self.directory / f"{key}.json")
+            _forget_oldest(self.directory)
+        except OSError as error:
+            self._tell(f"timing cache: {self.directory} cannot be written ({error.strerror})")
+
+    def _tell(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+
+def _key(structures: Collection[str], threads: int | None) -> str:
+    text = repr((_VERSION, _machine(), threads or usable_cores(), sorted(structures)))
+    return sha256(text.encode()).hexdigest()
+
+
+def _read(file: Path, structures: Collection[str]) -> dict[str, Timing]:
+    entry = json.loads(file.read_text(encoding="utf-8"))
+    times = {
+        name: Timing(
+            float(values["median_ms"]), float(values["p10_ms"]), float(values["p90_ms"]), runs=int(values["runs"])
+        )
+        for name, values in entry.items()
+    }
+    if set(times) != set(structures) or not all(time.median_ms > 0 and time.p10_ms > 0 for time in times.values()):
+        raise ValueError("not the times of these structures")
+    return times
+
+
+def _forget_oldest(directory: Path) -> None:
+    files = [entry for entry in os.scandir(directory) if entry.name.endswith((".json", ".part"))]
+    if len(files) > MAX_ENTRIES:
+        files.sort(key=lambda entry: entry.stat().st_mtime)
+        for entry in files[: len(files) - MAX_ENTRIES * 3 // 4]:
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _default_directory() -> Path:
+    moved = os.environ.get(DIRECTORY_VARIABLE)
+    return Path(moved) if moved else platformdirs.user_cache_path("trtkp") / "timings"
+
+
+@cache
+def _machine() -> tuple[str, int, str]:
+    return cpu_name(), usable_cores(), version("onnxruntime")

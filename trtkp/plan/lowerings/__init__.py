@@ -1,0 +1,29 @@
+"""The forms of standard operators that a packed convolution can take, all exact.
+
+`LOWERINGS` is the one table that says what each form is, when it applies and what work it does; `trtkp.plan.cost` turns
+work into a predicted time.
+"""
+
+from __future__ import annotations
+
+from trtkp.graph.packing import unpack
+from trtkp.plan.cost import Work
+from trtkp.plan.lowerings.form import Built, Form, Lowering, lower
+from trtkp.plan.lowerings.gather import GATHER, MAX_GATHER, REGROUPED, SPLIT
+from trtkp.plan.lowerings.stripes import BOX, MAX_GROUPS, RECTANGLES
+from trtkp.plan.lowerings.taps import TAPS
+
+__all__ = ["LOWERINGS", "MAX_GATHER", "MAX_GROUPS", "Form", "Lowering", "lower"]
+
+
+def _build_dense(form: Form) -> Built:
+    return form.conv(form.x, unpack(form.packed), form.bias, groups=form.packed.groups), None
+
+
+DENSE = Lowering(
+    "dense", "one Conv with zeros in its weight", lambda packed: None, _build_dense, lambda packed: Work(1.0)
+)
+
+LOWERINGS: dict[str, Lowering] = {
+    lowering.name: lowering for lowering in (DENSE, BOX, RECTANGLES, TAPS, GATHER, *REGROUPED, SPLIT)
+}

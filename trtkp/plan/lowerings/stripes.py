@@ -1,0 +1,98 @@
+"""Stripes: one convolution per filter group of the bounding box of its taps, or a sum that covers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from trtkp.graph.packing import PackedConv
+from trtkp.plan.cost import Work
+from trtkp.plan.cover import Rectangle, bounding_box, cover
+from trtkp.plan.lowerings.form import Built, Form, Lowering
+
+__all__ = ["BOX", "MAX_GROUPS", "RECTANGLES"]
+
+#: More filter groups than this are never worth a convolution each.
+MAX_GROUPS = 8
+
+
+def _stripe_groups(packed: PackedConv) -> list[tuple[npt.NDArray[np.int32], tuple[int, ...], npt.NDArray[Any]]]:
+    """Per filter group: its filters, its taps, and its weight [filters, taps, C]; padding left out."""
+    filters, channels, rows, columns = packed.weight_shape
+    groups = []
+    for g, taps in enumerate(packed.index):
+        own = (packed.row_group == g) & (packed.filters < filters)
+        listed = taps < rows * columns
+        weight = packed.weight[own].reshape(int(own.sum()), len(taps), channels)
+        groups.append((packed.filters[own], tuple(int(t) for t in taps[listed]), weight[:, listed]))
+    return groups
+
+
+def _stripes_apply(packed: PackedConv) -> str | None:
+    if packed.base != "StripeConv" or packed.groups != 1:
+        return "lists are not stripes" if packed.groups == 1 else "grouped convolution"
+    groups = _stripe_groups(packed)
+    if len(groups) > MAX_GROUPS:
+        return f"{len(groups)} filter groups, worth it up to {MAX_GROUPS}"
+    if any(not taps for _, taps, _ in groups):
+        return "a filter group keeps nothing"
+    return None
+
+
+def _boxes(packed: PackedConv, taps: tuple[int, ...]) -> tuple[Rectangle, ...]:
+    return (bounding_box(taps, packed.weight_shape[3]),)
+
+
+def _covers(packed: PackedConv, taps: tuple[int, ...]) -> tuple[Rectangle, ...]:
+    return cover(taps, packed.weight_shape[3])
+
+
+def _build_stripes(form: Form, rectangles_of: Callable[..., tuple[Rectangle, ...]]) -> Built:
+    packed, columns = form.packed, form.packed.weight_shape[3]
+    parts, order = [], []
+    for filters, taps, weight in _stripe_groups(packed):
+        left = set(taps)
+        total: ir.Value | None = None
+        for rectangle in rectangles_of(packed, taps):
+            inside = rectangle.taps(columns)
+            kernel = np.zeros((*weight.shape[::2], len(inside)), weight.dtype)  # [filters, C, taps]
+            for position, tap in enumerate(inside):
+                if tap in left:  # a tap that two rectangles hold counts once
+                    kernel[:, :, position] = weight[:, taps.index(tap)]
+                    left.discard(tap)
+            kernel = kernel.reshape(*kernel.shape[:2], *rectangle.shape)
+            part = form.conv(form.x, kernel, form.bias[filters] if total is None else None, rectangle)
+            total = part if total is None else form.emit("Add", total, part)
+        assert total is not None
+        parts.append(total)
+        order.append(filters)
+    joined = parts[0] if len(parts) == 1 else form.emit("Concat", *parts, axis=1)
+    return joined, np.concatenate(order)
+
+
+def _stripes_work(packed: PackedConv, rectangles_of: Callable[..., tuple[Rectangle, ...]]) -> Work:
+    filters, _, rows, columns = packed.weight_shape
+    groups = [(len(members) / filters, rectangles_of(packed, taps)) for members, taps, _ in _stripe_groups(packed)]
+    convolutions = sum(len(parts) for _, parts in groups)
+    additions = sum(share * (len(parts) - 1) for share, parts in groups)
+    joins = 1 if len(groups) > 1 else 0
+    return Work(
+        macs=sum(share * part.area for share, parts in groups for part in parts) / (rows * columns),
+        reads=convolutions,
+        writes=1 + additions + 2 * joins,  # a sum is read back by the next convolution's epilogue
+        kernels=convolutions + joins,
+    )
+
+
+BOX = Lowering(
+    "box", "stripes: one Conv per filter group, of the taps' bounding box", _stripes_apply,
+    lambda form: _build_stripes(form, _boxes), lambda packed: _stripes_work(packed, _boxes),
+)  # fmt: skip
+RECTANGLES = Lowering(
+    "rectangles", "stripes: a sum of small Convs that cover the taps", _stripes_apply,
+    lambda form: _build_stripes(form, _covers), lambda packed: _stripes_work(packed, _covers),
+)  # fmt: skip

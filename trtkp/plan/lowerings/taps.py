@@ -1,0 +1,63 @@
+"""One list for the layer, any pattern: im2col of the listed taps by a depthwise convolution, then a 1x1 one."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.graph.packing import PackedConv
+from trtkp.plan.cost import Work
+from trtkp.plan.lowerings.form import Built, Form, Lowering
+
+__all__ = ["TAPS"]
+
+
+def _one_list(packed: PackedConv) -> str | None:
+    if packed.groups != 1:
+        return "grouped convolution"
+    if len(packed.index) != 1:
+        return f"{len(packed.index)} lists, not one for the layer"
+    if packed.weight_shape[2:] == (1, 1):
+        return "1x1 kernel"
+    if not len(_listed(packed)[0]):
+        return "the layer keeps nothing"
+    return None
+
+
+def _listed(packed: PackedConv) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int64]]]:
+    """Channels of the only list and, for each, the packed columns of its taps."""
+    _, channels, rows, columns = packed.weight_shape
+    tap, channel = (values[0] for values in packed.columns())
+    real = np.flatnonzero((tap < rows * columns) & (channel < channels))
+    order = real[np.argsort(channel[real], kind="stable")]
+    listed, begins = np.unique(channel[order], return_index=True)
+    return listed, np.split(order, begins[1:])
+
+
+def _build_taps(form: Form) -> Built:
+    """im2col of the listed (channel, tap) pairs as a depthwise convolution with one-hot kernels, then a 1x1 one."""
+    packed = form.packed
+    filters, channels, rows, columns = packed.weight_shape
+    listed, positions = _listed(packed)
+    tap = packed.columns()[0][0]
+    width = max(len(p) for p in positions)
+    select = np.zeros((len(listed), width, rows * columns), packed.weight.dtype)
+    weight = np.zeros((filters + 1, len(listed), width), packed.weight.dtype)
+    for c, position in enumerate(positions):
+        select[c, np.arange(len(position)), tap[position]] = 1
+        weight[packed.filters, c, : len(position)] = packed.weight[:, position]
+    x = form.x if len(listed) == channels else form.gather(form.x, listed)
+    columns_of_x = form.conv(x, select.reshape(-1, 1, rows, columns), None, groups=len(listed))
+    return form.pointwise(columns_of_x, weight[:filters].reshape(filters, -1, 1, 1), form.bias), None
+
+
+def _taps_work(packed: PackedConv) -> Work:
+    listed, positions = _listed(packed)
+    channels, taps = packed.weight_shape[1], packed.weight_shape[2] * packed.weight_shape[3]
+    columns = len(listed) * max(len(position) for position in positions) / channels
+    return Work(macs=(columns + columns / packed.weight_shape[0]) / taps, reads=1 + 2 * columns, kernels=2)
+
+
+TAPS = Lowering(
+    "taps", "one list: one-hot depthwise Conv as im2col, then a 1x1 Conv", _one_list, _build_taps, _taps_work
+)

@@ -1,0 +1,157 @@
+"""Time the forms of a layer, or of a whole net, against each other in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from hashlib import sha256
+
+import numpy as np
+import onnx_ir as ir
+
+from trtkp.engine.feeds import random_feeds
+from trtkp.graph.edit import add_initializer, constant, finish, replace_nodes
+from trtkp.graph.rewrite import packed_nodes
+from trtkp.plan.cache import TimingCache
+from trtkp.plan.lowerings import LOWERINGS, lower
+from trtkp.shapes import Shape
+from trtkp.timing import Timing, time_interleaved
+
+__all__ = ["apply_plan", "race", "race_cached", "race_layer", "single_layer", "structure"]
+
+#: Seconds that the timing of one distinct layer may take.
+LAYER_BUDGET_S = 0.6
+WARMUP, RUNS = 3, 30
+
+
+def apply_plan(model: ir.Model, choices: Mapping[str, str]) -> ir.Model:
+    """A copy of a packed model in standard operators alone, each node in the chosen form."""
+    lowered = model.clone()
+    for node in packed_nodes(lowered):
+        nodes, output = lower(node, lowered.graph, LOWERINGS[choices[str(node.name)]])
+        replace_nodes([node], nodes, node.outputs[0], output)
+    finish(lowered)
+    lowered.graph.opset_imports.pop("trtkp", None)
+    return lowered
+
+
+def race(
+    models: Mapping[str, ir.Model], shapes: Mapping[str, Shape], threads: int | None, budget_s: float
+) -> dict[str, Timing]:
+    """Times of several models on the same random inputs, in turn."""
+    from trtkp.engine.onnxruntime import OrtRunner
+
+    with ExitStack() as stack:
+        calls = {}
+        for name, model in models.items():
+            runner = stack.enter_context(OrtRunner(ir.to_proto(model), threads=threads))
+            feeds = random_feeds(runner.inputs, shapes, seed=0)
+            calls[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)
+        return time_interleaved(calls, warmup=WARMUP, runs=RUNS, budget_s=budget_s)
+
+
+def race_layer(
+    node: ir.Node,
+    names: Sequence[str],
+    value_shapes: Mapping[str, Shape],
+    threads: int | None,
+    cache: TimingCache,
+    budget_s: float = LAYER_BUDGET_S,
+) -> dict[str, Timing]:
+    """Times of the named forms of one packed node."""
+    models = {name: single_layer(node, name, value_shapes) for name in names}
+    return race_cached(models, value_shapes, threads, cache, budget_s)
+
+
+def race_cached(
+    models: Mapping[str, ir.Model],
+    shapes: Mapping[str, Shape],
+    threads: int | None,
+    cache: TimingCache,
+    budget_s: float,
+) -> dict[str, Timing]:
+    """`race`, but models of equal structure run once, and not at all if they ran against each other before."""
+    structures = {name: structure(model) for name, model in models.items()}
+    distinct: dict[str, ir.Model] = {}
+    for name, key in structures.items():
+        distinct.setdefault(key, models[name])
+    times = cache.get(distinct, threads)
+    if times is None:
+        labels = {key: next(name for name in models if structures[name] == key) for key in distinct}
+        timed = race({labels[key]: model for key, model in distinct.items()}, shapes, threads, budget_s)
+        times = {key: timed[label] for key, label in labels.items()}
+        cache.put(times, threads)
+    return {name: times[structures[name]] for name in models}
+
+
+def single_layer(node: ir.Node, lowering: str, value_shapes: Mapping[str, Shape]) -> ir.Model:
+    """A model of one packed node in one form, at fixed shapes, between convolutions that cost next to nothing.
+
+    They stand for the neighbours in the net: ONNX Runtime keeps activations between convolutions in a layout of its
+    own, and a Gather needs them in NCHW, so what it costs to go from one to the other belongs to the form.
+    """
+    constants = {}
+    sources = {}
+    weight = node.inputs[1]
+    assert weight is not None
+    assert weight.dtype is not None
+    kind = weight.dtype  # that of X and Y as well, whose own may not be known
+    for value in node.inputs:
+        assert value is not None
+        assert value.name is not None
+        if value.const_value is not None:
+            constants[value] = ir.val(value.name, value.dtype, value.shape, const_value=value.const_value)
+        else:
+            sources[value] = ir.val(value.name, kind, value_shapes[value.name])
+    output = str(node.outputs[0].name)
+    graph = ir.Graph(
+        list(sources.values()), [], nodes=[], initializers=list(constants.values()),
+        opset_imports={"": 18, node.domain: 1}, name="layer",
+    )  # fmt: skip
+    known = constants | {value: _neighbour(graph, source) for value, source in sources.items()}
+    copy = ir.Node(
+        node.domain, node.op_type, [known[v] for v in node.inputs if v is not None], node.attributes.values(),
+        name=node.name, metadata_props=dict(node.metadata_props),
+    )  # fmt: skip
+    graph.append(copy)
+    copy.outputs[0].name, copy.outputs[0].dtype = output, kind
+    copy.outputs[0].shape = ir.Shape(value_shapes[output])
+    graph.outputs.append(_neighbour(graph, copy.outputs[0]))
+    return apply_plan(ir.Model(graph, ir_version=10), {str(node.name): lowering})
+
+
+def _neighbour(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """The value through a depthwise 1x1 convolution."""
+    assert value.shape is not None
+    assert value.dtype is not None
+    channels = value.shape[1]
+    assert isinstance(channels, int)
+    ones = add_initializer(graph, f"{value.name}/ones", np.ones((channels, 1, 1, 1), value.dtype.numpy()))
+    node = ir.node("Conv", [value, ones], {"group": channels, "kernel_shape": [1, 1]}, name=f"{value.name}/neighbour")
+    after = node.outputs[0]
+    after.name, after.dtype, after.shape = f"{value.name}/after", value.dtype, value.shape
+    graph.append(node)
+    return after
+
+
+def structure(model: ir.Model) -> str:
+    """Models of equal structure take the same time: operators, attributes and shapes, but no names and no weights."""
+    numbers: dict[ir.Value, int] = {}
+
+    def told(value: ir.Value | None) -> object:
+        array = constant(value)
+        if array is None:
+            return None if value is None else numbers.setdefault(value, len(numbers))
+        exact = array.dtype.kind == "i" and array.size <= 8  # pads, starts and ends; not a list of channels
+        return (str(array.dtype), array.shape, array.tolist() if exact else None)
+
+    text = [(told(value), str(value.dtype), str(value.shape)) for value in model.graph.inputs]
+    nodes = [
+        (
+            node.op_type,
+            sorted((name, str(attribute.value)) for name, attribute in node.attributes.items()),
+            [told(value) for value in (*node.inputs, *node.outputs)],
+        )
+        for node in model.graph
+    ]
+    return sha256(repr((text, nodes)).encode()).hexdigest()

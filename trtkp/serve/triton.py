@@ -1,0 +1,201 @@
+"""A Triton model repository of bundles: configuration, model files, and the command that serves them.
+
+The configuration is Triton's own protobuf message (``inference.ModelConfig``), which tritonclient brings.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from trtkp.bundle import Bundle
+from trtkp.closing import Closing
+from trtkp.errors import InputError
+from trtkp.serve.contract import Contract, TensorContract
+from trtkp.serve.options import ServeOptions
+from trtkp.serve.repository import find_bundles
+
+__all__ = ["TritonRepository", "export_triton", "model_config"]
+
+#: Name in the repository of the script that starts Triton.
+_SCRIPT = "run-tritonserver.sh"
+
+
+@dataclass(frozen=True)
+class TritonRepository:
+    """What was written.
+
+    Attributes:
+        path: the model repository.
+        models: name to versions.
+        command: the ``tritonserver`` command line; it is in the repository too.
+        notes: what the user should know, one a line.
+    """
+
+    path: Path
+    models: dict[str, list[str]]
+    command: str
+    notes: tuple[str, ...] = ()
+
+
+def model_config(
+    contract: Contract, options: ServeOptions, *, platform: str = "", gpu: bool = False, usual: int | None = None
+) -> Any:
+    """The ``ModelConfig`` of a contract: tensors, batching, instances, warm-up.
+
+    Args:
+        contract: tensors and range of the batch.
+        options: longest delay, instances, queue length, time limit.
+        platform: of Triton; empty: the contract's own.
+        gpu: where instances run.
+        usual: batch that engines are planned for.
+    """
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    batched = _is_batched(contract)
+    config = pb.ModelConfig(name=contract.name, platform=platform or contract.platform)
+    skip = int(batched)
+    for tensors, entries in ((contract.inputs, config.input), (contract.outputs, config.output)):
+        for tensor in tensors.values():
+            entries.add(name=tensor.name, data_type=_data_type(tensor), dims=tensor.shape[skip:])
+    kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
+    config.instance_group.add(count=options.instances, kind=kind)
+    warm_up = config.model_warmup.add(name="zeros")
+    for tensor in contract.inputs.values():
+        warm_up.inputs[tensor.name].data_type = _data_type(tensor)
+        warm_up.inputs[tensor.name].dims.extend(tensor.high[skip:])
+        warm_up.inputs[tensor.name].zero_data = True
+    if batched:
+        assert contract.batch is not None
+        config.max_batch_size = warm_up.batch_size = contract.batch[1]
+        batching = config.dynamic_batching
+        batching.max_queue_delay_microseconds = round(options.max_delay_ms * 1e3)
+        batching.preferred_batch_size.extend(
+            sorted({min(usual or contract.batch[1], contract.batch[1]), contract.batch[1]})
+        )
+        batching.default_queue_policy.max_queue_size = options.queue
+        batching.default_queue_policy.default_timeout_microseconds = round(options.timeout_s * 1e6)
+        batching.default_queue_policy.timeout_action = pb.ModelQueuePolicy.REJECT
+    return config
+
+
+def export_triton(bundles: Sequence[Path], output: Path, options: ServeOptions | None = None) -> TritonRepository:
+    """Write a model repository: ``<name>/config.pbtxt`` and ``<name>/<version>/model.onnx`` or ``model.plan``.
+
+    Raises:
+        InputError: a bundle that is missing or was changed, versions that differ in their tensors, or an output that
+            is there already.
+    """
+    from google.protobuf import text_format
+
+    options = options or ServeOptions()
+    found = find_bundles(bundles)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError("exists and is not empty", file=output, remedy="choose another -o, or remove it")
+    notes: list[str] = []
+    configs: dict[str, Any] = {}
+    models: dict[str, list[str]] = {}
+    with _Staging(output) as staging:
+        for name, version, bundle in found:
+            platform, note = _platform(bundle)
+            notes += [f"{name}: {note}"] if note else []
+            contract = Contract.of(bundle, name, version, options.max_batch)
+            opt = bundle.manifest.profile[bundle.manifest.inputs[0].name]["opt"]
+            config = model_config(
+                contract, options, platform=platform, gpu=platform == "tensorrt_plan", usual=opt[0] if opt else None
+            )
+            if options.threads is not None and platform == "onnxruntime_onnx":
+                config.parameters["intra_op_thread_count"].string_value = str(options.threads)
+            config.version_policy.all.SetInParent()
+            if name in configs and configs[name] != config:
+                raise InputError(f"versions of {name} differ in their tensors or profiles", file=bundle.path)
+            configs[name] = config
+            models.setdefault(name, []).append(version)
+            _copy(bundle, platform, staging / name / version)
+        for name, config in configs.items():
+            text = text_format.MessageToString(config)
+            (staging / name / "config.pbtxt").write_text(text, encoding="utf-8")
+        command = _command(output, _plugin_library(staging, found))
+        script = staging / _SCRIPT
+        script.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+        staging.publish()
+    return TritonRepository(output, models, command, tuple(notes))
+
+
+class _Staging(Closing):
+    """A hidden sibling that takes the output's place at the end, or is gone."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._path = output.absolute().with_name(f".{output.name}.exporting")
+        try:
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._path.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"cannot be written ({error.strerror})", file=output, remedy="choose another -o") from None
+
+    def __truediv__(self, name: str) -> Path:
+        return self._path / name
+
+    def publish(self) -> None:
+        if self._output.exists():
+            self._output.rmdir()
+        self._path.rename(self._output)
+
+    def close(self) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)
+
+
+def _platform(bundle: Bundle) -> tuple[str, str]:
+    """Triton's platform of a bundle, and a note where that is not the bundle's own backend."""
+    if bundle.manifest.backend == "tensorrt":
+        return "tensorrt_plan", ""
+    if bundle.manifest.backend == "tensorrt-rtx":
+        return "onnxruntime_onnx", "Triton has no TensorRT-RTX backend: its engine.onnx is served by ONNX Runtime"
+    return "onnxruntime_onnx", ""
+
+
+def _copy(bundle: Bundle, platform: str, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    if platform == "tensorrt_plan":
+        shutil.copyfile(bundle.file("model.engine"), folder / "model.plan")
+        return
+    shutil.copyfile(bundle.file("engine.onnx"), folder / "model.onnx")
+    for name in bundle.manifest.files:
+        if name.startswith("engine.onnx."):  # external data, known to the graph by this name
+            shutil.copyfile(bundle.file(name), folder / name)
+
+
+def _plugin_library(staging: _Staging, found: Sequence[tuple[str, str, Bundle]]) -> str | None:
+    """The plugin library of the bundles that hold one, copied beside its model."""
+    for name, _, bundle in found:
+        for file in bundle.manifest.files:
+            if file.endswith(".so"):
+                shutil.copyfile(bundle.file(file), staging / name / file)
+                return f"{name}/{file}"
+    return None
+
+
+def _command(repository: Path, plugins: str | None) -> str:
+    path = repository.absolute()
+    command = ["tritonserver", f"--model-repository={path}", "--exit-on-error=true", "--strict-readiness=true"]
+    if plugins is not None:
+        command.append(f"--backend-config=tensorrt,plugins={path / plugins}")
+    return " ".join(map(quote, command))
+
+
+def _is_batched(contract: Contract) -> bool:
+    """Whether Triton can batch it: a dynamic first dimension that starts at 1."""
+    leading = next(iter(contract.inputs.values())).dims[0] if contract.batch is not None else None
+    return contract.batch is not None and contract.batch[0] == 1 and isinstance(leading, str)
+
+
+def _data_type(tensor: TensorContract) -> int:
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    return pb.DataType.Value(f"TYPE_{tensor.datatype}")
