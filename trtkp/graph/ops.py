@@ -34,8 +34,9 @@ index          int32              `KernelIndexConv`: ``channels`` [G, L], K = RÂ
 =============  =================  ==========================================================================
 
 Attributes: strides, pads, dilations, group, weight_shape (F, C, R, S), alpha (`LeakyRelu` forms), plugin_namespace and
-plugin_version, which make a current TensorRT parser take the plugin over the function. `DynamicPatternConv` has
-``channels`` (C) in place of group, which is 1.
+plugin_version, which make a current TensorRT parser take the plugin over the function. ``list_block`` tells a plugin,
+which cannot read lists ahead of a launch, what `PackedConv.list_block` found; without it, it is 1. `DynamicPatternConv`
+has ``channels`` (C) in place of group, which is 1, and no ``list_block``.
 
 Attributes of calibrated models, for a plugin that computes in 8 bits (`SCALES`); absent elsewhere, without meaning to
 the body. A scale is what one step of -127..127 stands for: ``input_scale`` of X, ``weight_scale`` [F] of the filters of
@@ -113,7 +114,7 @@ _COLUMNS = {
 
 _BODY = """
 <domain: "trtkp", opset_import: ["" : {opset}]>
-{name} <strides, pads, dilations, group, weight_shape, {alpha}plugin_namespace, plugin_version, {scales}>
+{name} <strides, pads, dilations, group, weight_shape, list_block, {alpha}plugin_namespace, plugin_version, {scales}>
     (X, weight, {index}, row_group, filters, bias{residual}{metadata}) => (Y)
 {{
     zero = Constant <value_ints: ints = [0]> ()

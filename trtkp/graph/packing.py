@@ -16,6 +16,8 @@ __all__ = ["BASE_OF_KIND", "ENTRY_RADIX", "PackedConv", "pack", "unpack"]
 #: A PatternConv entry is ``tap * ENTRY_RADIX + channel``; channels are 16-bit.
 ENTRY_RADIX = 1 << 16
 
+_BLOCK = 8
+
 #: The operator that takes index sets of a kind.
 BASE_OF_KIND = {Kind.KERNEL: "KernelIndexConv", Kind.STRIPE: "StripeConv", Kind.PATTERN: "PatternConv"}
 
@@ -40,6 +42,26 @@ class PackedConv:
     def index_nbytes(self) -> int:
         """Bytes of the index tensors."""
         return self.index.nbytes + self.row_group.nbytes + self.filters.nbytes
+
+    @property
+    def list_block(self) -> int:
+        """8 where every list comes in blocks that tensor cores take, else 1: ``listBlock`` of `plugins/capi/trtkp.h`.
+
+        A block is eight consecutive channels of one tap, from a multiple of 8; padding stands for channels past C.
+        """
+        _, channels, rows, columns = self.weight_shape
+        if self.base == "StripeConv":
+            return _BLOCK if channels % _BLOCK == 0 else 1
+        if self.index.shape[1] % _BLOCK:
+            return 1
+        padding = channels if self.base == "KernelIndexConv" else rows * columns * ENTRY_RADIX
+        blocks, place = self.index.reshape(-1, _BLOCK), np.arange(_BLOCK)
+        first = blocks[:, :1]
+        is_padding = first == padding
+        past = is_padding | (first % ENTRY_RADIX + place >= channels)
+        whole = (blocks == np.where(past, padding, first + place)).all()
+        aligned = (is_padding | (first % ENTRY_RADIX % _BLOCK == 0)).all()
+        return _BLOCK if whole and aligned else 1
 
     def columns(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Tap and channel of every packed column, int64 [G, K] each; tap R·S or channel C marks padding."""

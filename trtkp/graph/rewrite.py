@@ -214,6 +214,7 @@ def _packed_node(
         "dilations": ints(conv, "dilations", (1, 1)),
         "group": packed.groups,
         "weight_shape": packed.weight_shape,
+        "list_block": packed.list_block,
         "plugin_namespace": DOMAIN,
         "plugin_version": str(VERSION),
     }
