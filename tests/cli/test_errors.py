@@ -153,7 +153,7 @@ def test_data_of_another_form(trtkp: Trtkp, folder: Path) -> None:
         ("verify net.onnx", "net.onnx: is not a bundle"),
         ("bench .", ".: is not a bundle: it holds no manifest.json"),
         ("inspect", "Missing argument 'bundle'"),
-        ("bench", "Missing argument 'bundles'"),
+        ("bench", "no bundle to time"),
         ("bench kep kep", "the same bundle is named twice"),
         ("bench kep --batch 65", "kep: batch 65 is outside 1..64"),
         ("bench kep --runs 0", "--runs 0"),
