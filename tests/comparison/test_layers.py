@@ -72,7 +72,7 @@ def test_what_a_form_costs_around_its_products_is_its_neighbour(comparison: Comp
     slices = next(layer for layer in times_of(comparison, "kep").layers if layer.name == "w1").neighbours
     assert slices["Slice"] == 2
     gathers = next(layer for layer in times_of(comparison, "vskp").layers if layer.name == "w2").neighbours
-    assert gathers["Gather"] == 1
+    assert "Gather" not in gathers  # the convolution before it writes its filters in the listed order
     quantisers = next(layer for layer in times_of(comparison, "int8").layers if layer.name == "w0").neighbours
     assert quantisers["QuantizeLinear"] == 1
     assert times_of(comparison, "kep").moves > times_of(comparison, "dense").moves
