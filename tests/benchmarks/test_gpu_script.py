@@ -69,7 +69,9 @@ def test_dry_run_of_every_kind_of_part(library_path: Path, tmp_path: Path) -> No
     timed = [item for item in layers.values() if item.get("speed_up")]
     assert len(timed) > 30
     assert any(item.get("tactic", "").startswith("sparse") for name, item in layers.items() if "2:4" in name)
-    assert all(item["tactics"][item["tactic"]]["predicted_us"] > 0 for item in timed)
+    predicted = [item["tactics"][item["tactic"]]["predicted_us"] for item in timed]
+    assert all(time is None or time > 0 for time in predicted)  # None: a tactic whose loop was not counted
+    assert sum(time is not None for time in predicted) > len(timed) / 2
     assert all("how" in item or "skipped" in item for item in layers.values())
     nets = document["parts"]["nets-resnet50"]["items"]
     assert set(nets) == {f"{batch} | {variant}" for batch in (1, 2) for variant in (
