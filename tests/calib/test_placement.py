@@ -134,10 +134,16 @@ def masks() -> dict[str, np.ndarray[Any, Any]]:
     shared[:, ::2, [0, 1, 2], [0, 1, 2]] = True
     kernels = np.zeros((8, 8, 3, 3), bool)
     kernels[:4, :4], kernels[4:, 4:] = True, True
-    return {"dense": stripes, "box": stripes, "rectangles": stripes, "taps": shared, "gather": kernels}
+    grouped = dict.fromkeys(("gather", "gather-1", "gather-2", "split"), kernels)
+    return {"dense": stripes, "box": stripes, "rectangles": stripes, "taps": shared, **grouped}
 
 
-@pytest.mark.parametrize("lowering", sorted(LOWERINGS))
+def test_every_lowering_has_a_mask() -> None:
+    more_groups = {f"gather-{groups}" for groups in (4, 8, 16, 32)}  # built as gather-2 is
+    assert set(masks()) == set(LOWERINGS) - more_groups
+
+
+@pytest.mark.parametrize("lowering", sorted(masks()))
 def test_every_lowering_reads_one_range(new_graph: Any, lowering: str) -> None:
     """Parts of a layer belong to it, share the range of its input, and their sums are no residuals."""
     graph = new_graph()
@@ -150,7 +156,8 @@ def test_every_lowering_reads_one_range(new_graph: Any, lowering: str) -> None:
     pack_convolutions(model, {"b.w": from_mask(mask, 1)}, {})
     planned = apply_plan(model, {"b": lowering})
     assert {site.layer for site in find_sites(planned)} == {"a.w", "b.w"}
-    assert sum(site.layer == "b.w" for site in find_sites(planned)) >= (1 if lowering in ("dense", "gather") else 2)
+    parts = 2 if lowering in ("box", "rectangles", "taps") else 1
+    assert sum(site.layer == "b.w" for site in find_sites(planned)) >= parts
     explicit = place(planned, "explicit")
     wanted = {"x", "ra"} | ({"y/Conv_0_output"} if lowering == "none" else set())
     assert set(explicit.tensors) <= wanted | {"ra"}
