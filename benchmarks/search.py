@@ -2,8 +2,8 @@
 
     python -m benchmarks.search --json benchmarks/results/search.json
 
-A residual CNN of 64 to 256 channels is trained on the generated shapes. ``trtkp search`` finds ratios for V-SKP that keep to a share
-of the dense latency. Uniform V-SKP, for every granularity that the search had, and channel pruning by magnitude
+A residual CNN of 64 to 256 channels is trained on the generated shapes. ``trtkp search`` finds ratios for V-SKP that
+keep to a share of the dense latency. Uniform V-SKP, for every granularity that the search had, and channel pruning by magnitude
 (torch-pruning) get the smallest ratio, in steps of 2.5 points, whose measured latency is no more than that of the net
 found. All are fine-tuned alike, and at the end timed in turn in one run. Accuracy is that of ``engine.onnx`` on 10,000
 test images.
@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch_pruning
 from torch import nn
 
 import trtkp
@@ -33,7 +32,8 @@ from examples.nets import export
 from examples.nets.shapes import shapes_cnn
 from trtkp.data import LabelledData, decisions
 from trtkp.engine.onnxruntime import OrtRunner
-from trtkp.prune.masked import apply_masks, fine_tune
+from trtkp.prune.masked import apply_masks
+from trtkp.prune.train.trainer import fine_tune
 from trtkp.search.choices import Level
 from trtkp.search.net import Net
 from trtkp.search.run import SearchOptions, run_search
@@ -167,6 +167,8 @@ def _channels_share(dense: nn.Module, ratio: float, folder: Path, build: trtkp.B
 
 def _channels(dense: nn.Module, ratio: float) -> nn.Module:
     """A copy without the share of channels of smallest L1 norm, the same in every layer."""
+    import torch_pruning
+
     model = copy.deepcopy(dense).eval()
     example = torch.zeros(1, *SHAPE)
     pruner = torch_pruning.pruner.MetaPruner(
