@@ -3,7 +3,8 @@
     python -m benchmarks.search --json benchmarks/results/search.json
 
 A residual CNN of 64 to 256 channels is trained on the generated shapes. ``trtkp search`` finds ratios for V-SKP that
-keep to a share of the dense latency. Uniform V-SKP, for every granularity that the search had, and channel pruning by magnitude
+keep to a share of the dense latency. Uniform V-SKP, for every granularity that the search had, and channel pruning by
+magnitude
 (torch-pruning) get the smallest ratio, in steps of 2.5 points, whose measured latency is no more than that of the net
 found. All are fine-tuned alike, and at the end timed in turn in one run. Accuracy is that of ``engine.onnx`` on 10,000
 test images.
@@ -41,7 +42,7 @@ from trtkp.shapes import ShapeRange
 
 WIDTH, THREADS, BATCH, EPOCHS, TUNING = 64, 2, 32, 7, 4
 SHAPE = (3, 32, 32)
-TARGETS, GROUPS = (0.6, 0.4), (32, 64)
+TARGETS, GROUPS = (0.5,), (32, 64)
 STEP = 0.025
 SAMPLES = 256
 
