@@ -17,10 +17,10 @@ install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --bu
 	--editable '.[$(1)]'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-emulation lint lint-python lint-cuda typecheck format clean
+.PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-cuda typecheck format clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 picks the interpreter of .venv, JOBS=8 the number of test processes."
 
@@ -55,8 +55,12 @@ test: $(STAMP) ## Run every test, slow ones included
 	@$(BIN)/python -m pytest -m serial || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m "not serial" -n $(JOBS)
 
-test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=600 by default)
-	@TRTKP_EMULATION_CASES=$(or $(CASES),600) $(BIN)/python -m pytest tests/emulation/test_kernels.py -n $(JOBS)
+test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=500 of each tier by default)
+	@TRTKP_EMULATION_CASES=$(or $(CASES),500) $(BIN)/python -m pytest tests/emulation/test_kernels.py tests/emulation/test_dynamic.py \
+		-n $(JOBS)
+
+test-architectures: $(STAMP) ## Compile the kernels for the architectures that test leaves out
+	@TRTKP_EVERY_ARCHITECTURE=1 $(BIN)/python -m pytest tests/kernels/test_compile.py -k other_architectures -n $(JOBS)
 
 lint: lint-python lint-cuda typecheck ## Check format, lint rules and types; changes nothing
 

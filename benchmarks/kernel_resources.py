@@ -26,6 +26,7 @@ from benchmarks.provenance import provenance
 from trtkp.kernels.model import occupancy
 
 KERNELS = Path(__file__).parents[1] / "plugins/kernels"
+#: Architectures that tiles are laid out for, whose loops are counted.
 ARCHITECTURES = (80, 90)
 COUNTS = Path(__file__).parents[1] / "trtkp/kernels/counts.json"
 
@@ -38,7 +39,9 @@ _KERNEL = re.compile(
     r"Used (?P<registers>\d+) registers",
     re.DOTALL,
 )
+_SPARSE_TILE = re.compile(r"SparseTileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELb([01])E")
 _TILE = re.compile(r"MmaTileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E")
+_GEMM_TILE = re.compile(r"GemmTileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E")
 
 
 @dataclass(frozen=True)
@@ -91,16 +94,51 @@ def compile_resources(
 
 def _resources(match: re.Match[str]) -> Resources:
     architecture, registers = int(match["architecture"]), int(match["registers"])
-    name, threads, shared, intended = "split" if "splitKernel" in match["name"] else "reference", 256, 0, 1
-    if tile := _TILE.search(match["name"]):
+    kernels = {"splitKernel": "split", "aggregateKernel": "aggregate", "dynamicReference": "dynamic_reference"}
+    name = next((name for key, name in kernels.items() if key in match["name"]), "reference")
+    threads, shared, intended = 256, 0, 1
+    if "aggregateKernel" in match["name"]:
+        name += " single" if "Li1E" in match["name"] else " wide"
+    if tile := _SPARSE_TILE.search(match["name"]):
+        m, n, warp_m, warp_n, stages, intended, singles = map(int, tile.groups())
+        name, threads = f"sparse_{'singles_' if singles else ''}{m}x{n}", m // warp_m * (n // warp_n) * 32
+        # SparseShared: stages of pixels, weights and metadata, the tables of MmaShared, two tables of 64 columns.
+        shared = stages * (m * 64 * 2 + n * 32 * 2 + n // 16 * 128) + 2 * 4 * n + 4 * (n // 8) + 64 * 12
+        shared = -(-(shared + 2 * (64 if singles else 1) * 12) // 128) * 128
+    elif tile := _TILE.search(match["name"]):
         m, n, warp_m, warp_n, intended = map(int, tile.groups())
-        name, threads = f"mma_{m}x{n}", m // warp_m * (n // warp_n) * 32
+        form = "dynamic" if "dynamicMmaKernel" in match["name"] else "mma"
+        name, threads = f"{form}_{m}x{n}", m // warp_m * (n // warp_n) * 32
         # MmaShared: four stages of 32 columns, three tables of rows, 64 offsets of taps; aligned to 128 bytes.
         shared = -(-(4 * (m + n) * 32 * 2 + 2 * 4 * n + 4 * (n // 8) + 64 * 12) // 128) * 128
+    elif found := _gemm_block(match["name"]):
+        name, threads, shared, intended = found
     dtype = "bfloat16" if "bfloat16" in match["name"] else "float16" if "half" in match["name"] else "float32"
+    if architecture not in ARCHITECTURES:  # tiles are laid out for these: others may have less room
+        intended = min(intended, occupancy(threads, 1, shared, architecture))
     blocks = occupancy(threads, registers, shared, architecture)
     spills = int(match["spill_stores"]) + int(match["spill_loads"])
     return Resources(f"{name} {dtype}", architecture, threads, registers, shared, spills, blocks, intended)
+
+
+def _gemm_block(mangled: str) -> tuple[str, int, int, int] | None:
+    """Name, threads, shared bytes and intended blocks of a kernel of gemm.cuh or direct.cuh."""
+    if "directKernel" in mangled:
+        # DirectShared: the tile, the entries of eight warps, a table of rows.
+        return "direct", 256, (36 << 10) + 8 * 32 * 8 + 32 * 4, 4
+    tile = _GEMM_TILE.search(mangled)
+    if tile is None:
+        return None
+    m, n, warp_m, warp_n, stages, intended = map(int, tile.groups())
+    threads = m // warp_m * (n // warp_n) * 32
+    # GemmShared: stages of 128-byte rows, two windows of units, the pixels, three tables of rows; aligned to 128 bytes.
+    shared = -(-(stages * (m + n) * 128 + 2 * 8 * threads + 8 * m + 2 * 4 * n + 4 * (n // 8)) // 128) * 128
+    single = "single_" if "SingleLoader" in mangled else ""
+    if "SimtSums" in mangled:
+        return f"{single}simt_{m}x{n}", threads, shared, intended
+    if "half" not in mangled and "bfloat16" not in mangled:
+        return f"{single}tf32_{m}x{n}", threads, shared, intended
+    return f"{single}{m}x{n}" if single else f"mma_{m}x{n}_k64", threads, shared, intended
 
 
 def table(rows: Sequence[Resources]) -> str:

@@ -113,6 +113,8 @@ def load_allocation(path: str | PathLike[str], method: str | None = None, **sett
         advice = _validated(_Advice, text, path)
         if method is None or settings.get("ratio") is None:
             raise InputError("an advice says where to prune, not how much", file=path, remedy="give --ratio")
+        if not 0 <= settings["ratio"] < 1:
+            raise InputError(f"--ratio {settings['ratio']:g}: out of range", file=path, remedy="give 0 to below 1")
         others = {key: value for key, value in settings.items() if key != "ratio"}
         return advice.allocation(method, settings["ratio"], others)
     read = _validated(Allocation, text, path)
@@ -152,6 +154,12 @@ class Allocated:
     def name(self) -> str:
         """As in ``--method``."""
         return self.allocation.method
+
+    @property
+    def nm(self) -> str | None:
+        """The method's setting of 2:4 inside lists."""
+        found: str | None = self.allocation.settings.get("nm")
+        return found
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, the layers' own included."""

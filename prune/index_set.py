@@ -4,12 +4,16 @@ A mask of ``W[F, C, R, S]`` becomes a permutation of the filters, a partition of
 group, a sorted list of entries ``(channel, tap bitmask)``. Bit t of the bitmask is the tap ``(r, s) = divmod(t, S)``.
 Channels are relative to the ONNX group, and a filter group never crosses one. The conversion from a mask and back is
 exact. Everything is NumPy: PyTorch has no shifts on uint64.
+
+A *2:4 refinement* (``nm_mask``) keeps a part of what the lists hold: of every four entries in a row (a quad; the last
+may be shorter) each filter keeps at most two at each tap. Its lists are products, the same channels at every tap of the
+group, and may stand in any order, as the order defines the quads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -18,10 +22,12 @@ import numpy.typing as npt
 
 from trtkp.errors import InputError
 
-__all__ = ["MAX_TAPS", "IndexSet", "Kind", "from_mask"]
+__all__ = ["MAX_TAPS", "QUAD", "IndexSet", "Kind", "from_mask"]
 
 #: A tap bitmask is a uint64.
 MAX_TAPS = 64
+#: Entries of which a 2:4 refinement keeps `QUAD_KEPT`.
+QUAD, QUAD_KEPT = 4, 2
 
 
 class Kind(StrEnum):
@@ -45,8 +51,10 @@ class IndexSet:
         filters: int32 [F], the filters, group by group.
         group_ptr: int32 [G+1], where each group begins in ``filters``.
         entry_ptr: int32 [G+1], where each group's list begins in the two below.
-        channel: uint16 [E], ascending within a list.
+        channel: uint16 [E], ascending within a list; in any order with ``nm_mask``.
         taps: uint64 [E], never 0.
+        nm_mask: uint8, the bits of what a 2:4 refinement keeps, lowest first: group by group [filters of the group,
+            its taps, its entries]; None without one.
     """
 
     shape: tuple[int, int, int, int]
@@ -56,6 +64,7 @@ class IndexSet:
     entry_ptr: npt.NDArray[np.int32]
     channel: npt.NDArray[np.uint16]
     taps: npt.NDArray[np.uint64]
+    nm_mask: npt.NDArray[np.uint8] | None = None
 
     @property
     def filter_groups(self) -> int:
@@ -83,14 +92,19 @@ class IndexSet:
         if bool(np.all(self.taps == _full(self.shape))):
             return Kind.KERNEL
         lengths = np.diff(self.entry_ptr)
-        firsts = self.taps[self.entry_ptr[:-1][lengths > 0]]
-        one_bitmask = np.all(self.taps == np.repeat(firsts, lengths[lengths > 0]))
         all_channels = np.all((lengths == 0) | (lengths == self.shape[1]))
-        return Kind.STRIPE if bool(one_bitmask and all_channels) else Kind.PATTERN
+        return Kind.STRIPE if bool(all_channels) and _are_products(self) else Kind.PATTERN
 
     @cached_property
     def retained(self) -> int:
         """Number of weights kept."""
+        if self.nm_mask is not None:
+            return int(np.bitwise_count(self.nm_mask).sum())
+        return self.listed
+
+    @cached_property
+    def listed(self) -> int:
+        """Number of weights that the lists hold: `retained` without a refinement."""
         readers = np.repeat(np.diff(self.group_ptr), np.diff(self.entry_ptr))
         return int(np.bitwise_count(self.taps).astype(np.int64) @ readers)
 
@@ -101,14 +115,62 @@ class IndexSet:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the five arrays."""
-        return sum(a.nbytes for a in (self.filters, self.group_ptr, self.entry_ptr, self.channel, self.taps))
+        """Bytes of the arrays."""
+        arrays = (self.filters, self.group_ptr, self.entry_ptr, self.channel, self.taps, self.nm_mask)
+        return sum(a.nbytes for a in arrays if a is not None)
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """The mask, bool [F, C, R, S]."""
+        if self.nm_mask is None:
+            return self.list_mask()
+        kept = np.unpackbits(self.nm_mask, count=self.listed, bitorder="little").astype(bool)
+        mask = np.zeros((*self.shape[:2], self.shape[2] * self.shape[3]), bool)
+        at = 0
+        for filters, taps, channels in self.products():
+            size = (len(filters), len(taps), len(channels))
+            block = kept[at : at + int(np.prod(size))].reshape(size)
+            mask[np.ix_(filters, channels, taps)] = block.transpose(0, 2, 1)
+            at += block.size
+        return mask.reshape(self.shape)
+
+    def list_mask(self) -> npt.NDArray[np.bool_]:
+        """The mask of the lists, bool [F, C, R, S]: `mask` without a refinement."""
         bits = np.arange(self.shape[2] * self.shape[3], dtype=np.uint64)
         per_group = (self.group_taps[:, :, None] >> bits) & np.uint64(1)
         return per_group.astype(bool)[self.group_of_filter].reshape(self.shape)
+
+    def refined(self, mask: npt.NDArray[np.bool_]) -> IndexSet:
+        """The same lists with a 2:4 refinement that keeps ``mask``, bool [F, C, R, S].
+
+        Raises:
+            InputError: the lists are not products, or the mask keeps what no list holds or too much of a quad.
+        """
+        if np.any(mask & ~self.list_mask()):
+            raise InputError("2:4 refinement: it keeps weights that no list holds")
+        flat = mask.reshape(*self.shape[:2], -1).transpose(0, 2, 1)
+        bits = [flat[np.ix_(filters, taps, channels)].ravel() for filters, taps, channels in self.products()]
+        index = replace(self, nm_mask=np.packbits(np.concatenate([np.zeros(0, bool), *bits]), bitorder="little"))
+        for problem in _nm_problems(index):
+            raise InputError(f"2:4 refinement: {problem}")
+        return index
+
+    def products(self) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.uint16]]]:
+        """Filters, taps and channels (in the order of the entries) of every group, where lists are products.
+
+        Raises:
+            InputError: a list holds other channels at one tap than at another.
+        """
+        if not _are_products(self):
+            raise InputError(
+                "2:4 refinement: the lists are not the same channels at every tap",
+                remedy="prune whole kernels or stripes, e.g. with --method vskp",
+            )
+        for g in range(self.filter_groups):
+            filters = self.filters[self.group_ptr[g] : self.group_ptr[g + 1]]
+            entries = slice(self.entry_ptr[g], self.entry_ptr[g + 1])
+            bitmask = int(self.taps[entries][0]) if entries.stop > entries.start else 0
+            taps = np.array([t for t in range(MAX_TAPS) if bitmask >> t & 1], np.int64)
+            yield filters, taps, self.channel[entries]
 
     def validate(self, layer: str) -> None:
         """Hold every rule of the format against the arrays.
@@ -241,9 +303,50 @@ def _problems(index: IndexSet) -> Iterator[str]:
     rising = np.diff(index.channel.astype(np.int64)) > 0
     begins = np.zeros(len(index.channel) + 1, bool)
     begins[index.entry_ptr] = True
-    if not np.all(rising | begins[1:-1]):
+    if index.nm_mask is None and not np.all(rising | begins[1:-1]):
         yield "channels of a list are not ascending and unique"
     if np.any(index.taps == 0):
         yield "an entry without taps"
     if np.any(index.taps > _full(index.shape)):
         yield f"a tap beyond the {rows}x{columns} kernel"
+    if index.nm_mask is not None:
+        yield from _nm_problems(index)
+
+
+def _are_products(index: IndexSet) -> bool:
+    """Every list has one tap bitmask."""
+    lengths = np.diff(index.entry_ptr)
+    firsts = index.taps[index.entry_ptr[:-1][lengths > 0]]
+    return bool(np.all(index.taps == np.repeat(firsts, lengths[lengths > 0])))
+
+
+def _nm_problems(index: IndexSet) -> Iterator[str]:
+    """The broken rules of a refinement, on lists that are well-formed but for their order."""
+    bits = index.nm_mask
+    assert bits is not None
+    if bits.dtype != np.uint8 or bits.ndim != 1:
+        yield f"nm_mask is {bits.dtype}[{bits.ndim}-d], expected uint8[1-d]"
+        return
+    owner = np.repeat(np.arange(index.filter_groups, dtype=np.int64), np.diff(index.entry_ptr))
+    if len(np.unique(owner << 16 | index.channel.astype(np.int64))) != len(owner):
+        yield "channels of a list are not unique"
+        return
+    if not _are_products(index):
+        yield "nm_mask, but the lists are not the same channels at every tap"
+        return
+    if len(bits) != -(-index.listed // 8):
+        yield f"nm_mask has {len(bits)} bytes for {index.listed} weights"
+        return
+    kept = np.unpackbits(bits, bitorder="little")
+    if kept[index.listed :].any():
+        yield "nm_mask has a bit beyond its last weight"
+        return
+    at = 0
+    for filters, taps, channels in index.products():
+        rows, length = len(filters) * len(taps), len(channels)
+        quads = np.zeros((rows, -(-length // QUAD) * QUAD), np.uint8)
+        quads[:, :length] = kept[at : at + rows * length].reshape(rows, length)
+        at += rows * length
+        if quads.reshape(rows, -(-length // QUAD), QUAD).sum(axis=2).max(initial=0) > QUAD_KEPT:
+            yield f"filter {int(filters[0])} or one of its group keeps more than {QUAD_KEPT} of a quad"
+            return

@@ -7,7 +7,7 @@ A method scores, allocates and masks in `Method.masks`. One that regularises tra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.index_set import IndexSet, from_mask
+from trtkp.prune.nm import two_four_mask
 
 __all__ = ["Masks", "Method", "Pruning", "prune_one_shot", "select_layers"]
 
@@ -46,10 +48,23 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Pruning:
-    """What a method decided: a mask per pruned parameter, and why the other layers were left dense."""
+    """What a method decided: a mask per pruned parameter, and why the other layers were left dense.
+
+    ``lists`` has, for layers with 2:4 inside their lists, the mask of the lists.
+    """
 
     masks: Masks
     left_dense: dict[str, str]
+    lists: Masks = field(default_factory=dict)
+
+    def index_sets(self, groups: Mapping[str, int]) -> dict[str, IndexSet]:
+        """The index set of every mask; ``groups`` maps a parameter to its ONNX groups."""
+        return {
+            name: from_mask(self.lists[name], groups[name]).refined(mask)
+            if name in self.lists
+            else from_mask(mask, groups[name])
+            for name, mask in self.masks.items()
+        }
 
 
 def select_layers(
@@ -98,15 +113,22 @@ def prune_one_shot(
 ) -> Pruning:
     """Masks from the weights as they are, with no training.
 
+    A method with a setting ``nm`` of "2:4" gives lists; each filter keeps two of every four weights inside them.
+
     Raises:
         InputError: see `select_layers` and the method.
     """
     chosen, reasons = select_layers(method, layers, include, skip)
     unique = list({layer.name: layer for layer in chosen}.values())
     masks = method.masks(unique, weights) if unique else {}
+    lists: Masks = {}
+    if getattr(method, "nm", None) is not None:
+        groups = {layer.name: layer.groups for layer in unique}
+        lists = masks
+        masks = {name: two_four_mask(weights[name], from_mask(mask, groups[name])) for name, mask in lists.items()}
     masks = {name: mask for name, mask in masks.items() if not mask.all()}
     reasons |= {layer.name: "the method removes nothing from it" for layer in unique if layer.name not in masks}
-    return Pruning(masks, reasons)
+    return Pruning(masks, reasons, {name: lists[name] for name in masks if name in lists})
 
 
 def _matches(layer: ConvLayer, pattern: str) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from trtkp.errors import InputError
-from trtkp.prune.allocation import Allocated, load_allocation
 from trtkp.prune.kep import KEP
 from trtkp.prune.l1 import L1
 from trtkp.prune.method import Method
@@ -49,5 +48,7 @@ def make_method(name: str, **settings: Any) -> Method:
     allocation = given.get("allocation")
     if allocation is None or allocation in ALLOCATIONS:
         return METHODS[name](**given)
+    from trtkp.prune.allocation import Allocated, load_allocation  # needs pydantic, which nothing else here does
+
     del given["allocation"]
     return Allocated(load_allocation(allocation, name, **given), make_method)

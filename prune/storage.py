@@ -1,9 +1,9 @@
 """``index_sets.safetensors``: index sets on disk, under ``<parameter name>.<array>``.
 
 The header's one metadata entry, `FORMAT`, is a JSON object: the version, the SHA-256 of the content and, per layer, the
-weight's shape, the ONNX groups and the kind. It is one entry because safetensors writes several in an order that
-changes from run to run. Reading is strict: an unknown version, another checksum, a missing or surplus array, a wrong
-dtype, order or bound is refused with the layer's name.
+weight's shape, the ONNX groups, the kind and, with a 2:4 refinement, ``"nm": "2:4"``. It is one entry because
+safetensors writes several in an order that changes from run to run. Reading is strict: an unknown version, another
+checksum, a missing or surplus array, a wrong dtype, order or bound is refused with the layer's name.
 """
 
 from __future__ import annotations
@@ -28,21 +28,24 @@ __all__ = ["ARRAYS", "FORMAT", "VERSION", "load_index_sets", "save_index_sets"]
 FORMAT = "trtkp.index_sets"
 VERSION = 1
 ARRAYS = ("filters", "group_ptr", "entry_ptr", "channel", "taps")
+#: The array of a refinement, and what the header says of one.
+NM_ARRAY, NM = "nm_mask", "2:4"
 
 #: Types of the arrays, as safetensors calls them.
-_DTYPES = {"I32", "U16", "U64"}
+_DTYPES = {"I32", "U16", "U64", "U8"}
 
 
 def save_index_sets(path: str | PathLike[str], index_sets: Mapping[str, IndexSet]) -> None:
     """Write index sets, keyed by the parameter name of the weight. Equal input gives equal bytes."""
     layers = {
         name: {"shape": list(index.shape), "groups": index.groups, "kind": str(index.kind)}
+        | ({} if index.nm_mask is None else {"nm": NM})
         for name, index in sorted(index_sets.items())
     }
     tensors = {
-        f"{name}.{array}": np.ascontiguousarray(getattr(index, array))
-        for name, index in sorted(index_sets.items())
-        for array in ARRAYS
+        f"{name}.{array}": np.ascontiguousarray(getattr(index_sets[name], array))
+        for name, entry in layers.items()
+        for array in _arrays(entry)
     }
     header = {"version": VERSION, "sha256": _digest(layers, tensors), "layers": layers}
     save_file(tensors, path, {FORMAT: json.dumps(header)})
@@ -58,7 +61,7 @@ def load_index_sets(path: str | PathLike[str]) -> dict[str, IndexSet]:
     try:
         with safe_open(path, framework="numpy") as file:
             digest, layers = _header(path, file.metadata() or {})
-            expected = {f"{name}.{array}" for name in layers for array in ARRAYS}
+            expected = {f"{name}.{array}" for name, entry in layers.items() for array in _arrays(entry)}
             for name in sorted(set(file.keys()) ^ expected):
                 problem = "missing" if name in expected else "not announced in the header"
                 raise InputError(f"array {name} is {problem}", file=path, remedy="build the bundle again")
@@ -71,7 +74,7 @@ def load_index_sets(path: str | PathLike[str]) -> dict[str, IndexSet]:
         raise InputError(f"not a readable safetensors file ({error})", file=path) from error
     index_sets = {}
     for name, entry in layers.items():
-        arrays = {array: tensors[f"{name}.{array}"] for array in ARRAYS}
+        arrays = {array: tensors[f"{name}.{array}"] for array in _arrays(entry)}
         index = IndexSet(shape=tuple(entry["shape"]), groups=entry["groups"], **arrays)
         try:
             index.validate(name)
@@ -83,6 +86,11 @@ def load_index_sets(path: str | PathLike[str]) -> dict[str, IndexSet]:
     if digest != _digest(layers, tensors):
         raise InputError("the file is damaged: its checksum does not fit", file=path, remedy="build the bundle again")
     return index_sets
+
+
+def _arrays(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The arrays of a layer, by its entry in the header."""
+    return (*ARRAYS, NM_ARRAY) if "nm" in entry else ARRAYS
 
 
 def _digest(layers: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
@@ -107,7 +115,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> tuple[str, dict[str, dic
             for entry in layers.values():
                 shape, groups = entry["shape"], entry["groups"]
                 well_formed = len(shape) == 4 and all(type(size) is int for size in (*shape, groups))
-                if not well_formed or type(entry["kind"]) is not str:
+                if not well_formed or type(entry["kind"]) is not str or entry.get("nm", NM) != NM:
                     raise ValueError("ill-formed entry")
             return str(header["sha256"]), layers
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -18,7 +18,8 @@ for fully connected layers, which are not convolutions and so have no index sets
 
 Not from the paper: ``filter_group`` and ``channel_block`` choose whole blocks of kernels (`prune.granularity`) by their
 mean score, ``cluster`` groups filters that score alike, ``round_to`` rounds the retained number of channels; at 1 x 1
-the method is the paper's.
+the method is the paper's. ``nm`` keeps 2:4 inside the lists (`prune.nm`): ``ratio`` is then what both remove, the lists
+so much less.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks, blocks_of, rounded
 from trtkp.prune.index_set import MAX_TAPS, IndexSet, Kind
 from trtkp.prune.method import Masks
+from trtkp.prune.nm import FORMS, list_ratio
 from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor, layer_ratios
 
 __all__ = [
@@ -71,6 +73,7 @@ class VSKP:
         channel_block: consecutive channels that a list takes or leaves together.
         cluster: group filters that score alike, instead of consecutive ones.
         round_to: retained channels of a list are a multiple of this, where the layer has as many.
+        nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
     """
 
     ratio: float = 0.5
@@ -84,6 +87,7 @@ class VSKP:
     channel_block: int = 1
     cluster: bool = False
     round_to: int = 1
+    nm: str | None = None
 
     name = "vskp"
 
@@ -96,6 +100,8 @@ class VSKP:
             raise InputError(f"--alpha {self.alpha}: not a weight", remedy="give 0 <= alpha <= 1")
         if self.filter_group_1x1 is not None and self.filter_group_1x1 < 1:
             raise InputError(f"--filter-group-1x1 {self.filter_group_1x1}: sizes start at 1")
+        if self.nm is not None and self.nm not in FORMS:
+            raise InputError(f"--nm {self.nm}: not known", remedy=f"use {', '.join(FORMS)}")
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter."""
@@ -126,7 +132,7 @@ class VSKP:
         kernels = {layer.name: self.scores(layer, weights[layer.name]) for layer in layers}
         blocks = {layer.name: self._blocks(layer, kernels[layer.name]) for layer in layers}
         scores = {name: blocks[name].mean(kernels[name]) for name in kernels}
-        ratios = layer_ratios(self.allocation, self.ratio, layers)
+        ratios = layer_ratios(self.allocation, self._ratio, layers)
         masks: Masks = {}
         for kind in (
             [layer for layer in layers if layer.taps > 1],
@@ -136,6 +142,11 @@ class VSKP:
                 kept = blocks[layer.name].spread(equalised(scores[layer.name], count))
                 masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
         return masks
+
+    @property
+    def _ratio(self) -> float:
+        """What the lists remove."""
+        return self.ratio if self.nm is None else list_ratio(self.ratio)
 
     def _blocks(self, layer: ConvLayer, scores: npt.NDArray[np.float64]) -> Blocks:
         filters = self.filter_group_1x1 if layer.taps == 1 and self.filter_group_1x1 else self.filter_group
@@ -181,7 +192,7 @@ class VSKP:
         weight = np.concatenate([blocks[layer.name].sizes.ravel() for layer in layers])
         order = np.argsort(pooled, kind="stable")
         # the first kernel beyond the share: at 1 x 1 this is sorted[floor(ratio N)]
-        beyond = np.searchsorted(np.cumsum(weight[order]), exact_floor(self.ratio * int(weight.sum())), side="right")
+        beyond = np.searchsorted(np.cumsum(weight[order]), exact_floor(self._ratio * int(weight.sum())), side="right")
         threshold = pooled[order[min(int(beyond), len(order) - 1)]]
         removed = []
         for layer in layers:

@@ -285,14 +285,11 @@ def error_of(got: Array, want: Array) -> float:
 
 
 @pytest.fixture(scope="session")
-def library_path(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """``libtrtkp.so`` with emulated kernels, compiled once for all the processes of a test run."""
+def library_path() -> Path:
+    """``libtrtkp.so`` with emulated kernels."""
     from tests.emulation.programs import build_library
 
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "emulation"
-    folder.mkdir(exist_ok=True)
-    return build_library(folder)
+    return build_library()
 
 
 @pytest.fixture(scope="session")

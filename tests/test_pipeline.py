@@ -102,6 +102,8 @@ def assert_counted(bundle: Bundle) -> None:
                 members = int(part["group_ptr"][g + 1] - part["group_ptr"][g])
                 entries = part["taps"][part["entry_ptr"][g] : part["entry_ptr"][g + 1]]
                 retained += members * sum(int(taps).bit_count() for taps in entries)
+            if f"{layer.name}.nm_mask" in arrays:
+                retained = sum(int(byte).bit_count() for byte in arrays[f"{layer.name}.nm_mask"])
             assert layer.density == pytest.approx(retained / (f * c * r * s))
         biases = layer.dense_params - f * c * r * s
         assert biases in (0, f)
@@ -762,3 +764,26 @@ def test_gathers_of_a_plan_are_folded(classifier: Path, tmp_path: Path, precisio
     kinds = [node.op_type for node in nodes_of(bundle, "engine.onnx")]
     assert kinds.count("Gather") == 1
     assert trtkp.verify(bundle.path).ok
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_two_four_inside_lists(precision: str, digits: Path, tmp_path: Path) -> None:
+    """From --nm to the operators, the counts and a whole bundle."""
+    options = BuildOptions(precision=precision)
+    bundle = trtkp.build(
+        digits, tmp_path / "b", method="vskp", options=options, ratio=0.75, allocation="uniform", filter_group=16,
+        nm="2:4",
+    )  # fmt: skip
+    assert_whole(bundle)
+    pruned = [layer for layer in bundle.manifest.layers if layer.kind != "dense"]
+    assert pruned
+    for layer in pruned:
+        index = bundle.index_sets[layer.name]
+        assert index.nm_mask is not None
+        assert layer.retained_params < layer.dense_params
+        assert index.retained <= 0.3 * np.prod(index.shape)
+    ops = {node.op_type for node in nodes_of(bundle, "model.onnx") if node.domain == "trtkp"}
+    assert ops
+    assert all(op.startswith("KernelIndexConv24") for op in ops)
+    assert bundle.manifest.settings["nm"] == "2:4"
+    assert_verified(bundle)

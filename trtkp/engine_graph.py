@@ -12,6 +12,7 @@ from trtkp.graph.channel_order import FoldedGathers, fold_channel_gathers
 from trtkp.graph.dead import DeadParts, remove_dead
 from trtkp.graph.edit import ints
 from trtkp.graph.layers import LayerTable
+from trtkp.graph.ops import OpName
 from trtkp.graph.rewrite import pack_convolutions, packed_nodes
 from trtkp.plan.cache import TimingCache
 from trtkp.plan.planner import NET_BUDGET_S, Plan, make_plan
@@ -111,7 +112,9 @@ def _value_shapes(packed: ir.Model, table: LayerTable, shapes: Mapping[str, Shap
         groups = node.attributes.get_int("group", 1)
         target = (count, filters, *layer.output_size)
         found[_name(node.inputs[0])] = (count, channels * groups, *layer.input_size)
-        found |= {_name(value): target for value in (node.outputs[0], *node.inputs[6:])}
+        found[_name(node.outputs[0])] = target
+        if OpName.parse(node.op_type).residual:
+            found[_name(node.inputs[6])] = target
     return found
 
 

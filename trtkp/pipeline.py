@@ -31,7 +31,7 @@ from trtkp.engine import Backend, BuildRequest, BuildResult, choose_backend
 from trtkp.errors import InputError, JobError, TrtkpError
 from trtkp.layer_table import named_graph, read_layers
 from trtkp.prune.accounting import account
-from trtkp.prune.index_set import IndexSet, from_mask
+from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Method, prune_one_shot
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import save_index_sets
@@ -267,7 +267,7 @@ class Line:
         weights = self.survey(graph)
         pruning = prune_one_shot(self.method, self.table.layers, weights, self.options.include, self.options.skip)
         groups = {layer.name: layer.groups for layer in self.table.layers}
-        self.index_sets = {name: from_mask(mask, groups[name]) for name, mask in pruning.masks.items()}
+        self.index_sets = pruning.index_sets(groups)
         self.left_dense = pruning.left_dense
         if not self.index_sets and self.method.name != "none":
             self.warnings.append(f"method {self.method.name} pruned no layer: the engine is dense")

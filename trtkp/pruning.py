@@ -30,7 +30,7 @@ from trtkp.prune.method import Masks, Method, prune_one_shot, select_layers
 from trtkp.prune.registry import make_method
 from trtkp.prune.regulariser import Trainable, can_regularise
 from trtkp.prune.storage import save_index_sets
-from trtkp.prune.train.recipe import Training
+from trtkp.prune.train.recipe import STAGES, Training
 from trtkp.records import source_record, totals_record
 from trtkp.shapes import Profile, make_profile, parse_shape_options
 
@@ -107,6 +107,8 @@ def prune(
 
     options = options or PruneOptions()
     chosen = make_method(method, **settings) if isinstance(method, str) else method
+    if (nm := getattr(chosen, "nm", None)) is not None:
+        raise InputError(f"--nm {nm}: 2:4 inside lists is chosen without training", remedy="use trtkp build --nm")
     target = Path(output)
     check_replaceable(target)
     trained = _epochs(options.training)
@@ -232,6 +234,13 @@ class _Run:
             self.forget()
         self.wait()
         start = load_checkpoint(self._checkpoint, self._fingerprint())
+        where = (STAGES.index(start.stage), start.epoch, start.step) if start is not None else (-1, 0, 0)
+        if not self.processes.agree(where, self._device):
+            raise InputError(
+                "is not the same for every process",
+                file=self._checkpoint,
+                remedy="put -o where all nodes see it, or give --restart to begin anew",
+            )
         notes = start.numbers.get("notes", {}) if start is not None else {}
         self.accuracy, self.report = notes.get("accuracy", {}), notes.get("report", {})
         if "dense" not in self.accuracy:

@@ -25,6 +25,11 @@ from trtkp.kernels.torch_op import to_torch
 __all__ = ["check_all", "check_sanitizer"]
 
 CASES = 40
+#: Kinds of lists: blocks of 8 channels, of which the last may run past C; all whole; long; any; and 2:4 inside them.
+KINDS: dict[str, dict[str, bool]] = {
+    "blocks": {"blocks": True}, "whole": {"blocks": True, "whole": True}, "long": {"blocks": True, "long": True},
+    "any": {"blocks": False}, "2:4": {"blocks": True, "two_four": True}, "any 2:4": {"blocks": False, "two_four": True},
+}  # fmt: skip
 _ACTIVATIONS: dict[str, Any] = {
     "": lambda y, alpha: y, "Relu": lambda y, alpha: functional.relu(y), "Relu6": lambda y, alpha: y.clamp(0, 6),
     "Silu": lambda y, alpha: functional.silu(y), "HardSwish": lambda y, alpha: functional.hardswish(y),
@@ -37,22 +42,21 @@ def check_all(part: Part, device: Device, cases: int = CASES) -> None:
     cases = 1 if device.emulated else cases
     for base in BASES:
         for dtype in ("float32", "float16", "bfloat16"):
-            for blocks, long in ((True, False), (True, True), (False, False)):
-                if device.emulated and long:
+            for kind in KINDS:
+                if device.emulated and kind == "long":
                     continue
-                kind = "long" if long else "blocks" if blocks else "any"
-                part.measure(f"{base} {dtype} {kind}", lambda b=base, d=dtype, s=blocks, g=long: _check(
-                    device, b, d, s, g, cases))  # type: ignore[misc]  # fmt: skip
+                part.measure(f"{base} {dtype} {kind}", lambda b=base, d=dtype, k=kind: _check(
+                    device, b, d, k, cases))  # type: ignore[misc]  # fmt: skip
     seen = {name for item in part.items.values() for name in item.get("tactics", {})}
     missing = [name for name in load_library().tactic_numbers if name not in seen]
     print(f"  {len(seen)} tactics checked; never run: {', '.join(missing) or 'none'}", flush=True)
 
 
-def _check(device: Device, base: str, dtype: str, blocks: bool, long: bool, cases: int) -> dict[str, Any]:
+def _check(device: Device, base: str, dtype: str, kind: str, cases: int) -> dict[str, Any]:
     tactics: dict[str, dict[str, Any]] = {}
     failures: list[str] = []
     for seed in range(cases):
-        case = random_case(1000 * seed + 17, base=base, dtype=dtype, blocks=blocks, long=long)
+        case = random_case(1000 * seed + 17, base=base, dtype=dtype, tf32=dtype == "float32", **KINDS[kind])
         want = reference(case)
         packed = upload(case.packed, device.torch)
         for name in load_library().tactic_numbers:
@@ -110,7 +114,7 @@ def _run(case: Case, packed: DeviceConv, device: Device, tactic: str) -> torch.T
     storage = torch.full(shape, float("nan"), dtype=x.dtype, device=device.torch)
     out = storage.permute(0, 3, 1, 2)[:, : len(case.weight)]
     conv(x, packed, bias=bias, residual=residual, activation=case.activation, alpha=case.alpha, stride=case.strides,
-         padding=case.pads, dilation=case.dilations, tactic=tactic, out=out)  # fmt: skip
+         padding=case.pads, dilation=case.dilations, allow_tf32=case.tf32, tactic=tactic, out=out)  # fmt: skip
     device.synchronise()
     if storage[..., len(case.weight) :].double().abs().sum() != 0:
         raise RuntimeError(f"{tactic}: padded channels of the output are not 0")
@@ -151,8 +155,8 @@ def main() -> None:
     device = open_device(options.device)
     failures = []
     for base in BASES:
-        for dtype, blocks in (("float32", False), ("float16", True), ("bfloat16", True)):
-            failures += _check(device, base, dtype, blocks, False, options.cases)["failures"]
+        for dtype, kind in (("float32", "whole"), ("float16", "whole"), ("bfloat16", "any"), ("float16", "2:4")):
+            failures += _check(device, base, dtype, kind, options.cases)["failures"]
     print("\n".join(failures) or "every tactic is right")
     raise SystemExit(1 if failures else 0)
 

@@ -18,6 +18,7 @@ from trtkp.kernels.layer import Epilogue, Geometry, Task
 from trtkp.kernels.model import Layer
 from trtkp.kernels.modules import pack_for_tiles
 from trtkp.prune.index_set import from_mask
+from trtkp.prune.nm import two_four_mask
 
 __all__ = ["measure_ceilings", "measure_layers"]
 
@@ -89,20 +90,20 @@ def _dense(device: Device, shape: Shape, batch: int) -> dict[str, Any]:
 
 
 def _packed(device: Device, shape: Shape, form: Form, batch: int, dense_us: float | None) -> dict[str, Any]:
-    if form.kind == "2:4":
-        return {"skipped": "the door has no 2:4 inside lists yet"}
     mask = form.mask(shape, np.random.default_rng(0))
     if mask is None:
         return {"skipped": "one tap: a stripe keeps it or drops it"}
-    index = from_mask(mask)
-    packed = upload(pack_for_tiles(_weight(shape).numpy().astype(np.float16), index), device.torch)
+    index, weight = from_mask(mask), _weight(shape).numpy().astype(np.float16)
+    if form.kind == "2:4":
+        index = index.refined(two_four_mask(weight, index))
+    packed = upload(pack_for_tiles(weight, index), device.torch)
     x, geometry = _input(device, shape, batch), Geometry.of(shape.stride, shape.kernel // 2, 1)
     y = torch.empty(batch, shape.filters, shape.output, shape.output, dtype=DTYPE, device=device.torch)
     y = y.contiguous(memory_format=torch.channels_last)
     library = load_library()
     task = Task.of(
         library, packed.lists, geometry, Epilogue(), x=activation(x, "x"), y=activation(y, "y"), weight=packed.weight,
-        index=packed.index, row_group=packed.row_group, row_filter=packed.row_filter,
+        index=packed.index, row_group=packed.row_group, row_filter=packed.row_filter, metadata=packed.metadata,
     )  # fmt: skip
     work = Layer.of(task.desc, *library.output_size(task.desc))
     names = [name for name in candidates(task, device.gpu) if name != "reference"]
@@ -119,7 +120,7 @@ def _packed(device: Device, shape: Shape, form: Form, batch: int, dense_us: floa
                          "bound": guess.bound if guess else None}  # fmt: skip
     best = min(tactics, key=lambda name: tactics[name]["us"])
     found = device.time(call[best], inputs)
-    want = functional.conv2d(x[:1].double().cpu(), (_weight(shape).half() * torch.from_numpy(mask)).double(), None,
+    want = functional.conv2d(x[:1].double().cpu(), torch.from_numpy((weight * index.mask()).astype(np.float64)), None,
                              shape.stride, shape.kernel // 2)  # fmt: skip
     error = float((call[best](x[:1]).double().cpu() - want).norm() / want.norm())
     if not error <= 2e-3:

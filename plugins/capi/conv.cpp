@@ -1,10 +1,14 @@
 #include "../kernels/launch.h"
 #include "error.h"
 #include "layer.h"
+#include "pointers.h"
+#include "tactics.h"
 #include "trtkp.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 
 namespace trtkp::capi
 {
@@ -13,36 +17,97 @@ namespace
 
 thread_local char tLastError[512] = "";
 
-// The table of tactics; `name` and the launcher stand in the order of their numbers.
+enum class Values
+{
+    kANY,
+    k16_BITS,
+    kFLOAT32,
+    kTF32,
+};
+
+enum class Weights
+{
+    kANY,
+    kDENSE,
+    kTWO_FOUR,
+};
+
+// What a kernel asks of the lists and of the shapes.
+enum class Lists
+{
+    kREFERENCE,    // any, with a row of the grid for each packed row
+    kANY,          // any
+    kBLOCKS,       // blocks of 8 channels, pitches that are multiples of 8
+    kWHOLE_BLOCKS, // blocks of 8 that all are whole, and a kernel whose rows and columns fit one word of bits
+    kSINGLES,      // any, with the same bound on the kernel
+    kDIRECT,       // any, with a bound on the input under a tile
+};
+
 struct Tactic
 {
+    int32_t number; // trtkpTactic
     char const* name;
     cudaError_t (*launch)(ConvProblem const&, DataType, cudaStream_t);
-    int32_t tileRows; // of T1, 0 for T0
+    Values values;
+    Lists lists;
+    int32_t tileRows; // 0 where there is no split
     int32_t splits;
+    int32_t step; // columns
+    Weights weights = Weights::kDENSE;
 };
 
-Tactic constexpr kTactics[TRTKP_TACTIC_COUNT] = {
-    {"reference", launchReference, 0, 1},
-    {"mma_128x128", launchMma128x128, 128, 1},
-    {"mma_128x64", launchMma128x64, 64, 1},
-    {"mma_64x64", launchMma64x64, 64, 1},
-    {"mma_64x32", launchMma64x32, 32, 1},
-    {"mma_64x64_split4", launchMma64x64, 64, 4},
-    {"mma_64x64_split16", launchMma64x64, 64, 16},
-    {"mma_64x32_split4", launchMma64x32, 32, 4},
+// In the order of their numbers.
+Tactic constexpr kTactics[] = {
+    {0, "reference", launchReference, Values::kANY, Lists::kREFERENCE, 0, 1, 1, Weights::kANY},
+    {1, "mma_128x128", launchMma128x128, Values::k16_BITS, Lists::kBLOCKS, 128, 1, 32},
+    {2, "mma_128x64", launchMma128x64, Values::k16_BITS, Lists::kBLOCKS, 64, 1, 32},
+    {3, "mma_64x64", launchMma64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 1, 32},
+    {4, "mma_64x32", launchMma64x32, Values::k16_BITS, Lists::kBLOCKS, 32, 1, 32},
+    {5, "mma_64x64_split4", launchMma64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 4, 32},
+    {6, "mma_64x64_split16", launchMma64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 16, 32},
+    {7, "mma_64x32_split4", launchMma64x32, Values::k16_BITS, Lists::kBLOCKS, 32, 4, 32},
+    {8, "mma_128x128_k64", launchGemm128x128, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 128, 1, 64},
+    {9, "mma_128x64_k64", launchGemm128x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 1, 64},
+    {10, "mma_64x64_k64", launchGemm64x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 1, 64},
+    {11, "mma_128x32_k64", launchGemm128x32, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 32, 1, 64},
+    {12, "mma_64x64_k64_split4", launchGemm64x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 4, 64},
+    {13, "mma_64x64_k64_split16", launchGemm64x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 16, 64},
+    {14, "tf32_128x64", launchTf32At128x64, Values::kTF32, Lists::kWHOLE_BLOCKS, 64, 1, 32},
+    {15, "tf32_64x64", launchTf32At64x64, Values::kTF32, Lists::kWHOLE_BLOCKS, 64, 1, 32},
+    {16, "tf32_64x64_split4", launchTf32At64x64, Values::kTF32, Lists::kWHOLE_BLOCKS, 64, 4, 32},
+    {17, "simt_128x64", launchSimt128x64, Values::kFLOAT32, Lists::kWHOLE_BLOCKS, 64, 1, 32},
+    {18, "simt_64x32", launchSimt64x32, Values::kFLOAT32, Lists::kWHOLE_BLOCKS, 32, 1, 32},
+    {19, "simt_64x32_split4", launchSimt64x32, Values::kFLOAT32, Lists::kWHOLE_BLOCKS, 32, 4, 32},
+    {20, "single_128x64", launchSingle128x64, Values::k16_BITS, Lists::kSINGLES, 64, 1, 64},
+    {21, "single_128x32", launchSingle128x32, Values::k16_BITS, Lists::kSINGLES, 32, 1, 64},
+    {22, "single_128x16", launchSingle128x16, Values::k16_BITS, Lists::kSINGLES, 16, 1, 64},
+    {23, "single_128x32_split4", launchSingle128x32, Values::k16_BITS, Lists::kSINGLES, 32, 4, 64},
+    {24, "single_tf32_128x64", launchSingleTf32At128x64, Values::kTF32, Lists::kSINGLES, 64, 1, 32},
+    {25, "single_simt_64x32", launchSingleSimt64x32, Values::kFLOAT32, Lists::kSINGLES, 32, 1, 32},
+    {26, "direct", launchDirect, Values::kANY, Lists::kDIRECT, 0, 1, 1},
+    {32, "sparse_128x128", launchSparse128x128, Values::k16_BITS, Lists::kBLOCKS, 128, 1, 64, Weights::kTWO_FOUR},
+    {33, "sparse_128x64", launchSparse128x64, Values::k16_BITS, Lists::kBLOCKS, 64, 1, 64, Weights::kTWO_FOUR},
+    {34, "sparse_64x64", launchSparse64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 1, 64, Weights::kTWO_FOUR},
+    {35, "sparse_64x64_split4", launchSparse64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 4, 64, Weights::kTWO_FOUR},
+    {36, "sparse_singles_64x64", launchSparseSingles64x64, Values::k16_BITS, Lists::kANY, 64, 1, 64,
+        Weights::kTWO_FOUR},
+    {37, "sparse_singles_64x128", launchSparseSingles64x128, Values::k16_BITS, Lists::kANY, 128, 1, 64,
+        Weights::kTWO_FOUR},
 };
 
-int32_t constexpr kAlignment = 16;
+// Null for a number that is no tactic.
+Tactic const* tacticOf(int32_t number)
+{
+    auto const* const found = std::find_if(
+        std::begin(kTactics), std::end(kTactics), [&](Tactic const& tactic) { return tactic.number == number; });
+    return found == std::end(kTactics) ? nullptr : found;
+}
+
 int32_t constexpr kChunk = 8; // 16-bit elements of a 16-byte copy
 int32_t constexpr kMaxGridY = 65535;
-int32_t constexpr kSmallestTile = 32;
-int32_t constexpr kStep = 32; // columns
-
-int64_t pixelCount(ConvProblem const& problem)
-{
-    return static_cast<int64_t>(problem.batch) * problem.outHeight * problem.outWidth;
-}
+// Of all tiles but the direct kernel's.
+int32_t constexpr kFewestPixels = 64;
+int32_t constexpr kFewestRows = 16;
 
 // Partial sums have a column for each row of every tile.
 int32_t partialPitch(Tactic const& tactic, ConvProblem const& problem)
@@ -55,18 +120,40 @@ size_t workspaceBytes(Tactic const& tactic, ConvProblem const& problem)
     return tactic.splits == 1 ? 0 : sizeof(float) * tactic.splits * pixelCount(problem) * partialPitch(tactic, problem);
 }
 
-// Why a tactic does not take a layer; null if it does.
-char const* whyNot(Tactic const& tactic, Layer const& layer)
+char const* whyNotValues(Values values, Layer const& layer)
+{
+    bool const isFloat32 = layer.type == DataType::kFLOAT32;
+    switch (values)
+    {
+    case Values::kANY:
+        return nullptr;
+    case Values::k16_BITS:
+        return isFloat32 ? "needs float16 or bfloat16" : nullptr;
+    case Values::kFLOAT32:
+        return isFloat32 ? nullptr : "needs float32";
+    case Values::kTF32:
+        return isFloat32 && layer.allowTf32 ? nullptr : "needs float32 and allowTf32";
+    }
+    return "is unknown";
+}
+
+char const* whyNotWeights(Weights weights, Layer const& layer)
+{
+    switch (weights)
+    {
+    case Weights::kANY:
+        return nullptr;
+    case Weights::kDENSE:
+        return layer.isTwoFour ? "takes no 2:4 weights (twoFour 1)" : nullptr;
+    case Weights::kTWO_FOUR:
+        return layer.isTwoFour ? nullptr : "needs 2:4 weights (twoFour 1)";
+    }
+    return "is unknown";
+}
+
+char const* whyNotBlocks(Layer const& layer)
 {
     ConvProblem const& problem = layer.problem;
-    if (tactic.tileRows == 0)
-    {
-        return problem.rows < kMaxGridY ? nullptr : "more than 65534 rows";
-    }
-    if (layer.type == DataType::kFLOAT32)
-    {
-        return "needs float16 or bfloat16";
-    }
     bool const inBlocks
         = problem.listKind == ListKind::kTAPS ? problem.channels % kChunk == 0 : layer.listBlock == kChunk;
     if (!inBlocks || problem.columns % kChunk != 0
@@ -78,41 +165,77 @@ char const* whyNot(Tactic const& tactic, Layer const& layer)
     {
         return "needs channels of a group to be a multiple of 8";
     }
-    if (problem.xPitch % kChunk != 0 || problem.yPitch % kChunk != 0
-        || (layer.hasResidual && problem.residualPitch % kChunk != 0))
+    bool const arePitchesWhole = problem.xPitch % kChunk == 0 && problem.yPitch % kChunk == 0
+        && (!layer.hasResidual || problem.residualPitch % kChunk == 0);
+    return arePitchesWhole ? nullptr : "needs pitches that are multiples of 8";
+}
+
+char const* whyNotSides(ConvProblem const& problem)
+{
+    return problem.kernelRows + problem.kernelColumns <= kMaxKernelSides
+        ? nullptr
+        : "needs kernels of 31 rows and columns together at most";
+}
+
+char const* whyNotLists(Lists lists, Layer const& layer)
+{
+    ConvProblem const& problem = layer.problem;
+    switch (lists)
     {
-        return "needs pitches that are multiples of 8";
+    case Lists::kREFERENCE:
+        return problem.rows < kMaxGridY ? nullptr : "more than 65534 rows";
+    case Lists::kANY:
+        return nullptr;
+    case Lists::kBLOCKS:
+        return whyNotBlocks(layer);
+    case Lists::kWHOLE_BLOCKS:
+        if (char const* const reason = whyNotBlocks(layer))
+        {
+            return reason;
+        }
+        return problem.channels % kChunk == 0 ? whyNotSides(problem) : "needs channels to be a multiple of 8";
+    case Lists::kSINGLES:
+        return whyNotSides(problem);
+    case Lists::kDIRECT:
+        if (!directFits(problem, elementSize(layer.type)))
+        {
+            return "needs a smaller kernel, stride or dilation";
+        }
+        return directBlocks(problem) <= INT32_MAX ? nullptr : "too many thread blocks";
     }
-    if (tactic.splits > 1 && problem.columns / kStep < tactic.splits)
+    return "is unknown";
+}
+
+// Why a tactic does not take a layer; null if it does.
+char const* whyNot(Tactic const& tactic, Layer const& layer)
+{
+    ConvProblem const& problem = layer.problem;
+    for (char const* const reason :
+        {whyNotValues(tactic.values, layer), whyNotWeights(tactic.weights, layer), whyNotLists(tactic.lists, layer)})
+    {
+        if (reason != nullptr)
+        {
+            return reason;
+        }
+    }
+    if (tactic.splits > 1 && problem.columns / tactic.step < tactic.splits)
     {
         return "needs longer lists";
     }
-    int64_t const blocks = (pixelCount(problem) / kSmallestTile + 1) * (problem.rows / kSmallestTile + 1);
-    return blocks <= INT32_MAX ? nullptr : "too many thread blocks";
+    int64_t const blocks = (pixelCount(problem) / kFewestPixels + 1) * (problem.rows / kFewestRows + 1);
+    return tactic.tileRows == 0 || blocks <= INT32_MAX ? nullptr : "too many thread blocks";
 }
 
 Tactic const& checkedTactic(int32_t tactic, Layer const& layer)
 {
-    require(tactic >= 0 && tactic < TRTKP_TACTIC_COUNT, "tactic is ", tactic, ", not in [0, ", TRTKP_TACTIC_COUNT, ")");
-    char const* const reason = whyNot(kTactics[tactic], layer);
+    Tactic const* const known = tacticOf(tactic);
+    require(known != nullptr, "tactic is ", tactic, ", which is none");
+    char const* const reason = whyNot(*known, layer);
     if (reason != nullptr)
     {
-        fail(TRTKP_UNSUPPORTED, "tactic ", kTactics[tactic].name, " ", reason);
+        fail(TRTKP_UNSUPPORTED, "tactic ", known->name, " ", reason);
     }
-    return kTactics[tactic];
-}
-
-void requirePointer(char const* name, void const* pointer, int32_t alignment)
-{
-    require(pointer != nullptr, name, " is null");
-    require(reinterpret_cast<uintptr_t>(pointer) % alignment == 0, name, " is not aligned to ", alignment, " bytes");
-}
-
-void requireApart(char const* name, void const* pointer, int64_t bytes, void const* y, int64_t yBytes)
-{
-    auto const first = reinterpret_cast<uintptr_t>(pointer);
-    auto const second = reinterpret_cast<uintptr_t>(y);
-    require(pointer == nullptr || first + bytes <= second || second + yBytes <= first, "y overlaps ", name);
+    return *known;
 }
 
 void setWorkspace(Layer& layer, Tactic const& tactic, trtkpConvTensors const& tensors)
@@ -155,6 +278,12 @@ void setPointers(Layer& layer, trtkpConvTensors const* tensors)
     {
         requirePointer("residual", tensors->residual, kAlignment);
     }
+    require((tensors->metadata != nullptr) == layer.isTwoFour, "metadata is ", layer.isTwoFour ? "null" : "given",
+        ", unlike desc.twoFour");
+    if (layer.isTwoFour)
+    {
+        requirePointer("metadata", tensors->metadata, kAlignment);
+    }
 
     ConvProblem& problem = layer.problem;
     int64_t const size = elementSize(layer.type);
@@ -162,11 +291,12 @@ void setPointers(Layer& layer, trtkpConvTensors const* tensors)
     int64_t const yBytes = pixels * problem.yPitch * size;
     int64_t const xBytes = size * problem.batch * problem.height * problem.width * problem.xPitch;
     requireApart("x", tensors->x, xBytes, tensors->y, yBytes);
-    requireApart("weight", tensors->weight, size * problem.rows * problem.columns, tensors->y, yBytes);
+    requireApart("weight", tensors->weight, size * problem.rows * problem.storedColumns, tensors->y, yBytes);
     requireApart("bias", tensors->bias, size * problem.filters, tensors->y, yBytes);
     requireApart("residual", tensors->residual, size * pixels * problem.residualPitch, tensors->y, yBytes);
     problem.x = tensors->x;
     problem.weight = tensors->weight;
+    problem.metadata = tensors->metadata;
     problem.index = tensors->index;
     problem.rowGroup = tensors->rowGroup;
     problem.rowFilter = tensors->rowFilter;
@@ -176,6 +306,11 @@ void setPointers(Layer& layer, trtkpConvTensors const* tensors)
 }
 
 } // namespace
+
+char const* whyNot(int32_t tactic, Layer const& layer)
+{
+    return whyNot(*tacticOf(tactic), layer);
+}
 
 void setLastError(char const* message) noexcept
 {
@@ -198,7 +333,8 @@ char const* trtkpLastError(void)
 
 char const* trtkpTacticName(int32_t tactic)
 {
-    return tactic >= 0 && tactic < TRTKP_TACTIC_COUNT ? kTactics[tactic].name : nullptr;
+    Tactic const* const known = tacticOf(tactic);
+    return known == nullptr ? dynamicTacticName(tactic) : known->name;
 }
 
 trtkpStatus trtkpConvOutputSize(trtkpConvDesc const* desc, int32_t* outHeight, int32_t* outWidth)
@@ -229,6 +365,11 @@ trtkpStatus trtkpConvCheckLists(trtkpConvDesc const* desc, int32_t const* index,
         });
 }
 
+trtkpStatus trtkpConvCheckMetadata(trtkpConvDesc const* desc, int32_t const* metadata)
+{
+    return guarded([&] { checkMetadata(checkedLayer(desc), metadata); });
+}
+
 trtkpStatus trtkpConvTactics(trtkpConvDesc const* desc, int32_t* tactics, int32_t capacity, int32_t* count)
 {
     return guarded(
@@ -237,11 +378,11 @@ trtkpStatus trtkpConvTactics(trtkpConvDesc const* desc, int32_t* tactics, int32_
             require(tactics != nullptr && count != nullptr, "tactics or count is null");
             Layer const layer = checkedLayer(desc);
             int32_t found = 0;
-            for (int32_t tactic = 0; tactic < TRTKP_TACTIC_COUNT && found < capacity; ++tactic)
+            for (Tactic const& tactic : kTactics)
             {
-                if (whyNot(kTactics[tactic], layer) == nullptr)
+                if (found < capacity && whyNot(tactic, layer) == nullptr)
                 {
-                    tactics[found++] = tactic;
+                    tactics[found++] = tactic.number;
                 }
             }
             *count = found;

@@ -19,6 +19,11 @@ int64_t constexpr kMaxTile = 256;
 int32_t constexpr kMaxTaps = 64;
 int32_t constexpr kEntryRadix = 65536;
 int32_t constexpr kBlock = 8;
+// Of 2:4 weights: columns of a quad, columns of a step, rows of a block of metadata and its words a step.
+int32_t constexpr kQuad = 4;
+int32_t constexpr kSparseStep = 64;
+int32_t constexpr kMetadataRows = 16;
+int32_t constexpr kMetadataWords = 32;
 
 void requireRange(char const* name, int64_t value, int64_t low, int64_t high)
 {
@@ -70,6 +75,8 @@ void checkRanges(trtkpConvDesc const& desc)
     requireRange("listKind", desc.listKind, TRTKP_CHANNELS, TRTKP_ENTRIES);
     requireRange("hasBias", desc.hasBias, 0, 1);
     requireRange("hasResidual", desc.hasResidual, 0, 1);
+    requireRange("allowTf32", desc.allowTf32, 0, 1);
+    requireRange("twoFour", desc.twoFour, 0, 1);
     requireRange("activation", desc.activation, TRTKP_NO_ACTIVATION, TRTKP_LEAKY_RELU);
     require(desc.listBlock == 1 || desc.listBlock == kBlock, "listBlock is ", desc.listBlock, ", not 1 or 8");
     require(desc.filters % desc.groups == 0, "filters (", desc.filters, ") is not a multiple of groups (", desc.groups,
@@ -105,6 +112,8 @@ Layer checkedLayer(trtkpConvDesc const* desc)
     layer.listBlock = desc->listBlock;
     layer.hasBias = desc->hasBias != 0;
     layer.hasResidual = desc->hasResidual != 0;
+    layer.allowTf32 = desc->allowTf32 != 0;
+    layer.isTwoFour = desc->twoFour != 0;
     problem.batch = desc->batch;
     problem.height = desc->height;
     problem.width = desc->width;
@@ -140,6 +149,13 @@ Layer checkedLayer(trtkpConvDesc const* desc)
         : problem.listKind == ListKind::kTAPS                        ? desc->channels
                                                                      : 1;
     problem.columns = static_cast<int32_t>(requireIndexable("a row of weight", {perEntry, desc->listLength}));
+
+    // Four columns in a row are of one tap where the run of columns of a tap is a multiple of four.
+    int32_t const run = problem.listKind == ListKind::kTAPS ? desc->channels : desc->listLength;
+    require(!layer.isTwoFour || run % kQuad == 0, problem.listKind == ListKind::kTAPS ? "channels" : "listLength",
+        " is ", run, ": 2:4 weights need a multiple of 4");
+    problem.storedColumns
+        = layer.isTwoFour ? (problem.columns + kSparseStep - 1) / kSparseStep * (kSparseStep / 2) : problem.columns;
 
     // Kernels form addresses of taps in the padding before they discard them, so x counts with its padding.
     requireIndexable("x with its padding",
@@ -203,6 +219,10 @@ int32_t checkedLists(Layer const& layer, int32_t const* index, int32_t const* ro
         require(entry >= 0 && entry <= padding, "index[", at, "] is ", entry, ", not in [0, ", padding, "]");
         require(problem.listKind != ListKind::kENTRIES || isPadding || entry % kEntryRadix < problem.channels, "index[",
             at, "] is ", entry, ": its channel is not below ", problem.channels);
+        int64_t const ofQuad = at % problem.listLength % kQuad;
+        require(!layer.isTwoFour || problem.listKind != ListKind::kENTRIES || isPadding || index[at - ofQuad] == padding
+                || entry / kEntryRadix == index[at - ofQuad] / kEntryRadix,
+            "index[", at, "] is ", entry, ": not of the tap that its quad begins with");
         if (problem.listKind == ListKind::kTAPS || !inBlocks)
         {
             continue;
@@ -216,6 +236,26 @@ int32_t checkedLists(Layer const& layer, int32_t const* index, int32_t const* ro
         inBlocks = isExpected && (first == padding || first % kEntryRadix % kBlock == 0);
     }
     return inBlocks ? kBlock : 1;
+}
+
+void checkMetadata(Layer const& layer, int32_t const* metadata)
+{
+    require(layer.isTwoFour, "twoFour is 0: there is no metadata");
+    require(metadata != nullptr, "metadata is null");
+    ConvProblem const& problem = layer.problem;
+    int64_t const blocks = (problem.rows + kMetadataRows - 1) / kMetadataRows;
+    int64_t const steps = problem.storedColumns / (kSparseStep / 2);
+    for (int64_t at = 0; at < blocks * steps * kMetadataWords; ++at)
+    {
+        auto const word = static_cast<uint32_t>(metadata[at]);
+        for (int32_t shift = 0; shift < 32; shift += 4)
+        {
+            uint32_t const low = word >> shift & 3U;
+            uint32_t const high = word >> (shift + 2) & 3U;
+            require(low < high, "metadata[", at, "]: places ", low, " and ", high, " of quad ", shift / 4,
+                " are not in ascending order");
+        }
+    }
 }
 
 } // namespace trtkp::capi

@@ -14,6 +14,8 @@ struct Layer
     int32_t listBlock;
     bool hasBias;
     bool hasResidual;
+    bool allowTf32;
+    bool isTwoFour;
 };
 
 // Bytes of one element.
@@ -24,5 +26,8 @@ Layer checkedLayer(trtkpConvDesc const* desc);
 
 // Checks lists in host memory; the block that they may promise.
 int32_t checkedLists(Layer const& layer, int32_t const* index, int32_t const* rowGroup, int32_t const* rowFilter);
+
+// Checks metadata in host memory.
+void checkMetadata(Layer const& layer, int32_t const* metadata);
 
 } // namespace trtkp::capi

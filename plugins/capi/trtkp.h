@@ -29,7 +29,7 @@ extern "C"
 #endif
 
 /* Grows with every change of this header that a caller can notice. */
-#define TRTKP_INTERFACE_VERSION 1
+#define TRTKP_INTERFACE_VERSION 2
 
     typedef enum trtkpStatus
     {
@@ -63,7 +63,7 @@ extern "C"
         TRTKP_LEAKY_RELU = 5
     } trtkpActivation;
 
-    /* Tactics keep their numbers for ever. */
+    /* Tactics keep their numbers for ever. Not every number below TRTKP_TACTIC_COUNT is a tactic. */
     typedef enum trtkpTactic
     {
         TRTKP_TACTIC_REFERENCE = 0,   /* every layer; right, not fast */
@@ -74,7 +74,41 @@ extern "C"
         TRTKP_TACTIC_MMA_64X64_SPLIT4 = 5, /* four blocks share a list: for few pixels; need a workspace */
         TRTKP_TACTIC_MMA_64X64_SPLIT16 = 6,
         TRTKP_TACTIC_MMA_64X32_SPLIT4 = 7,
-        TRTKP_TACTIC_COUNT = 8
+        /* Tensor cores with 64 columns a step; C a multiple of 8. */
+        TRTKP_TACTIC_MMA_128X128_K64 = 8,
+        TRTKP_TACTIC_MMA_128X64_K64 = 9,
+        TRTKP_TACTIC_MMA_64X64_K64 = 10,
+        TRTKP_TACTIC_MMA_128X32_K64 = 11,
+        TRTKP_TACTIC_MMA_64X64_K64_SPLIT4 = 12,
+        TRTKP_TACTIC_MMA_64X64_K64_SPLIT16 = 13,
+        /* float32 on tensor cores, rounded to TF32: where allowTf32 is set. */
+        TRTKP_TACTIC_TF32_128X64 = 14,
+        TRTKP_TACTIC_TF32_64X64 = 15,
+        TRTKP_TACTIC_TF32_64X64_SPLIT4 = 16,
+        /* float32 on the CUDA cores. */
+        TRTKP_TACTIC_SIMT_128X64 = 17,
+        TRTKP_TACTIC_SIMT_64X32 = 18,
+        TRTKP_TACTIC_SIMT_64X32_SPLIT4 = 19,
+        /* Gathers of single elements: any list, any channel count, any pitch. */
+        TRTKP_TACTIC_SINGLE_128X64 = 20,
+        TRTKP_TACTIC_SINGLE_128X32 = 21,
+        TRTKP_TACTIC_SINGLE_128X16 = 22,
+        TRTKP_TACTIC_SINGLE_128X32_SPLIT4 = 23,
+        TRTKP_TACTIC_SINGLE_TF32_128X64 = 24, /* where allowTf32 is set */
+        TRTKP_TACTIC_SINGLE_SIMT_64X32 = 25,
+        TRTKP_TACTIC_DIRECT = 26, /* CUDA cores; for filter groups of a few filters */
+        /* Sparse tensor cores, for 2:4 weights. */
+        TRTKP_TACTIC_SPARSE_128X128 = 32,
+        TRTKP_TACTIC_SPARSE_128X64 = 33,
+        TRTKP_TACTIC_SPARSE_64X64 = 34,
+        TRTKP_TACTIC_SPARSE_64X64_SPLIT4 = 35,
+        TRTKP_TACTIC_SPARSE_SINGLES_64X64 = 36, /* any list, channel by channel */
+        TRTKP_TACTIC_SPARSE_SINGLES_64X128 = 37,
+        /* Of trtkpDynamic: weights of every sample, then reference or tensor cores. */
+        TRTKP_TACTIC_DYNAMIC_REFERENCE = 48,
+        TRTKP_TACTIC_DYNAMIC_128X64 = 49,
+        TRTKP_TACTIC_DYNAMIC_64X64 = 50,
+        TRTKP_TACTIC_COUNT = 51
     } trtkpTactic;
 
     typedef struct trtkpConvDesc
@@ -106,7 +140,12 @@ extern "C"
         int32_t hasBias;       /* 0 or 1 */
         int32_t hasResidual;   /* 0 or 1; [N, P, Q, filters], added before the activation */
         int32_t activation;
-        float alpha; /* slope of TRTKP_LEAKY_RELU below 0 */
+        float alpha;       /* slope of TRTKP_LEAKY_RELU below 0 */
+        int32_t allowTf32; /* 0 or 1: float32 products may be rounded to TF32, to relative errors of about 5e-4 */
+
+        /* 1: weights are 2:4, an operator's "24" form. K is then a multiple of 4, and every four columns of a list from
+         * its start are of one tap. */
+        int32_t twoFour;
     } trtkpConvDesc;
 
     /* Device memory. x, weight, bias, residual and y are aligned to 16 bytes, and y overlaps none of the others. */
@@ -115,7 +154,7 @@ extern "C"
         uint32_t structSize;     /* sizeof(trtkpConvTensors) */
         uint32_t reserved;       /* 0 */
         void const* x;           /* [N, H, W, xPitch] */
-        void const* weight;      /* [rows, K] */
+        void const* weight;      /* [rows, K]; 2:4 [rows, 32 * S] with S = ceil(K / 64) */
         int32_t const* index;    /* [G, listLength] */
         int32_t const* rowGroup; /* [rows], ascending */
         int32_t const*
@@ -125,7 +164,35 @@ extern "C"
         void* y;              /* [N, P, Q, yPitch] */
         void* workspace;      /* aligned to 16 bytes; may be null where trtkpConvWorkspaceBytes says 0 */
         size_t workspaceBytes;
+        int32_t const* metadata; /* [ceil(rows / 16), S, 32] of 2:4 weights, aligned to 16 bytes; else null */
     } trtkpConvTensors;
+
+    /* DynamicPatternConv: each sample's weights are the sum of `patterns` packed kernels, by its attention. */
+    typedef struct trtkpDynamicDesc
+    {
+        uint32_t structSize;       /* sizeof(trtkpDynamicDesc) */
+        uint32_t interfaceVersion; /* TRTKP_INTERFACE_VERSION */
+        int32_t patterns;          /* P */
+        uint32_t reserved;         /* 0 */
+        /* One list of taps: TRTKP_TAPS, listGroups and groups 1, rows as many as filters, twoFour 0. */
+        trtkpConvDesc conv;
+    } trtkpDynamicDesc;
+
+    /* Device memory; alignment and overlap as of trtkpConvTensors. */
+    typedef struct trtkpDynamicTensors
+    {
+        uint32_t structSize;   /* sizeof(trtkpDynamicTensors) */
+        uint32_t reserved;     /* 0 */
+        void const* x;         /* [N, H, W, xPitch] */
+        void const* weight;    /* [P, F, K] */
+        void const* attention; /* [N, P, F] */
+        int32_t const* index;  /* [1, T] */
+        void const* bias;      /* [F], or null without a bias */
+        void const* residual;  /* [N, P, Q, residualPitch], or null without one */
+        void* y;               /* [N, P, Q, yPitch] */
+        void* workspace;       /* aligned to 16 bytes; holds the weights of every sample */
+        size_t workspaceBytes;
+    } trtkpDynamicTensors;
 
     /* TRTKP_INTERFACE_VERSION of the library. */
     TRTKP_API uint32_t trtkpInterfaceVersion(void);
@@ -144,6 +211,9 @@ extern "C"
     TRTKP_API trtkpStatus trtkpConvCheckLists(trtkpConvDesc const* desc, int32_t const* index, int32_t const* rowGroup,
         int32_t const* rowFilter, int32_t* listBlock);
 
+    /* Checks metadata in host memory: whole, and every quad with two places in ascending order. */
+    TRTKP_API trtkpStatus trtkpConvCheckMetadata(trtkpConvDesc const* desc, int32_t const* metadata);
+
     /* Writes the tactics that compute the layer, at most `capacity`, and their number to *count. */
     TRTKP_API trtkpStatus trtkpConvTactics(
         trtkpConvDesc const* desc, int32_t* tactics, int32_t capacity, int32_t* count);
@@ -153,6 +223,15 @@ extern "C"
     /* Enqueues the convolution on a stream (cudaStream_t) of the current device. */
     TRTKP_API trtkpStatus trtkpConvLaunch(
         trtkpConvDesc const* desc, int32_t tactic, trtkpConvTensors const* tensors, void* stream);
+
+    /* The same three for trtkpDynamicDesc, with tactics of its own. A launch enqueues two kernels. */
+    TRTKP_API trtkpStatus trtkpDynamicTactics(
+        trtkpDynamicDesc const* desc, int32_t* tactics, int32_t capacity, int32_t* count);
+
+    TRTKP_API trtkpStatus trtkpDynamicWorkspaceBytes(trtkpDynamicDesc const* desc, int32_t tactic, size_t* bytes);
+
+    TRTKP_API trtkpStatus trtkpDynamicLaunch(
+        trtkpDynamicDesc const* desc, int32_t tactic, trtkpDynamicTensors const* tensors, void* stream);
 
 #ifdef __cplusplus
 }

@@ -13,10 +13,12 @@
 #define TRTKP_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #define TRTKP_UNROLL _Pragma("unroll")
 #define TRTKP_NO_UNROLL _Pragma("unroll 1")
+#define TRTKP_UNROLL_4 _Pragma("unroll 4")
 #else
 #define TRTKP_DYNAMIC_SHARED(name) unsigned char* name = ::emulation::dynamicShared()
 #define TRTKP_UNROLL
 #define TRTKP_NO_UNROLL
+#define TRTKP_UNROLL_4
 #endif
 
 namespace trtkp

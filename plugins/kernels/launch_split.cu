@@ -17,7 +17,7 @@ cudaError_t launchSplit(ConvProblem const& problem, DataType type, cudaStream_t 
     case DataType::kBFLOAT16:
         return launchKernel(splitKernel<__nv_bfloat16>, grid, dim3(kThreads), 0, stream, problem);
     case DataType::kFLOAT32:
-        break;
+        return launchKernel(splitKernel<float>, grid, dim3(kThreads), 0, stream, problem);
     }
     return cudaErrorInvalidValue;
 }

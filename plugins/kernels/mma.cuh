@@ -227,9 +227,23 @@ __device__ __forceinline__ int32_t endOfGroup(int32_t const* rowGroup, int32_t b
     return low;
 }
 
-template <typename Tile, typename T>
-__device__ __forceinline__ void storeTile(ConvProblem const& problem, MmaShared<Tile>& shared,
-    Accumulators<Tile> const& sums, int32_t firstPixel, int32_t firstRow, int32_t warpPixel, int32_t warpRow)
+// Pixels 16 * slab to 16 * slab + 15 of a warp's sums, as rows of kStagingPitch.
+template <typename Tile>
+__device__ __forceinline__ void stageSlab(Accumulators<Tile> const& sums, int32_t slab, float* staging, int32_t lane)
+{
+    TRTKP_UNROLL
+    for (int32_t j = 0; j < Tile::kWarpN / 8; ++j)
+    {
+        float* const to = staging + lane / 4 * Tile::kStagingPitch + j * 8 + lane % 4 * 2;
+        float const(&d)[4] = sums.values[slab][j];
+        *reinterpret_cast<float2*>(to) = float2{d[0], d[1]};
+        *reinterpret_cast<float2*>(to + 8 * Tile::kStagingPitch) = float2{d[2], d[3]};
+    }
+}
+
+template <typename Tile, typename T, typename Shared, typename Sums>
+__device__ __forceinline__ void storeTile(ConvProblem const& problem, Shared& shared, Sums const& sums,
+    int32_t firstPixel, int32_t firstRow, int32_t warpPixel, int32_t warpRow)
 {
     constexpr int32_t kChunksPerRow = Tile::kWarpN / 8;
     int32_t const lane = threadIdx.x % 32;
@@ -238,14 +252,7 @@ __device__ __forceinline__ void storeTile(ConvProblem const& problem, MmaShared<
     TRTKP_UNROLL
     for (int32_t i = 0; i < Tile::kWarpM / 16; ++i)
     {
-        TRTKP_UNROLL
-        for (int32_t j = 0; j < Tile::kWarpN / 8; ++j)
-        {
-            float* const to = staging + lane / 4 * Tile::kStagingPitch + j * 8 + lane % 4 * 2;
-            float const(&d)[4] = sums.values[i][j];
-            *reinterpret_cast<float2*>(to) = float2{d[0], d[1]};
-            *reinterpret_cast<float2*>(to + 8 * Tile::kStagingPitch) = float2{d[2], d[3]};
-        }
+        stageSlab(sums, i, staging, lane);
         __syncwarp();
         TRTKP_NO_UNROLL
         for (int32_t task = lane; task < 16 * kChunksPerRow; task += 32)
@@ -270,9 +277,9 @@ __device__ __forceinline__ void storeTile(ConvProblem const& problem, MmaShared<
     }
 }
 
-// Row groups and filters of the tile, the offsets of the taps, and which eights of rows are eight filters in a row.
-template <typename Tile>
-__device__ __forceinline__ void fillTables(ConvProblem const& problem, MmaShared<Tile>& shared, int32_t firstRow)
+// Row groups and filters of the tile, and which eights of rows are eight filters in a row.
+template <typename Tile, typename Shared>
+__device__ __forceinline__ void fillRows(ConvProblem const& problem, Shared& shared, int32_t firstRow)
 {
     for (int32_t i = threadIdx.x; i < Tile::kN; i += Tile::kThreads)
     {
@@ -281,22 +288,41 @@ __device__ __forceinline__ void fillTables(ConvProblem const& problem, MmaShared
         shared.rowGroup[i] = exists ? problem.rowGroup[firstRow + i] : -1;
         shared.rowFilter[i] = filter < problem.filters ? filter : -1;
     }
+    __syncthreads();
+    for (int32_t i = threadIdx.x; i < Tile::kN / 8; i += Tile::kThreads)
+    {
+        shared.chunkFilter[i] = firstOfEight(problem, shared.rowFilter + i * 8);
+    }
+    __syncthreads();
+}
+
+// The last tile of rows clears the channels past F, one pixel a thread.
+template <typename Tile, typename T>
+__device__ __forceinline__ void clearPaddedChannelsOfTile(ConvProblem const& problem, int32_t firstPixel)
+{
+    int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
+    for (int32_t pixel = firstPixel + threadIdx.x; pixel < pixels && pixel < firstPixel + Tile::kM;
+        pixel += Tile::kThreads)
+    {
+        clearPaddedChannels<T>(problem, pixel);
+    }
+}
+
+// The offsets of the taps; the barriers of fillRows show them.
+template <typename Tile, typename Shared>
+__device__ __forceinline__ void fillTaps(ConvProblem const& problem, Shared& shared)
+{
     for (int32_t t = threadIdx.x; t < problem.kernelRows * problem.kernelColumns; t += Tile::kThreads)
     {
         int32_t const h = t / problem.kernelColumns * problem.dilationH;
         int32_t const w = t % problem.kernelColumns * problem.dilationW;
         shared.taps[t] = {h, w, (h * problem.width + w) * problem.xPitch};
     }
-    __syncthreads();
-    for (int32_t i = threadIdx.x; i < Tile::kN / 8; i += Tile::kThreads)
-    {
-        shared.chunkFilter[i] = firstOfEight(shared.rowFilter + i * 8);
-    }
-    __syncthreads();
 }
 
+// One thread block's tile.
 template <typename Tile, typename T>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(ConvProblem const problem)
+__device__ __forceinline__ void mmaBlock(ConvProblem const& problem)
 {
     TRTKP_DYNAMIC_SHARED(dynamicShared);
     MmaShared<Tile>& shared = *reinterpret_cast<MmaShared<Tile>*>(dynamicShared);
@@ -312,7 +338,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(
     int32_t const warpPixel = warp / Tile::kWarpsN * Tile::kWarpM;
     int32_t const warpRow = warp % Tile::kWarpsN * Tile::kWarpN;
 
-    fillTables(problem, shared, firstRow);
+    fillTaps<Tile>(problem, shared);
+    fillRows<Tile>(problem, shared, firstRow);
     TileLoader<Tile, T> loader{problem, shared, firstPixel, firstRow};
     Accumulators<Tile> sums{};
     int32_t const allSteps = (problem.columns + Tile::kK - 1) / Tile::kK;
@@ -364,16 +391,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(
 
     storeTile<Tile, T>(problem, shared, sums, firstPixel, firstRow, warpPixel, warpRow);
 
-    // The last tile of rows clears the channels past F, one pixel a thread.
     if (rowTile == rowTiles - 1 && problem.splits == 1)
     {
-        int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
-        for (int32_t pixel = firstPixel + threadIdx.x; pixel < pixels && pixel < firstPixel + Tile::kM;
-            pixel += Tile::kThreads)
-        {
-            clearPaddedChannels<T>(problem, pixel);
-        }
+        clearPaddedChannelsOfTile<Tile, T>(problem, firstPixel);
     }
+}
+
+template <typename Tile, typename T>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) mmaKernel(ConvProblem const problem)
+{
+    mmaBlock<Tile, T>(problem);
 }
 
 } // namespace trtkp

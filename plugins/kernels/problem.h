@@ -26,6 +26,9 @@ enum class ListKind : int32_t
     kENTRIES = 2,  // K entries of tap * 65536 + channel; a padding entry is R * S * 65536
 };
 
+// R + S at most, where a word holds a bit for each row and column of the kernel, and one more.
+constexpr int32_t kMaxKernelSides = 31;
+
 enum class Activation : int32_t
 {
     kNONE = 0,
@@ -47,10 +50,11 @@ struct ConvProblem
     int32_t groups;
     int32_t outHeight, outWidth;
 
-    // Lists: `index` is [listGroups, listLength], a row of `weight` holds `columns` values.
+    // Lists: `index` is [listGroups, listLength], and gives a row `columns` columns. A row of `weight` holds
+    // `storedColumns` values: one for each column, or with `metadata` 32 for every 64 columns.
     ListKind listKind;
     int32_t listGroups, listLength;
-    int32_t rows, columns;
+    int32_t rows, columns, storedColumns;
 
     // Distance in elements between two pixels.
     int32_t xPitch, yPitch, residualPitch;
@@ -61,6 +65,7 @@ struct ConvProblem
     // bias and residual may be null. `bias` is indexed by filter, not by row.
     void const* x;
     void const* weight;
+    int32_t const* metadata; // [ceil(rows / 16), ceil(columns / 64), 32], the places of 2:4 weights; null without
     int32_t const* index;
     int32_t const* rowGroup;
     int32_t const* rowFilter;
@@ -73,6 +78,21 @@ struct ConvProblem
     int32_t splits;
     int32_t partialPitch;
     float* partial;
+};
+
+// A dynamic pattern convolution: `conv` is that of one sample (its batch is 1) over a list of taps for all filters,
+// with pointers to the first sample's part of each tensor.
+struct DynamicProblem
+{
+    ConvProblem conv;
+    int32_t samples, patterns;
+    void const* kernels;   // [patterns, filters, columns]
+    void const* attention; // [samples, patterns, filters]
+
+    // Written by the first kernel and read by the second: conv.weight, conv.rowGroup and conv.rowFilter.
+    void* weight; // [samples, filters, columns]
+    int32_t* rowGroup;
+    int32_t* rowFilter;
 };
 
 } // namespace trtkp

@@ -24,6 +24,17 @@ __device__ __forceinline__ void copyAsync16(void* shared, void const* global, in
         : "memory");
 }
 
+// Copies 16 bytes from global to shared memory, or fills them with zeros and does not read the source where any bit of
+// `ignore` is set. Both addresses are multiples of 16. A predicate costs less than a number of bytes, as nothing is
+// computed from it, and bits less than a bool: the AND that selects them sets the predicate.
+__device__ __forceinline__ void copyAsync16Unless(uint32_t ignore, void* shared, void const* global)
+{
+    asm volatile("{\n.reg .pred ignore;\nsetp.ne.b32 ignore, %2, 0;\n"
+                 "cp.async.cg.shared.global [%0], [%1], 16, ignore;\n}\n" ::"r"(sharedAddress(shared)),
+        "l"(global), "r"(ignore)
+        : "memory");
+}
+
 __device__ __forceinline__ void copyAsyncCommit()
 {
     asm volatile("cp.async.commit_group;\n" ::: "memory");
@@ -64,6 +75,23 @@ __device__ __forceinline__ void mmaM16N8K16<__nv_bfloat16>(
     float (&d)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
 {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};\n"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The nearest TF32 value, ties away from zero, as float32 bits.
+__device__ __forceinline__ uint32_t roundToTf32(uint32_t bits)
+{
+    uint32_t rounded;
+    asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+    return rounded;
+}
+
+// d += a * b for a [16, 8] and b [8, 8] of TF32 values, d in float32.
+__device__ __forceinline__ void mmaM16N8K8(float (&d)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                  "{%0, %1, %2, %3};\n"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

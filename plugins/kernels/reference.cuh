@@ -30,9 +30,22 @@ __device__ __forceinline__ Column columnOf(ConvProblem const& problem, int32_t c
     return {list[k] >> 16, list[k] & 0xffff};
 }
 
+// The column of stored value i of a row: of 2:4 weights, two of every four columns are stored
+// (trtkp/graph/two_four.py).
+__device__ __forceinline__ int32_t storedColumn(ConvProblem const& problem, int32_t row, int32_t i)
+{
+    if (problem.metadata == nullptr)
+    {
+        return i;
+    }
+    int32_t const step = row / 16 * (problem.storedColumns / 32) + i / 32;
+    uint32_t const word = static_cast<uint32_t>(problem.metadata[step * 32 + row % 8 * 4 + i % 32 / 8]);
+    return i / 2 * 4 + static_cast<int32_t>(word >> (row % 16 / 8 * 16 + i % 8 * 2) & 3U);
+}
+
 // Grid: x over pixels, y over rows and, in one more row, the padded channels of the output.
 template <typename T>
-__global__ void __launch_bounds__(256) referenceKernel(ConvProblem const problem)
+__device__ __forceinline__ void referenceBlock(ConvProblem const& problem)
 {
     int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
     int64_t const wide = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -63,13 +76,18 @@ __global__ void __launch_bounds__(256) referenceKernel(ConvProblem const problem
     int32_t const n = pixel / problem.outWidth / problem.outHeight;
     int32_t const firstChannel = filter / (problem.filters / problem.groups) * problem.channels;
     T const* const x = static_cast<T const*>(problem.x) + n * problem.height * problem.width * problem.xPitch;
-    T const* const weight = static_cast<T const*>(problem.weight) + row * problem.columns;
+    T const* const weight = static_cast<T const*>(problem.weight) + row * problem.storedColumns;
     int32_t const* const list = problem.index + group * problem.listLength;
     int32_t const taps = problem.kernelRows * problem.kernelColumns;
 
     double sum = 0.0;
-    for (int32_t k = 0; k < problem.columns; ++k)
+    for (int32_t i = 0; i < problem.storedColumns; ++i)
     {
+        int32_t const k = storedColumn(problem, row, i);
+        if (k >= problem.columns)
+        {
+            continue;
+        }
         Column const column = columnOf(problem, list, k);
         if (column.tap < 0 || column.tap >= taps || column.channel < 0 || column.channel >= problem.channels)
         {
@@ -84,7 +102,7 @@ __global__ void __launch_bounds__(256) referenceKernel(ConvProblem const problem
             continue;
         }
         int32_t const at = (h * problem.width + w) * problem.xPitch + firstChannel + column.channel;
-        sum += static_cast<double>(toFloat(x[at])) * static_cast<double>(toFloat(weight[k]));
+        sum += static_cast<double>(toFloat(x[at])) * static_cast<double>(toFloat(weight[i]));
     }
     if (problem.bias != nullptr)
     {
@@ -96,6 +114,12 @@ __global__ void __launch_bounds__(256) referenceKernel(ConvProblem const problem
             toFloat(static_cast<T const*>(problem.residual)[pixel * problem.residualPitch + filter]));
     }
     y[filter] = fromFloat<T>(static_cast<float>(activate(sum, problem.activation, problem.alpha)));
+}
+
+template <typename T>
+__global__ void __launch_bounds__(256) referenceKernel(ConvProblem const problem)
+{
+    referenceBlock<T>(problem);
 }
 
 } // namespace trtkp

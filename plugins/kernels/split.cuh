@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(256) splitKernel(ConvProblem const problem)
         int32_t const filter = row < problem.rows ? problem.rowFilter[row] : -1;
         rowFilter[i] = filter < problem.filters ? filter : -1;
     }
-    storeChunk<T>(problem, sums, pixel, firstOfEight(rowFilter), rowFilter);
+    storeChunk<T>(problem, sums, pixel, firstOfEight(problem, rowFilter), rowFilter);
     if (eight == eights - 1)
     {
         clearPaddedChannels<T>(problem, pixel);

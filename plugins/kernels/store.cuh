@@ -19,6 +19,42 @@ __device__ __forceinline__ int32_t firstOfEight(int32_t const* rowFilter)
     return isConsecutive ? rowFilter[0] : -1;
 }
 
+// The same for the tensors of a problem: whose pitches may forbid 16-byte accesses.
+__device__ __forceinline__ int32_t firstOfEight(ConvProblem const& problem, int32_t const* rowFilter)
+{
+    bool const isAligned = problem.yPitch % 8 == 0 && problem.residualPitch % 8 == 0;
+    return isAligned ? firstOfEight(rowFilter) : -1;
+}
+
+// Eight elements by 16-byte accesses; zeros where there is no tensor.
+template <typename T>
+struct alignas(16) Eight
+{
+    T values[8];
+
+    __device__ __forceinline__ void load(T const* from)
+    {
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < kAccesses; ++i)
+        {
+            reinterpret_cast<uint4*>(values)[i]
+                = from == nullptr ? uint4{0, 0, 0, 0} : reinterpret_cast<uint4 const*>(from)[i];
+        }
+    }
+
+    __device__ __forceinline__ void store(T* to) const
+    {
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < kAccesses; ++i)
+        {
+            reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<uint4 const*>(values)[i];
+        }
+    }
+
+private:
+    static constexpr int32_t kAccesses = sizeof(T) / 2;
+};
+
 // Bias, residual, activation and stores for eight rows of one pixel.
 template <typename T>
 __device__ __forceinline__ void storeChunk(
@@ -43,26 +79,24 @@ __device__ __forceinline__ void storeChunk(
         }
         return;
     }
-    alignas(16) T biases[8];
-    alignas(16) T residuals[8];
-    alignas(16) T results[8];
-    uint4 const zeros{0, 0, 0, 0};
-    *reinterpret_cast<uint4*>(biases) = bias == nullptr ? zeros : *reinterpret_cast<uint4 const*>(bias + firstFilter);
-    *reinterpret_cast<uint4*>(residuals)
-        = problem.residual == nullptr ? zeros : *reinterpret_cast<uint4 const*>(residual + firstFilter);
+    Eight<T> biases;
+    Eight<T> residuals;
+    Eight<T> results;
+    biases.load(bias == nullptr ? nullptr : bias + firstFilter);
+    residuals.load(problem.residual == nullptr ? nullptr : residual + firstFilter);
     float values[8];
     TRTKP_UNROLL
     for (int32_t i = 0; i < 8; ++i)
     {
-        values[i] = sums[i] + toFloat(biases[i]) + toFloat(residuals[i]);
+        values[i] = sums[i] + toFloat(biases.values[i]) + toFloat(residuals.values[i]);
     }
     activateAll(values, problem.activation, problem.alpha);
     TRTKP_UNROLL
     for (int32_t i = 0; i < 8; ++i)
     {
-        results[i] = fromFloat<T>(values[i]);
+        results.values[i] = fromFloat<T>(values[i]);
     }
-    *reinterpret_cast<uint4*>(y + firstFilter) = *reinterpret_cast<uint4 const*>(results);
+    results.store(y + firstFilter);
 }
 
 // Eight sums as they are, for the kernel that adds the splits up.

@@ -262,6 +262,11 @@ class Loader:
         count = len(data.labels)
         least = 2 * processes.world if augment else 1
         self.batches = max(1, count // batch + (count % batch >= least)) if count else 0
+        if augment and min(count, batch) < processes.world:
+            raise InputError(
+                f"{count} samples in batches of {batch} leave some of {processes.world} processes without any",
+                remedy="give a larger --batch, or start fewer processes",
+            )
 
     def __len__(self) -> int:
         return self.batches
@@ -285,7 +290,8 @@ class Loader:
             inputs = torch.from_numpy(self._data.read(chosen, draw))
             return inputs, torch.from_numpy(self._data.labels[chosen]), len(order[span])
 
-        yield from _ahead(read, range(first, self.batches))
+        mine = -(-(count - self._processes.rank) // self._batch)  # a last batch can be smaller than the processes
+        yield from _ahead(read, range(first, min(self.batches, mine)))
 
 
 def _ahead(read: Callable[[int], Any], steps: range) -> Iterator[Any]:

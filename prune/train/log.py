@@ -37,10 +37,14 @@ class TrainingLog:
             return
         with self.path.open(newline="") as file:
             rows = list(csv.DictReader(file))
-        keep = next((i for i, row in enumerate(rows) if (row["stage"], int(row["epoch"])) == (stage, epoch)), len(rows))
-        self.path.unlink()
-        for row in rows[:keep]:
-            self._append(row)
+        at = [(row["stage"], row["epoch"]) for row in rows]  # text: a kill can cut the last row short
+        keep = at.index((stage, str(epoch))) if (stage, str(epoch)) in at else len(rows)
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(row for row in rows[:keep] if all(row[name] is not None for name in FIELDS))
+        partial.replace(self.path)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """One epoch."""

@@ -143,12 +143,13 @@ class Trainer:
             self._seed(epoch, step)
             self._step(inputs, labels, total, lr)
             if (step + 1) % _LOOK == 0:
-                self._look(epoch)
-                if time.monotonic() - self._saved > self.seconds:
+                due = time.monotonic() - self._saved > self.seconds
+                self._look(epoch, weights=due)
+                if due:
                     self._save(epoch, step + 1)
             if self.progress is not None:
                 self.progress(f"{self.stage.capitalize()} {epoch + 1}/{self.recipe.epochs}", step + 1, count)
-        self._look(epoch)
+        self._look(epoch, weights=True)
         if self.regulariser is not None:
             self.regulariser.after_epoch(epoch + 1)
         loss, right, samples = self._totals.tolist()
@@ -216,15 +217,21 @@ class Trainer:
         distance = kl_div(log_softmax(logits / T, dim=1), target, reduction="sum", log_target=True)
         return (1 - d) * loss + d * T * T * distance
 
-    def _look(self, epoch: int) -> None:
-        """Add up what happened since the last look, in all processes, and stop where it is no number."""
+    def _look(self, epoch: int, *, weights: bool = False) -> None:
+        """Add up what happened since the last look, in all processes, and stop where it is no number.
+
+        The last step before a checkpoint can break ``weights`` that no loss has seen yet.
+        """
         self._totals += self.processes.sum(self._since).cpu()
         self._since.zero_()
-        if isfinite(float(self._totals[0])):
+        broken = "the loss" if not isfinite(float(self._totals[0])) else None
+        if broken is None and weights and not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            broken = "a weight"
+        if broken is None:
             return
         kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint and self.checkpoint.exists() else ""
         raise JobError(
-            f"the loss is no number any more in {self.stage}, epoch {epoch + 1}" + (f"; {kept}" if kept else ""),
+            f"{broken} is no number any more in {self.stage}, epoch {epoch + 1}" + (f"; {kept}" if kept else ""),
             remedy="lower the learning rate, or train in fp32",
         )
 

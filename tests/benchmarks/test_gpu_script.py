@@ -61,12 +61,14 @@ def test_dry_run_of_every_kind_of_part(library_path: Path, tmp_path: Path) -> No
 
     checks = document["parts"]["checks"]["items"]
     tactics = {name for item in checks.values() for name in item["tactics"]}
-    assert {"reference", "mma_128x128", "mma_64x32"} <= tactics
+    assert {"reference", "mma_128x128", "mma_64x32", "mma_64x64_k64", "tf32_64x64", "simt_64x32", "single_128x32",
+            "direct", "sparse_64x64", "sparse_singles_64x64"} <= tactics  # fmt: skip
     assert not any(item["failures"] for item in checks.values())
     assert "skipped" in document["parts"]["sanitizer"]["items"]["memcheck"]
     layers = document["parts"]["layers-resnet50-32"]["items"]
     timed = [item for item in layers.values() if item.get("speed_up")]
     assert len(timed) > 30
+    assert any(item.get("tactic", "").startswith("sparse") for name, item in layers.items() if "2:4" in name)
     assert all(item["tactics"][item["tactic"]]["predicted_us"] > 0 for item in timed)
     assert all("how" in item or "skipped" in item for item in layers.values())
     nets = document["parts"]["nets-resnet50"]["items"]

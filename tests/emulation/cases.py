@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +13,75 @@ import ml_dtypes
 import numpy as np
 
 from trtkp.graph.packing import PackedConv, pack
+from trtkp.graph.two_four import compress
+from trtkp.kernels.capi import INTERFACE_VERSION, ConvDesc
 from trtkp.prune.index_set import IndexSet, Kind, from_mask
+from trtkp.prune.nm import two_four_mask
 
 Array = np.ndarray[Any, Any]
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-TOLERANCE = {"float16": 2e-3, "bfloat16": 1e-2}
+TOLERANCE = {"float16": 2e-3, "bfloat16": 1e-2, "tf32": 2e-3}
 BASES = ("KernelIndexConv", "StripeConv", "PatternConv")
 ACTIVATIONS = ("", "Relu", "Relu6", "Silu", "HardSwish", "LeakyRelu")
-#: Tactic, in the order of their numbers, to the blocks that share a list.
-SPLITS = {
-    "reference": 1, "mma_128x128": 1, "mma_128x64": 1, "mma_64x64": 1, "mma_64x32": 1,
-    "mma_64x64_split4": 4, "mma_64x64_split16": 16, "mma_64x32_split4": 4,
+FLOATS, HALVES = ("float32", "float16", "bfloat16"), ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Tactic:
+    """What a tactic takes: types, lists in blocks of 8 and whole ones, splits and columns of a step, 2:4 weights."""
+
+    tier: str
+    dtypes: tuple[str, ...] = HALVES
+    blocks: bool = False
+    whole: bool = False
+    splits: int = 1
+    step: int = 32
+    tf32: bool = False
+    two_four: bool = False
+
+    @property
+    def least(self) -> int:
+        """The fewest columns of a list: each split needs a step."""
+        return self.splits * self.step if self.splits > 1 else 0
+
+
+def _narrow(splits: int = 1) -> Tactic:
+    return Tactic("T1", blocks=True, splits=splits)
+
+
+def _wide(splits: int = 1) -> Tactic:
+    return Tactic("T1", blocks=True, whole=True, splits=splits, step=64)
+
+
+def _wide32(splits: int = 1, *, tf32: bool = False) -> Tactic:
+    return Tactic("T1", FLOATS[:1], blocks=True, whole=True, splits=splits, tf32=tf32)
+
+
+def _sparse(splits: int = 1, *, blocks: bool = True) -> Tactic:
+    return Tactic("T4", blocks=blocks, splits=splits, step=64, two_four=True)
+
+
+#: Tactics in the order of their numbers.
+TACTIC = {
+    "reference": Tactic("T0", FLOATS),
+    "mma_128x128": _narrow(), "mma_128x64": _narrow(), "mma_64x64": _narrow(), "mma_64x32": _narrow(),
+    "mma_64x64_split4": _narrow(4), "mma_64x64_split16": _narrow(16), "mma_64x32_split4": _narrow(4),
+    "mma_128x128_k64": _wide(), "mma_128x64_k64": _wide(), "mma_64x64_k64": _wide(), "mma_128x32_k64": _wide(),
+    "mma_64x64_k64_split4": _wide(4), "mma_64x64_k64_split16": _wide(16),
+    "tf32_128x64": _wide32(tf32=True), "tf32_64x64": _wide32(tf32=True), "tf32_64x64_split4": _wide32(4, tf32=True),
+    "simt_128x64": _wide32(), "simt_64x32": _wide32(), "simt_64x32_split4": _wide32(4),
+    "single_128x64": Tactic("T3"), "single_128x32": Tactic("T3"), "single_128x16": Tactic("T3"),
+    "single_128x32_split4": Tactic("T3", splits=4, step=64), "single_tf32_128x64": Tactic("T3", FLOATS[:1], tf32=True),
+    "single_simt_64x32": Tactic("T3", FLOATS[:1]), "direct": Tactic("T3", FLOATS),
+    "sparse_128x128": _sparse(), "sparse_128x64": _sparse(), "sparse_64x64": _sparse(),
+    "sparse_64x64_split4": _sparse(4), "sparse_singles_64x64": _sparse(blocks=False),
+    "sparse_singles_64x128": _sparse(blocks=False),
 }  # fmt: skip
-TACTICS = tuple(SPLITS)
+TACTICS = tuple(TACTIC)
+#: T4's numbers begin at 32.
+NUMBERS = dict(zip(TACTIC, (*range(27), *range(32, 38)), strict=True))
 BLOCK = 8
-
-
-class ConvDesc(ctypes.Structure):
-    """``trtkpConvDesc``."""
-
-    _fields_ = [
-        ("structSize", ctypes.c_uint32),
-        ("interfaceVersion", ctypes.c_uint32),
-        *((name, ctypes.c_int32) for name in (
-            "dataType", "batch", "height", "width", "channels", "filters", "kernelRows", "kernelColumns",
-            "strideH", "strideW", "padTop", "padLeft", "padBottom", "padRight", "dilationH", "dilationW", "groups",
-            "listKind", "listGroups", "listLength", "rows", "listBlock", "xPitch", "yPitch", "residualPitch",
-            "hasBias", "hasResidual", "activation",
-        )),
-        ("alpha", ctypes.c_float),
-    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,6 +103,12 @@ class Case:
     dtype: str
     block: int
     pitches: tuple[int, int, int]
+    tf32: bool = False
+
+    @property
+    def two_four(self) -> bool:
+        """Whether weights are stored as 2:4."""
+        return self.index.nm_mask is not None
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -84,22 +128,24 @@ class Case:
         """The description."""
         filters, channels, rows, columns = self.weight.shape
         return ConvDesc(
-            ctypes.sizeof(ConvDesc), 1, list(DTYPES).index(self.dtype),
+            ctypes.sizeof(ConvDesc), INTERFACE_VERSION, list(DTYPES).index(self.dtype),
             len(self.x), *self.x.shape[2:], channels, filters, rows, columns,
             *self.strides, *self.pads, *self.dilations, self.groups,
             BASES.index(self.packed.base), *self.packed.index.shape, len(self.packed.weight), self.block, *self.pitches,
             self.bias is not None, self.residual is not None, ACTIVATIONS.index(self.activation), self.alpha,
+            self.tf32, self.two_four,
         )  # fmt: skip
 
     def write(self, path: Path, tactic: str, seed: int, *, launch: bool = True) -> None:
         """The file that run_conv reads."""
         x_pitch, _, residual_pitch = self.pitches
+        weight, metadata = compress(self.packed.weight) if self.two_four else (self.packed.weight, None)
         arrays: list[Array | None] = [
-            nhwc(self.x, x_pitch), self.packed.weight, self.packed.index, self.packed.row_group, self.packed.filters,
-            self.bias, None if self.residual is None else nhwc(self.residual, residual_pitch),
+            nhwc(self.x, x_pitch), weight, self.packed.index, self.packed.row_group, self.packed.filters,
+            self.bias, None if self.residual is None else nhwc(self.residual, residual_pitch), metadata,
         ]  # fmt: skip
         out = int(np.prod((len(self.x), *self.output_size, self.pitches[1]))) * DTYPES[self.dtype].itemsize
-        write_case(path, self.desc(), TACTICS.index(tactic), seed, arrays if launch else [None] * 7, out)
+        write_case(path, self.desc(), NUMBERS[tactic], seed, arrays if launch else [None] * 8, out)
 
     def read(self, path: Path) -> tuple[Array, Array]:
         """What run_conv wrote: the output in float64 as [N, F, P, Q], and its padded channels."""
@@ -115,7 +161,7 @@ def write_case(
     """Header and tensors in the order of run_conv.cpp."""
     raw = [b"" if a is None else np.ascontiguousarray(a).tobytes() for a in arrays]
     head = bytes(desc) + struct.pack("=iI", tactic, seed)
-    head += bytes(-len(head) % 8) + struct.pack("=8q", *map(len, raw), output_bytes)
+    head += bytes(-len(head) % 8) + struct.pack("=9q", *map(len, raw), output_bytes)
     path.write_bytes(head + b"".join(raw))
 
 
@@ -127,23 +173,41 @@ def nhwc(array: Array, pitch: int) -> Array:
     return padded
 
 
-def random_case(seed: int, *, base: str, dtype: str, blocks: bool, long: bool = False) -> Case:
-    """A layer with lists of one kind, in blocks of eight channels, and on the long side, where asked for."""
+def random_case(
+    seed: int,
+    *,
+    base: str,
+    dtype: str,
+    blocks: bool,
+    whole: bool = False,
+    long: bool = False,
+    tf32: bool = False,
+    two_four: bool = False,
+    shape: tuple[int, int, tuple[int, int]] | None = None,
+) -> Case:
+    """A layer with lists of one kind, in blocks of eight channels (all of them whole), long or 2:4 where asked for.
+
+    ``shape`` fixes the filters and channels of an ONNX group, and the kernel.
+    """
     rng = np.random.default_rng(seed)
     kernel = [(1, 1), (3, 3), (2, 3), (1, 5), (5, 5), (7, 7), (4, 1)][
         rng.choice(7, p=[0.2, 0.35, 0.1, 0.1, 0.1, 0.05, 0.1])
     ]
     groups = int(rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))
     per_group = int(rng.integers(1, 90 // groups))
-    whole_blocks = blocks and (base != "KernelIndexConv" or groups > 1)
+    whole_blocks = blocks and (whole or base != "KernelIndexConv" or groups > 1)
     large = kernel[0] * kernel[1] > 9  # emulation is slow: few channels then, and few lists
     channels = (
         8 * int(rng.integers(1, 3 if large else 7)) if whole_blocks else int(rng.integers(1, 20 if large else 45))
     )
     if long:
         kernel, channels, per_group = (5, 5), 8 * int(rng.integers(4, 7)), int(rng.integers(1, 40 // groups))
-    mask = random_mask(rng, base, (per_group * groups, channels, *kernel), groups, blocks)
+    if shape is not None:
+        per_group, channels, kernel = shape
+    mask = random_mask(rng, base, (per_group * groups, channels, *kernel), groups, blocks, two_four)
     index = from_mask(mask, groups)
+    if two_four:
+        index = refined(rng, index, shuffled=not blocks)
     weight = rng.normal(size=mask.shape) / np.sqrt(max(1, index.retained / len(mask)))
 
     dilations = (int(rng.integers(1, 3)), int(rng.integers(1, 3)))
@@ -155,9 +219,8 @@ def random_case(seed: int, *, base: str, dtype: str, blocks: bool, long: bool = 
 
     as_type = DTYPES[dtype]
     list_multiple = BLOCK if blocks and index.kind is not Kind.STRIPE else int(rng.choice([1, 3]))
-    packed = pack(
-        weight.astype(as_type), index, row_multiple=int(rng.choice([1, 8, 32, 64])), list_multiple=list_multiple
-    )
+    row_multiple = int(rng.choice([1, 8, 32, 64]))
+    packed = pack(weight.astype(as_type), index, row_multiple=row_multiple, list_multiple=list_multiple)
     multiple = 8 if blocks else 1
     pitches = [-(-n // multiple) * multiple + multiple * int(rng.integers(0, 2))
                for n in (channels * groups, len(mask), len(mask))]  # fmt: skip
@@ -165,18 +228,31 @@ def random_case(seed: int, *, base: str, dtype: str, blocks: bool, long: bool = 
         x=x.astype(as_type), weight=weight.astype(as_type), index=index, packed=packed,
         bias=rng.normal(size=len(mask)).astype(as_type) if rng.random() < 0.7 else None, residual=None,
         activation=ACTIVATIONS[seed % len(ACTIVATIONS)], alpha=0.2, strides=strides, pads=pads, dilations=dilations,
-        groups=groups, dtype=dtype, block=BLOCK if blocks else 1, pitches=(*pitches[:2], 0),
+        groups=groups, dtype=dtype, block=BLOCK if blocks else 1, pitches=(*pitches[:2], 0), tf32=tf32,
     )  # type: ignore[arg-type]  # fmt: skip
     if rng.random() < 0.5:
         residual = rng.normal(size=(len(x), len(mask), *case.output_size)).astype(as_type)
-        case = Case(**{**vars(case), "residual": residual, "pitches": tuple(pitches)})
+        case = replace(case, residual=residual, pitches=tuple(pitches))  # type: ignore[arg-type]
     return case
 
 
+def refined(rng: np.random.Generator, index: IndexSet, *, shuffled: bool) -> IndexSet:
+    """2:4 inside product lists, whose entries may stand in any order."""
+    if shuffled:
+        channel = index.channel.copy()
+        for first, end in zip(index.entry_ptr[:-1], index.entry_ptr[1:], strict=True):
+            channel[first:end] = rng.permutation(channel[first:end])
+        index = replace(index, channel=channel)
+    return index.refined(two_four_mask(rng.normal(size=index.shape), index))
+
+
 def random_mask(
-    rng: np.random.Generator, base: str, shape: tuple[int, int, int, int], groups: int, blocks: bool
+    rng: np.random.Generator, base: str, shape: tuple[int, int, int, int], groups: int, blocks: bool, products: bool
 ) -> Array:
-    """A mask whose filters share lists of the base's kind; some lists are empty, some full."""
+    """A mask whose filters share lists of the base's kind; some lists are empty, some full, some a single entry.
+
+    With ``products`` lists have the same channels at every tap.
+    """
     filters, channels, rows, columns = shape
     mask = np.zeros(shape, bool)
     share = int(rng.choice([16, 32, 100] if rows * columns > 6 else [3, 16, 32, 100]))
@@ -187,10 +263,13 @@ def random_mask(
         for first in range(0, len(mine), share):
             density = rng.choice([0.0, 0.2, 0.5, 0.8, 1.0], p=[0.08, 0.3, 0.3, 0.24, 0.08])
             step = BLOCK if blocks else 1
-            chosen = rng.random((-(-channels // step), rows, columns)) < density
+            scores = rng.random((-(-channels // step), rows, columns))
+            chosen = scores == scores.min() if rng.random() < 0.06 else scores < density
             if base == "KernelIndexConv":
                 chosen[:] = chosen[:, :1, :1]
             elif base == "StripeConv":
                 chosen[:] = chosen[:1]
+            elif products:
+                chosen = chosen[:, :1, :1] & (rng.random((1, rows, columns)) < 0.7)
             mask[mine[first : first + share]] = np.repeat(chosen, step, axis=0)[:channels]
     return mask

@@ -3,9 +3,11 @@
 
 #include "../../plugins/capi/trtkp.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
+#include <iterator>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -23,6 +25,7 @@ struct Layer
 
 alignas(16) uint16_t gX[512], gWeight[1024], gBias[8], gResidual[32], gY[32];
 alignas(16) float gWorkspace[1024];
+alignas(16) int32_t gMetadata[64];
 int32_t gIndex[128] = {0, 1, 2, 3, 4, 5, 6, 7};
 int32_t gRowGroup[8] = {};
 int32_t gRowFilter[8] = {0, 1, 2, 3, 4, 5, 6, 7};
@@ -40,8 +43,8 @@ Layer good()
     desc.channels = desc.filters = desc.listLength = desc.rows = desc.listBlock = 8;
     desc.xPitch = desc.yPitch = desc.residualPitch = 8;
     desc.hasBias = desc.hasResidual = 1;
-    layer.tensors
-        = {sizeof(trtkpConvTensors), 0, gX, gWeight, gIndex, gRowGroup, gRowFilter, gBias, gResidual, gY, nullptr, 0};
+    layer.tensors = {sizeof(trtkpConvTensors), 0, gX, gWeight, gIndex, gRowGroup, gRowFilter, gBias, gResidual, gY,
+        nullptr, 0, nullptr};
     return layer;
 }
 
@@ -51,6 +54,13 @@ void makeLong(Layer& layer)
     layer.tactic = TRTKP_TACTIC_MMA_64X64_SPLIT4;
     layer.tensors.workspace = gWorkspace;
     layer.tensors.workspaceBytes = sizeof(gWorkspace);
+}
+
+void makeSparse(Layer& layer)
+{
+    layer.desc.twoFour = 1;
+    layer.tactic = TRTKP_TACTIC_SPARSE_64X64;
+    layer.tensors.metadata = gMetadata;
 }
 
 template <typename T>
@@ -96,9 +106,31 @@ std::vector<std::pair<char const*, std::function<void(Layer&)>>> const kSpoilt{
             makeLong(l);
             l.tensors.y = gWorkspace + 16;
         }},
+    {"metadata given", makeSparse},
+    {"metadata null",
+        [](Layer& l)
+        {
+            makeSparse(l);
+            l.tensors.metadata = nullptr;
+        }},
+    {"metadata misaligned",
+        [](Layer& l)
+        {
+            makeSparse(l);
+            l.tensors.metadata = gMetadata + 1;
+        }},
+    {"metadata not described", [](Layer& l) { l.tensors.metadata = gMetadata; }},
+    {"2:4 weights for T1",
+        [](Layer& l)
+        {
+            makeSparse(l);
+            l.tactic = TRTKP_TACTIC_MMA_64X32;
+        }},
+    {"dense weights for T4", [](Layer& l) { l.tactic = TRTKP_TACTIC_SPARSE_64X64; }},
     {"tensors size", [](Layer& l) { l.tensors.structSize = 8; }},
     {"tactic negative", [](Layer& l) { l.tactic = -1; }},
     {"tactic unknown", [](Layer& l) { l.tactic = TRTKP_TACTIC_COUNT; }},
+    {"tactic gap", [](Layer& l) { l.tactic = TRTKP_TACTIC_SPARSE_128X128 - 1; }},
     {"tactic unfit", [](Layer& l) { l.desc.listBlock = 1; }},
 };
 
@@ -106,6 +138,7 @@ std::vector<std::pair<char const*, std::function<void(Layer&)>>> const kSpoilt{
 
 int main()
 {
+    std::fill(std::begin(gMetadata), std::end(gMetadata), 0x44444444);
     for (auto const& [name, spoil] : kSpoilt)
     {
         Layer layer = good();

@@ -1,16 +1,21 @@
-"""Compiles the kernel sources as C++ with the emulator, once per test run.
+"""Compiles the kernel sources as C++ with the emulator, once for every state of the sources, compiler and flags.
 
 Programs are under AddressSanitizer and UBSan; a shared library with the C interface, for Python, is without them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
+import platformdirs
 import pytest
 from filelock import FileLock
 
@@ -30,42 +35,80 @@ LIBRARY = [
     *sorted((ROOT / "plugins/kernels").glob("*.cu")),
 ]
 
+#: The TensorRT plugins; what registers them as it is loaded is a library of its own.
+REGISTER = ROOT / "plugins/glue/register.cpp"
+GLUE = sorted(set((ROOT / "plugins/glue").glob("*.cpp")) - {REGISTER})
+PLUGIN_HOST = ROOT / "tests/glue/plugin_host.cpp"
+
 #: Program to its sources.
 PROGRAMS = {
     "run_conv": [HERE / "run_conv.cpp", *LIBRARY],
+    "run_dynamic": [HERE / "run_dynamic.cpp", *LIBRARY],
     "launch_checks": [HERE / "launch_checks.cpp", *LIBRARY],
+    "plugin_host": [PLUGIN_HOST, *GLUE, *LIBRARY],
     "self_test": [HERE / "emulator.cpp", HERE / "self_test.cpp"],
 }
+#: Where sources are.
+SOURCES = (HERE, ROOT / "tests/glue", ROOT / "plugins")
+#: Seconds after which what was compiled from other sources goes.
+KEPT_S = 3 * 24 * 3600
 
 
-def build(program: str, folder: Path) -> Path:
-    """The program, compiled into a folder that the processes of a test run may share."""
+@cache
+def compiled_folder() -> Path:
+    """The user's folder for what is compiled from the sources as they are; processes may share it.
+
+    Skips the test that asks where there is no compiler.
+    """
     if shutil.which(COMPILER) is None:
         pytest.skip(f"no C++ compiler: {COMPILER} is not on PATH")
-    target = folder / program
-    with FileLock(folder / f"{program}.lock"):
-        if not target.exists():
-            objects = [_compile(source, folder) for source in PROGRAMS[program]]
-            _run([COMPILER, *FLAGS, "-o", str(folder / f"{program}.part"), *map(str, objects)])
-            (folder / f"{program}.part").rename(target)
-    return target
+    state = hashlib.sha256(subprocess.run([COMPILER, "--version"], capture_output=True, check=True).stdout)
+    state.update(repr((str(ROOT), FLAGS, SHARED_FLAGS)).encode())  # paths stand in what a failed check prints
+    for source in sorted(path for top in SOURCES for path in top.rglob("*") if _is_source(path)):
+        state.update(f"{source.relative_to(ROOT)} {source.stat().st_size}\n".encode() + source.read_bytes())
+    home = platformdirs.user_cache_path("trtkp") / "emulation"
+    folder = home / state.hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    for other in home.iterdir():
+        if other.is_dir() and time.time() - other.stat().st_mtime > KEPT_S:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder
 
 
-def build_library(folder: Path) -> Path:
-    """``libtrtkp.so`` with emulated kernels, compiled into a folder that the processes of a test run may share."""
-    if shutil.which(COMPILER) is None:
-        pytest.skip(f"no C++ compiler: {COMPILER} is not on PATH")
-    objects_folder = folder / "shared"
-    objects_folder.mkdir(exist_ok=True)
-    target = folder / "libtrtkp.so"
-    with FileLock(folder / "libtrtkp.lock"):
-        if not target.exists():
-            sources = [HERE / "library_mark.cpp", *LIBRARY]
-            objects = [_compile(source, objects_folder, SHARED_FLAGS) for source in sources]
-            part = folder / "libtrtkp.part"
-            _run([COMPILER, "-shared", "-o", str(part), *map(str, objects)])
-            part.rename(target)
-    return target
+def build(program: str) -> Path:
+    """The program; its objects stand beside it."""
+    # Plugins look their host's functions up by name.
+    return _linked(compiled_folder() / program, PROGRAMS[program], FLAGS, ["-rdynamic"])
+
+
+def build_library() -> Path:
+    """``libtrtkp.so`` with emulated kernels."""
+    folder = compiled_folder() / "shared"
+    folder.mkdir(exist_ok=True)
+    options = [
+        "-shared", "-Wl,-soname,libtrtkp.so", "-Wl,--build-id=sha1", "-Wl,-Bsymbolic",
+        f"-Wl,--version-script={ROOT / 'plugins/exports.map'}",
+    ]  # fmt: skip
+    return _linked(folder / "libtrtkp.so", [HERE / "library_mark.cpp", *GLUE, *LIBRARY], SHARED_FLAGS, options)
+
+
+def build_register_library() -> Path:
+    """``libtrtkp_register.so``, beside ``libtrtkp.so``."""
+    library = build_library()
+    options = [
+        "-shared", str(library), "-Wl,-z,nodelete", "-Wl,-rpath,$ORIGIN",
+        f"-Wl,--version-script={REGISTER.with_suffix('.map')}",
+    ]  # fmt: skip
+    return _linked(library.with_name("libtrtkp_register.so"), [REGISTER], SHARED_FLAGS, options)
+
+
+def build_live_host() -> Path:
+    """The host program of the plugins for a real TensorRT: without sanitizers, which would watch TensorRT, too."""
+    folder = compiled_folder() / "live"
+    folder.mkdir(exist_ok=True)
+    flags = [*COMMON, "-O1", "-DTRTKP_LIVE"]
+    return _linked(folder / "live_host", [PLUGIN_HOST, ROOT / "plugins/glue/host.cpp"], flags, ["-ldl"])
 
 
 def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -80,7 +123,22 @@ def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
     )
 
 
-def _compile(source: Path, folder: Path, flags: Sequence[str] = tuple(FLAGS)) -> Path:
+def _is_source(path: Path) -> bool:
+    return path.suffix in (".cpp", ".cu", ".cuh", ".h", ".inc", ".map")
+
+
+def _linked(target: Path, sources: Sequence[Path], flags: Sequence[str], options: Sequence[str]) -> Path:
+    with FileLock(target.with_suffix(".lock")):
+        if not target.exists():
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                objects = list(pool.map(lambda source: _compiled(source, target.parent, flags), sources))
+            part = target.with_suffix(".part")
+            _run([COMPILER, *flags, "-o", str(part), *map(str, objects), *options])
+            part.rename(target)
+    return target
+
+
+def _compiled(source: Path, folder: Path, flags: Sequence[str]) -> Path:
     target = folder / f"{source.name}.o"
     with FileLock(folder / f"{source.name}.lock"):
         if not target.exists():

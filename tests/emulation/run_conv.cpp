@@ -1,9 +1,9 @@
 // Runs one case through the C interface: run_conv CASE OUTPUT.
 //
-// CASE is a trtkpConvDesc, int32 tactic, uint32 seed, seven int64 sizes in bytes (x, weight, index, rowGroup,
-// rowFilter, bias, residual; 0 for none), the size of y, and the bytes of the seven. Every tensor stands in memory of
-// exactly its size. Without OUTPUT nothing is launched; a third argument leaves the lists unchecked. Prints the tactics
-// and the block of the lists; ends with the status.
+// CASE is a trtkpConvDesc, int32 tactic, uint32 seed, eight int64 sizes in bytes (x, weight, index, rowGroup,
+// rowFilter, bias, residual, metadata; 0 for none), the size of y, and the bytes of the eight. Every tensor stands in
+// memory of exactly its size. Without OUTPUT nothing is launched; a third argument leaves the lists unchecked. Prints
+// the tactics and the block of the lists; ends with the status.
 
 #include "emulator.h"
 
@@ -19,7 +19,7 @@
 namespace
 {
 
-int constexpr kTensors = 7;
+int constexpr kTensors = 8;
 
 struct Header
 {
@@ -76,6 +76,9 @@ int main(int argc, char** argv)
     int32_t listBlock = 0;
     status = index == nullptr || argc > 3 ? TRTKP_OK
                                           : trtkpConvCheckLists(&header.desc, index, rowGroup, rowFilter, &listBlock);
+    auto const* const metadata = static_cast<int32_t const*>(tensors[7]);
+    status = status != TRTKP_OK || metadata == nullptr || argc > 3 ? status
+                                                                   : trtkpConvCheckMetadata(&header.desc, metadata);
     std::printf("\nlistBlock: %d\n", listBlock);
     if (status != TRTKP_OK)
     {
@@ -94,7 +97,7 @@ int main(int argc, char** argv)
             std::memset(workspace, 0xff, workspaceBytes);
         }
         trtkpConvTensors const arguments{sizeof(trtkpConvTensors), 0, tensors[0], tensors[1], index, rowGroup,
-            rowFilter, tensors[5], tensors[6], y, workspace, workspaceBytes};
+            rowFilter, tensors[5], tensors[6], y, workspace, workspaceBytes, metadata};
         status = status != TRTKP_OK ? status : trtkpConvLaunch(&header.desc, header.tactic, &arguments, nullptr);
         if (status == TRTKP_OK)
         {

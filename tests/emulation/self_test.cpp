@@ -1,6 +1,6 @@
 // Small kernels that test the emulator: self_test NAME [INPUT OUTPUT] [SEED]. test_emulator.py knows what to expect.
 
-#include <emulated_ptx.h>
+#include <emulated_sparse.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -49,6 +49,84 @@ void mma()
             std::memcpy(d, registers + 6, sizeof(d));
             trtkp::ptx::mmaM16N8K16<T>(d, a, registers[4], registers[5]);
             std::memcpy(out + threadIdx.x * 4, d, sizeof(d));
+        });
+}
+
+void mmaTf32()
+{
+    float* const out = output<float>(32 * 4);
+    onWarp(0,
+        [=]
+        {
+            auto const* const registers = input<uint32_t>() + threadIdx.x * 10;
+            uint32_t a[4];
+            float d[4];
+            std::memcpy(a, registers, sizeof(a));
+            std::memcpy(d, registers + 6, sizeof(d));
+            trtkp::ptx::mmaM16N8K8(d, a, registers[4], registers[5]);
+            std::memcpy(out + threadIdx.x * 4, d, sizeof(d));
+        });
+}
+
+// Input: per lane, four registers of a, four of b, the metadata and four floats of d. Output: d.
+template <typename T, int32_t kSelector>
+void mmaSparse()
+{
+    float* const out = output<float>(32 * 4);
+    onWarp(0,
+        [=]
+        {
+            auto const* const registers = input<uint32_t>() + threadIdx.x * 13;
+            uint32_t a[4];
+            uint32_t b[4];
+            float d[4];
+            std::memcpy(a, registers, sizeof(a));
+            std::memcpy(b, registers + 4, sizeof(b));
+            std::memcpy(d, registers + 9, sizeof(d));
+            trtkp::ptx::mmaSparseM16N8K32<T, kSelector>(d, a, b, registers[8]);
+            std::memcpy(out + threadIdx.x * 4, d, sizeof(d));
+        });
+}
+
+// The input's floats as TF32.
+void roundToTf32()
+{
+    size_t const count = gInput.size() / sizeof(uint32_t);
+    auto* const out = output<uint32_t>(count);
+    for (size_t i = 0; i < count; ++i)
+    {
+        out[i] = trtkp::ptx::roundToTf32(input<uint32_t>()[i]);
+    }
+}
+
+// Input: 32 numbers. Output: their ballot as each lane has it, and its number of ones.
+void ballot()
+{
+    auto* const out = output<uint32_t>(64);
+    onWarp(0,
+        [=]
+        {
+            out[threadIdx.x] = __ballot_sync(0xffffffffU, input<int32_t>()[threadIdx.x] > 0);
+            out[32 + threadIdx.x] = static_cast<uint32_t>(__popc(out[threadIdx.x]));
+        });
+}
+
+// Copies of 16 bytes, taken and ignored.
+void copyAsyncUnless()
+{
+    unsigned char* const out = output<unsigned char>(32);
+    std::vector<uint4> source(1);
+    std::memcpy(source.data(), input<unsigned char>(), 16);
+    void const* const from = source.data();
+    emulation::launch(dim3(1), dim3(1), 32, nullptr,
+        [=]
+        {
+            unsigned char* const shared = emulation::dynamicShared();
+            trtkp::ptx::copyAsync16Unless(0U, shared, from);
+            trtkp::ptx::copyAsync16Unless(1U << 31, shared + 16, static_cast<unsigned char const*>(from) + 4096);
+            trtkp::ptx::copyAsyncCommit();
+            trtkp::ptx::copyAsyncWait<0>();
+            std::memcpy(out, shared, 32);
         });
 }
 
@@ -163,7 +241,26 @@ int volatile gHidden; // what the compiler must not see through
 
 std::map<std::string, std::function<void()>> const kTests{
     {"mma_float16", mma<__half>},
+    {"mma_sparse_float16_0", mmaSparse<__half, 0>},
+    {"mma_sparse_float16_1", mmaSparse<__half, 1>},
+    {"mma_sparse_bfloat16_0", mmaSparse<__nv_bfloat16, 0>},
+    {"mma_sparse_bfloat16_1", mmaSparse<__nv_bfloat16, 1>},
     {"mma_bfloat16", mma<__nv_bfloat16>},
+    {"mma_tf32", mmaTf32},
+    {"round_to_tf32", roundToTf32},
+    {"ballot", ballot},
+    {"cp_async_unless", copyAsyncUnless},
+    {"mma_not_tf32",
+        []
+        {
+            onWarp(0,
+                []
+                {
+                    float d[4] = {};
+                    uint32_t const a[4] = {0x3f800001U, 0, 0, 0};
+                    trtkp::ptx::mmaM16N8K8(d, a, 0, 0);
+                });
+        }},
     {"ldmatrix", loadMatrix},
     {"cp_async", copyAsync},
     {"shuffles", shuffles},

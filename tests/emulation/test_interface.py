@@ -23,11 +23,11 @@ Array = np.ndarray[Any, Any]
 def good_desc(**changes: int) -> ConvDesc:
     """3x3 over 16 channels in blocks of 8, 24 filters, 2 x 14 x 14, fp16."""
     values = {
-        "structSize": 0, "interfaceVersion": 1, "dataType": 1, "batch": 2, "height": 14, "width": 14, "channels": 16,
+        "structSize": 0, "interfaceVersion": 2, "dataType": 1, "batch": 2, "height": 14, "width": 14, "channels": 16,
         "filters": 24, "kernelRows": 3, "kernelColumns": 3, "strideH": 1, "strideW": 1, "padTop": 1, "padLeft": 1,
         "padBottom": 1, "padRight": 1, "dilationH": 1, "dilationW": 1, "groups": 1, "listKind": 0, "listGroups": 2,
         "listLength": 8, "rows": 24, "listBlock": 8, "xPitch": 16, "yPitch": 24, "residualPitch": 0, "hasBias": 1,
-        "hasResidual": 0, "activation": 1, "alpha": 0.0,
+        "hasResidual": 0, "activation": 1, "alpha": 0.0, "allowTf32": 0, "twoFour": 0,
     }  # fmt: skip
     desc = ConvDesc(**values)
     desc.structSize = len(bytes(desc))
@@ -36,9 +36,9 @@ def good_desc(**changes: int) -> ConvDesc:
     return desc
 
 
-def ask(program: Path, folder: Path, desc: ConvDesc, lists: tuple[Array, Array, Array] | None = None) -> Any:
+def ask(program: Path, folder: Path, desc: ConvDesc, lists: Any = None, metadata: Any = None) -> Any:
     """Status and what run_conv prints, without a launch."""
-    write_case(folder / "case", desc, 0, 0, [None, None, *(lists or [None] * 3), None, None], 0)
+    write_case(folder / "case", desc, 0, 0, [None, None, *(lists or [None] * 3), None, None, metadata], 0)
     done = run(program, folder / "case")
     assert done.stderr == ""
     return done.returncode, done.stdout
@@ -48,7 +48,7 @@ def ask(program: Path, folder: Path, desc: ConvDesc, lists: tuple[Array, Array, 
     ("changes", "message"),
     [
         ({"structSize": 4}, "desc.structSize is 4, not "),
-        ({"interfaceVersion": 2}, "desc.interfaceVersion is 2, not 1"),
+        ({"interfaceVersion": 1}, "desc.interfaceVersion is 1, not 2"),
         ({"dataType": 3}, "dataType is 3"),
         ({"dataType": -1}, "dataType is -1"),
         ({"batch": 0}, "batch is 0"),
@@ -74,6 +74,11 @@ def ask(program: Path, folder: Path, desc: ConvDesc, lists: tuple[Array, Array, 
         ({"listBlock": 4}, "listBlock is 4"),
         ({"rows": 23}, "rows (23) is less than filters (24)"),
         ({"activation": 6}, "activation is 6"),
+        ({"allowTf32": 2}, "allowTf32 is 2"),
+        ({"twoFour": 2}, "twoFour is 2"),
+        ({"twoFour": 1, "listLength": 6}, "listLength is 6: 2:4 weights need a multiple of 4"),
+        ({"twoFour": 1, "listKind": 2, "listLength": 10}, "listLength is 10: 2:4 weights need a multiple of 4"),
+        ({"twoFour": 1, "listKind": 1, "channels": 15}, "channels is 15: 2:4 weights need a multiple of 4"),
         ({"batch": 1 << 20}, "x with its padding has 2^31 elements or more"),
         ({"padTop": 1 << 23, "padBottom": 1 << 23}, "x with its padding has 2^31 elements or more"),
         ({"batch": 1 << 17, "yPitch": 1 << 10}, "y has 2^31 elements or more"),
@@ -87,38 +92,83 @@ def test_a_bad_description_is_refused(changes: dict[str, int], message: str, run
     assert message in output
 
 
-EVERY = ["reference", "mma_128x128", "mma_128x64", "mma_64x64", "mma_64x32"]
-SPLIT4 = ["mma_64x64_split4", "mma_64x32_split4"]
-SPLIT16 = ["mma_64x64_split4", "mma_64x64_split16", "mma_64x32_split4"]
+NARROW = ["mma_128x128", "mma_128x64", "mma_64x64", "mma_64x32"]
+NARROW_SPLIT4 = ["mma_64x64_split4", "mma_64x32_split4"]
+WIDE = ["mma_128x128_k64", "mma_128x64_k64", "mma_64x64_k64", "mma_128x32_k64"]
+SINGLE = ["single_128x64", "single_128x32", "single_128x16"]
+SINGLE_SPLIT4 = "single_128x32_split4"
+SIMT = ["simt_128x64", "simt_64x32", "simt_64x32_split4", "single_simt_64x32"]
+TF32 = ["tf32_128x64", "tf32_64x64", "tf32_64x64_split4", "single_tf32_128x64"]
+ANY = ["reference", *SINGLE, "direct"]
+EVERY = [*ANY, *NARROW, *WIDE]
+LONG = {"channels": 64, "xPitch": 64}
+WIDE_KERNEL = {"kernelRows": 1, "kernelColumns": 31, "padLeft": 15, "padRight": 15}
+SPARSE = ["reference", "sparse_128x128", "sparse_128x64", "sparse_64x64"]
+SPARSE_SINGLES = ["sparse_singles_64x64", "sparse_singles_64x128"]
 
 
 @pytest.mark.parametrize(
     ("changes", "tactics"),
     [
         ({}, EVERY),
+        ({"twoFour": 1}, [*SPARSE, *SPARSE_SINGLES]),
+        ({"twoFour": 1, "listBlock": 1}, ["reference", *SPARSE_SINGLES]),
+        ({"twoFour": 1, "dataType": 0}, ["reference"]),
+        ({"twoFour": 1, "dataType": 0, "allowTf32": 1}, ["reference"]),
+        ({"twoFour": 1, "yPitch": 25}, ["reference", *SPARSE_SINGLES]),
+        ({"twoFour": 1, "rows": 70000}, [*SPARSE[1:], *SPARSE_SINGLES]),
+        ({"twoFour": 1, **LONG, "listLength": 24}, [*SPARSE, *SPARSE_SINGLES]),
+        ({"twoFour": 1, **LONG, "listLength": 32}, [*SPARSE, "sparse_64x64_split4", *SPARSE_SINGLES]),
+        ({"twoFour": 1, "listKind": 1, "listLength": 3, "listBlock": 1}, [*SPARSE, *SPARSE_SINGLES]),
         ({"dataType": 2}, EVERY),
-        ({"dataType": 0}, EVERY[:1]),
-        ({"listBlock": 1}, EVERY[:1]),
-        ({"channels": 64, "listLength": 16, "xPitch": 64}, [*EVERY, *SPLIT4]),
-        ({"channels": 64, "listLength": 56, "xPitch": 64}, [*EVERY, *SPLIT4]),
-        ({"channels": 64, "listLength": 64, "xPitch": 64}, [*EVERY, *SPLIT16]),
-        ({"channels": 12}, EVERY),
-        ({"channels": 12, "groups": 2, "xPitch": 24}, EVERY[:1]),
-        ({"listLength": 12}, EVERY[:1]),
+        ({"allowTf32": 1}, EVERY),
+        ({"dataType": 0}, ["reference", "simt_128x64", "simt_64x32", "single_simt_64x32", "direct"]),
+        ({"dataType": 0, **LONG, "listLength": 16}, ["reference", *SIMT, "direct"]),
+        ({"dataType": 0, **LONG, "listLength": 16, "allowTf32": 1}, ["reference", *SIMT, *TF32, "direct"]),
+        ({"listBlock": 1}, ANY),
+        ({**LONG, "listLength": 16}, [*EVERY, *NARROW_SPLIT4]),
+        (
+            {**LONG, "listLength": 32},
+            [*EVERY, *NARROW_SPLIT4, SINGLE_SPLIT4, "mma_64x64_k64_split4"],
+        ),
+        (
+            {**LONG, "listLength": 64},
+            [*EVERY, *NARROW_SPLIT4, "mma_64x64_split16", SINGLE_SPLIT4, "mma_64x64_k64_split4"],
+        ),
+        (
+            {"channels": 128, "xPitch": 128, "listLength": 120},
+            [
+                *EVERY,
+                *NARROW_SPLIT4,
+                "mma_64x64_split16",
+                SINGLE_SPLIT4,
+                "mma_64x64_k64_split4",
+                "mma_64x64_k64_split16",
+            ],
+        ),
+        ({"channels": 12}, [*ANY, *NARROW]),
+        ({"channels": 12, "groups": 2, "xPitch": 24}, ANY),
+        ({"listLength": 12}, ANY),
         ({"listKind": 1, "listLength": 3, "listBlock": 1}, EVERY),
-        ({"listKind": 1, "listLength": 3, "channels": 12}, EVERY[:1]),
+        ({"listKind": 1, "listLength": 3, "channels": 12}, ANY),
         ({"listKind": 2, "listLength": 24}, EVERY),
-        ({"xPitch": 20}, EVERY[:1]),
-        ({"yPitch": 25}, EVERY[:1]),
-        ({"hasResidual": 1, "residualPitch": 25}, EVERY[:1]),
+        ({"xPitch": 20}, ANY),
+        ({"yPitch": 25}, ANY),
+        ({"hasResidual": 1, "residualPitch": 25}, ANY),
         ({"hasResidual": 1, "residualPitch": 32}, EVERY),
-        ({"rows": 70000}, EVERY[1:]),
+        ({"rows": 70000}, [tactic for tactic in EVERY if tactic != "reference"]),
+        (WIDE_KERNEL, ["reference", *NARROW, *NARROW_SPLIT4, "direct"]),
+        ({**WIDE_KERNEL, "kernelColumns": 30}, [*EVERY, *NARROW_SPLIT4]),
+        (
+            {"height": 2000, "width": 2000, "dilationH": 400, "dilationW": 400},
+            [tactic for tactic in EVERY if tactic != "direct"],
+        ),
     ],
 )
 def test_tactics(changes: dict[str, int], tactics: list[str], run_conv: Path, tmp_path: Path) -> None:
     status, output = ask(run_conv, tmp_path, good_desc(**changes))
     assert status == 0
-    assert output.splitlines()[0].split()[1:] == tactics
+    assert sorted(output.splitlines()[0].split()[1:]) == sorted(tactics)
 
 
 def lists(kind: int) -> tuple[Array, Array, Array]:
@@ -193,14 +243,35 @@ def test_bad_lists_are_refused(
     assert message in output
 
 
+def test_metadata_is_checked(run_conv: Path, tmp_path: Path) -> None:
+    desc = good_desc(twoFour=1)
+    metadata = np.full((2, 2, 32), 0x44444444, np.int32)
+    assert ask(run_conv, tmp_path, desc, lists(0), metadata)[0] == 0
+    metadata.view(np.uint32)[1, 1, 30] = 0xEDC98444  # all that is valid, 0b0100 on the left apart
+    assert ask(run_conv, tmp_path, desc, lists(0), metadata)[0] == 0
+    metadata.view(np.uint32)[1, 1, 30] = 0x44F44444
+    assert "metadata[126]: places 3 and 3 of quad 5" in ask(run_conv, tmp_path, desc, lists(0), metadata)[1]
+    metadata.view(np.uint32)[1, 1, 30] = 0x44444446
+    assert "metadata[126]: places 2 and 1 of quad 0" in ask(run_conv, tmp_path, desc, lists(0), metadata)[1]
+
+
+def test_a_quad_of_two_taps_is_refused(run_conv: Path, tmp_path: Path) -> None:
+    index, row_group, row_filter = lists(2)
+    index[0, 8:12] = [1, 2, 65536 + 3, 65536 + 4]
+    desc = good_desc(listKind=2, listLength=16, twoFour=1)
+    status, output = ask(run_conv, tmp_path, desc, (index, row_group, row_filter))
+    assert status == INVALID
+    assert "index[10] is 65539: not of the tap that its quad begins with" in output
+
+
 def test_a_filter_group_across_onnx_groups_is_refused(run_conv: Path, tmp_path: Path) -> None:
     status, output = ask(run_conv, tmp_path, good_desc(groups=4, xPitch=64), lists(0))
     assert status == INVALID
     assert "rowFilter[6]: filter group 0 crosses ONNX groups" in output
 
 
-def test_what_a_launch_refuses(program_folder: Path) -> None:
-    done = run(build("launch_checks", program_folder))
+def test_what_a_launch_refuses() -> None:
+    done = run(build("launch_checks"))
     assert done.returncode == 0, done.stderr
     got = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     for name in ("x", "weight", "index", "rowGroup", "rowFilter", "y"):
@@ -215,8 +286,15 @@ def test_what_a_launch_refuses(program_folder: Path) -> None:
     assert got["y on residual"] == f"{INVALID} y overlaps residual"
     assert got["y in weight"] == f"{INVALID} y overlaps weight"
     assert got["tensors size"].startswith(f"{INVALID} tensors.structSize is 8, not ")
-    assert got["tactic negative"] == f"{INVALID} tactic is -1, not in [0, 8)"
-    assert got["tactic unknown"] == f"{INVALID} tactic is 8, not in [0, 8)"
+    assert got["tactic negative"] == f"{INVALID} tactic is -1, which is none"
+    assert got["tactic unknown"] == f"{INVALID} tactic is 51, which is none"
+    assert got["tactic gap"] == f"{INVALID} tactic is 31, which is none"
+    assert got["metadata given"] == "0 "
+    assert got["metadata null"] == f"{INVALID} metadata is null, unlike desc.twoFour"
+    assert got["metadata misaligned"] == f"{INVALID} metadata is not aligned to 16 bytes"
+    assert got["metadata not described"] == f"{INVALID} metadata is given, unlike desc.twoFour"
+    assert got["2:4 weights for T1"] == f"{UNSUPPORTED} tactic mma_64x32 takes no 2:4 weights (twoFour 1)"
+    assert got["dense weights for T4"] == f"{UNSUPPORTED} tactic sparse_64x64 needs 2:4 weights (twoFour 1)"
     assert got["tactic unfit"].startswith(f"{UNSUPPORTED} tactic mma_64x32 needs lists in blocks of 8")
     assert got["workspace given"] == "0 "
     assert got["workspace null"] == f"{INVALID} workspace is null"
@@ -225,7 +303,7 @@ def test_what_a_launch_refuses(program_folder: Path) -> None:
     assert got["desc null"] == f"{INVALID} desc is null"
     assert got["tensors null"] == f"{INVALID} tensors is null"
     assert got["other thread"] == "0 []"
-    assert (got["workspace"], got["output"], got["version"], got["name"]) == ("0 4096", "0 2x2", "0 1", "0 none")
+    assert (got["workspace"], got["output"], got["version"], got["name"]) == ("0 4096", "0 2x2", "0 2", "0 none")
 
 
 @pytest.mark.parametrize("standard", ["c99", "c17"])
@@ -237,17 +315,31 @@ def test_the_header_is_plain_c(standard: str, run_conv: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("base", "blocks"), [("KernelIndexConv", True), ("PatternConv", False)])
-def test_unchecked_bad_lists_stay_inside_the_tensors(
-    base: str, blocks: bool, program_folder: Path, run_conv: Path, tmp_path: Path
-) -> None:
+def test_unchecked_bad_lists_stay_inside_the_tensors(base: str, blocks: bool, run_conv: Path, tmp_path: Path) -> None:
     """Lists of any integers: wrong values, but no access that a sanitizer minds."""
-    case = random_case(5, base=base, dtype="float16", blocks=blocks)
+    case = random_case(5, base=base, dtype="float16", blocks=blocks, whole=blocks)
     rng = np.random.default_rng(0)
     for array in (case.packed.index, case.packed.row_group, case.packed.filters):
         array[...] = rng.integers(-(1 << 31), 1 << 31, array.shape)
         small = rng.random(array.shape) < 0.7
         array[small] = rng.integers(-2, 20, int(small.sum()))
-    for tactic in ("reference", "mma_64x32")[: 1 + blocks]:
+    tactics = ["reference", "single_128x16", "direct", *(["mma_64x32", "mma_64x64_k64"] if blocks else [])]
+    for tactic in tactics:
+        case.write(tmp_path / "case", tactic, 1)
+        done = run(run_conv, tmp_path / "case", tmp_path / "y", "unchecked")
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_unchecked_bad_lists_of_two_four_stay_inside_the_tensors(blocks: bool, run_conv: Path, tmp_path: Path) -> None:
+    """Lists of any integers; metadata stays as packed, as the instruction promises nothing of another."""
+    case = random_case(6, base="PatternConv", dtype="float16", blocks=blocks, two_four=True)
+    rng = np.random.default_rng(1)
+    for array in (case.packed.index, case.packed.row_group, case.packed.filters):
+        array[...] = rng.integers(-(1 << 31), 1 << 31, array.shape)
+        small = rng.random(array.shape) < 0.7
+        array[small] = rng.integers(-2, 20, int(small.sum()))
+    for tactic in ("reference", "sparse_64x64" if blocks else "sparse_singles_64x64"):
         case.write(tmp_path / "case", tactic, 1)
         done = run(run_conv, tmp_path / "case", tmp_path / "y", "unchecked")
         assert done.returncode == 0, done.stderr

@@ -1,6 +1,6 @@
 """Every kernel on random layers, emulated under sanitizers, against the float64 oracle.
 
-TRTKP_EMULATION_CASES sets the number of cases (``make test-emulation`` runs many).
+TRTKP_EMULATION_CASES sets the number of cases of each tier (``make test-emulation`` runs many).
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .cases import BASES, SPLITS, TACTICS, TOLERANCE, Case, random_case
+from .cases import BASES, TACTIC, TACTICS, TOLERANCE, Array, Case, random_case
 from .programs import run
 
-CASES = int(os.environ.get("TRTKP_EMULATION_CASES", "96"))
+CASES = int(os.environ.get("TRTKP_EMULATION_CASES", "48"))
+TIERS = sorted({tactic.tier for tactic in TACTIC.values()})
 
 
 def check(case: Case, tactic: str, seed: int, program: Path, oracle: Any, folder: Path) -> None:
@@ -24,10 +25,15 @@ def check(case: Case, tactic: str, seed: int, program: Path, oracle: Any, folder
     case.write(folder / "case", tactic, seed)
     done = run(program, folder / "case", folder / "y")
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    got, padded = case.read(folder / "y")
-    want = case.want(oracle)
+    tolerance = TOLERANCE.get(
+        "tf32" if "tf32" in tactic else case.dtype, 1e-6 * max(1.0, (case.packed.weight.shape[1] / 1024) ** 0.5)
+    )
+    compare(*case.read(folder / "y"), case.want(oracle), tolerance)
+
+
+def compare(got: Array, padded: Array, want: Array, tolerance: float) -> None:
+    """Padded channels are 0, the relative error is within the tolerance."""
     assert not padded.any()
-    tolerance = TOLERANCE.get(case.dtype, 1e-6 * max(1.0, (case.packed.weight.shape[1] / 1024) ** 0.5))
     scale = float(np.linalg.norm(want))
     error = float(np.linalg.norm(got - want))
     assert error <= tolerance * scale, f"relative error {error / (scale or 1):.2e}"
@@ -36,20 +42,37 @@ def check(case: Case, tactic: str, seed: int, program: Path, oracle: Any, folder
     assert float(np.abs(got - want).max()) <= 10 * tolerance * rms
 
 
-def parameters(number: int) -> tuple[str, str, str]:
-    """Base, data type and tactic: every combination comes in turn."""
-    tactic = TACTICS[number % len(TACTICS)]
-    base = BASES[number // len(TACTICS) % len(BASES)]
-    dtypes = ("float32", "float16", "bfloat16") if tactic == "reference" else ("float16", "bfloat16")
-    return base, dtypes[number // (len(TACTICS) * len(BASES)) % len(dtypes)], tactic
+def parameters(tier: str, number: int) -> tuple[str, str, str]:
+    """Base, data type and tactic: every combination comes in turn. T0 takes 2:4 weights too."""
+    tactics = [name for name in TACTICS if TACTIC[name].tier == tier] + (["reference"] if tier == "T4" else [])
+    turn, at = divmod(number, len(tactics))
+    dtypes = TACTIC[tactics[at]].dtypes
+    return BASES[(at + turn) % len(BASES)], dtypes[(at + turn // len(BASES)) % len(dtypes)], tactics[at]
+
+
+def layer(tier: str, number: int) -> tuple[Case, str]:
+    """The case of a number, and its tactic."""
+    base, dtype, tactic = parameters(tier, number)
+    takes = TACTIC[tactic]
+    options = {"blocks": takes.blocks or number % 16 == 0, "whole": takes.whole, "long": takes.least > 256,
+               "two_four": tier == "T4"}  # fmt: skip
+    seeds = range(number, 1 << 20, 10007)
+    cases = (random_case(seed, base=base, dtype=dtype, tf32=takes.tf32, **options) for seed in seeds)
+    return next(case for case in cases if case.packed.weight.shape[1] >= takes.least), tactic
 
 
 @pytest.mark.parametrize("number", range(CASES))
-def test_random_layer(number: int, run_conv: Path, oracle: Any, tmp_path: Path) -> None:
-    base, dtype, tactic = parameters(number)
-    blocks = tactic != "reference" or number % 16 == 0
-    least = 32 * SPLITS[tactic] if SPLITS[tactic] > 1 else 0  # a split needs a step for each of its blocks
-    seeds = range(number, 1 << 20, 10007)
-    cases = (random_case(seed, base=base, dtype=dtype, blocks=blocks, long=least > 256) for seed in seeds)
-    case = next(case for case in cases if case.packed.weight.shape[1] >= least)
+@pytest.mark.parametrize("tier", TIERS)
+def test_random_layer(tier: str, number: int, run_conv: Path, oracle: Any, tmp_path: Path) -> None:
+    case, tactic = layer(tier, number)
     check(case, tactic, zlib.crc32(b"%d" % number), run_conv, oracle, tmp_path)
+
+
+@pytest.mark.parametrize("tactic", ["mma_64x64_k64", "tf32_64x64", "single_128x16"])
+def test_a_list_of_several_windows_of_units(tactic: str, run_conv: Path, oracle: Any, tmp_path: Path) -> None:
+    """The table of units holds two windows (gemm.cuh): a third one takes the place of the first."""
+    takes = TACTIC[tactic]
+    options = {"dtype": takes.dtypes[0], "blocks": True, "whole": True, "tf32": takes.tf32, "shape": (20, 48, (7, 7))}
+    cases = (random_case(seed, base="KernelIndexConv", **options) for seed in range(1000))
+    case = next(case for case in cases if case.packed.weight.shape[1] > 2048)
+    check(case, tactic, 7, run_conv, oracle, tmp_path)

@@ -19,6 +19,7 @@ from trtkp.graph.channel_order import channel_gathers, fold_channel_gathers
 from trtkp.graph.dead import DeadParts, remove_dead
 from trtkp.model import load_model
 from trtkp.prune.index_set import from_mask
+from trtkp.prune.nm import two_four_mask
 
 RNG = np.random.default_rng(0)
 
@@ -168,6 +169,26 @@ def test_index_sets_of_what_is_left() -> None:
         stored = model.graph.initializers[name].const_value
         assert stored is not None
         assert np.array_equal(index.mask(), stored.numpy() != 0)
+
+
+def test_a_two_four_refinement_goes_and_its_lists_stay() -> None:
+    """Four of 16 channels go, and with them the quads; filters share their list as before."""
+    graph = GraphBuilder()
+    x = graph.input("x", ("batch", 3, 8, 8))
+    first, second = weight(16, 3, 3, 3, dead=(0, 5, 6, 9)), weight(8, 16, 3, 3)
+    listed = np.ones(second.shape, bool)
+    listed[:4, 12:], listed[4:, :2] = False, False
+    index = from_mask(listed)
+    index = index.refined(two_four_mask(second, index))
+    second[~index.mask()] = 0
+    model, dead = shrink(graph, graph.op("Conv", graph.op("Conv", x, graph.constant("w", first), pads=[1] * 4),
+                                         graph.constant("v", second), pads=[1] * 4))  # fmt: skip
+    assert dead.channels == 4
+    left = dead.restrict(model, {"v": index})["v"]
+    channels = np.delete(np.arange(16), [0, 5, 6, 9])
+    assert left.nm_mask is None
+    assert np.array_equal(left.mask(), listed[:, channels])
+    assert left.filter_groups == index.filter_groups == 2
 
 
 @pytest.mark.serial

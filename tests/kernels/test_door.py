@@ -104,6 +104,40 @@ def test_every_tactic_gives_the_layer(library: Library, oracle: Any) -> None:
     assert any("split" in name for name in seen)
 
 
+@pytest.mark.parametrize("blocks", [True, False])
+def test_every_tactic_of_two_four_gives_the_layer(blocks: bool, library: Library, oracle: Any) -> None:
+    case = random_case(3, base="KernelIndexConv", dtype="bfloat16", blocks=blocks, two_four=True)
+    x, residual = tensor(case.x, case.pitches[0]), tensor(case.residual, case.pitches[2])
+    arguments = {"bias": tensor(case.bias), "residual": residual, **options(case)}
+    on_device = upload(case.packed, "cpu")
+    rows, columns = case.packed.weight.shape
+    assert on_device.weight.shape == (rows, 32 * -(-columns // 64))
+    assert on_device.metadata.shape == (-(-rows // 16), -(-columns // 64), 32)
+    for tactic in ("reference", "sparse_singles_64x64", *(["sparse_64x64", "sparse_128x64"] if blocks else [])):
+        assert error(conv(x, on_device, tactic=tactic, **arguments), case.want(oracle)) < 1e-2, tactic
+    y = conv(x, case.packed, **arguments)
+    assert error(y, case.want(oracle)) < 1e-2
+    with pytest.raises(InputError, match="takes no 2:4 weights"):
+        conv(x, on_device, tactic="single_128x32", **arguments)
+    with pytest.raises(InputError, match="weights that are not 2:4: a quad keeps 4 of 4"):
+        upload(replace(case.packed, weight=np.ones_like(case.packed.weight)), "cpu")
+    on_device.metadata = None
+    with pytest.raises(InputError, match="metadata is None, unlike the lists' 2:4"):
+        conv(x, on_device, out=y, **arguments)
+
+
+def test_float32_is_rounded_only_where_it_may_be(library: Library, oracle: Any) -> None:
+    case = random_case(2, base="KernelIndexConv", dtype="float32", blocks=True, whole=True)
+    x, residual = tensor(case.x, case.pitches[0]), tensor(case.residual, case.pitches[2])
+    arguments = {"bias": tensor(case.bias), "residual": residual, **options(case)}
+    want = case.want(oracle)
+    with pytest.raises(InputError, match="tactic tf32_64x64 needs float32 and allowTf32"):
+        conv(x, case.packed, tactic="tf32_64x64", **arguments)
+    rounded = error(conv(x, case.packed, tactic="tf32_64x64", allow_tf32=True, **arguments), want)
+    assert 1e-5 < rounded < 2e-3
+    assert error(conv(x, case.packed, tactic="simt_64x32", **arguments), want) < 1e-6
+
+
 def test_output_has_a_pitch_that_kernels_like(library: Library, oracle: Any) -> None:
     """12 filters: pitch 16, padded channels 0, and the next layer reads it as it is."""
     rng = np.random.default_rng(0)
@@ -270,9 +304,10 @@ def test_the_operator_stands_the_checks_of_pytorch(library: Library) -> None:
 def operator_arguments(case: Case) -> tuple[Any, ...]:
     d = upload(case.packed, "cpu")
     return (
-        tensor(case.x), d.weight, d.index, d.row_group, d.row_filter, None, None, list(d.lists.weight_shape),
-        d.lists.groups, d.lists.base, d.lists.block, list(case.strides), list(case.pads), list(case.dilations),
-        case.activation, case.alpha, "",
+        tensor(case.x), d.weight, d.index, d.row_group, d.row_filter, None, None, d.metadata,
+        list(d.lists.weight_shape), d.lists.groups, d.lists.base, d.lists.block, list(case.strides), list(case.pads),
+        list(case.dilations),
+        case.activation, case.alpha, False, "",
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def test_other_threads_forms_or_machines_are_timed(tmp_path: Path, monkeypatch: 
     TimingCache(tmp_path).put(TIMES, 2)
     assert TimingCache(tmp_path).get(["a", "b"], 1) is None
     assert TimingCache(tmp_path).get(["a"], 2) is None
-    monkeypatch.setattr(cache_module, "_machine", lambda: ("another CPU", 2, "1.0"))
+    monkeypatch.setattr(cache_module, "machine", lambda: ("another CPU", 2, "1.0"))
     assert TimingCache(tmp_path).get(["a", "b"], 2) is None
 
 

@@ -109,3 +109,12 @@ def test_what_advise_prints_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "advice.json"
     path.write_text(trtkp.advise(model, AdviceOptions(seconds=3, batch=2)).model_dump_json())
     assert make_method("vskp", allocation=str(path), ratio=0.5).name == "vskp"
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.5, -0.1])
+def test_an_advice_with_a_ratio_out_of_range_is_an_input_error(tmp_path: Path, ratio: float) -> None:
+    file = tmp_path / "advice.json"
+    best = {"kind": "kernel", "filter_group": 8, "channel_block": 1}
+    file.write_text(json.dumps({"format": "trtkp.advice", "version": 1, "layers": {"a": {"recommended": best}}}))
+    with pytest.raises(InputError, match="--ratio"):
+        load_allocation(file, "vskp", ratio=ratio)

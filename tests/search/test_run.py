@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from trtkp.search.files import ALLOCATION, PLOT, RECORD, document, write
 from trtkp.search.net import Net, Quality
 from trtkp.search.plot import trade_off
 from trtkp.search.run import SearchOptions, run_search
+from trtkp.search.state import State
 from trtkp.timing import Timing
 
 OPTIONS = trtkp.BuildOptions(backend="onnxruntime", opt=["8x3x8x8"], threads=1)
@@ -254,3 +256,29 @@ def test_no_data_and_a_place_that_is_taken(model: Path, tmp_path: Path, capsys: 
     assert "is there already, and is no search; give another -o" in capsys.readouterr().err
     assert main(["search", str(model), "--target-flops", "half", "-o", str(tmp_path / "o")]) == 2
     assert "--target-flops half: not a share; write it as 60%" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("planted")
+def test_one_search_at_a_time(model: Path, data: LabelledData, tmp_path: Path) -> None:
+    given = options(target_latency=0.5)
+    with (
+        State(tmp_path / "out", "another"),
+        pytest.raises(JobError, match="out: another search is writing here; wait for it, or choose another -o"),
+    ):
+        run_search(model, data, given, state=tmp_path / "out", options=OPTIONS)
+    assert run_search(model, data, given, state=tmp_path / "out", options=OPTIONS).reached
+
+
+def test_levels_that_remove_nothing(model: Path, data: LabelledData, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no level removes anything from any layer; give larger --ratios"):
+        run_search(model, data, options(target_latency=0.5, ratios=(0.001,)), state=tmp_path / "out", options=OPTIONS)
+
+
+def test_a_state_that_cannot_be_written(tmp_path: Path) -> None:
+    with State(tmp_path / "out", "key") as state:
+        state["a"] = 1
+        assert state["a"] == 1
+        shutil.rmtree(state.folder)
+        with pytest.raises(JobError, match="cannot be written"):
+            state["b"] = 2
+    assert not list(tmp_path.iterdir())

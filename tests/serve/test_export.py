@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,23 @@ def test_triton_refusals(trtkp: Trtkp, bundles: Path, tmp_path: Path) -> None:
         (mixed / number).symlink_to(bundles / name)
     assert "versions of net differ" in trtkp("export-triton", mixed, "-o", tmp_path / "out").message
     assert {path.name for path in tmp_path.iterdir()} == {"full", "net"}
+
+
+def test_a_model_s_name_never_leads_out_of_the_repository(
+    trtkp: Trtkp, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bundle := tmp_path / "kep").symlink_to(bundles / "kep")
+    (inside := tmp_path / "inside").mkdir()
+    monkeypatch.chdir(inside)
+    (inside / "kep").symlink_to(bundle)
+    assert trtkp("export-triton", "../inside/kep/../kep/.", "-o", tmp_path / "out").status == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"kep", "run-tritonserver.sh"}
+    shutil.copytree(bundles / "kep", tmp_path / "real" / "deep", symlinks=False)
+    (tmp_path / "real" / "deep" / "x").mkdir()
+    monkeypatch.chdir(tmp_path / "real" / "deep" / "x")
+    assert trtkp("export-triton", "..", "-o", tmp_path / "second").status == 0
+    assert {path.name for path in (tmp_path / "second").iterdir()} == {"deep", "run-tritonserver.sh"}
+    assert {path.name for path in tmp_path.iterdir()} == {"inside", "kep", "out", "real", "second"}
 
 
 @pytest.mark.parametrize("options", [(), ("--image", "registry.example/trtkp:1", "--gpus", "2", "--memory", "500Mi")])

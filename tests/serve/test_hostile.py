@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import struct
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -104,6 +105,22 @@ def test_deep_and_long_json(server: Server) -> None:
         _check(_post(server, body))
 
 
+def test_one_long_text_among_the_values(server: Server) -> None:
+    """NumPy would give every value the room of the longest: here 24 GB."""
+    peak = _peak_bytes(server)
+    for data in (
+        ["a" * 2_000_000] + ["b"] * 3000,
+        [["a" * 2_000_000], ["b"] * 3000],
+        ["a"] * 192,
+        [[0.5] * 191, [None]],
+    ):
+        document = {"inputs": [{**_good, "data": data}]}
+        answer = _post(server, json.dumps(document).encode())
+        _check(answer)
+        assert "data is ragged or holds values that are no FP32" in answer.text
+    assert _peak_bytes(server) - peak < 256 << 20
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -186,6 +203,11 @@ def still_well(server: Server) -> Any:
 
 def _post(server: Server, body: bytes, headers: dict[str, str] | None = None) -> Any:
     return server.session.post(f"{server.url}/v2/models/kep/infer", data=body, headers=headers, timeout=10)
+
+
+def _peak_bytes(server: Server) -> int:
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def _check(answer: Any) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -86,3 +89,22 @@ def test_command(trtkp: Trtkp, server: Server) -> None:
     assert (document["loop"], document["rate"], document["errors"]) == ("open", 20, {})
     assert trtkp("bench", "--load", server.url).message == "--load needs the model's name; give --model"
     assert "not bundles" in trtkp("bench", "kep", "--load", server.url, "--model", "kep").message
+
+
+@pytest.mark.parametrize("document", ["{}", "[]", '{"inputs": [{"name": "x"}]}', '{"inputs": 3}', "null"])
+def test_another_kind_of_server(trtkp: Trtkp, document: str) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(document.encode())
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        done = trtkp("bench", "--load", f"http://127.0.0.1:{other.server_port}", "--model", "m", "--seconds", "1")
+        other.shutdown()
+    assert done.status == 2
+    assert "/v2/models/m: no server of the Open Inference Protocol answers there" in done.message

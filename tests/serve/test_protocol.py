@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,27 @@ def test_decompression_has_a_limit(bundles: Path, tmp_path: Path) -> None:
         assert answer.status_code == 413
         with server.grpc_client() as client, pytest.raises(InferenceServerException, match="larger than max"):
             client.infer("kep", batch_input(triton_grpc, images(200)))
+
+
+def test_decompressed_bytes_count_as_pending(bundles: Path, tmp_path: Path) -> None:
+    """A few kilobytes that wait as megabytes are held against ``--max-pending`` as megabytes."""
+    limits = ("--max-body", "2", "--max-pending", "3", "--max-delay", "1500")
+    with running(tmp_path, bundles / "kep", "--threads", "1", *limits) as server:
+        head = {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}]}
+        body = gzip.compress(json.dumps(head).encode() + b" " * 1_500_000)
+        statuses: list[int] = []
+
+        def ask() -> None:
+            options = {"data": body, "headers": {"Content-Encoding": "gzip"}}
+            statuses.append(server.request("POST", "/v2/models/kep/infer", **options).status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(statuses) == [200, 200, 503, 503]
+        assert server.request("POST", "/v2/models/kep/infer", json=head).status_code == 200
 
 
 def test_plain_http(server: Server, answers: Answers) -> None:

@@ -86,6 +86,7 @@ def test_refusals(trtkp: Trtkp, bundles: Path, tmp_path: Path, monkeypatch: pyte
         ((kep, "--token-file", "none"), "none: no such file"),
         ((kep, "--log-level", "loud"), "--log-level loud: must be info or warning"),
         ((kep, "--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid port 8000"),
+        ((kep, "--host", "a" * 70), "cannot listen on aaaa"),
         ((bundles / "net", bundles / "net"), "model net is given twice"),
     ):
         done = trtkp("serve", *arguments)

@@ -132,6 +132,7 @@ def build(
     filter_group: opt.FilterGroup = None,
     filter_group_1x1: opt.FilterGroup1x1 = None,
     channel_block: opt.ChannelBlock = None,
+    nm: opt.Nm = None,
     cluster: opt.Cluster = None,
     round_to: opt.RoundTo = None,
     beta: opt.Beta = None,

@@ -43,6 +43,7 @@ __all__ = [
     "MethodName",
     "MinShape",
     "N",
+    "Nm",
     "OptShape",
     "Percentile",
     "Point",
@@ -76,7 +77,7 @@ PRUNING_SETTINGS = frozenset(
     [
         "n", "ratio", "allocation", "share", "alpha", "beta", "pointwise", "pointwise_keep", "filter_group",
         "filter_group_1x1", "channel_block", "cluster", "round_to", "equalise", "point", "groups", "shapes",
-        "remove_filters",
+        "remove_filters", "nm",
     ]
 )  # fmt: skip
 
@@ -205,6 +206,15 @@ RemoveFilters = Annotated[
     typer.Option(
         "--remove-filters/--keep-filters",
         help="SOKS: whole filter groups may lose every position, as SWP's filters do.",
+        rich_help_panel=_PRUNING,
+    ),
+]
+Nm = Annotated[
+    str | None,
+    typer.Option(
+        "--nm",
+        metavar="2:4",
+        help="V-SKP: of every four listed weights each filter keeps two; --ratio is what both remove.",
         rich_help_panel=_PRUNING,
     ),
 ]

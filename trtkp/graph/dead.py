@@ -90,7 +90,8 @@ class DeadParts:
     def restrict(self, model: ir.Model, index_sets: Mapping[str, IndexSet]) -> dict[str, IndexSet]:
         """The index sets of what is left, for the model that `remove_dead` returned.
 
-        Where constants were folded into a channel that a filter did not list, it lists it now.
+        Where constants were folded into a channel that a filter did not list, it lists it now. A 2:4 refinement goes,
+        as its quads are not those of the channels that are left; its weights stand as zeros in the lists.
         """
         masks: dict[str, npt.NDArray[np.bool_]] = {}
         groups: dict[str, int] = {}
@@ -100,7 +101,7 @@ class DeadParts:
             if name is None or weight is None or name not in index_sets or str(node.name) not in self.kept:
                 continue
             filters, channels = self.kept[str(node.name)]
-            mask = index_sets[name].mask()[np.ix_(filters, channels)] | (weight != 0)
+            mask = index_sets[name].list_mask()[np.ix_(filters, channels)] | (weight != 0)
             masks[name] = masks[name] | mask if name in masks else mask
             groups[name] = node.attributes.get_int("group", 1)
         return {name: from_mask(mask, groups[name]) for name, mask in masks.items()}

@@ -1,7 +1,8 @@
 """The ONNX operators of domain ``trtkp``, version 1, and their bodies as model-local functions.
 
-One table serves the functions here and the plugin creators: an operator's name is its base (`BASES`), ``Add`` when it
-takes a residual, and its activation (`ACTIVATIONS`), as in ``StripeConvAddRelu``. TensorRT's parser finds functions by
+One table serves the functions here and the plugin creators: an operator's name is its base (`BASES` or `DYNAMIC`),
+``24`` when its weights are 2:4, ``Add`` when it takes a residual, and its activation (`ACTIVATIONS`), as in
+``StripeConvAddRelu`` or ``KernelIndexConv24Relu``. TensorRT's parser finds functions by
 name alone and wants every input given, hence the epilogue in the name.
 
 Inputs, in order (K: length of a row of packed weights; rows: filters in group order, padding rows included):
@@ -16,10 +17,26 @@ index          int32              `KernelIndexConv`: ``channels`` [G, L], K = R�
 ``filters``    int32 [rows]       output channel of a row; F for a padding row
 ``bias``       [F]
 ``residual``   as Y               only in the ``Add`` forms
+``metadata``   int32              only in the ``24`` forms: [ceil(rows / 16), S, 32] with S = ceil(K / 64), and
+                                  ``weight`` is [rows, 32·S]; `trtkp.graph.two_four` says what it holds
+=============  =================  ==========================================================================
+
+`DynamicPatternConv` sums P kernels per sample, weighted by an attention, and has one list for the layer:
+
+=============  =================  ==========================================================================
+``X``          [N, C, H, W]
+``weight``     [P, F, K]          packed weights of every pattern, K = T·C; 0 where a pattern drops a tap, and at
+                                  padding
+``taps``       int32 [1, T]       as of `StripeConv`
+``attention``  [N, P, F]
+``bias``       [F]
+``residual``   as Y               only in the ``Add`` forms
 =============  =================  ==========================================================================
 
 Attributes: strides, pads, dilations, group, weight_shape (F, C, R, S), alpha (`LeakyRelu` forms), plugin_namespace and
-plugin_version, which make a current TensorRT parser take the plugin over the function.
+plugin_version, which make a current TensorRT parser take the plugin over the function. ``list_block`` tells a plugin,
+which cannot read lists ahead of a launch, what `PackedConv.list_block` found; without it, it is 1. `DynamicPatternConv`
+has ``channels`` (C) in place of group, which is 1, and no ``list_block``.
 
 Attributes of calibrated models, for a plugin that computes in 8 bits (`SCALES`); absent elsewhere, without meaning to
 the body. A scale is what one step of -127..127 stands for: ``input_scale`` of X, ``weight_scale`` [F] of the filters of
@@ -27,18 +44,21 @@ the source model in their order, ``output_scale`` of Y, ``residual_scale`` of th
 ``residual_scale`` are absent where the tensor is not quantised.
 
 The body scatters the packed weights into a zero weight and calls Conv, driven by its inputs alone, as one name has one
-body in a model. It is right everywhere, not fast: the planner writes what runs where there is no plugin.
+body in a model. It is right everywhere, not fast: the planner writes what runs where there is no plugin. Weights of
+`DynamicPatternConv` differ from sample to sample: its body is im2col, as a depthwise Conv with one-hot kernels, and a
+batched MatMul, right for any batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import onnx
 import onnx.parser
 import onnx_ir as ir
 
-__all__ = ["ACTIVATIONS", "BASES", "DOMAIN", "INDEX_INPUT", "SCALES", "VERSION", "OpName", "function"]
+__all__ = ["ACTIVATIONS", "BASES", "DOMAIN", "DYNAMIC", "INDEX_INPUT", "SCALES", "VERSION", "OpName", "function"]
 
 DOMAIN = "trtkp"
 VERSION = 1
@@ -46,6 +66,8 @@ VERSION = 1
 #: Base name to the name of its index input.
 INDEX_INPUT = {"KernelIndexConv": "channels", "StripeConv": "taps", "PatternConv": "entries"}
 BASES = tuple(INDEX_INPUT)
+#: The base whose weights the input decides.
+DYNAMIC = "DynamicPatternConv"
 
 #: Attributes that calibration adds to a node.
 SCALES = ("input_scale", "weight_scale", "output_scale", "residual_scale")
@@ -92,8 +114,8 @@ _COLUMNS = {
 
 _BODY = """
 <domain: "trtkp", opset_import: ["" : {opset}]>
-{name} <strides, pads, dilations, group, weight_shape, {alpha}plugin_namespace, plugin_version, {scales}>
-    (X, weight, {index}, row_group, filters, bias{residual}) => (Y)
+{name} <strides, pads, dilations, group, weight_shape, list_block, {alpha}plugin_namespace, plugin_version, {scales}>
+    (X, weight, {index}, row_group, filters, bias{residual}{metadata}) => (Y)
 {{
     zero = Constant <value_ints: ints = [0]> ()
     one = Constant <value_ints: ints = [1]> ()
@@ -120,12 +142,13 @@ _BODY = """
     group_shape = Concat <axis: int = 0> (group_count_shape, flat)
     group_offset = Reshape (offset, group_shape)
     row_offset = Gather (group_offset, row_group)
+    {expand}
     filter = Cast <to: int = 7> (filters)
     filter_column = Unsqueeze (filter, one)
     filter_offset = Mul (filter_column, grid_width)
     position = Add (filter_offset, row_offset)
     position_flat = Reshape (position, flat)
-    weight_flat = Reshape (weight, flat)
+    weight_flat = Reshape (rows, flat)
     zeros_float = ConstantOfShape (grid_size)
     zeros = CastLike (zeros_float, weight)
     scattered = ScatterElements <axis: int = 0> (zeros, position_flat, weight_flat)
@@ -144,16 +167,108 @@ _BODY = """
 """
 
 
+#: The ONNX text that makes ``rows`` [rows, K] of 2:4 weights: places from the metadata's words, then a scatter. Words
+#: are made non-negative first, as Div rounds to 0.
+_EXPAND = """
+    words = Cast <to: int = 7> (metadata)
+    word_values = Constant <value_ints: ints = [4294967296]> ()
+    unsigned = Mod (words, word_values)
+    unsigned_column = Unsqueeze (unsigned, three)
+    powers = Constant <value_ints: ints = [{powers}]> ()
+    shifted = Div (unsigned_column, powers)
+    four = Constant <value_ints: ints = [4]> ()
+    place_bits = Mod (shifted, four)
+    place_shape = Constant <value_ints: ints = [0, 0, 8, 4, 2, 8]> ()
+    place_parts = Reshape (place_bits, place_shape)
+    place_rows = Transpose <perm: ints = [0, 4, 2, 1, 3, 5]> (place_parts)
+    row_count = Shape <start: int = 0, end: int = 1> (weight)
+    stored_count = Shape <start: int = 1, end: int = 2> (weight)
+    stored_shape = Concat <axis: int = 0> (flat, stored_count)
+    place_padded = Reshape (place_rows, stored_shape)
+    place = Slice (place_padded, zero, row_count)
+    stored_first = Squeeze (zero)
+    stored_end = Squeeze (stored_count)
+    stored_step = Squeeze (one)
+    stored = Range (stored_first, stored_end, stored_step)
+    quad = Div (stored, two)
+    quad_first = Mul (quad, four)
+    column = Add (place, quad_first)
+    expanded_count = Mul (stored_count, two)
+    expanded_shape = Concat <axis: int = 0> (row_count, expanded_count)
+    expanded_float = ConstantOfShape (expanded_shape)
+    expanded_zeros = CastLike (expanded_float, weight)
+    expanded = ScatterElements <axis: int = 1> (expanded_zeros, column, weight)
+    origin = Constant <value_ints: ints = [0, 0]> ()
+    rows_shape = Shape (row_offset)
+    rows = Slice (expanded, origin, rows_shape)""".format(powers=", ".join(str(4**i) for i in range(16)))
+
+_DYNAMIC_BODY = """
+<domain: "trtkp", opset_import: ["" : {opset}]>
+{name} <strides, pads, dilations, channels, weight_shape, {alpha}plugin_namespace, plugin_version>
+    (X, weight, taps, attention, bias{residual}) => (Y)
+{{
+    zero = Constant <value_ints: ints = [0]> ()
+    one = Constant <value_ints: ints = [1]> ()
+    two = Constant <value_ints: ints = [2]> ()
+    three = Constant <value_ints: ints = [3]> ()
+    flat = Constant <value_ints: ints = [-1]> ()
+    shape = Constant <value_ints: ints = @weight_shape> ()
+    filter_count = Gather (shape, zero)
+    channel_count = Gather (shape, one)
+    kernel_rows = Gather (shape, two)
+    kernel_columns = Gather (shape, three)
+    tap_count = Mul (kernel_rows, kernel_columns)
+    count = Squeeze (tap_count)
+    first = Squeeze (zero)
+    step = Squeeze (one)
+    every_tap = Range (first, count, step)
+    listed = Cast <to: int = 7> (taps)
+    listed_flat = Reshape (listed, flat)
+    listed_column = Unsqueeze (listed_flat, one)
+    is_tap = Equal (listed_column, every_tap)
+    one_hot = CastLike (is_tap, X)
+    list_length = Shape (listed_flat)
+    spread_shape = Concat <axis: int = 0> (channel_count, list_length, tap_count)
+    one_hots = Expand (one_hot, spread_shape)
+    kernel_shape = Concat <axis: int = 0> (flat, one, kernel_rows, kernel_columns)
+    kernels = Reshape (one_hots, kernel_shape)
+    gathered = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, group: int = @channels>
+        (X, kernels)
+    by_channel_shape = Concat <axis: int = 0> (zero, channel_count, list_length, flat)
+    by_channel = Reshape (gathered, by_channel_shape)
+    by_tap = Transpose <perm: ints = [0, 2, 1, 3]> (by_channel)
+    column_count = Mul (channel_count, list_length)
+    columns_shape = Concat <axis: int = 0> (zero, column_count, flat)
+    columns = Reshape (by_tap, columns_shape)
+
+    attention_column = Unsqueeze (attention, three)
+    weighted = Mul (attention_column, weight)
+    kernel = ReduceSum <keepdims: int = 0> (weighted, one)
+    product_flat = MatMul (kernel, columns)
+    batch = Shape <start: int = 0, end: int = 1> (gathered)
+    size = Shape <start: int = 2, end: int = 4> (gathered)
+    product_shape = Concat <axis: int = 0> (batch, filter_count, size)
+    product = Reshape (product_flat, product_shape)
+    bias_shape = Concat <axis: int = 0> (filter_count, one, one)
+    bias_column = Reshape (bias, bias_shape)
+    biased = Add (product, bias_column)
+    {add}
+    {activation}
+}}
+"""
+
+
 @dataclass(frozen=True)
 class OpName:
-    """An operator of the domain: base, epilogue, and the name that both make."""
+    """An operator of the domain: base, form of the weights, epilogue, and the name that they make."""
 
     base: str
     residual: bool = False
     activation: str = ""
+    two_four: bool = False
 
     def __str__(self) -> str:
-        return f"{self.base}{'Add' if self.residual else ''}{self.activation}"
+        return f"{self.base}{'24' if self.two_four else ''}{'Add' if self.residual else ''}{self.activation}"
 
     @classmethod
     def parse(cls, op_type: str) -> OpName:
@@ -162,28 +277,39 @@ class OpName:
         Raises:
             KeyError: not an operator of the domain.
         """
-        for base in BASES:
-            for residual in (False, True):
-                for activation in ACTIVATIONS:
-                    name = cls(base, residual, activation)
-                    if str(name) == op_type:
-                        return name
+        forms = [*product(BASES, (False, True)), (DYNAMIC, False)]
+        for (base, two_four), residual, activation in product(forms, (False, True), ACTIVATIONS):
+            name = cls(base, residual, activation, two_four)
+            if str(name) == op_type:
+                return name
         raise KeyError(op_type)
 
 
 def function(name: OpName, opset: int) -> ir.Function:
     """The operator's body over the given opset (18 or later) of the default domain."""
-    text = _BODY.format(
-        opset=opset,
-        name=name,
-        alpha="alpha, " if name.activation == "LeakyRelu" else "",
-        scales=", ".join(SCALES if name.residual else SCALES[:-1]),
-        index=INDEX_INPUT[name.base],
-        residual=", residual" if name.residual else "",
-        columns=_COLUMNS[name.base],
-        add="sum = Add (product, residual)" if name.residual else "sum = Identity (product)",
-        activation=ACTIVATIONS[name.activation],
-    )
+    common = {
+        "opset": opset,
+        "name": name,
+        "alpha": "alpha, " if name.activation == "LeakyRelu" else "",
+        "residual": ", residual" if name.residual else "",
+        "activation": ACTIVATIONS[name.activation],
+    }
+    if name.base == DYNAMIC:
+        text = _DYNAMIC_BODY.format(
+            **common, add="sum = Add (biased, residual)" if name.residual else "sum = Identity (biased)"
+        )
+        what = "im2col and a batched MatMul"
+    else:
+        text = _BODY.format(
+            **common,
+            scales=", ".join(SCALES if name.residual else SCALES[:-1]),
+            index=INDEX_INPUT[name.base],
+            columns=_COLUMNS[name.base],
+            metadata=", metadata" if name.two_four else "",
+            expand=_EXPAND if name.two_four else "rows = Identity (weight)",
+            add="sum = Add (product, residual)" if name.residual else "sum = Identity (product)",
+        )
+        what = "a dense Conv over scattered weights"
     proto = onnx.parser.parse_function(text)
-    proto.doc_string = f"{DOMAIN} v{VERSION}: {name.base} with its epilogue, as a dense Conv over scattered weights."
+    proto.doc_string = f"{DOMAIN} v{VERSION}: {name.base} with its epilogue, as {what}."
     return ir.serde.deserialize_function(proto)

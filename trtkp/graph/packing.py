@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trtkp.prune.index_set import IndexSet, Kind
+from trtkp.prune.index_set import QUAD, IndexSet, Kind
 
 __all__ = ["BASE_OF_KIND", "ENTRY_RADIX", "PackedConv", "pack", "unpack"]
 
 #: A PatternConv entry is ``tap * ENTRY_RADIX + channel``; channels are 16-bit.
 ENTRY_RADIX = 1 << 16
+
+_BLOCK = 8
 
 #: The operator that takes index sets of a kind.
 BASE_OF_KIND = {Kind.KERNEL: "KernelIndexConv", Kind.STRIPE: "StripeConv", Kind.PATTERN: "PatternConv"}
@@ -21,7 +24,10 @@ BASE_OF_KIND = {Kind.KERNEL: "KernelIndexConv", Kind.STRIPE: "StripeConv", Kind.
 
 @dataclass(frozen=True, eq=False)
 class PackedConv:
-    """Weight, lists and row order of one packed convolution; `trtkp.graph.ops` gives the shapes."""
+    """Weight, lists and row order of one packed convolution; `trtkp.graph.ops` gives the shapes.
+
+    With ``two_four`` at most two of every four columns of a row are not 0; ``weight`` has all columns.
+    """
 
     base: str
     weight_shape: tuple[int, int, int, int]
@@ -30,11 +36,32 @@ class PackedConv:
     index: npt.NDArray[np.int32]
     row_group: npt.NDArray[np.int32]
     filters: npt.NDArray[np.int32]
+    two_four: bool = False
 
     @property
     def index_nbytes(self) -> int:
         """Bytes of the index tensors."""
         return self.index.nbytes + self.row_group.nbytes + self.filters.nbytes
+
+    @property
+    def list_block(self) -> int:
+        """8 where every list comes in blocks that tensor cores take, else 1: ``listBlock`` of `plugins/capi/trtkp.h`.
+
+        A block is eight consecutive channels of one tap, from a multiple of 8; padding stands for channels past C.
+        """
+        _, channels, rows, columns = self.weight_shape
+        if self.base == "StripeConv":
+            return _BLOCK if channels % _BLOCK == 0 else 1
+        if self.index.shape[1] % _BLOCK:
+            return 1
+        padding = channels if self.base == "KernelIndexConv" else rows * columns * ENTRY_RADIX
+        blocks, place = self.index.reshape(-1, _BLOCK), np.arange(_BLOCK)
+        first = blocks[:, :1]
+        is_padding = first == padding
+        past = is_padding | (first % ENTRY_RADIX + place >= channels)
+        whole = (blocks == np.where(past, padding, first + place)).all()
+        aligned = (is_padding | (first % ENTRY_RADIX % _BLOCK == 0)).all()
+        return _BLOCK if whole and aligned else 1
 
     def columns(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Tap and channel of every packed column, int64 [G, K] each; tap R·S or channel C marks padding."""
@@ -44,7 +71,8 @@ class PackedConv:
 def pack(weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, list_multiple: int = 1) -> PackedConv:
     """Gather the listed weights of ``weight`` [F, C, R, S], row by row in group order.
 
-    Lists shorter than the longest are padded with entries that address nothing and weights of zero.
+    Lists shorter than the longest are padded with entries that address nothing and weights of zero. With a 2:4
+    refinement the channels of every tap are padded to whole quads, in the order of the entries.
 
     Args:
         weight: the layer's weight; values outside the lists are dropped.
@@ -54,13 +82,16 @@ def pack(weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, li
     """
     filters, channels, kernel_rows, kernel_columns = index.shape
     taps = kernel_rows * kernel_columns
-    base = BASE_OF_KIND[index.kind]
-    if index.kind is Kind.KERNEL:
+    base = _base(index)
+    if index.nm_mask is not None:
+        list_multiple = list_multiple if base == "StripeConv" else math.lcm(list_multiple, QUAD)
+    if base == "KernelIndexConv":
         lists, padding = _ragged(index.channel, index.entry_ptr), channels
-    elif index.kind is Kind.STRIPE:
+    elif base == "StripeConv":
         lists, padding = [_set_bits(bitmask) for bitmask in index.group_taps[:, 0]], taps
     else:
-        lists, padding = _tap_major(index), taps * ENTRY_RADIX
+        padding = taps * ENTRY_RADIX
+        lists = _tap_major(index) if index.nm_mask is None else _tap_major_quads(index, padding, list_multiple)
     table = _padded(lists, padding, list_multiple)
 
     sizes = np.diff(index.group_ptr)
@@ -73,10 +104,13 @@ def pack(weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, li
     tap, channel = _columns(base, table, index.shape)
     # one spare filter, tap and channel of zeros stand for padding
     source = np.zeros((filters + 1, taps + 1, channels + 1), weight.dtype)
+    if index.nm_mask is not None:
+        weight = np.where(index.mask(), weight, weight.dtype.type(0))
     source[:filters, :taps, :channels] = weight.reshape(filters, channels, taps).transpose(0, 2, 1)
     flat = (tap * (channels + 1) + channel)[row_group]
     rows = np.take_along_axis(source.reshape(filters + 1, -1)[row_filters], flat, axis=1)
-    return PackedConv(base, index.shape, index.groups, rows, table, row_group, row_filters)
+    two_four = index.nm_mask is not None
+    return PackedConv(base, index.shape, index.groups, rows, table, row_group, row_filters, two_four)
 
 
 def unpack(packed: PackedConv) -> npt.NDArray[Any]:
@@ -117,6 +151,24 @@ def _tap_major(index: IndexSet) -> list[npt.NDArray[np.int64]]:
     kept = (index.group_taps[:, None, :] >> np.arange(taps, dtype=np.uint64)[:, None]) & np.uint64(1)
     group, tap, channel = np.nonzero(kept)
     return np.split(tap * ENTRY_RADIX + channel, np.cumsum(np.bincount(group, minlength=index.filter_groups))[:-1])
+
+
+def _base(index: IndexSet) -> str:
+    """The operator that takes an index set. Quads of a stripe are those of the channels in order, and all are whole."""
+    if index.nm_mask is not None and index.kind is Kind.STRIPE:
+        ascending = index.channel == np.tile(np.arange(index.shape[1]), len(index.channel) // index.shape[1])
+        return "StripeConv" if index.shape[1] % QUAD == 0 and ascending.all() else "PatternConv"
+    return BASE_OF_KIND[index.kind]
+
+
+def _tap_major_quads(index: IndexSet, padding: int, multiple: int) -> list[npt.NDArray[np.int64]]:
+    """As `_tap_major` for product lists: channels in the order of the entries, each tap's padded to ``multiple``."""
+    lists = []
+    for _, taps, channels in index.products():
+        entries = np.full((len(taps), -(-len(channels) // multiple) * multiple), padding, np.int64)
+        entries[:, : len(channels)] = taps[:, None] * ENTRY_RADIX + channels
+        lists.append(entries.ravel())
+    return lists
 
 
 def _padded(lists: list[npt.NDArray[Any]], padding: int, multiple: int) -> npt.NDArray[np.int32]:

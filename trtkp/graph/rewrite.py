@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from trtkp.graph.edit import (
     weight_name,
 )
 from trtkp.graph.layers import conv_pads, unusable_reason
-from trtkp.graph.ops import DOMAIN, INDEX_INPUT, VERSION, OpName, function
+from trtkp.graph.ops import DOMAIN, DYNAMIC, INDEX_INPUT, VERSION, OpName, function
 from trtkp.graph.packing import PackedConv, pack
+from trtkp.graph.two_four import compress, expand
 from trtkp.prune.index_set import IndexSet
 
 __all__ = ["Epilogue", "apply_masks", "pack_convolutions", "packed_nodes", "read_packed"]
@@ -93,7 +94,7 @@ def pack_convolutions(
         _check_fits(name, weight, index_sets[name], conv.attributes.get_int("group", 1))
         packed = pack(weight, index_sets[name], row_multiple=row_multiple, list_multiple=list_multiple)
         epilogue = find_epilogue(conv)
-        op = OpName(packed.base, epilogue.residual is not None, epilogue.activation)
+        op = OpName(packed.base, epilogue.residual is not None, epilogue.activation, packed.two_four)
         node = _packed_node(model.graph, conv, name, packed, op, epilogue, input_sizes.get(conv.name or name, (0, 0)))
         replace_nodes([conv, *epilogue.nodes], [node], epilogue.output, node.outputs[0])
         created.add(node)
@@ -110,12 +111,12 @@ def pack_convolutions(
 
 
 def packed_nodes(model: ir.Model) -> list[ir.Node]:
-    """The nodes of domain ``trtkp``, in graph order."""
-    return [node for node in model.graph if node.domain == DOMAIN]
+    """The nodes of domain ``trtkp`` with packed weights (not `DYNAMIC`), in graph order."""
+    return [node for node in model.graph if node.domain == DOMAIN and not node.op_type.startswith(DYNAMIC)]
 
 
 def read_packed(node: ir.Node) -> tuple[OpName, PackedConv]:
-    """The operator and the arrays of a node of domain ``trtkp``."""
+    """The operator and the arrays of a node of domain ``trtkp``; 2:4 weights with all the columns of their lists."""
     op = OpName.parse(node.op_type)
     weight, index, row_group, filters = (constant(value) for value in node.inputs[1:5])
     assert weight is not None
@@ -123,7 +124,12 @@ def read_packed(node: ir.Node) -> tuple[OpName, PackedConv]:
     assert row_group is not None
     assert filters is not None
     f, c, r, s = ints(node, "weight_shape", ())
-    return op, PackedConv(op.base, (f, c, r, s), node.attributes.get_int("group", 1), weight, index, row_group, filters)
+    packed = PackedConv(op.base, (f, c, r, s), node.attributes.get_int("group", 1), weight, index, row_group, filters)
+    if op.two_four:
+        metadata = constant(node.inputs[-1])
+        assert metadata is not None
+        packed = replace(packed, weight=expand(weight, metadata, packed.columns()[0].shape[1]), two_four=True)
+    return op, packed
 
 
 def find_epilogue(conv: ir.Node) -> Epilogue:
@@ -189,9 +195,10 @@ def _packed_node(
     bias = input_at(conv, 2)
     if bias is None:
         bias = add_initializer(graph, f"{name}.bias", np.zeros(packed.weight_shape[0], packed.weight.dtype))
+    weight, metadata = compress(packed.weight) if op.two_four else (packed.weight, None)
     inputs = [
         conv.inputs[0],
-        add_initializer(graph, f"{name}.packed", packed.weight),
+        add_initializer(graph, f"{name}.packed", weight),
         add_initializer(graph, f"{name}.{INDEX_INPUT[packed.base]}", packed.index),
         add_initializer(graph, f"{name}.row_group", packed.row_group),
         add_initializer(graph, f"{name}.filters", packed.filters),
@@ -199,12 +206,15 @@ def _packed_node(
     ]
     if epilogue.residual is not None:
         inputs.append(epilogue.residual)
+    if metadata is not None:
+        inputs.append(add_initializer(graph, f"{name}.metadata", metadata))
     attributes: dict[str, Any] = {
         "strides": ints(conv, "strides", (1, 1)),
         "pads": conv_pads(conv, size, kernel),
         "dilations": ints(conv, "dilations", (1, 1)),
         "group": packed.groups,
         "weight_shape": packed.weight_shape,
+        "list_block": packed.list_block,
         "plugin_namespace": DOMAIN,
         "plugin_version": str(VERSION),
     }

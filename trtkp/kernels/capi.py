@@ -14,7 +14,7 @@ from trtkp.errors import InputError, JobError
 __all__ = ["INTERFACE_VERSION", "ConvDesc", "ConvTensors", "Library", "find_library", "load_library"]
 
 #: ``TRTKP_INTERFACE_VERSION`` of the header that the structures below mirror.
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
 
 _PACKAGE = Path(__file__).parents[1]
 _REMEDY = "build it with TRTKP_CUDA_ARCHITECTURES=native pip install . (needs nvcc), or name one with TRTKP_LIBRARY"
@@ -37,6 +37,8 @@ class ConvDesc(ctypes.Structure):
             "hasBias", "hasResidual", "activation",
         )),
         ("alpha", ctypes.c_float),
+        ("allowTf32", ctypes.c_int32),
+        ("twoFour", ctypes.c_int32),
     ]  # fmt: skip
 
     @classmethod
@@ -55,6 +57,7 @@ class ConvTensors(ctypes.Structure):
             "x", "weight", "index", "rowGroup", "rowFilter", "bias", "residual", "y", "workspace",
         )),
         ("workspaceBytes", ctypes.c_size_t),
+        ("metadata", ctypes.c_void_p),
     ]  # fmt: skip
 
     @classmethod
@@ -88,7 +91,7 @@ class Library:
             )
         self._handle.trtkpLastError.restype = ctypes.c_char_p
         self._handle.trtkpTacticName.restype = ctypes.c_char_p
-        #: Tactic to its number, in the order of the numbers.
+        #: Tactic of a packed convolution to its number, in the order of the numbers.
         self.tactic_numbers = dict(self._names())
         #: Whether kernels run on the CPU under the emulator of the tests: pointers are host memory then.
         self.emulated = hasattr(self._handle, "trtkpEmulated")
@@ -105,6 +108,10 @@ class Library:
         lists = [ctypes.c_void_p(address) for address in (index, row_group, row_filter)]
         self._call("trtkpConvCheckLists", ctypes.byref(desc), *lists, ctypes.byref(block))
         return block.value
+
+    def check_metadata(self, desc: ConvDesc, metadata: int) -> None:
+        """Checks int32 metadata of 2:4 weights at an address in host memory."""
+        self._call("trtkpConvCheckMetadata", ctypes.byref(desc), ctypes.c_void_p(metadata))
 
     def tactics(self, desc: ConvDesc) -> list[str]:
         """The tactics that compute the layer, by name."""
@@ -133,7 +140,7 @@ class Library:
     def _names(self) -> Iterator[tuple[str, int]]:
         for number in range(_MOST_TACTICS):  # not every number is a tactic
             name = self._handle.trtkpTacticName(number)
-            if name is not None:
+            if name is not None and not name.startswith(b"dynamic_"):  # those are of trtkpDynamicDesc
                 yield name.decode(), number
 
     def _call(self, function: str, *arguments: Any) -> None:

@@ -20,9 +20,10 @@ _CHOSEN: dict[tuple[bytes, str], tuple[str, bool]] = {}
 
 
 def candidates(task: Task, gpu: Gpu, *, workspace: bool = True) -> list[str]:
-    """The tactics that are worth a timing, best prediction first; those that the model does not know come last.
+    """The tactics that are worth a timing, best prediction first, then those that the model does not know.
 
-    ``workspace`` False leaves out tactics that need one.
+    Where all that it knows is ``reference``, that comes last: it is slow. ``workspace`` False leaves out tactics that
+    need one.
     """
     names = [
         name
@@ -34,7 +35,8 @@ def candidates(task: Task, gpu: Gpu, *, workspace: bool = True) -> list[str]:
     seconds = {name: p.seconds for name, p in found.items() if p is not None}
     best = min(seconds.values(), default=0.0)
     known = sorted((name for name, time in seconds.items() if time <= HOPELESS * best), key=seconds.__getitem__)
-    return known + [name for name in names if found[name] is None]
+    unknown = [name for name in names if found[name] is None]
+    return unknown + known if known == ["reference"] else known + unknown
 
 
 def choose(

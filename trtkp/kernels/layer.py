@@ -10,10 +10,21 @@ import numpy as np
 
 from trtkp.errors import InputError
 from trtkp.graph.packing import PackedConv
+from trtkp.graph.two_four import BLOCK_ROWS, LANES, STEP_COLUMNS, STORED_COLUMNS, compress
 from trtkp.kernels.arrays import DATA_TYPES, Activation4d, View, view
 from trtkp.kernels.capi import ConvDesc, ConvTensors, Library
 
-__all__ = ["ACTIVATIONS", "BASES", "PITCH_MULTIPLE", "DeviceConv", "Epilogue", "Geometry", "Lists", "Task"]
+__all__ = [
+    "ACTIVATIONS",
+    "BASES",
+    "PITCH_MULTIPLE",
+    "DeviceConv",
+    "Epilogue",
+    "Geometry",
+    "Lists",
+    "Task",
+    "stored_arrays",
+]
 
 #: Operators and activations in the order of their numbers in the C interface.
 BASES = ("KernelIndexConv", "StripeConv", "PatternConv")
@@ -56,16 +67,19 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class Lists:
-    """What a description says of lists: weight [F, C, R, S], ONNX groups, operator, and the block they come in."""
+    """What a description says of lists: weight [F, C, R, S], ONNX groups, operator, the block they come in, 2:4."""
 
     weight_shape: tuple[int, int, int, int]
     groups: int
     base: str
     block: int
+    two_four: bool = False
 
 
 class DeviceConv:
     """Lists and weights of a packed convolution on a device, checked on the host and uploaded once.
+
+    2:4 weights are stored as sparse tensor cores take them, [rows, 32·S] and ``metadata``; else ``metadata`` is None.
 
     Args:
         packed: the convolution.
@@ -78,10 +92,23 @@ class DeviceConv:
 
     def __init__(self, packed: PackedConv, to_device: Callable[[np.ndarray[Any, Any]], Any], library: Library) -> None:
         self.lists = checked_lists(packed, library)
-        self.weight = to_device(packed.weight)
-        self.index = to_device(packed.index)
-        self.row_group = to_device(packed.row_group)
-        self.row_filter = to_device(packed.filters)
+        arrays = {name: None if array is None else to_device(array) for name, array in stored_arrays(packed).items()}
+        self.weight = arrays["weight"]
+        self.index = arrays["index"]
+        self.row_group = arrays["row_group"]
+        self.row_filter = arrays["row_filter"]
+        self.metadata = arrays["metadata"]
+
+
+def stored_arrays(packed: PackedConv) -> dict[str, np.ndarray[Any, Any] | None]:
+    """What a kernel reads, by name; ``metadata`` is None where weights are not 2:4.
+
+    Raises:
+        InputError: weights that are not 2:4, but said to be.
+    """
+    weight, metadata = compress(packed.weight) if packed.two_four else (packed.weight, None)
+    return {"weight": weight, "index": packed.index, "row_group": packed.row_group, "row_filter": packed.filters,
+            "metadata": metadata}  # fmt: skip
 
 
 def checked_lists(packed: PackedConv, library: Library) -> Lists:
@@ -103,10 +130,10 @@ def checked_lists(packed: PackedConv, library: Library) -> Lists:
         filters=filters, kernelRows=rows, kernelColumns=columns, strideH=1, strideW=1, dilationH=1, dilationW=1,
         groups=packed.groups, listKind=BASES.index(packed.base), listGroups=len(packed.index),
         listLength=packed.index.shape[1], rows=len(packed.weight), listBlock=1, xPitch=channels * packed.groups,
-        yPitch=filters,
+        yPitch=filters, twoFour=packed.two_four,
     )  # fmt: skip
     block = library.check_lists(desc, *(array.ctypes.data for array in lists))
-    return Lists(packed.weight_shape, packed.groups, packed.base, block)
+    return Lists(packed.weight_shape, packed.groups, packed.base, block, packed.two_four)
 
 
 @dataclass(frozen=True)
@@ -120,8 +147,8 @@ class Task:
     @classmethod
     def of(
         cls, library: Library, lists: Lists, geometry: Geometry, epilogue: Epilogue, *, x: Activation4d,
-        y: Activation4d, weight: Any, index: Any, row_group: Any, row_filter: Any, bias: Any = None,
-        residual: Activation4d | None = None,
+        y: Activation4d, weight: Any, index: Any, row_group: Any, row_filter: Any, metadata: Any = None,
+        bias: Any = None, residual: Activation4d | None = None, allow_tf32: bool = False,
     ) -> Task:  # fmt: skip
         """Describe and check.
 
@@ -130,19 +157,31 @@ class Task:
         """
         desc = describe(lists, geometry, epilogue, x=x, index=view(index, "index"),
                         rows=view(row_filter, "row_filter").shape[0], y_pitch=y.pitch,
-                        residual_pitch=residual.pitch if residual else 0, has_bias=bias is not None)  # fmt: skip
+                        residual_pitch=residual.pitch if residual else 0, has_bias=bias is not None,
+                        allow_tf32=allow_tf32)  # fmt: skip
         filters = lists.weight_shape[0]
         out = (x.shape[0], filters, *library.output_size(desc))
         columns = _columns(lists, desc.listLength)
+        steps = -(-columns // STEP_COLUMNS)
+        stored = steps * STORED_COLUMNS if lists.two_four else columns
+        if (metadata is not None) != lists.two_four:
+            raise InputError(f"metadata is {'given' if metadata is not None else 'None'}, unlike the lists' 2:4")
         _require(y, out, x.dtype)
         if residual:
             _require(residual, out, x.dtype)
         flat = {
-            "weight": (view(weight, "weight"), (desc.rows, columns), x.dtype),
+            "weight": (
+                view(weight, "weight"),
+                (desc.rows, stored),
+                x.dtype,
+            ),
             "index": (view(index, "index"), (desc.listGroups, desc.listLength), "int32"),
             "rowGroup": (view(row_group, "row_group"), (desc.rows,), "int32"),
             "rowFilter": (view(row_filter, "row_filter"), (desc.rows,), "int32"),
         }
+        if metadata is not None:
+            blocks = -(-desc.rows // BLOCK_ROWS)
+            flat["metadata"] = (view(metadata, "metadata"), (blocks, steps, LANES), "int32")
         if bias is not None:
             flat["bias"] = (view(bias, "bias"), (filters,), x.dtype)
         for found, shape, dtype in flat.values():
@@ -161,7 +200,7 @@ class Task:
 
 def describe(
     lists: Lists, geometry: Geometry, epilogue: Epilogue, *, x: Activation4d, index: View, rows: int, y_pitch: int,
-    residual_pitch: int, has_bias: bool,
+    residual_pitch: int, has_bias: bool, allow_tf32: bool = False,
 ) -> ConvDesc:  # fmt: skip
     """The description of a layer on one input.
 
@@ -184,6 +223,7 @@ def describe(
         listKind=BASES.index(lists.base), listGroups=index.shape[0], listLength=index.shape[1], rows=rows,
         listBlock=lists.block, xPitch=x.pitch, yPitch=y_pitch, residualPitch=residual_pitch, hasBias=has_bias,
         hasResidual=residual_pitch > 0, activation=ACTIVATIONS.index(epilogue.activation), alpha=epilogue.alpha,
+        allowTf32=allow_tf32, twoFour=lists.two_four,
     )  # fmt: skip
 
 

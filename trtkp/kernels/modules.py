@@ -24,7 +24,7 @@ from trtkp.errors import InputError
 from trtkp.graph.packing import PackedConv, pack
 from trtkp.kernels.arrays import activation, view
 from trtkp.kernels.capi import load_library
-from trtkp.kernels.layer import Epilogue, Geometry, checked_lists, describe, output_pitch
+from trtkp.kernels.layer import Epilogue, Geometry, checked_lists, describe, output_pitch, stored_arrays
 from trtkp.kernels.torch_op import conv_op, to_torch
 from trtkp.prune.index_set import IndexSet, Kind
 
@@ -42,7 +42,7 @@ class PackedConv2d(nn.Module):
     """A packed convolution with bias, residual and activation: ``[N, C, H, W] -> [N, F, P, Q]``, channels-last.
 
     Lists and weights are buffers, so they move and change type with the module. An input that is not channels-last is
-    copied into that order.
+    copied into that order. ``allow_tf32`` lets float32 products be rounded to TF32.
     """
 
     def __init__(
@@ -53,10 +53,9 @@ class PackedConv2d(nn.Module):
         self.geometry = geometry
         self.epilogue = epilogue or Epilogue()
         self.tactic = ""
-        arrays = {"weight": packed.weight, "index": packed.index, "row_group": packed.row_group,
-                  "row_filter": packed.filters}  # fmt: skip
-        for name, array in arrays.items():
-            self.register_buffer(name, to_torch(array, "cpu"))
+        self.allow_tf32 = False
+        for name, array in stored_arrays(packed).items():
+            self.register_buffer(name, None if array is None else to_torch(array, "cpu"))
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -64,9 +63,9 @@ class PackedConv2d(nn.Module):
         lists, geometry = self.lists, self.geometry
         out: Tensor = conv_op(
             _channels_last(x), self.weight, self.index, self.row_group, self.row_filter, self.bias,
-            None if residual is None else _channels_last(residual), list(lists.weight_shape), lists.groups, lists.base,
-            lists.block, list(geometry.strides), list(geometry.pads), list(geometry.dilations),
-            self.epilogue.activation, self.epilogue.alpha, self.tactic,
+            None if residual is None else _channels_last(residual), self.metadata, list(lists.weight_shape),
+            lists.groups, lists.base, lists.block, list(geometry.strides), list(geometry.pads),
+            list(geometry.dilations), self.epilogue.activation, self.epilogue.alpha, self.allow_tf32, self.tactic,
         )  # fmt: skip
         return out
 
@@ -76,6 +75,7 @@ class PackedConv2d(nn.Module):
             self.lists, self.geometry, self.epilogue, x=activation(_channels_last(x), "x"),
             index=view(self.index, "index"), rows=self.get_buffer("row_filter").shape[0],
             y_pitch=output_pitch(self.lists.weight_shape[0]), residual_pitch=0, has_bias=self.bias is not None,
+            allow_tf32=self.allow_tf32,
         )  # fmt: skip
         return load_library().tactics(desc)
 

@@ -50,6 +50,7 @@ def conv_op(
     row_filter: Tensor,
     bias: Tensor | None,
     residual: Tensor | None,
+    metadata: Tensor | None,
     weight_shape: Sequence[int],
     groups: int,
     base: str,
@@ -59,33 +60,36 @@ def conv_op(
     dilations: Sequence[int],
     activation: str,
     alpha: float,
+    allow_tf32: bool,
     tactic: str,
 ) -> Tensor:
     """``act(conv(x, weight) + bias + residual)`` with channels-last tensors; ``tactic`` "" chooses one.
 
+    ``metadata`` is of 2:4 weights (`trtkp.graph.two_four.compress`), ``allow_tf32`` lets float32 products be rounded.
     The output is [N, F, P, Q], channels innermost, with a pitch that is a multiple of 8.
     """
-    lists = Lists(tuple(weight_shape), groups, base, list_block)  # type: ignore[arg-type]
+    lists = Lists(tuple(weight_shape), groups, base, list_block, metadata is not None)  # type: ignore[arg-type]
     geometry = Geometry(tuple(strides), tuple(pads), tuple(dilations))  # type: ignore[arg-type]
     y = _empty_output(x, weight_shape, strides, pads, dilations)
     run(lists, geometry, Epilogue(activation, alpha), x=x, y=y, weight=weight, index=index, row_group=row_group,
-        row_filter=row_filter, bias=bias, residual=residual, tactic=tactic)  # fmt: skip
+        row_filter=row_filter, metadata=metadata, bias=bias, residual=residual, allow_tf32=allow_tf32,
+        tactic=tactic)  # fmt: skip
     return y
 
 
 @conv_op.register_fake
 def _fake(
     x: Tensor, weight: Tensor, index: Tensor, row_group: Tensor, row_filter: Tensor,  # noqa: ARG001 (as conv_op)
-    bias: Tensor | None, residual: Tensor | None, weight_shape: Sequence[int], groups: int,  # noqa: ARG001
-    base: str, list_block: int, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int],  # noqa: ARG001
-    activation: str, alpha: float, tactic: str,  # noqa: ARG001
+    bias: Tensor | None, residual: Tensor | None, metadata: Tensor | None, weight_shape: Sequence[int],  # noqa: ARG001
+    groups: int, base: str, list_block: int, strides: Sequence[int], pads: Sequence[int],  # noqa: ARG001
+    dilations: Sequence[int], activation: str, alpha: float, allow_tf32: bool, tactic: str,  # noqa: ARG001
 ) -> Tensor:  # fmt: skip
     return _empty_output(x, weight_shape, strides, pads, dilations)
 
 
 def run(
     lists: Lists, geometry: Geometry, epilogue: Epilogue, *, x: Tensor, y: Tensor, tactic: str = "",
-    residual: Tensor | None = None, **tensors: Any,
+    residual: Tensor | None = None, allow_tf32: bool = False, **tensors: Any,
 ) -> None:  # fmt: skip
     """Computes into ``y`` on the current stream of the tensors' device.
 
@@ -100,7 +104,7 @@ def run(
     _require_device(x.device, library)
     task = Task.of(
         library, lists, geometry, epilogue, x=activation_view(x, "x"), y=activation_view(y, "y"),
-        residual=None if residual is None else activation_view(residual, "residual"), **tensors,
+        residual=None if residual is None else activation_view(residual, "residual"), allow_tf32=allow_tf32, **tensors,
     )  # fmt: skip
     if x.device.type == "cpu":
         _launch(task, tactic or choose(task, known_gpu(_EMULATED_GPU), None), 0, x.device)

@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
@@ -22,7 +23,7 @@ import platformdirs
 from trtkp.engine.cpu import cpu_name, usable_cores
 from trtkp.timing import Timing
 
-__all__ = ["DIRECTORY_VARIABLE", "MAX_ENTRIES", "TimingCache"]
+__all__ = ["DIRECTORY_VARIABLE", "MAX_ENTRIES", "TimingCache", "machine"]
 
 #: Moves the cache.
 DIRECTORY_VARIABLE = "TRTKP_CACHE_DIR"
@@ -75,9 +76,12 @@ class TimingCache:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self.directory, suffix=".part")
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump({name: asdict(time) for name, time in times.items()}, stream)
-            Path(temporary).replace(self.directory / f"{key}.json")
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                    json.dump({name: asdict(time) for name, time in times.items()}, stream)
+                Path(temporary).replace(self.directory / f"{key}.json")
+            finally:
+                Path(temporary).unlink(missing_ok=True)
             _forget_oldest(self.directory)
         except OSError as error:
             self._tell(f"timing cache: {self.directory} cannot be written ({error.strerror})")
@@ -88,7 +92,7 @@ class TimingCache:
 
 
 def _key(structures: Collection[str], threads: int | None) -> str:
-    text = repr((_VERSION, _machine(), threads or usable_cores(), sorted(structures)))
+    text = repr((_VERSION, machine(), threads or usable_cores(), sorted(structures)))
     return sha256(text.encode()).hexdigest()
 
 
@@ -106,11 +110,14 @@ def _read(file: Path, structures: Collection[str]) -> dict[str, Timing]:
 
 
 def _forget_oldest(directory: Path) -> None:
-    files = [entry for entry in os.scandir(directory) if entry.name.endswith((".json", ".part"))]
-    if len(files) > MAX_ENTRIES:
-        files.sort(key=lambda entry: entry.stat().st_mtime)
-        for entry in files[: len(files) - MAX_ENTRIES * 3 // 4]:
-            Path(entry.path).unlink(missing_ok=True)
+    ages = []
+    for entry in os.scandir(directory):
+        with suppress(FileNotFoundError):  # another process may forget as well
+            if entry.name.endswith(".json"):
+                ages.append((entry.stat().st_mtime, entry.path))
+    if len(ages) > MAX_ENTRIES:
+        for _, path in sorted(ages)[: len(ages) - MAX_ENTRIES * 3 // 4]:
+            Path(path).unlink(missing_ok=True)
 
 
 def _default_directory() -> Path:
@@ -119,5 +126,6 @@ def _default_directory() -> Path:
 
 
 @cache
-def _machine() -> tuple[str, int, str]:
+def machine() -> tuple[str, int, str]:
+    """What times depend on besides the graph: CPU, cores, version of ONNX Runtime."""
     return cpu_name(), usable_cores(), version("onnxruntime")

@@ -1,15 +1,13 @@
-"""What a search leaves behind: a folder with allocation, record and plot, whole or not there."""
+"""What a search leaves behind: a folder with allocation, record and plot."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trtkp.comparison.files import write_text
 from trtkp.errors import InputError
 from trtkp.search.plot import trade_off
 from trtkp.search.run import SearchResult
@@ -27,8 +25,14 @@ def check_output(folder: Path) -> None:
     """
     if not folder.absolute().parent.is_dir():
         raise InputError("no such folder", file=folder.absolute().parent)
-    if folder.exists() and not (folder.is_dir() and ((folder / RECORD).is_file() or not any(folder.iterdir()))):
+    if folder.exists() and not (folder.is_dir() and _only_a_search(folder)):
         raise InputError("is there already, and is no search", file=folder, remedy="give another -o")
+
+
+def _only_a_search(folder: Path) -> bool:
+    """Whether nothing but an older search would be lost with the folder."""
+    names = {entry.name for entry in folder.iterdir()}
+    return not names or (RECORD in names and names <= {ALLOCATION, RECORD, PLOT})
 
 
 def document(result: SearchResult) -> dict[str, Any]:
@@ -58,24 +62,24 @@ def _numbers(choice: Any) -> dict[str, float]:
 
 
 def write(result: SearchResult, folder: Path, title: str) -> None:
-    """Write the files, all or none; an older search gives way.
+    """Write the files, each whole or not at all; those of an older search give way.
 
     Args:
         result: see there.
         folder: checked by `check_output`.
         title: of the plot.
+
+    Raises:
+        InputError: it cannot be written.
     """
-    folder = folder.absolute()
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    texts = {
+        PLOT: trade_off(result, title),
+        RECORD: json.dumps(document(result), indent=1) + "\n",
+        ALLOCATION: json.dumps(result.allocation.model_dump(exclude_none=True), indent=1) + "\n",
+    }
     try:
-        allocation = result.allocation.model_dump(exclude_none=True)
-        (new / ALLOCATION).write_text(json.dumps(allocation, indent=1) + "\n")
-        (new / RECORD).write_text(json.dumps(document(result), indent=1) + "\n")
-        (new / PLOT).write_text(trade_off(result, title), encoding="utf-8")
-        new.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(new, folder)  # noqa: PTH104 - onto an absent or empty folder only
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", file=folder) from None
+    for name, text in texts.items():
+        write_text(folder / name, text)

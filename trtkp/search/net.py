@@ -21,6 +21,7 @@ from trtkp.graph.batch_norm import fold_batch_norm
 from trtkp.graph.batch_statistics import use_batch_statistics
 from trtkp.graph.rewrite import apply_masks
 from trtkp.pipeline import BuildOptions, Line
+from trtkp.plan.cache import machine
 from trtkp.plan.planner import NET_BUDGET_S
 from trtkp.plan.race import race
 from trtkp.prune.allocation import Allocated, Allocation, LayerSettings
@@ -96,7 +97,7 @@ class Net:
         use_batch_statistics(graph)
         self._scorer = Scorer(graph, some, self._large_batches(), self.options.threads, fuse_qdq=False)
         self.measure = self._scorer.measure
-        self.key = f"{self._line.source.sha256} {some.digest} {self._line.profile}"
+        self.key = f"{machine()} {self._line.source.sha256} {some.digest} {self._line.profile}"
 
     def _large_batches(self) -> Profile:
         """Statistics of a batch want a large one."""

@@ -187,10 +187,8 @@ def run_search(
         raise InputError("--max-drop needs a classifier: the model's first output is not [N, classes]")
     settings = {key: value for key, value in asdict(search_options).items() if key != "trials"}
     key = sha256(f"{net.key} {settings} {options}".encode()).hexdigest()
-    run = _Search(net, search_options, State(state, key), progress)
-    result = run.result()
-    run.state.discard()
-    return result
+    with State(state, key) as kept:
+        return _Search(net, search_options, kept, progress).result()
 
 
 class _Search:
@@ -205,6 +203,8 @@ class _Search:
         self.dense_macs = net.other_macs + sum(layer[0].macs for layer in self.choices.values())
         # what the layers do not account for; layers alone may take longer than in the net
         layers_ms = sum(layer[0].latency_ms for layer in self.choices.values())
+        if not layers_ms:
+            raise InputError("no level removes anything from any layer", file=net.path, remedy="give larger --ratios")
         self.scale = min(1.0, self.dense_ms / layers_ms)
         self.rest = {"latency_ms": max(0.0, self.dense_ms / self.scale - layers_ms), "macs": float(net.other_macs)}
 

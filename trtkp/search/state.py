@@ -5,36 +5,61 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from trtkp.errors import JobError
 
 __all__ = ["State"]
 
 
 class State:
-    """Numbers by name, written down as they come.
+    """Numbers by name, written down as they come; one search at a time has them.
 
     Args:
         output: what the search will write; the state lies beside it, hidden.
         key: of everything that the numbers depend on; numbers of another key are forgotten.
+
+    Raises:
+        JobError: another search for this output is under way, or the state cannot be written.
     """
 
     def __init__(self, output: Path, key: str) -> None:
-        self.folder = output.absolute().with_name(f".{output.absolute().name}.searching")
-        self._file = self.folder / "tables.json"
-        self._key = key
+        output = output.absolute()
+        self.folder = output.with_name(f".{output.name}.searching")
+        self._output, self._key = output, key
+        self._lock = FileLock(output.with_name(f".{output.name}.searching.lock"), timeout=0)
+        self._values: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
         try:
-            read = json.loads(self._file.read_text())
-        except (OSError, ValueError):
-            read = None
-        if not isinstance(read, dict) or read.get("key") != key or not isinstance(read.get("values"), dict):
+            self._lock.acquire()
+            read = self._read()
+            if read is None:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder.mkdir()
+            self._values = read or {}
+        except Timeout:
+            raise JobError(
+                "another search is writing here", file=self._output, remedy="wait for it, or choose another -o"
+            ) from None
+        except OSError as error:
+            raise self._unwritable(error) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:  # the search is over
             shutil.rmtree(self.folder, ignore_errors=True)
-            read = {"values": {}}
-        self._values: dict[str, Any] = read["values"]
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
 
     @property
     def journal(self) -> Path:
         """File for the trials."""
-        self.folder.mkdir(exist_ok=True)
         return self.folder / "trials.log"
 
     def __contains__(self, name: str) -> bool:
@@ -45,11 +70,24 @@ class State:
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._values[name] = value
-        self.folder.mkdir(exist_ok=True)
         written = self._file.with_suffix(".new")
-        written.write_text(json.dumps({"key": self._key, "values": self._values}))
-        written.replace(self._file)
+        try:
+            written.write_text(json.dumps({"key": self._key, "values": self._values}))
+            written.replace(self._file)
+        except OSError as error:
+            raise self._unwritable(error) from None
 
-    def discard(self) -> None:
-        """Forget everything: the search is over."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    @property
+    def _file(self) -> Path:
+        return self.folder / "tables.json"
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            read = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            return None
+        fits = isinstance(read, dict) and read.get("key") == self._key and isinstance(read.get("values"), dict)
+        return read["values"] if fits else None
+
+    def _unwritable(self, error: OSError) -> JobError:
+        return JobError(f"cannot be written ({error.strerror})", file=self.folder, remedy="choose another -o")

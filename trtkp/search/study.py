@@ -98,7 +98,7 @@ def search(
     )
     # a search that goes on must not draw again what it drew at first
     study.sampler = optuna.samplers.TPESampler(seed=seed + _finished(study), multivariate=True)
-    if not study.trials:
+    if not _finished(study):
         study.enqueue_trial({"exponent": 1.0, **{f"stage_{s}": 0.0 for s in range(stages.max() + 1)}})
 
     def report(study: optuna.Study, _: optuna.trial.FrozenTrial) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -97,14 +98,15 @@ class TensorContract:
         return array
 
     def _from_list(self, data: Sequence[Any], shape: Shape) -> np.ndarray:
+        count, types = _leaves(data)
+        if not types <= {bool, int, float}:
+            raise BadRequest(f"input {self.name}: data is ragged or holds values that are no {self.datatype}")
+        if count != math.prod(shape):
+            raise BadRequest(f"input {self.name}: shape {list(shape)} takes {math.prod(shape)} values, got {count}")
         try:
             values = np.asarray(data)
-        except (ValueError, OverflowError, RecursionError):
-            raise BadRequest(f"input {self.name}: data is ragged or holds no numbers") from None
-        if values.size != math.prod(shape):
-            raise BadRequest(
-                f"input {self.name}: shape {list(shape)} takes {math.prod(shape)} values, got {values.size}"
-            )
+        except (ValueError, OverflowError):
+            raise BadRequest(f"input {self.name}: data is ragged") from None
         if values.dtype.kind not in _KINDS[self.dtype.kind] and values.size:
             raise BadRequest(f"input {self.name}: data holds values that are no {self.datatype}")
         if self.dtype.kind in "iu" and values.size:
@@ -198,6 +200,13 @@ class Contract:
     def key(self, feeds: Mapping[str, np.ndarray]) -> tuple[Shape, ...]:
         """Requests of one key can share a run."""
         return tuple(feeds[name].shape[1:] for name in self.inputs)
+
+
+def _leaves(data: Sequence[Any]) -> tuple[int, set[type]]:
+    """How many values nested lists hold and of which types, before NumPy, which gives every text the longest's room."""
+    while (types := set(map(type, data))) == {list}:
+        data = list(chain.from_iterable(data))
+    return len(data), types
 
 
 def _tensor(record: TensorRecord, low: Shape = (), high: Shape = ()) -> TensorContract:

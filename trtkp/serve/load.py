@@ -227,9 +227,11 @@ async def _open_http(
             metadata = await answer.json(content_type=None)
             if answer.status != 200:
                 raise InputError(f"{path}: status {answer.status}, {str(metadata)[:200]}")
+            tensors = [(str(e["name"]), str(e["datatype"]), list(map(int, e["shape"]))) for e in metadata["inputs"]]
+    except (LookupError, TypeError):
+        raise InputError(f"{path}: no server of the Open Inference Protocol answers there") from None
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise JobError(f"{path}: no answer ({str(error) or type(error).__name__})") from None
-    tensors = [(entry["name"], entry["datatype"], entry["shape"]) for entry in metadata["inputs"]]
     inputs, tail = [], []
     for name, datatype, values in _inputs(tensors, batch, rng):
         tail.append(values.tobytes())

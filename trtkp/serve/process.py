@@ -31,12 +31,14 @@ class Instance:
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
-        self.inputs, self.outputs = Arena.new(), Arena.new()
-        self._socket, self.far_end = socket.socketpair()
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         _, size = layout((spec.name, spec.dtype, spec.high) for spec in contract.inputs.values())
-        self.inputs.reserve(size)
+        with contextlib.ExitStack() as made:  # closes the arenas where the rest cannot be had
+            self.inputs, self.outputs = made.enter_context(Arena.new()), made.enter_context(Arena.new())
+            self.inputs.reserve(size)
+            self._socket, self.far_end = socket.socketpair()
+            made.pop_all()
 
     async def connect(self) -> dict[str, Any]:
         """The worker's first word."""
@@ -133,15 +135,11 @@ class WorkerProcess:
         Raises:
             JobError: the bundle was changed, the engine cannot run here, or the process died.
         """
-        made = [Instance(contract) for _ in range(instances)]
-        channels = [[one.far_end.fileno(), one.inputs.descriptor, one.outputs.descriptor] for one in made]
-        job = {
-            "bundle": str(bundle.path.absolute()),
-            "threads": threads,
-            "instances": channels,
-            "warm_up": _warm_up(bundle, contract),
-        }
+        made: list[Instance] = []
         try:
+            for _ in range(instances):
+                made.append(Instance(contract))  # noqa: PERF401 - those made before one that fails are closed
+            channels = [[one.far_end.fileno(), one.inputs.descriptor, one.outputs.descriptor] for one in made]
             process = subprocess.Popen(  # noqa: ASYNC220 - forks and returns; a thread waits for its end
                 child_command("trtkp.serve.worker"),
                 stdin=subprocess.PIPE,
@@ -152,6 +150,12 @@ class WorkerProcess:
                 instance.close()
             raise JobError(f"no worker can be started ({error.strerror})", file=bundle.path) from None
         worker = cls(process, made)
+        job = {
+            "bundle": str(bundle.path.absolute()),
+            "threads": threads,
+            "instances": channels,
+            "warm_up": _warm_up(bundle, contract),
+        }
         try:
             assert process.stdin is not None
             with process.stdin as pipe, contextlib.suppress(BrokenPipeError):

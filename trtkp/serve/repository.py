@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def find_bundles(paths: Sequence[Path]) -> list[tuple[str, str, Bundle]]:
         raise InputError("no bundle to serve")
     found: dict[str, dict[str, Bundle]] = {}
     for path in paths:
-        name = path.absolute().name
+        name = os.path.basename(os.path.abspath(path))  # noqa: PTH100, PTH119 - without ``..``, links as they are named
+        if not name:
+            raise InputError("has no name that a model could have", file=path, remedy="name a bundle's directory")
         numbered = _versions(path)
         versions = found.setdefault(name, {})
         if numbered:

@@ -99,9 +99,12 @@ class _Endpoints:
         with service.exchange("http", request_id) as exchange:
             model = exchange.model = self._find(request)
             model.check_room()
-            with service.holding(self._declared(request)):
-                decoded = decode(await self._body(request), request.headers.get(HEADER_LENGTH))
-                outputs = await service.infer(model, decoded.inference)
+            declared = self._declared(request)
+            with service.holding(declared):
+                body = await self._body(request)
+                with service.holding(max(0, len(body) - declared)):  # what it grew by when it was decompressed
+                    decoded = decode(body, request.headers.get(HEADER_LENGTH))
+                    outputs = await service.infer(model, decoded.inference)
             content, headers = encode(model.contract, decoded, outputs)
         return Response(content, headers={**headers, "X-Request-ID": request_id})
 

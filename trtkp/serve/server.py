@@ -164,8 +164,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
-    except OSError as error:
-        message = f"cannot listen on {host} port {port}: {error.strerror or error}"
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+        message = f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}"
         raise InputError(message, remedy="choose another --host or --port") from None
     return listener
 

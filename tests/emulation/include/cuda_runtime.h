@@ -93,6 +93,38 @@ T __shfl_down_sync(unsigned int mask, T value, unsigned int lanes)
     return emulation::shuffle("__shfl_down_sync", mask, value, emulation::lane() + static_cast<int>(lanes));
 }
 
+inline uint32_t __ballot_sync(unsigned int mask, bool predicate)
+{
+    struct Slot
+    {
+        bool given;
+        uint32_t ballot;
+    } slot{predicate, 0};
+    if (mask != 0xffffffffU)
+    {
+        emulation::fail("__ballot_sync with a partial mask is not emulated");
+    }
+    emulation::meetWarp("__ballot_sync", &slot,
+        [](void* const(&slots)[emulation::kWarpSize])
+        {
+            uint32_t ballot = 0;
+            for (int lane = 0; lane < emulation::kWarpSize; ++lane)
+            {
+                ballot |= static_cast<uint32_t>(static_cast<Slot*>(slots[lane])->given) << lane;
+            }
+            for (void* const pointer : slots)
+            {
+                static_cast<Slot*>(pointer)->ballot = ballot;
+            }
+        });
+    return slot.ballot;
+}
+
+inline int __popc(uint32_t bits)
+{
+    return __builtin_popcount(bits);
+}
+
 // --- host side
 // --------------------------------------------------------------------------------------------------------
 

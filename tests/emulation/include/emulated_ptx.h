@@ -1,5 +1,5 @@
 // The instructions of plugins/kernels/ptx.cuh by the register layouts that the PTX manual documents
-// (sections cp.async, ldmatrix and "Matrix Fragments for mma.m16n8k16").
+// (sections cp.async, ldmatrix, cvt, "Matrix Fragments for mma.m16n8k16" and "Matrix Fragments for mma.m16n8k8").
 #pragma once
 
 #include "cuda_bf16.h"
@@ -10,6 +10,11 @@ namespace trtkp::ptx
 inline void copyAsync16(void* shared, void const* global, int32_t bytes)
 {
     emulation::copyAsync(shared, global, bytes);
+}
+
+inline void copyAsync16Unless(uint32_t ignore, void* shared, void const* global)
+{
+    emulation::copyAsync(shared, global, ignore != 0 ? 0 : 16);
 }
 
 inline void copyAsyncCommit()
@@ -102,6 +107,60 @@ void mmaM16N8K16(float (&d)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1
                         sum += a[row][k] * b[k][column];
                     }
                     static_cast<Slot*>(slots[lane])->d[i] = sum;
+                }
+            }
+        });
+}
+
+// Round to nearest, ties away from zero, to ten bits of fraction.
+inline uint32_t roundToTf32(uint32_t bits)
+{
+    bool const isFinite = (bits & 0x7f800000U) != 0x7f800000U;
+    return isFinite ? (bits + 0x1000U) & 0xffffe000U : bits;
+}
+
+inline void mmaM16N8K8(float (&d)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
+{
+    struct Slot
+    {
+        float* d;
+        uint32_t const* a;
+        uint32_t b[2];
+    } slot{d, a, {b0, b1}};
+    for (uint32_t const bits : {a[0], a[1], a[2], a[3], b0, b1})
+    {
+        if ((bits & 0x1fffU) != 0 && (bits & 0x7f800000U) != 0x7f800000U)
+        {
+            emulation::fail("mma.tf32: an operand is not a TF32 value"); // which would be undefined
+        }
+    }
+    emulation::meetWarp("mma.tf32", &slot,
+        [](void* const(&slots)[emulation::kWarpSize])
+        {
+            float a[16][8];
+            float b[8][8];
+            for (int lane = 0; lane < emulation::kWarpSize; ++lane)
+            {
+                Slot const& from = *static_cast<Slot const*>(slots[lane]);
+                int const group = lane / 4;
+                for (int i = 0; i < 4; ++i)
+                {
+                    a[group + i % 2 * 8][lane % 4 + i / 2 * 4] = emulation::asFloat(from.a[i]);
+                }
+                for (int i = 0; i < 2; ++i)
+                {
+                    b[lane % 4 + i * 4][group] = emulation::asFloat(from.b[i]);
+                }
+            }
+            for (int lane = 0; lane < emulation::kWarpSize; ++lane)
+            {
+                for (int i = 0; i < 4; ++i)
+                {
+                    float& sum = static_cast<Slot*>(slots[lane])->d[i];
+                    for (int k = 0; k < 8; ++k)
+                    {
+                        sum += a[lane / 4 + i / 2 * 8][k] * b[k][lane % 4 * 2 + i % 2];
+                    }
                 }
             }
         });

@@ -107,6 +107,24 @@ def test_processes_share_the_batches_of_one(tmp_path: Path) -> None:
         assert np.array_equal(share[0][0].numpy(), first[0].numpy()[rank::2])
 
 
+def test_a_last_batch_smaller_than_the_processes(tmp_path: Path) -> None:
+    """In evaluation all samples count, and a process without a share of the last batch has one batch less."""
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for i in range(5):
+            Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / label / f"{i}.png")
+    data = load_parts(tmp_path, (3, 8, 8), Preprocessing(holdout=0.1)).train
+    assert len(data.labels) == 9
+    shares = [
+        list(Loader(data, PLAIN, batch=4, seed=0, processes=processes(rank, 4), augment=False).epoch(0))
+        for rank in range(4)
+    ]
+    assert [[len(labels) for _, labels, _ in share] for share in shares] == [[1, 1, 1], [1, 1], [1, 1], [1, 1]]
+    for batch, fewer in ((3, data), (16, data.subset(np.arange(3)))):
+        with pytest.raises(InputError, match="leave some of 4 processes without any"):
+            Loader(fewer, PLAIN, batch=batch, seed=0, processes=processes(0, 4))
+
+
 def test_an_epoch_from_the_middle_is_the_rest_of_it() -> None:
     loader = Loader(numbered(40), Preprocessing(flip=True, pad=1), batch=8, seed=4, processes=processes())
     whole, rest = list(loader.epoch(1)), list(loader.epoch(1, 3))

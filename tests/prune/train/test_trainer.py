@@ -254,6 +254,50 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
     assert all(bool(torch.isfinite(t).all()) for t in found.part("model").values())
 
 
+@pytest.mark.parametrize("seconds", [0.0, 600.0])
+def test_a_weight_that_is_no_number_is_never_kept(
+    new_net: NewNet, data: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """The step that breaks it has a loss like any other; the next loss would be after the checkpoint."""
+    net, file = new_net(), tmp_path / "state.safetensors"
+    wanted = (2, 0) if seconds else (2, 2)
+    steps = 2 * len(loader(data)) + (len(loader(data)) if seconds else 3)
+
+    class Breaking(GrowingPenalty):
+        def after_step(self, lr: float) -> None:
+            super().after_step(lr)
+            if self._iteration == steps:
+                net.get_parameter("3.weight").data[0, 0, 0, 0] = float("nan")
+
+    monkeypatch.setattr("trtkp.prune.train.trainer._LOOK", 1)
+    bad = Breaking(net, masks_of(net))
+    with pytest.raises(JobError, match="a weight is no number any more in finetune, epoch 3; the last good checkpoint"):
+        Trainer(net, loader(data), RECIPE, regulariser=bad, checkpoint=file, fingerprint="f", seconds=seconds).run()
+    found = load_checkpoint(file, "f")
+    assert found is not None
+    assert (found.epoch, found.step) == wanted
+    assert all(bool(torch.isfinite(t).all()) for t in found.part("model").values())
+
+
+AGREE = """
+import torch
+from trtkp.prune.train.processes import joined
+with joined() as processes:
+    cpu = torch.device("cpu")
+    assert processes.agree((-1, 7, 3), cpu)
+    assert not processes.agree((0, processes.rank, 3), cpu)
+    assert not processes.agree((-1 if processes.rank else 2, 4, 4), cpu)
+"""
+
+
+def test_processes_see_that_they_do_not_agree(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(AGREE)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*torchrun, str(tmp_path / "job.py")], env=environment, check=True, cwd=ROOT, timeout=120)
+    exec(compile(AGREE.replace("assert not", "assert"), "alone", "exec"))  # noqa: S102 - alone everything agrees
+
+
 def test_wrong_classes(new_net: NewNet, data: Arrays) -> None:
     with pytest.raises(InputError, match=r"labels 0\.\.2, the model has 2 classes"):
         Trainer(new_net(classes=2), loader(data), RECIPE).run()
@@ -287,6 +331,10 @@ def test_log_has_a_row_per_epoch_also_after_going_on(new_net: NewNet, data: Arra
     assert {row["test_accuracy"] for row in rows} == {"0.5"}
     assert float(rows[2]["loss"]) < float(rows[0]["loss"])
     log.forget("finetune", 2)
+    assert [row["epoch"] for row in csv.DictReader(log.path.open())] == ["1"]
+    with log.path.open("a") as file:
+        file.write("finetune,2,0.0")  # a kill while it was written
+    log.forget("finetune", 3)
     assert [row["epoch"] for row in csv.DictReader(log.path.open())] == ["1"]
     assert list((tmp_path / "tensorboard").glob("events*"))
 

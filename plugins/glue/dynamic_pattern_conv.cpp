@@ -1,0 +1,108 @@
+// DynamicPatternConv: kernels summed for each sample by its attention, over one list of taps.
+#include "error.h"
+#include "family.h"
+#include "shapes.h"
+
+namespace trtkp::glue
+{
+namespace
+{
+
+// Places of the inputs; a residual follows in the Add forms.
+enum Place
+{
+    kX,
+    kWEIGHT,
+    kTAPS,
+    kATTENTION,
+    kBIAS,
+    kRESIDUAL,
+};
+
+class DynamicCall : public Call
+{
+public:
+    explicit DynamicCall(trtkpDynamicDesc const& desc)
+        : mDesc{desc}
+    {
+    }
+
+    [[nodiscard]] std::vector<int32_t> tactics() const override
+    {
+        std::vector<int32_t> numbers(TRTKP_TACTIC_COUNT);
+        int32_t count = 0;
+        requireOk(trtkpDynamicTactics(&mDesc, numbers.data(), TRTKP_TACTIC_COUNT, &count));
+        numbers.resize(count);
+        return numbers;
+    }
+
+    [[nodiscard]] size_t workspaceBytes(int32_t tactic) const override
+    {
+        size_t bytes = 0;
+        requireOk(trtkpDynamicWorkspaceBytes(&mDesc, tactic, &bytes));
+        return bytes;
+    }
+
+    void launch(int32_t tactic, void const* const* inputs, void* output, void* workspace, size_t bytes,
+        cudaStream_t stream) const override
+    {
+        trtkpDynamicTensors tensors{};
+        tensors.structSize = sizeof(tensors);
+        tensors.x = inputs[kX];
+        tensors.weight = inputs[kWEIGHT];
+        tensors.attention = inputs[kATTENTION];
+        tensors.index = static_cast<int32_t const*>(inputs[kTAPS]);
+        tensors.bias = inputs[kBIAS];
+        tensors.residual = mDesc.conv.hasResidual == 1 ? inputs[kRESIDUAL] : nullptr;
+        tensors.y = output;
+        tensors.workspace = workspace;
+        tensors.workspaceBytes = bytes;
+        requireOk(trtkpDynamicLaunch(&mDesc, tactic, &tensors, stream));
+    }
+
+private:
+    trtkpDynamicDesc mDesc;
+};
+
+std::vector<Input> dynamicInputs(bool hasResidual, bool)
+{
+    std::vector<Input> inputs{{"X", Form::kACTIVATION}, {"weight", Form::kPLAIN}, {"taps", Form::kINDEX},
+        {"attention", Form::kPLAIN}, {"bias", Form::kPLAIN}};
+    if (hasResidual)
+    {
+        inputs.push_back({"residual", Form::kACTIVATION});
+    }
+    return inputs;
+}
+
+std::shared_ptr<Call const> dynamicCall(Operator const& op, Settings const& settings,
+    std::vector<nvinfer1::PluginTensorDesc> const& inputs, nvinfer1::PluginTensorDesc const& output)
+{
+    trtkpDynamicDesc desc{};
+    desc.structSize = sizeof(desc);
+    desc.interfaceVersion = TRTKP_INTERFACE_VERSION;
+    desc.patterns = sizeOf("weight", inputs[kWEIGHT], 3, 0);
+    trtkpConvDesc& conv = desc.conv = convDesc(op, settings);
+    conv.listKind = TRTKP_TAPS;
+    conv.listGroups = 1;
+    conv.listLength = sizeOf("taps", inputs[kTAPS], 2, 1);
+    conv.rows = conv.filters;
+    describeActivations(conv, inputs[kX], output);
+    requireOutput("Y", conv, output);
+    int64_t const columns = static_cast<int64_t>(conv.listLength) * conv.channels;
+    requireDims("weight", inputs[kWEIGHT], {desc.patterns, conv.filters, columns});
+    requireDims("taps", inputs[kTAPS], {1, conv.listLength});
+    requireDims("attention", inputs[kATTENTION], {conv.batch, desc.patterns, conv.filters});
+    requireDims("bias", inputs[kBIAS], {conv.filters});
+    if (op.hasResidual)
+    {
+        requireOutput("residual", conv, inputs[kRESIDUAL]);
+    }
+    return std::make_shared<DynamicCall const>(desc);
+}
+
+} // namespace
+
+Family const kDynamicPatternConv{"DynamicPatternConv", false, dynamicInputs, dynamicCall};
+
+} // namespace trtkp::glue

@@ -1,0 +1,67 @@
+// What a plugin cannot take, as an exception inside the library; `guarded` turns it into a message at the edge.
+#pragma once
+
+#include "host.h"
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace trtkp::glue
+{
+
+class Error : public std::runtime_error
+{
+    using std::runtime_error::runtime_error;
+};
+
+template <typename... Parts>
+[[noreturn]] void fail(Parts const&... parts)
+{
+    std::ostringstream message;
+    (message << ... << parts);
+    throw Error{message.str()};
+}
+
+template <typename... Parts>
+void require(bool condition, Parts const&... parts)
+{
+    if (!condition)
+    {
+        fail(parts...);
+    }
+}
+
+// Runs the body of a function that TensorRT calls. What is thrown is logged as "WHO WHERE: MESSAGE", given to the
+// recorder, or to the registry's where there is none, and answered by `failure`.
+template <typename Result, typename Body>
+Result guarded(
+    char const* who, char const* where, nvinfer1::IErrorRecorder* recorder, Result failure, Body const& body) noexcept
+{
+    try
+    {
+        return body();
+    }
+    catch (std::exception const& error)
+    {
+        try
+        {
+            std::string const message = std::string{who} + ' ' + where + ": " + error.what();
+            log(Severity::kERROR, message);
+            nvinfer1::IErrorRecorder* const told = recorder == nullptr ? registryRecorder() : recorder;
+            if (told != nullptr)
+            {
+                told->reportError(nvinfer1::ErrorCode::kINVALID_ARGUMENT, message.c_str());
+            }
+        }
+        catch (...)
+        {
+        }
+    }
+    catch (...)
+    {
+    }
+    return failure;
+}
+
+} // namespace trtkp::glue

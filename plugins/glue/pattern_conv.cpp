@@ -1,0 +1,16 @@
+// PatternConv: a list of single (tap, channel) entries for each filter group.
+#include "listed_conv.h"
+
+namespace trtkp::glue
+{
+
+Family const kPatternConv{"PatternConv", true,
+    [](bool hasResidual, bool twoFour) { return listedInputs("entries", hasResidual, twoFour); },
+    [](Operator const& op, Settings const& settings, std::vector<nvinfer1::PluginTensorDesc> const& inputs,
+        nvinfer1::PluginTensorDesc const& output)
+    {
+        return listedCall(op, settings, inputs, output, TRTKP_ENTRIES,
+            [](Settings const&, int64_t listLength) { return listLength; });
+    }};
+
+} // namespace trtkp::glue

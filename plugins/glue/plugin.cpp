@@ -1,0 +1,365 @@
+#include "plugin.h"
+
+#include "build_id.h"
+#include "error.h"
+#include "names.h"
+
+#include <algorithm>
+
+namespace trtkp::glue
+{
+namespace
+{
+
+using nvinfer1::DataType;
+using nvinfer1::Dims;
+using nvinfer1::DynamicPluginTensorDesc;
+using nvinfer1::IDimensionExpr;
+using nvinfer1::PluginTensorDesc;
+using nvinfer1::TensorFormat;
+
+int32_t constexpr kFailure = -1;
+
+// A tactic that shares lists among blocks pays for few pixels; its workspace grows with them. TensorRT asks for a
+// workspace before it has chosen, so a tactic above this is offered only where all are.
+size_t constexpr kMaxTacticWorkspace = size_t{64} << 20;
+
+// TensorRT keeps 0 for its default, so its numbers are ours plus one.
+int32_t toTensorRt(int32_t tactic)
+{
+    return tactic + 1;
+}
+
+int32_t fromTensorRt(int32_t tactic)
+{
+    return tactic - 1;
+}
+
+bool isActivationType(DataType type)
+{
+    return type == DataType::kFLOAT || type == DataType::kHALF || type == DataType::kBF16;
+}
+
+// The pixel of an activation holds its channels side by side: padded to eights where TensorRT has that form.
+TensorFormat activationFormat(DataType type)
+{
+    return type == DataType::kFLOAT ? TensorFormat::kHWC : TensorFormat::kHWC8;
+}
+
+bool isEmpty(PluginTensorDesc const& tensor)
+{
+    return std::any_of(
+        tensor.dims.d, tensor.dims.d + std::max(tensor.dims.nbDims, 0), [](int64_t size) { return size == 0; });
+}
+
+// Where nothing was timed: the first of the tensor cores' tactics, which the reference precedes.
+int32_t defaultTactic(std::vector<int32_t> const& tactics)
+{
+    return tactics.size() > 1 ? tactics[1] : tactics.front();
+}
+
+} // namespace
+
+Plugin::Plugin(Operator const& op, Settings const& settings)
+    : mOperator{op}
+    , mSettings{settings}
+    , mTimingCacheId{op.name + ' ' + describe(settings) + " library=" + buildId()}
+    , mMetadata{op.name + ' ' + describe(settings)}
+{
+}
+
+template <typename Result, typename Body>
+Result Plugin::answer(char const* function, Result failure, Body const& body) const noexcept
+{
+    return guarded(mOperator.name.c_str(), function, mRecorder, failure, body);
+}
+
+void Plugin::checkCounts(int32_t nbInputs, int32_t nbOutputs) const
+{
+    auto const expected = static_cast<int32_t>(mOperator.inputs.size());
+    require(nbInputs == expected, "there are ", nbInputs, " inputs, not ", expected);
+    require(nbOutputs == 1, "there are ", nbOutputs, " outputs, not 1");
+}
+
+std::shared_ptr<Call const> Plugin::callFor(
+    Extent extent, DynamicPluginTensorDesc const* in, DynamicPluginTensorDesc const* out) const
+{
+    auto const at = [&](DynamicPluginTensorDesc const& tensor)
+    {
+        PluginTensorDesc desc = tensor.desc;
+        desc.dims = extent == Extent::kMIN ? tensor.min : extent == Extent::kOPT ? tensor.opt : tensor.max;
+        return desc;
+    };
+    std::vector<PluginTensorDesc> inputs;
+    std::transform(in, in + mOperator.inputs.size(), std::back_inserter(inputs), at);
+    return isEmpty(inputs.front()) ? nullptr : mOperator.family->call(mOperator, mSettings, inputs, at(*out));
+}
+
+std::vector<int32_t> Plugin::tacticsFor(DynamicPluginTensorDesc const* in, DynamicPluginTensorDesc const* out) const
+{
+    auto const largest = callFor(Extent::kMAX, in, out);
+    require(largest != nullptr, "X is empty at its greatest shape");
+    std::vector<int32_t> tactics = largest->tactics();
+    for (Extent const extent : {Extent::kMIN, Extent::kOPT})
+    {
+        auto const call = callFor(extent, in, out);
+        if (call == nullptr)
+        {
+            continue;
+        }
+        std::vector<int32_t> const others = call->tactics();
+        auto const isMissing
+            = [&](int32_t tactic) { return std::find(others.begin(), others.end(), tactic) == others.end(); };
+        tactics.erase(std::remove_if(tactics.begin(), tactics.end(), isMissing), tactics.end());
+    }
+    std::vector<int32_t> modest;
+    std::copy_if(tactics.begin(), tactics.end(), std::back_inserter(modest),
+        [&](int32_t tactic) { return largest->workspaceBytes(tactic) <= kMaxTacticWorkspace; });
+    tactics = modest.empty() ? tactics : modest;
+    require(!tactics.empty(), "no tactic computes the layer at every shape of the profile");
+    return tactics;
+}
+
+nvinfer1::IPluginCapability* Plugin::getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept
+{
+    switch (type)
+    {
+    case nvinfer1::PluginCapabilityType::kCORE:
+        return static_cast<IPluginV3OneCore*>(this);
+    case nvinfer1::PluginCapabilityType::kBUILD:
+        return static_cast<IPluginV3OneBuild*>(this);
+    case nvinfer1::PluginCapabilityType::kRUNTIME:
+        return static_cast<IPluginV3OneRuntime*>(this);
+    }
+    return nullptr;
+}
+
+nvinfer1::IPluginV3* Plugin::clone() noexcept
+{
+    return answer<IPluginV3*>("clone", nullptr, [&] { return new Plugin{*this}; });
+}
+
+nvinfer1::AsciiChar const* Plugin::getPluginName() const noexcept
+{
+    return mOperator.name.c_str();
+}
+
+nvinfer1::AsciiChar const* Plugin::getPluginVersion() const noexcept
+{
+    return kVersion;
+}
+
+nvinfer1::AsciiChar const* Plugin::getPluginNamespace() const noexcept
+{
+    return kNamespace;
+}
+
+int32_t Plugin::configurePlugin(
+    DynamicPluginTensorDesc const* in, int32_t nbInputs, DynamicPluginTensorDesc const* out, int32_t nbOutputs) noexcept
+{
+    return answer("configurePlugin", kFailure,
+        [&]
+        {
+            checkCounts(nbInputs, nbOutputs);
+            mTactics = tacticsFor(in, out);
+            return 0;
+        });
+}
+
+int32_t Plugin::getOutputDataTypes(
+    DataType* outputTypes, int32_t nbOutputs, DataType const* inputTypes, int32_t nbInputs) const noexcept
+{
+    return answer("getOutputDataTypes", kFailure,
+        [&]
+        {
+            checkCounts(nbInputs, nbOutputs);
+            require(isActivationType(inputTypes[0]), "X is of data type ", static_cast<int32_t>(inputTypes[0]),
+                ", not float32, float16 or bfloat16");
+            for (int32_t i = 0; i < nbInputs; ++i)
+            {
+                bool const isIndex = mOperator.inputs[i].form == Form::kINDEX;
+                require(inputTypes[i] == (isIndex ? DataType::kINT32 : inputTypes[0]), mOperator.inputs[i].name,
+                    " is of data type ", static_cast<int32_t>(inputTypes[i]), isIndex ? ", not int32" : ", unlike X");
+            }
+            outputTypes[0] = inputTypes[0];
+            return 0;
+        });
+}
+
+int32_t Plugin::getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t nbInputs, nvinfer1::DimsExprs const*,
+    int32_t, nvinfer1::DimsExprs* outputs, int32_t nbOutputs, nvinfer1::IExprBuilder& builder) noexcept
+{
+    return answer("getOutputShapes", kFailure,
+        [&]
+        {
+            using nvinfer1::DimensionOperation;
+            checkCounts(nbInputs, nbOutputs);
+            require(inputs[0].nbDims == 4, "X has ", inputs[0].nbDims, " dimensions, not 4");
+            // floor((size + padding - extent) / stride) + 1
+            auto const along = [&](int32_t axis) -> IDimensionExpr const*
+            {
+                int64_t const padding = static_cast<int64_t>(mSettings.pads[axis]) + mSettings.pads[axis + 2];
+                int64_t const extent
+                    = static_cast<int64_t>(mSettings.weightShape[axis + 2] - 1) * mSettings.dilations[axis] + 1;
+                auto const* const slack = builder.operation(
+                    DimensionOperation::kSUM, *inputs[0].d[axis + 2], *builder.constant(padding - extent));
+                auto const* const steps = builder.operation(
+                    DimensionOperation::kFLOOR_DIV, *slack, *builder.constant(mSettings.strides[axis]));
+                return builder.operation(DimensionOperation::kSUM, *steps, *builder.constant(1));
+            };
+            outputs[0].nbDims = 4;
+            outputs[0].d[0] = inputs[0].d[0];
+            outputs[0].d[1] = builder.constant(mSettings.weightShape[0]);
+            outputs[0].d[2] = along(0);
+            outputs[0].d[3] = along(1);
+            return 0;
+        });
+}
+
+bool Plugin::supportsFormatCombination(
+    int32_t pos, DynamicPluginTensorDesc const* inOut, int32_t nbInputs, int32_t nbOutputs) noexcept
+{
+    return answer("supportsFormatCombination", false,
+        [&]
+        {
+            checkCounts(nbInputs, nbOutputs);
+            require(pos >= 0 && pos < nbInputs + nbOutputs, "position ", pos, " is none");
+            PluginTensorDesc const& tensor = inOut[pos].desc;
+            DataType const type = inOut[0].desc.type;
+            switch (pos < nbInputs ? mOperator.inputs[pos].form : Form::kACTIVATION)
+            {
+            case Form::kACTIVATION:
+                return isActivationType(type) && tensor.type == type && tensor.format == activationFormat(type);
+            case Form::kPLAIN:
+                return tensor.type == type && tensor.format == TensorFormat::kLINEAR;
+            case Form::kINDEX:
+                return tensor.type == DataType::kINT32 && tensor.format == TensorFormat::kLINEAR;
+            }
+            return false;
+        });
+}
+
+int32_t Plugin::getNbOutputs() const noexcept
+{
+    return 1;
+}
+
+size_t Plugin::getWorkspaceSize(DynamicPluginTensorDesc const* in, int32_t nbInputs, DynamicPluginTensorDesc const* out,
+    int32_t nbOutputs) const noexcept
+{
+    return answer("getWorkspaceSize", size_t{0},
+        [&]
+        {
+            checkCounts(nbInputs, nbOutputs);
+            auto const largest = callFor(Extent::kMAX, in, out);
+            size_t most = 0;
+            if (largest == nullptr)
+            {
+                return most;
+            }
+            for (int32_t const tactic : mTactic == 0 ? tacticsFor(in, out) : std::vector{fromTensorRt(mTactic)})
+            {
+                most = std::max(most, largest->workspaceBytes(tactic));
+            }
+            return most;
+        });
+}
+
+int32_t Plugin::getValidTactics(int32_t* tactics, int32_t nbTactics) noexcept
+{
+    return answer("getValidTactics", kFailure,
+        [&]
+        {
+            require(nbTactics == getNbTactics(), "there is room for ", nbTactics, " tactics, not ", getNbTactics());
+            std::transform(mTactics.begin(), mTactics.end(), tactics, toTensorRt);
+            return 0;
+        });
+}
+
+int32_t Plugin::getNbTactics() noexcept
+{
+    return static_cast<int32_t>(mTactics.size());
+}
+
+char const* Plugin::getTimingCacheID() noexcept
+{
+    return mTimingCacheId.c_str();
+}
+
+char const* Plugin::getMetadataString() noexcept
+{
+    return mMetadata.c_str();
+}
+
+int32_t Plugin::setTactic(int32_t tactic) noexcept
+{
+    return answer("setTactic", kFailure,
+        [&]
+        {
+            require(tactic == 0 || trtkpTacticName(fromTensorRt(tactic)) != nullptr, "tactic ", tactic, " is none");
+            mTactic = tactic;
+            mCall = nullptr; // onShapeChange follows
+            return 0;
+        });
+}
+
+int32_t Plugin::onShapeChange(
+    PluginTensorDesc const* in, int32_t nbInputs, PluginTensorDesc const* out, int32_t nbOutputs) noexcept
+{
+    return answer("onShapeChange", kFailure,
+        [&]
+        {
+            mCall = nullptr;
+            checkCounts(nbInputs, nbOutputs);
+            mIsEmpty = isEmpty(in[0]);
+            if (mIsEmpty)
+            {
+                return 0;
+            }
+            auto const call = mOperator.family->call(mOperator, mSettings, {in, in + nbInputs}, out[0]);
+            mLaunchTactic = mTactic == 0 ? defaultTactic(call->tactics()) : fromTensorRt(mTactic);
+            mWorkspaceBytes = call->workspaceBytes(mLaunchTactic); // refuses a tactic that does not take the shape
+            mCall = call;
+            return 0;
+        });
+}
+
+int32_t Plugin::enqueue(PluginTensorDesc const*, PluginTensorDesc const*, void const* const* inputs,
+    void* const* outputs, void* workspace, cudaStream_t stream) noexcept
+{
+    return answer("enqueue", kFailure,
+        [&]
+        {
+            if (mIsEmpty)
+            {
+                return 0;
+            }
+            require(mCall != nullptr, "onShapeChange has not accepted a shape");
+            mCall->launch(mLaunchTactic, inputs, outputs[0], workspace, mWorkspaceBytes, stream);
+            return 0;
+        });
+}
+
+nvinfer1::IPluginV3* Plugin::attachToContext(nvinfer1::IPluginResourceContext* context) noexcept
+{
+    return answer<IPluginV3*>("attachToContext", nullptr,
+        [&]
+        {
+            auto* const attached = new Plugin{*this};
+            attached->mRecorder = context == nullptr ? nullptr : context->getErrorRecorder();
+            return attached;
+        });
+}
+
+nvinfer1::PluginFieldCollection const* Plugin::getFieldsToSerialize() noexcept
+{
+    return answer<nvinfer1::PluginFieldCollection const*>("getFieldsToSerialize", nullptr,
+        [&]
+        {
+            mFields = writeSettings(mOperator, mSettings);
+            mCollection = {static_cast<int32_t>(mFields.size()), mFields.data()};
+            return &mCollection;
+        });
+}
+
+} // namespace trtkp::glue

@@ -1,0 +1,285 @@
+// The implicit GEMM of mma.cuh with rows of 128 bytes in shared memory, so 64 columns of 16-bit values or 32 of
+// float32 a step, for any arithmetic (tensor_sums.cuh, simt_sums.cuh) and any way to gather its A operand
+// (block_loader.cuh, single_loader.cuh).
+//
+// What a step decides per pixel and column is prepared, so that few instructions stand beside the arithmetic:
+// - a table of units (16-byte chunks or single columns) of the list, made by all threads together for many steps ahead:
+//   where a unit stands relative to its pixel, and the bits of its kernel row and column;
+// - a word per pixel with the kernel rows and columns at which it is outside of the image: one AND decides.
+#pragma once
+
+#include "device.cuh"
+#include "mma.cuh"
+#include "problem.h"
+#include "ptx.cuh"
+#include "reference.cuh"
+#include "store.cuh"
+
+namespace trtkp
+{
+
+// kM pixels x kN rows, split over warps of kWarpM x kWarpN; kBlocksPerSm bounds the registers.
+template <int32_t kM_, int32_t kN_, int32_t kWarpM_, int32_t kWarpN_, int32_t kStages_, int32_t kBlocksPerSm_>
+struct GemmTile
+{
+    static constexpr int32_t kM = kM_;
+    static constexpr int32_t kN = kN_;
+    static constexpr int32_t kWarpM = kWarpM_;
+    static constexpr int32_t kWarpN = kWarpN_;
+    static constexpr int32_t kStages = kStages_;
+    static constexpr int32_t kBlocksPerSm = kBlocksPerSm_;
+    static constexpr int32_t kWarpsN = kN / kWarpN;
+    static constexpr int32_t kWarps = kM / kWarpM * kWarpsN;
+    static constexpr int32_t kThreads = 32 * kWarps;
+
+    static constexpr int32_t kRowBytes = 128;
+    static constexpr int32_t kChunks = kRowBytes / 16;
+    static constexpr int32_t kRowsPerPass = kThreads / kChunks;
+    static constexpr int32_t kStageBytes = (kM + kN) * kRowBytes;
+
+    // As in MmaTile.
+    static constexpr int32_t kStagingPitch = kWarpN + 8;
+    static constexpr int32_t kStagingFloats = kWarps * 16 * kStagingPitch;
+
+    static_assert(kRowsPerPass % 8 == 0, "a thread's rows must share one swizzle");
+    static_assert(kM % kRowsPerPass == 0, "copies of A come in whole passes");
+    static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0, "fragments are 16 x 16");
+};
+
+// The bit of kernel row r is r, that of kernel column s is R + s; R + S <= kMaxKernelSides.
+constexpr uint32_t kPaddingUnit = 0x80000000U;
+
+struct alignas(8) Unit
+{
+    int32_t at;    // from the pixel of tap 0, in elements of x
+    uint32_t bits; // of its kernel row and column; kPaddingUnit for what must not be read
+};
+
+struct alignas(8) PixelPlace
+{
+    int32_t at;       // of tap 0 in elements of x
+    uint32_t outside; // the kernel rows and columns that fall outside of the image, and kPaddingUnit
+};
+
+template <typename Tile>
+struct GemmShared
+{
+    union
+    {
+        alignas(128) unsigned char stages[Tile::kStages][Tile::kStageBytes]; // A, then B
+        float staging[Tile::kStagingFloats];
+    };
+    alignas(16) Unit units[2][Tile::kThreads]; // one window is read while the next is made
+    PixelPlace pixels[Tile::kM];
+    int32_t rowGroup[Tile::kN];
+    int32_t rowFilter[Tile::kN];       // -1 for padding and past the last row
+    int32_t chunkFilter[Tile::kN / 8]; // first of eight consecutive, aligned filters, or -1
+};
+
+// Where 16-byte chunk `chunk` of row `row` stands, in bytes. Eight rows of one chunk, which ldmatrix reads together,
+// and the eight chunks of one row both cover all 32 banks.
+__device__ __forceinline__ int32_t swizzled128(int32_t row, int32_t chunk)
+{
+    return row * 128 + ((chunk ^ (row & 7)) << 4);
+}
+
+template <typename Tile>
+__device__ __forceinline__ void fillPixels(ConvProblem const& problem, GemmShared<Tile>& shared, int32_t firstPixel)
+{
+    int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
+    TRTKP_NO_UNROLL
+    for (int32_t i = threadIdx.x; i < Tile::kM; i += Tile::kThreads)
+    {
+        int32_t const pixel = firstPixel + i;
+        int32_t const h = pixel / problem.outWidth % problem.outHeight * problem.strideH - problem.padTop;
+        int32_t const w = pixel % problem.outWidth * problem.strideW - problem.padLeft;
+        int32_t const n = pixel / problem.outWidth / problem.outHeight;
+        uint32_t outside = kPaddingUnit;
+        TRTKP_NO_UNROLL
+        for (int32_t r = 0; r < problem.kernelRows; ++r)
+        {
+            bool const isInside
+                = static_cast<uint32_t>(h + r * problem.dilationH) < static_cast<uint32_t>(problem.height);
+            outside |= isInside ? 0U : 1U << r;
+        }
+        TRTKP_NO_UNROLL
+        for (int32_t s = 0; s < problem.kernelColumns; ++s)
+        {
+            bool const isInside
+                = static_cast<uint32_t>(w + s * problem.dilationW) < static_cast<uint32_t>(problem.width);
+            outside |= isInside ? 0U : 1U << (problem.kernelRows + s);
+        }
+        shared.pixels[i] = pixel < pixels
+            ? PixelPlace{((n * problem.height + h) * problem.width + w) * problem.xPitch, outside}
+            : PixelPlace{0, 0xffffffffU};
+    }
+}
+
+// The unit that begins at packed column k of a list, `kColumns` consecutive channels long. A list that is not what the
+// C interface was promised gives wrong values, never an address outside of the tensor.
+template <int32_t kColumns>
+__device__ __forceinline__ Unit unitOf(ConvProblem const& problem, int32_t const* list, int32_t firstChannel, int32_t k)
+{
+    if (k < problem.columns)
+    {
+        Column const column = columnOf(problem, list, k);
+        int32_t const channel = column.channel & ~(kColumns - 1);
+        if (column.tap >= 0 && column.tap < problem.kernelRows * problem.kernelColumns && channel >= 0
+            && channel < problem.channels)
+        {
+            int32_t const r = column.tap / problem.kernelColumns;
+            int32_t const s = column.tap % problem.kernelColumns;
+            int32_t const offset = (r * problem.dilationH * problem.width + s * problem.dilationW) * problem.xPitch;
+            return {offset + firstChannel + channel, 1U << r | 1U << (problem.kernelRows + s)};
+        }
+    }
+    return {0, kPaddingUnit};
+}
+
+// One run of the K loop: the rows [begin, end) of a tile, which belong to one filter group, and some of its columns.
+struct Run
+{
+    int32_t const* list;
+    int32_t firstRow; // of the tile
+    int32_t begin, end;
+    int32_t firstChannel; // of the ONNX group
+    int32_t firstColumn;
+    int32_t steps;
+};
+
+// Units of steps [window * kThreads / kUnitsPerStep, ...), one a thread.
+template <typename Tile, typename Loader>
+__device__ __forceinline__ void fillUnits(
+    ConvProblem const& problem, GemmShared<Tile>& shared, Run const& run, int32_t window)
+{
+    int32_t const unit = window * Tile::kThreads + static_cast<int32_t>(threadIdx.x);
+    int32_t const column = run.firstColumn + unit * Loader::kColumnsPerUnit;
+    shared.units[window % 2][threadIdx.x]
+        = unitOf<Loader::kColumnsPerUnit>(problem, run.list, run.firstChannel, column);
+}
+
+// Unit `unit` of a run, while its window is there.
+template <typename Tile>
+__device__ __forceinline__ Unit unitAt(GemmShared<Tile> const& shared, int32_t unit)
+{
+    return (&shared.units[0][0])[static_cast<uint32_t>(unit) % (2 * Tile::kThreads)];
+}
+
+template <typename Tile>
+__device__ __forceinline__ int32_t nextStage(int32_t stage)
+{
+    if constexpr (Tile::kStages == 2)
+    {
+        return stage ^ 1;
+    }
+    return stage == Tile::kStages - 1 ? 0 : stage + 1;
+}
+
+// Copies run kAhead steps past the last: a comparison would cost more than copies of nothing.
+template <typename Tile, typename T, typename Sums, typename Loader>
+__device__ __forceinline__ void accumulate(
+    ConvProblem const& problem, GemmShared<Tile>& shared, Run const& run, Loader& loader, Sums& sums, bool isMine)
+{
+    constexpr int32_t kAhead = Tile::kStages - 1;
+    constexpr int32_t kStepsPerWindow = Tile::kThreads / Loader::kUnitsPerStep;
+    static_assert(kStepsPerWindow >= kAhead, "the first copies must not reach past the first window");
+
+    fillUnits<Tile, Loader>(problem, shared, run, 0);
+    fillUnits<Tile, Loader>(problem, shared, run, 1);
+    loader.select(run);
+    __syncthreads();
+    TRTKP_UNROLL
+    for (int32_t step = 0; step < kAhead; ++step)
+    {
+        loader.fetch(step, step);
+        loader.store(step);
+        ptx::copyAsyncCommit();
+    }
+    int32_t readStage = 0;
+    int32_t writeStage = kAhead;
+    int32_t const last = run.steps + kAhead;
+    TRTKP_NO_UNROLL
+    for (int32_t ahead = kAhead; ahead < last;)
+    {
+        int32_t const window = ahead / kStepsPerWindow;
+        int32_t const pastWindow = (window + 1) * kStepsPerWindow;
+        if (ahead % kStepsPerWindow == 0)
+        {
+            __syncthreads(); // the window before is read
+            fillUnits<Tile, Loader>(problem, shared, run, window + 1);
+        }
+        int32_t const stop = pastWindow < last ? pastWindow : last;
+        TRTKP_NO_UNROLL
+        for (; ahead < stop; ++ahead)
+        {
+            ptx::copyAsyncWait<kAhead - 1>();
+            // Shows every thread's copies to all, and frees the stage that the step before has read.
+            __syncthreads();
+            loader.fetch(ahead, writeStage);
+            ptx::copyAsyncCommit();
+            if (isMine)
+            {
+                __syncwarp();
+                sums.multiply(shared.stages[readStage]);
+            }
+            loader.store(writeStage);
+            readStage = nextStage<Tile>(readStage);
+            writeStage = nextStage<Tile>(writeStage);
+        }
+    }
+    ptx::copyAsyncWait<0>();
+    __syncthreads();
+}
+
+template <typename Tile, typename T, typename Sums, typename Loader>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) gemmKernel(ConvProblem const problem)
+{
+    TRTKP_DYNAMIC_SHARED(dynamicShared);
+    GemmShared<Tile>& shared = *reinterpret_cast<GemmShared<Tile>*>(dynamicShared);
+
+    // Blocks that read the same pixels follow each other, so that the pixels come from the L2 cache.
+    int32_t const rowTiles = (problem.rows + Tile::kN - 1) / Tile::kN;
+    int32_t const rowTile = static_cast<int32_t>(blockIdx.x) % rowTiles;
+    int32_t const firstPixel = static_cast<int32_t>(blockIdx.x) / rowTiles * Tile::kM;
+    int32_t const firstRow = rowTile * Tile::kN;
+    int32_t const rows = problem.rows - firstRow < Tile::kN ? problem.rows - firstRow : Tile::kN;
+    int32_t const warp = threadIdx.x / 32;
+    int32_t const warpPixel = warp / Tile::kWarpsN * Tile::kWarpM;
+    int32_t const warpRow = warp % Tile::kWarpsN * Tile::kWarpN;
+
+    fillPixels(problem, shared, firstPixel);
+    fillRows<Tile>(problem, shared, firstRow);
+    Loader loader{problem, shared};
+    Sums sums{warpPixel, warpRow};
+    int32_t const allSteps = (problem.columns + Loader::kColumnsPerStep - 1) / Loader::kColumnsPerStep;
+    int32_t const split = blockIdx.y;
+    int32_t const firstStep = allSteps * split / problem.splits;
+    int32_t const steps = allSteps * (split + 1) / problem.splits - firstStep;
+
+    TRTKP_NO_UNROLL
+    for (int32_t begin = 0; begin < rows;)
+    {
+        int32_t const end = endOfGroup(shared.rowGroup, begin, rows);
+        int32_t const group = shared.rowGroup[begin];
+        int32_t const filter = shared.rowFilter[begin];
+        // Padding rows stand last in their group: a run that begins with one holds nothing else.
+        if (filter >= 0 && group >= 0 && group < problem.listGroups)
+        {
+            Run const run{problem.index + group * problem.listLength, firstRow, begin, end,
+                filter / (problem.filters / problem.groups) * problem.channels, firstStep * Loader::kColumnsPerStep,
+                steps};
+            // A warp whose rows are all of other groups would add zeros.
+            bool const isMine = warpRow < end && warpRow + Tile::kWarpN > begin;
+            accumulate<Tile, T>(problem, shared, run, loader, sums, isMine);
+        }
+        begin = end;
+    }
+
+    storeTile<Tile, T>(problem, shared, sums, firstPixel, firstRow, warpPixel, warpRow);
+    if (rowTile == rowTiles - 1 && problem.splits == 1)
+    {
+        clearPaddedChannelsOfTile<Tile, T>(problem, firstPixel);
+    }
+}
+
+} // namespace trtkp

@@ -1,0 +1,13 @@
+#include "launch_gemm.cuh"
+
+namespace trtkp
+{
+
+// Four warps, 8 x 8 sums a thread; 72 KiB of stages: two blocks on an SM of sm_80.
+cudaError_t launchSimt128x64(ConvProblem const& problem, DataType type, cudaStream_t stream)
+{
+    using Tile = GemmTile<128, 64, 32, 64, 3, 2>;
+    return launchGemm32<Tile, SimtSums<Tile>, BlockLoader>(problem, type, stream);
+}
+
+} // namespace trtkp

@@ -1,0 +1,12 @@
+#include "launch_gemm.cuh"
+
+namespace trtkp
+{
+
+// Eight warps; 48 KiB of stages: two blocks on an SM of sm_80, by registers.
+cudaError_t launchSingle128x64(ConvProblem const& problem, DataType type, cudaStream_t stream)
+{
+    return launchGemm16<GemmTile<128, 64, 32, 32, 2, 2>, SingleLoader>(problem, type, stream);
+}
+
+} // namespace trtkp

@@ -1,0 +1,50 @@
+"""2:4 inside lists: of every four channels in a row of a list, each filter keeps the two largest weights at each tap.
+
+The form that sparse tensor cores compute (``mma.sp``): a coarse list that filters share, and a fine choice of every
+filter inside it. The list and the choice share one budget: to remove the share ``ratio`` of a layer, lists remove
+`list_ratio` of it and the choice halves what they leave.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.prune.index_set import QUAD, QUAD_KEPT, IndexSet
+
+__all__ = ["FORMS", "list_ratio", "two_four_mask"]
+
+#: What ``--nm`` takes.
+FORMS = ("2:4",)
+
+
+def list_ratio(ratio: float) -> float:
+    """The share that lists remove so that they and 2:4 together remove ``ratio``; 0 where 2:4 alone removes as much."""
+    return max(0.0, 2 * ratio - 1)
+
+
+def two_four_mask(weight: npt.NDArray[Any], index: IndexSet) -> npt.NDArray[np.bool_]:
+    """What 2:4 keeps of product lists, bool [F, C, R, S]; of equal magnitudes the earlier entry stays.
+
+    Args:
+        weight: [F, C, R, S].
+        index: its lists; the order of the entries defines the quads.
+
+    Raises:
+        InputError: the lists are not products (`IndexSet.products`).
+    """
+    flat = np.abs(weight.reshape(*weight.shape[:2], -1).astype(np.float64))
+    mask = np.zeros(flat.shape, bool)
+    for filters, taps, channels in index.products():
+        block = np.ix_(filters, channels, taps)
+        length = len(channels)
+        # short quads are filled up with what is never kept
+        padded = np.full((len(filters), len(taps), -(-length // QUAD) * QUAD), -1.0)
+        padded[..., :length] = flat[block].transpose(0, 2, 1)
+        quads = padded.reshape(*padded.shape[:2], -(-length // QUAD), QUAD)
+        kept = np.zeros(quads.shape, bool)
+        np.put_along_axis(kept, np.argsort(-quads, axis=-1, kind="stable")[..., :QUAD_KEPT], True, axis=-1)
+        mask[block] = kept.reshape(padded.shape)[..., :length].transpose(0, 2, 1)
+    return mask.reshape(weight.shape)

@@ -1,0 +1,790 @@
+// Plays TensorRT's part for the plugins over emulated kernels: plugin_host COMMAND CASE [OUTPUT].
+//
+// CASE is a text of lines: "version V" (of the TensorRT that is played, such as 110000), "operator NAME", "phase P",
+// "field NAME TYPE LENGTH [BYTES in hexadecimal]", "type T", "tensor BYTES DIMS..." for each input, then the output
+// (where the first input has its profile's least batch as "least N"), and "spoil WHAT". The bytes of the inputs stand
+// in CASE.bin.
+//
+//   create    creates the plugin and says whether it was refused
+//   run       build phase, engine, runtime phase; writes OUTPUT.TACTIC for every tactic
+//   register  registers the plugins twice and prints the creators
+//
+// With TRTKP_LIVE it is another program, which plays with the registry of a real TensorRT:
+// plugin_host COMMAND CASE OUTPUT TENSORRT LIBRARY, the library being libtrtkp.so or libtrtkp_register.so.
+//
+// What the plugins log is printed as "log SEVERITY MESSAGE", what they report to a recorder as "recorded MESSAGE".
+
+#ifndef TRTKP_LIVE
+#include "emulator.h"
+#endif
+
+#include "../../plugins/glue/entry.h"
+#include "../../plugins/glue/host.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <dlfcn.h>
+#include <fstream>
+#include <memory>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace
+{
+
+using namespace nvinfer1;
+namespace glue = trtkp::glue;
+
+int constexpr kFailureStatus = 70;
+
+[[noreturn]] void die(std::string const& what)
+{
+    std::printf("host: %s\n", what.c_str());
+    std::exit(kFailureStatus);
+}
+
+void expect(bool condition, std::string const& what)
+{
+    if (!condition)
+    {
+        die(what);
+    }
+}
+
+int32_t gVersion = 110000;
+
+class Recorder : public IErrorRecorder
+{
+public:
+    int32_t getNbErrors() const noexcept override
+    {
+        return 0;
+    }
+    ErrorCode getErrorCode(int32_t) const noexcept override
+    {
+        return ErrorCode::kSUCCESS;
+    }
+    char const* getErrorDesc(int32_t) const noexcept override
+    {
+        return "";
+    }
+    bool hasOverflowed() const noexcept override
+    {
+        return false;
+    }
+    void clear() noexcept override {}
+    bool reportError(ErrorCode code, char const* description) noexcept override
+    {
+        std::printf("recorded %d %s\n", static_cast<int>(code), description);
+        return false;
+    }
+    int32_t incRefCount() noexcept override
+    {
+        return 1;
+    }
+    int32_t decRefCount() noexcept override
+    {
+        return 0;
+    }
+};
+
+#ifndef TRTKP_LIVE
+bool isV10()
+{
+    return gVersion >= 100000 && gVersion < 110000;
+}
+
+template <typename Base>
+struct PlayedLogger : Base
+{
+    void log(glue::Severity severity, char const* message) noexcept override
+    {
+        std::printf("log %d %s\n", static_cast<int>(severity), message);
+    }
+};
+
+struct Logger11 : PlayedLogger<glue::v11::Logger>
+{
+    InterfaceInfo getInterfaceInfo() const noexcept override
+    {
+        return {"ILogger", 1, 0};
+    }
+};
+
+PlayedLogger<glue::v10::Logger> gLogger10;
+Logger11 gLogger11;
+
+struct Finder10 : glue::v10::LoggerFinder
+{
+    glue::v10::Logger* findLogger() override
+    {
+        std::printf("finder 10\n");
+        return &gLogger10;
+    }
+};
+
+struct Finder11 : glue::v11::LoggerFinder
+{
+    InterfaceInfo getInterfaceInfo() const noexcept override
+    {
+        return {"ILoggerFinder", 1, 0};
+    }
+    glue::v11::Logger* findLogger() override
+    {
+        std::printf("finder 11\n");
+        return &gLogger11;
+    }
+};
+
+// What both registries do; a creator that is there is refused, as TensorRT refuses it.
+struct Creators
+{
+    std::vector<IPluginCreatorInterface*> all;
+    int32_t refused{0};
+
+    IPluginCreatorInterface* find(char const* name, char const* version, char const* space)
+    {
+        for (auto* const each : all)
+        {
+            auto* const creator = static_cast<IPluginCreatorV3One*>(each);
+            if (std::strcmp(creator->getPluginName(), name) == 0
+                && std::strcmp(creator->getPluginVersion(), version) == 0
+                && std::strcmp(creator->getPluginNamespace(), space) == 0)
+            {
+                return each;
+            }
+        }
+        return nullptr;
+    }
+
+    bool add(IPluginCreatorInterface& creator, char const* space)
+    {
+        auto& typed = static_cast<IPluginCreatorV3One&>(creator);
+        bool const isNew = find(typed.getPluginName(), typed.getPluginVersion(), space) == nullptr;
+        refused += isNew ? 0 : 1;
+        if (isNew)
+        {
+            all.push_back(&creator);
+        }
+        return isNew;
+    }
+} gCreators;
+
+Recorder gRegistryRecorder;
+
+template <typename Base>
+struct PlayedRegistry : Base
+{
+    void setErrorRecorder(IErrorRecorder*) noexcept override {}
+    IErrorRecorder* getErrorRecorder() const noexcept override
+    {
+        return &gRegistryRecorder;
+    }
+    bool isParentSearchEnabled() const override
+    {
+        return false;
+    }
+    void setParentSearchEnabled(bool) override {}
+    void* loadLibrary(char const*) noexcept override
+    {
+        return nullptr;
+    }
+    void deregisterLibrary(void*) noexcept override {}
+    bool registerCreator(IPluginCreatorInterface& creator, char const* space) noexcept override
+    {
+        return gCreators.add(creator, space);
+    }
+    IPluginCreatorInterface* const* getAllCreators(int32_t* count) const noexcept override
+    {
+        *count = static_cast<int32_t>(gCreators.all.size());
+        return gCreators.all.data();
+    }
+    IPluginCreatorInterface* getCreator(char const* name, char const* version, char const* space) noexcept override
+    {
+        return gCreators.find(name, version, space);
+    }
+};
+
+struct Registry10 : PlayedRegistry<glue::v10::Registry>
+{
+    bool registerOldCreator(void*, char const*) noexcept override
+    {
+        die("registerOldCreator");
+    }
+    void* getOldCreators(int32_t*) const noexcept override
+    {
+        die("getOldCreators");
+    }
+    void* getOldCreator(char const*, char const*, char const*) noexcept override
+    {
+        die("getOldCreator");
+    }
+    bool deregisterOldCreator(void*) noexcept override
+    {
+        die("deregisterOldCreator");
+    }
+} gRegistry10;
+
+PlayedRegistry<glue::v11::Registry> gRegistry11;
+
+} // namespace
+
+extern "C" void* getPluginRegistry()
+{
+    return isV10() ? static_cast<void*>(static_cast<glue::v10::Registry*>(&gRegistry10))
+                   : static_cast<glue::v11::Registry*>(&gRegistry11);
+}
+
+extern "C" void* getLogger()
+{
+    return isV10() ? static_cast<void*>(static_cast<glue::v10::Logger*>(&gLogger10))
+                   : static_cast<glue::v11::Logger*>(&gLogger11);
+}
+
+extern "C" int32_t getInferLibVersion()
+{
+    return gVersion;
+}
+
+namespace
+{
+
+#else
+
+// A library is loaded as hosts do: by the registry, or by dlopen where it registers itself.
+template <typename Registry>
+IPluginCreatorInterface* liveCreator(void* registry, char const* library, char const* name)
+{
+    auto& live = *static_cast<Registry*>(registry);
+    static bool const isLoaded = std::strstr(library, "register") == nullptr
+        ? live.loadLibrary(library) != nullptr
+        : dlopen(library, RTLD_NOW | RTLD_LOCAL) != nullptr;
+    expect(isLoaded, "the library is not loaded");
+    return live.getCreator(name, "1", "trtkp");
+}
+
+char const* gLibrary = nullptr;
+
+#endif
+
+// Sizes are numbers here: an expression computes at once.
+class Number : public IDimensionExpr, public apiv::VDimensionExpr
+{
+public:
+    explicit Number(int64_t value)
+        : mValue{value}
+    {
+        mImpl = this;
+    }
+    bool isConstant() const override
+    {
+        return true;
+    }
+    int64_t getConstantValue() const override
+    {
+        return mValue;
+    }
+    bool isSizeTensor() const override
+    {
+        return false;
+    }
+
+private:
+    int64_t mValue;
+};
+
+class Builder : public IExprBuilder, public apiv::VExprBuilder
+{
+public:
+    Builder()
+    {
+        mImpl = this;
+    }
+    IDimensionExpr const* constant(int64_t value) override
+    {
+        return &mNumbers.emplace_back(value);
+    }
+    IDimensionExpr const* operation(
+        DimensionOperation op, IDimensionExpr const& first, IDimensionExpr const& second) override
+    {
+        int64_t const a = first.getConstantValue();
+        int64_t const b = second.getConstantValue();
+        switch (op)
+        {
+        case DimensionOperation::kSUM:
+            return constant(a + b);
+        case DimensionOperation::kFLOOR_DIV:
+            return constant(a / b - (a % b < 0 ? 1 : 0));
+        default:
+            die("an operation that is not played");
+        }
+    }
+    IDimensionExpr const* declareSizeTensor(int32_t, IDimensionExpr const&, IDimensionExpr const&) override
+    {
+        die("declareSizeTensor");
+    }
+
+private:
+    std::deque<Number> mNumbers;
+};
+
+class Context : public IPluginResourceContext
+{
+public:
+    IGpuAllocator* getGpuAllocator() const noexcept override
+    {
+        return nullptr;
+    }
+    IErrorRecorder* getErrorRecorder() const noexcept override
+    {
+        return &mRecorder;
+    }
+
+private:
+    mutable Recorder mRecorder;
+};
+
+// Fields in memory of their own, each of exactly its size.
+class Fields
+{
+public:
+    void add(std::string const& name, int32_t type, int32_t length, std::vector<char> const* bytes)
+    {
+        mNames.push_back(name);
+        char* data = nullptr;
+        if (bytes != nullptr)
+        {
+            data = static_cast<char*>(std::malloc(bytes->size()));
+            std::memcpy(data, bytes->data(), bytes->size());
+        }
+        mFields.emplace_back(mNames.back().c_str(), data, static_cast<PluginFieldType>(type), length);
+    }
+
+    explicit Fields(PluginFieldCollection const& others)
+    {
+        for (int32_t i = 0; i < others.nbFields; ++i)
+        {
+            auto const& field = others.fields[i];
+            auto const* const data = static_cast<char const*>(field.data);
+            std::vector<char> const bytes(data, data + 4 * field.length);
+            add(field.name, static_cast<int32_t>(field.type), field.length, &bytes);
+        }
+    }
+
+    Fields() = default;
+    Fields(Fields const&) = delete;
+
+    ~Fields()
+    {
+        for (auto const& field : mFields)
+        {
+            std::free(const_cast<void*>(field.data));
+        }
+    }
+
+    PluginFieldCollection const* collection()
+    {
+        mCollection = {static_cast<int32_t>(mFields.size()), mFields.data()};
+        return &mCollection;
+    }
+
+private:
+    std::deque<std::string> mNames;
+    std::vector<PluginField> mFields;
+    PluginFieldCollection mCollection;
+};
+
+struct Tensor
+{
+    Dims dims{};
+    size_t bytes{0};
+};
+
+struct Case
+{
+    std::string op;
+    std::string spoilt;
+    TensorRTPhase phase{TensorRTPhase::kBUILD};
+    DataType type{DataType::kFLOAT};
+    int64_t least{1};
+    Fields fields;
+    std::vector<Tensor> tensors; // the output is the last
+};
+
+void readCase(char const* path, Case& read)
+{
+    std::ifstream file{path};
+    expect(file.good(), "no case file");
+    for (std::string line; std::getline(file, line);)
+    {
+        std::istringstream words{line};
+        std::string key;
+        words >> key;
+        if (key == "version")
+        {
+            words >> gVersion;
+        }
+        else if (key == "operator")
+        {
+            words >> read.op;
+        }
+        else if (key == "spoil")
+        {
+            words >> read.spoilt;
+        }
+        else if (key == "phase")
+        {
+            int32_t number = 0;
+            words >> number;
+            read.phase = static_cast<TensorRTPhase>(number);
+        }
+        else if (key == "type")
+        {
+            int32_t number = 0;
+            words >> number;
+            read.type = static_cast<DataType>(number);
+        }
+        else if (key == "least")
+        {
+            words >> read.least;
+        }
+        else if (key == "field")
+        {
+            std::string name;
+            std::string digits;
+            int32_t type = 0;
+            int32_t length = 0;
+            words >> name >> type >> length;
+            bool const hasData = static_cast<bool>(words >> digits);
+            std::vector<char> bytes;
+            for (size_t i = 0; i + 1 < digits.size(); i += 2)
+            {
+                bytes.push_back(static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16)));
+            }
+            read.fields.add(name, type, length, hasData ? &bytes : nullptr);
+        }
+        else if (key == "tensor")
+        {
+            Tensor tensor;
+            words >> tensor.bytes;
+            for (int64_t size = 0; words >> size;)
+            {
+                tensor.dims.d[tensor.dims.nbDims++] = size;
+            }
+            read.tensors.push_back(tensor);
+        }
+        else
+        {
+            die("no such line: " + line);
+        }
+    }
+}
+
+IPluginCreatorV3One& creatorOf(std::string const& name)
+{
+#ifdef TRTKP_LIVE
+    auto const hosts = glue::hosts();
+    expect(hosts.size() == 1, "not one TensorRT in the process");
+    void* const registry = hosts.front().getPluginRegistry();
+    auto* const found = hosts.front().isV11() ? liveCreator<glue::v11::Registry>(registry, gLibrary, name.c_str())
+                                              : liveCreator<glue::v10::Registry>(registry, gLibrary, name.c_str());
+    expect(found != nullptr, "no creator " + name);
+    return *static_cast<IPluginCreatorV3One*>(found);
+#else
+    int32_t count = 0;
+    IPluginCreatorInterface* const* const all = getCreators(count);
+    for (int32_t i = 0; i < count; ++i)
+    {
+        expect(std::string{all[i]->getInterfaceInfo().kind} == "PLUGIN CREATOR_V3ONE", "another kind of creator");
+        auto* const creator = static_cast<IPluginCreatorV3One*>(all[i]);
+        if (name == creator->getPluginName())
+        {
+            return *creator;
+        }
+    }
+    die("no creator " + name);
+#endif
+}
+
+int create(Case& given)
+{
+    std::unique_ptr<IPluginV3> const plugin{creatorOf(given.op).createPlugin(
+        "node", given.spoilt == "collection" ? nullptr : given.fields.collection(), given.phase)};
+    std::printf(plugin == nullptr ? "refused\n" : "created\n");
+    return 0;
+}
+
+// The tensors in a form that the plugin supports, found as TensorRT does: position after position.
+std::vector<DynamicPluginTensorDesc> negotiated(IPluginV3OneBuild& build, Case const& given)
+{
+    auto const inputs = static_cast<int32_t>(given.tensors.size()) - 1;
+    std::vector<DynamicPluginTensorDesc> all(given.tensors.size());
+    for (int32_t pos = 0; pos <= inputs; ++pos)
+    {
+        auto& tensor = all[pos];
+        tensor.desc.dims = tensor.min = tensor.max = tensor.opt = given.tensors[pos].dims;
+        std::vector<std::pair<DataType, TensorFormat>> supported;
+        for (DataType const type : {DataType::kFLOAT, DataType::kHALF, DataType::kBF16, DataType::kINT32,
+                 DataType::kINT8, DataType::kINT64, DataType::kBOOL})
+        {
+            for (int32_t format = 0; format <= 12; ++format)
+            {
+                // Strongly typed: X has the network's type.
+                tensor.desc.type = type;
+                tensor.desc.format = static_cast<TensorFormat>(format);
+                if ((pos > 0 || type == given.type) && build.supportsFormatCombination(pos, all.data(), inputs, 1))
+                {
+                    supported.emplace_back(type, tensor.desc.format);
+                }
+            }
+        }
+        expect(supported.size() == 1,
+            "position " + std::to_string(pos) + " has " + std::to_string(supported.size()) + " forms");
+        std::tie(tensor.desc.type, tensor.desc.format) = supported.front();
+        std::printf("form %d %d\n", static_cast<int>(tensor.desc.type), static_cast<int>(tensor.desc.format));
+    }
+    return all;
+}
+
+// A profile in which the batch may be as small as `least`.
+void widen(std::vector<DynamicPluginTensorDesc>& tensors, Case const& given)
+{
+    int64_t const batch = tensors.front().max.d[0];
+    for (auto& tensor : tensors)
+    {
+        bool const isActivation = tensor.desc.dims.nbDims == 4;
+        bool const isAttention = given.op.rfind("Dynamic", 0) == 0 && &tensor == &tensors[3];
+        if (isActivation || isAttention)
+        {
+            tensor.desc.dims.d[0] = -1;
+            tensor.min.d[0] = given.least;
+            tensor.opt.d[0] = std::max<int64_t>(given.least, batch / 2);
+        }
+    }
+}
+
+void checkTypesAndShapes(IPluginV3OneBuild& build, Case const& given, std::vector<DynamicPluginTensorDesc> const& all)
+{
+    auto const inputs = static_cast<int32_t>(all.size()) - 1;
+    std::vector<DataType> types;
+    for (int32_t i = 0; i < inputs; ++i)
+    {
+        types.push_back(all[i].desc.type);
+    }
+    DataType type{};
+    expect(build.getOutputDataTypes(&type, 1, types.data(), inputs) == 0 && type == given.type, "data type of Y");
+
+    Builder builder;
+    std::vector<DimsExprs> shapes(inputs);
+    for (int32_t i = 0; i < inputs; ++i)
+    {
+        shapes[i].nbDims = given.tensors[i].dims.nbDims;
+        for (int32_t axis = 0; axis < shapes[i].nbDims; ++axis)
+        {
+            shapes[i].d[axis] = static_cast<apiv::VExprBuilder&>(builder).constant(given.tensors[i].dims.d[axis]);
+        }
+    }
+    DimsExprs shape{};
+    expect(build.getOutputShapes(shapes.data(), inputs, nullptr, 0, &shape, 1, builder) == 0, "shape of Y");
+    Dims const& want = given.tensors.back().dims;
+    expect(shape.nbDims == want.nbDims, "rank of Y");
+    for (int32_t axis = 0; axis < want.nbDims; ++axis)
+    {
+        expect(shape.d[axis]->getConstantValue() == want.d[axis], "size of Y along " + std::to_string(axis));
+    }
+}
+
+std::vector<int32_t> tacticsOf(IPluginV3OneBuild& build)
+{
+    std::vector<int32_t> tactics(build.getNbTactics());
+    expect(build.getValidTactics(tactics.data(), build.getNbTactics()) == 0, "tactics");
+    expect(std::set<int32_t>(tactics.begin(), tactics.end()).size() == tactics.size(), "a tactic twice");
+    expect(std::find(tactics.begin(), tactics.end(), 0) == tactics.end(), "tactic 0");
+    return tactics;
+}
+
+template <typename Capability>
+Capability& capability(IPluginV3& plugin, PluginCapabilityType type)
+{
+    return *static_cast<Capability*>(plugin.getCapabilityInterface(type));
+}
+
+struct Memory
+{
+    explicit Memory(size_t bytes)
+        : at{std::malloc(std::max<size_t>(bytes, 1))}
+    {
+        std::memset(at, 0xff, bytes); // NaN: an element that is never written shows
+    }
+    Memory(Memory&& other) noexcept
+        : at{other.at}
+    {
+        other.at = nullptr;
+    }
+    ~Memory()
+    {
+        std::free(at);
+    }
+    void* at;
+};
+
+int run(Case& given, std::string const& path, std::string const& output)
+{
+    // Build phase.
+    IPluginCreatorV3One& creator = creatorOf(given.op);
+    std::unique_ptr<IPluginV3> first{creator.createPlugin("node", given.fields.collection(), TensorRTPhase::kBUILD)};
+    expect(first != nullptr, "no plugin");
+    expect(first->getCapabilityInterface(static_cast<PluginCapabilityType>(9)) == nullptr, "a capability 9");
+    std::unique_ptr<IPluginV3> plugin{first->clone()};
+    first.reset();
+    auto& build = capability<IPluginV3OneBuild>(*plugin, PluginCapabilityType::kBUILD);
+    auto& core = capability<IPluginV3OneCore>(*plugin, PluginCapabilityType::kCORE);
+    expect(given.op == core.getPluginName(), "name");
+    expect(build.getNbOutputs() == 1, "outputs");
+    auto all = negotiated(build, given);
+    auto const inputs = static_cast<int32_t>(all.size()) - 1;
+    checkTypesAndShapes(build, given, all);
+    std::vector<PluginTensorDesc> fixed;
+    for (auto const& tensor : all)
+    {
+        fixed.push_back(tensor.desc);
+    }
+    widen(all, given);
+    if (given.spoilt == "weight")
+    {
+        all[1].min.d[1] = all[1].max.d[1] = all[1].opt.d[1] = fixed[1].dims.d[1] + 1;
+    }
+    if (build.configurePlugin(all.data(), inputs, &all.back(), 1) != 0)
+    {
+        std::printf("not configured\n");
+        return 0;
+    }
+    auto const tactics = tacticsOf(build);
+    for (int32_t const tactic : tactics)
+    {
+        std::printf("offered %d\n", tactic);
+    }
+    size_t const workspaceBytes = build.getWorkspaceSize(all.data(), inputs, &all.back(), 1);
+    std::printf(
+        "timing %s\nmetadata %s\nworkspace %zu\n", build.getTimingCacheID(), build.getMetadataString(), workspaceBytes);
+
+    // Engine: only the fields are kept.
+    Fields kept{*capability<IPluginV3OneRuntime>(*plugin, PluginCapabilityType::kRUNTIME).getFieldsToSerialize()};
+    plugin.reset();
+    plugin.reset(creator.createPlugin("node", kept.collection(), TensorRTPhase::kRUNTIME));
+    expect(plugin != nullptr, "no plugin in the runtime phase");
+
+    // Runtime phase: two contexts of one engine, the second is used.
+    Context context;
+    auto& runtime = capability<IPluginV3OneRuntime>(*plugin, PluginCapabilityType::kRUNTIME);
+    std::unique_ptr<IPluginV3> const other{runtime.attachToContext(&context)};
+    std::unique_ptr<IPluginV3> const attached{runtime.attachToContext(&context)};
+    plugin.reset();
+    auto& used = capability<IPluginV3OneRuntime>(*attached, PluginCapabilityType::kRUNTIME);
+    std::ifstream data{path + ".bin", std::ios::binary};
+    std::vector<Memory> memory;
+    std::vector<void const*> pointers;
+    for (int32_t i = 0; i < inputs; ++i)
+    {
+        memory.emplace_back(given.tensors[i].bytes);
+        data.read(static_cast<char*>(memory.back().at), static_cast<std::streamsize>(given.tensors[i].bytes));
+        pointers.push_back(memory.back().at);
+    }
+    Memory const workspace{workspaceBytes};
+    if (given.spoilt == "stop")
+    {
+        return 0;
+    }
+    if (given.spoilt == "order")
+    {
+        Memory const y{given.tensors.back().bytes};
+        int32_t const status = used.enqueue(fixed.data(), &fixed.back(), pointers.data(), &y.at, workspace.at, nullptr);
+        std::printf("enqueue %d\n", status);
+        return 0;
+    }
+    if (given.spoilt == "tactic")
+    {
+        std::printf("setTactic %d %d\n", used.setTactic(1000), used.setTactic(-1));
+        return 0;
+    }
+    if (given.spoilt == "bias")
+    {
+        fixed[given.op.rfind("Dynamic", 0) == 0 ? 4 : 5].dims.d[0] += 1;
+    }
+    std::vector<int32_t> chosen = tactics;
+    chosen.push_back(0); // the default
+    for (int32_t const tactic : chosen)
+    {
+        expect(used.setTactic(tactic) == 0, "setTactic");
+        if (used.onShapeChange(fixed.data(), inputs, &fixed.back(), 1) != 0)
+        {
+            std::printf("shape refused\n");
+            return 0;
+        }
+        Memory const y{given.tensors.back().bytes};
+        int32_t const status = used.enqueue(fixed.data(), &fixed.back(), pointers.data(), &y.at, workspace.at, nullptr);
+        expect(status == 0, "enqueue");
+        std::printf("tactic %d\n", tactic);
+        std::ofstream{output + "." + std::to_string(tactic), std::ios::binary}.write(
+            static_cast<char const*>(y.at), static_cast<std::streamsize>(given.tensors.back().bytes));
+    }
+    return 0;
+}
+
+#ifndef TRTKP_LIVE
+int registerTwice()
+{
+    for (int i = 0; i < 2; ++i)
+    {
+        int32_t const registries = trtkpRegisterPlugins();
+        std::printf("registries %d, creators %zu, refused %d\n", registries, gCreators.all.size(), gCreators.refused);
+    }
+    for (auto* const each : gCreators.all)
+    {
+        auto* const creator = static_cast<IPluginCreatorV3One*>(each);
+        std::printf("creator %s:", creator->getPluginName());
+        PluginFieldCollection const* const fields = creator->getFieldNames();
+        for (int32_t i = 0; i < fields->nbFields; ++i)
+        {
+            auto const& field = fields->fields[i];
+            std::printf(" %s/%d/%d", field.name, static_cast<int>(field.type), field.length);
+        }
+        std::printf("\n");
+    }
+    return 0;
+}
+#endif
+
+} // namespace
+
+int main(int argc, char** argv)
+{
+    expect(argc >= 3, "usage: plugin_host COMMAND CASE [OUTPUT]");
+    std::string const command = argv[1];
+    Case given;
+    readCase(argv[2], given);
+#ifdef TRTKP_LIVE
+    expect(argc == 6 && dlopen(argv[4], RTLD_NOW | RTLD_LOCAL) != nullptr, "no TensorRT");
+    gLibrary = argv[5];
+    return command == "create" ? create(given) : run(given, argv[2], argv[3]);
+#else
+    emulation::setSeed(1);
+    Finder10 finder10;
+    Finder11 finder11;
+    if (given.spoilt == "finder")
+    {
+        setLoggerFinder(isV10() ? static_cast<void*>(static_cast<glue::v10::LoggerFinder*>(&finder10))
+                                : static_cast<glue::v11::LoggerFinder*>(&finder11));
+    }
+    if (command == "create")
+    {
+        return create(given);
+    }
+    return command == "run" ? run(given, argv[2], argc > 3 ? argv[3] : "") : registerTwice();
+#endif
+}

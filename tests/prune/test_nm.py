@@ -1,0 +1,187 @@
+"""2:4 inside lists: what is kept, the exact round trip, every rule of the refinement, and the way to the bundle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trtkp.errors import InputError
+from trtkp.prune.accounting import account
+from trtkp.prune.index_set import IndexSet, Kind, from_mask
+from trtkp.prune.method import prune_one_shot
+from trtkp.prune.nm import list_ratio, two_four_mask
+from trtkp.prune.registry import make_method
+from trtkp.prune.storage import load_index_sets, save_index_sets
+from trtkp.prune.vskp import VSKP
+from trtkp.pruning import prune
+
+Array = np.ndarray[Any, Any]
+
+
+def product_lists(seed: int) -> IndexSet:
+    """Lists of channels times taps for a few groups, some empty, each in an order of its own."""
+    rng = np.random.default_rng(seed)
+    groups, per_group = int(rng.integers(1, 3)), int(rng.integers(1, 6))
+    shape = (groups * per_group, int(rng.integers(1, 11)), int(rng.integers(1, 4)), int(rng.integers(1, 4)))
+    mask = np.zeros(shape, bool)
+    for filters in np.array_split(np.arange(shape[0]), groups * 2):
+        channels, taps = rng.random(shape[1]) < 0.7, rng.random(shape[2:]) < 0.7
+        mask[filters] = channels[:, None, None] & taps
+    index = from_mask(mask, groups)
+    channel = index.channel.copy()
+    for first, end in zip(index.entry_ptr[:-1], index.entry_ptr[1:], strict=True):
+        channel[first:end] = rng.permutation(channel[first:end])
+    return replace(index, channel=channel)
+
+
+@given(st.integers(0, 2000))
+def test_two_of_every_four(seed: int) -> None:
+    index = product_lists(seed)
+    weight = np.random.default_rng(seed).normal(size=index.shape)
+    mask = two_four_mask(weight, index)
+    lists = index.list_mask()
+    assert not (mask & ~lists).any()
+    for filters, taps, channels in index.products():
+        for first in range(0, len(channels), 4):
+            quad = channels[first : first + 4]
+            for f in filters:
+                for r, s in (divmod(int(t), index.shape[3]) for t in taps):
+                    magnitude, kept = np.abs(weight[f, quad, r, s]), mask[f, quad, r, s]
+                    assert kept.sum() == min(2, len(quad))
+                    assert magnitude[kept].min() >= magnitude[~kept].max(initial=0)
+
+
+@given(st.integers(0, 2000), st.booleans())
+def test_round_trip_is_exact(seed: int, fewer: bool) -> None:
+    index = product_lists(seed)
+    rng = np.random.default_rng(seed + 1)
+    mask = two_four_mask(rng.normal(size=index.shape), index)
+    if fewer:  # at most two: none or one will do
+        mask &= rng.random(mask.shape) < 0.5
+    refined = index.refined(mask)
+    refined.validate("layer")
+    assert np.array_equal(refined.mask(), mask)
+    assert np.array_equal(refined.list_mask(), index.list_mask())
+    assert (refined.retained, refined.listed) == (mask.sum(), index.retained)
+    assert refined.density == mask.mean()
+    assert refined.kind == index.kind
+    assert refined.nbytes == index.nbytes + -(-index.retained // 8)
+
+
+def test_bits_by_hand() -> None:
+    """Group by group, then filter, tap, entry; the lowest bit first."""
+    index = from_mask(np.ones((2, 4, 1, 2), bool))
+    mask = np.zeros((2, 4, 1, 2), bool)
+    mask[0, 0, 0, 0] = mask[0, 2, 0, 1] = mask[1, 3, 0, 0] = mask[1, 1, 0, 1] = True
+    assert index.refined(mask).nm_mask is not None
+    assert index.refined(mask).nm_mask.tolist() == [0b0100_0001, 0b0010_1000]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("taps", [(1, 1), (3, 3)])
+def test_equal_magnitudes_keep_the_earlier_entry(taps: tuple[int, int]) -> None:
+    index = from_mask(np.ones((1, 6, *taps), bool))
+    kept = two_four_mask(np.ones((1, 6, *taps)), index)
+    assert kept[0, :, 0, 0].tolist() == [True, True, False, False, True, True]
+
+
+def good() -> IndexSet:
+    index = from_mask(np.ones((3, 5, 1, 2), bool))
+    return index.refined(two_four_mask(np.arange(30.0).reshape(3, 5, 1, 2), index))
+
+
+def bits(value: int, length: int = 4) -> Array:
+    return np.full(length, value, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"nm_mask": np.zeros(4, np.int64)}, "nm_mask is int64"),
+        ({"nm_mask": np.zeros((2, 2), np.uint8)}, r"nm_mask is uint8\[2-d\]"),
+        ({"nm_mask": bits(0, 3)}, "nm_mask has 3 bytes for 30 weights"),
+        ({"nm_mask": np.array([0, 0, 0, 0x40], np.uint8)}, "a bit beyond its last weight"),
+        ({"nm_mask": bits(7)}, "keeps more than 2 of a quad"),
+        ({"channel": np.array([0, 1, 2, 3, 3], np.uint16)}, "not unique"),
+        ({"channel": np.array([0, 1, 2, 3, 5], np.uint16)}, "channel 5, the weight has 5"),
+        ({"taps": np.array([3, 3, 3, 3, 1], np.uint64)}, "not the same channels at every tap"),
+        ({"taps": np.array([3, 3, 3, 3, 0], np.uint64)}, "an entry without taps"),
+    ],
+)
+def test_broken_rules_are_refused(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        replace(good(), **changes).validate("layer")
+
+
+def test_order_is_free_only_with_a_refinement() -> None:
+    turned = replace(good(), channel=np.array([4, 2, 0, 1, 3], np.uint16))
+    turned.validate("layer")
+    with pytest.raises(InputError, match="ascending"):
+        replace(turned, nm_mask=None).validate("layer")
+
+
+def test_what_cannot_be_refined() -> None:
+    pattern = from_mask(np.array([[1, 0], [1, 1]], bool).reshape(1, 2, 1, 2))
+    with pytest.raises(InputError, match="not the same channels at every tap"):
+        pattern.refined(np.zeros(pattern.shape, bool))
+    with pytest.raises(InputError, match="not the same channels at every tap"):
+        two_four_mask(np.ones(pattern.shape), pattern)
+    lists = from_mask(np.ones((1, 4, 1, 1), bool))
+    with pytest.raises(InputError, match="more than 2 of a quad"):
+        lists.refined(np.ones((1, 4, 1, 1), bool))
+    with pytest.raises(InputError, match="that no list holds"):
+        from_mask(np.zeros((1, 4, 1, 1), bool)).refined(np.eye(4, dtype=bool)[:1].reshape(1, 4, 1, 1))
+
+
+def test_stored_and_read_back(tmp_path: Path) -> None:
+    sets = {f"layer.{seed}.weight": product_lists(seed) for seed in range(12)}
+    sets = {name: i.refined(two_four_mask(np.ones(i.shape), i)) for name, i in sets.items()}
+    sets["plain.weight"] = from_mask(np.ones((2, 3, 1, 1), bool))
+    save_index_sets(tmp_path / "sets", sets)
+    got = load_index_sets(tmp_path / "sets")
+    for name, index in sets.items():
+        assert np.array_equal(got[name].mask(), index.mask())
+        assert np.array_equal(got[name].channel, index.channel)
+        assert (got[name].nm_mask is None) == (index.nm_mask is None)
+
+
+def test_vskp_with_two_four(new_layer: Any) -> None:
+    """--ratio is what lists and 2:4 remove together."""
+    layer = new_layer(filters=64, channels=64, name="conv.weight")
+    weights = {layer.name: np.random.default_rng(0).normal(size=layer.weight_shape)}
+    for ratio, want in ((0.0, 0.5), (0.5, 0.5), (0.75, 0.25), (0.875, 0.125)):
+        method = VSKP(ratio=ratio, allocation="uniform", filter_group=16, nm="2:4")
+        pruning = prune_one_shot(method, [layer], weights)
+        (index,) = pruning.index_sets({layer.name: 1}).values()
+        index.validate(layer.name)
+        assert index.kind is Kind.KERNEL
+        assert index.density == want
+        assert index.filter_groups == (1 if ratio <= 0.5 else 4)
+        assert np.array_equal(index.mask(), pruning.masks[layer.name])
+        assert method.settings()["nm"] == "2:4"
+        costs = account([layer], layer.params, layer.macs, {layer.name: index})
+        assert costs.macs.retained == want * layer.macs
+    assert [list_ratio(r) for r in (0.3, 0.5, 0.75)] == [0, 0, 0.5]
+    with pytest.raises(InputError, match="--nm 1:2: not known"):
+        VSKP(nm="1:2")
+
+
+def test_two_four_by_an_allocation(new_layer: Any, tmp_path: Path) -> None:
+    """The settings of an allocation file hold for the refinement too; a layer's own ratio is what both remove."""
+    path = tmp_path / "a.json"
+    path.write_text('{"method": "vskp", "settings": {"nm": "2:4"}, "layers": {"w": {"ratio": 0.75}}}')
+    layer, rng = new_layer(filters=16, channels=32, name="w"), np.random.default_rng(0)
+    method = make_method("vskp", allocation=str(path))
+    pruning = prune_one_shot(method, [layer], {"w": rng.normal(size=layer.weight_shape)})
+    assert pruning.lists["w"].mean() == 0.5
+    assert pruning.masks["w"].mean() == 0.25
+
+
+def test_training_refuses_two_four(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--nm 2:4: 2:4 inside lists is chosen without training; use trtkp build --nm"):
+        prune(tmp_path / "net.onnx", tmp_path / "out", method="vskp", nm="2:4")
