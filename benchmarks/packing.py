@@ -38,7 +38,8 @@ from examples.nets import export, settle_batch_norm
 from examples.nets.resnet import resnet50, resnet56_cifar
 from examples.nets.vgg import vgg16_cifar
 from trtkp.engine.feeds import random_feeds
-from trtkp.prune.masked import apply_masks, fine_tune
+from trtkp.prune.masked import apply_masks
+from trtkp.prune.train.trainer import fine_tune
 from trtkp.timing import Timing, time_interleaved
 
 THREADS, BATCH = 2, 8

@@ -2,8 +2,9 @@
 
     python -m benchmarks.search --json benchmarks/results/search.json
 
-A VGG-16 of half width is trained on the generated shapes. ``trtkp search`` finds ratios for V-SKP that keep to a share
-of the dense latency. Uniform V-SKP, for every granularity that the search had, and channel pruning by magnitude
+A residual CNN of 64 to 256 channels is trained on the generated shapes. ``trtkp search`` finds ratios for V-SKP that
+keep to a share of the dense latency. Uniform V-SKP, for every granularity that the search had, and channel pruning by
+magnitude
 (torch-pruning) get the smallest ratio, in steps of 2.5 points, whose measured latency is no more than that of the net
 found. All are fine-tuned alike, and at the end timed in turn in one run. Accuracy is that of ``engine.onnx`` on 10,000
 test images.
@@ -22,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch_pruning
 from torch import nn
 
 import trtkp
@@ -30,18 +30,19 @@ from benchmarks.provenance import provenance
 from examples import shapes_data
 from examples.digits_data import batches_of
 from examples.nets import export
-from examples.nets.vgg import CifarVgg
+from examples.nets.shapes import shapes_cnn
 from trtkp.data import LabelledData, decisions
 from trtkp.engine.onnxruntime import OrtRunner
-from trtkp.prune.masked import apply_masks, fine_tune
+from trtkp.prune.masked import apply_masks
+from trtkp.prune.train.trainer import fine_tune
 from trtkp.search.choices import Level
 from trtkp.search.net import Net
 from trtkp.search.run import SearchOptions, run_search
 from trtkp.shapes import ShapeRange
 
-THREADS, BATCH, EPOCHS, TUNING = 2, 8, 8, 3
+WIDTH, THREADS, BATCH, EPOCHS, TUNING = 64, 2, 32, 7, 4
 SHAPE = (3, 32, 32)
-TARGETS, GROUPS = (0.6, 0.4), (32, 64)
+TARGETS, GROUPS = (0.6,), (32, 64)
 STEP = 0.025
 SAMPLES = 256
 
@@ -79,7 +80,7 @@ def table(report: dict[str, Any]) -> str:
 def _seed(seed: int, folder: Path) -> list[dict[str, Any]]:
     train, test = shapes_data.load(4000, 10_000)
     torch.manual_seed(seed)
-    dense = CifarVgg(hidden=0, narrow=2)
+    dense = shapes_cnn(WIDTH)
     fine_tune(dense, {}, batches_of(*train, seed=seed), epochs=EPOCHS, lr=0.05, weight_decay=5e-4)
     source = _save(dense, folder / "dense.pt2")
     build = trtkp.BuildOptions(backend="onnxruntime", threads=THREADS, opt=[f"{BATCH}x3x32x32"])
@@ -89,7 +90,7 @@ def _seed(seed: int, folder: Path) -> list[dict[str, Any]]:
     for target in TARGETS:
         bundles, untrained = {"dense": unpruned}, {"dense": _accuracy(unpruned, test)}
         for number, (name, model) in enumerate(_rivals(dense, source, target, seed, some, folder, build).items()):
-            place = folder / f"{target}-{number}"
+            place = folder / f"net-{target:.0%}-{number}"
             kept = _zeros(model)
             raw = _build(_save(model, place.with_suffix(".raw.pt2")), place.with_suffix(".raw"), build)
             untrained[name] = _accuracy(raw, test)
@@ -167,6 +168,8 @@ def _channels_share(dense: nn.Module, ratio: float, folder: Path, build: trtkp.B
 
 def _channels(dense: nn.Module, ratio: float) -> nn.Module:
     """A copy without the share of channels of smallest L1 norm, the same in every layer."""
+    import torch_pruning
+
     model = copy.deepcopy(dense).eval()
     example = torch.zeros(1, *SHAPE)
     pruner = torch_pruning.pruner.MetaPruner(

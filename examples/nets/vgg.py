@@ -16,15 +16,15 @@ class CifarVgg(nn.Module):
     """13 convolutions without bias in five stages, each with 2x2 pooling: ``[N, 3, 32, 32] -> [N, classes]``.
 
     The pooling is by maximum, the last by average. ``hidden`` is the width of an inner fully connected layer with
-    BN and ReLU; 0 leaves it out. ``narrow`` divides the widths of all convolutions.
+    BN and ReLU; 0 leaves it out.
     """
 
-    def __init__(self, hidden: int = 512, classes: int = 10, narrow: int = 1) -> None:
+    def __init__(self, hidden: int = 512, classes: int = 10) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
         for index, stage in enumerate(_STAGES):
-            for width in (full // narrow for full in stage):
+            for width in stage:
                 layers.extend(conv_bn(channels, width))
                 channels = width
             layers.append(nn.AvgPool2d(2) if index == len(_STAGES) - 1 else nn.MaxPool2d(2))
