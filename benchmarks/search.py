@@ -42,7 +42,7 @@ from trtkp.shapes import ShapeRange
 
 WIDTH, THREADS, BATCH, EPOCHS, TUNING = 64, 2, 32, 7, 4
 SHAPE = (3, 32, 32)
-TARGETS, GROUPS = (0.6,), (32, 64)
+TARGETS, GROUPS = (0.6, 0.4), (32, 64)
 STEP = 0.025
 SAMPLES = 256
 
