@@ -30,10 +30,11 @@ import numpy.typing as npt
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks, blocks_of
-from trtkp.prune.index_set import MAX_TAPS, IndexSet
+from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks
-from trtkp.prune.options import check_allocation, check_granularity, check_ratio, layer_ratios
+from trtkp.prune.options import check_allocation, check_granularity, check_ratio
 from trtkp.prune.regulariser import layer_weights
+from trtkp.prune.scope import no_element_to_drop, stem_or_depthwise
 
 if TYPE_CHECKING:
     import torch
@@ -111,18 +112,12 @@ class KEP:
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """A plane of one element has nothing to drop."""
-        if layer.taps == 1:
-            return "1x1 kernel: a plane of one element has nothing to drop"
-        if layer.taps > MAX_TAPS:
-            return f"{layer.kernel[0]}x{layer.kernel[1]} kernel: index sets hold at most {MAX_TAPS} taps"
-        return None
+        return no_element_to_drop(layer)
 
     def out_of_scope(self, layer: ConvLayer) -> str | None:
         """The stem, depthwise layers (few MACs, and much in every element), kernels too small for the default n."""
-        if layer.stem:
-            return "stem"
-        if layer.depthwise:
-            return "depthwise"
+        if (reason := stem_or_depthwise(layer)) is not None:
+            return reason
         if self.n is None and self.ratio is None and layer.taps <= DEFAULT_N:
             return f"{layer.kernel[0]}x{layer.kernel[1]} kernel: it has no more than {DEFAULT_N} elements"
         return None
@@ -143,9 +138,8 @@ class KEP:
                         f"n = {n}, but a {size} kernel has {layer.taps} elements", layer=layer.name, remedy=remedy
                     )
             return {layer.name: n for layer in layers}
-        ratios = layer_ratios(self.allocation, self.ratio, layers)
-        if ratios is not None:
-            return {layer.name: _at_least_one((1 - ratios[layer.name]) * layer.taps, layer.taps) for layer in layers}
+        if self.allocation == "uniform":
+            return {layer.name: _at_least_one((1 - self.ratio) * layer.taps, layer.taps) for layer in layers}
         magnitudes = {layer.name: np.abs(weights[layer.name]).ravel() for layer in layers}
         total = sum(m.size for m in magnitudes.values())
         cut = int(self.ratio * total)

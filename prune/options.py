@@ -1,14 +1,12 @@
-"""What the options of several methods have in common: their checks, and the share that every layer loses."""
+"""What the options of several methods have in common: their checks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import floor
 
 from trtkp.errors import InputError
-from trtkp.prune.conv_layer import ConvLayer
 
-__all__ = ["check_allocation", "check_granularity", "check_ratio", "exact_floor", "layer_ratios"]
+__all__ = ["check_allocation", "check_granularity", "check_ratio", "exact_floor"]
 
 
 def check_ratio(ratio: float | None, flag: str = "--ratio") -> None:
@@ -41,11 +39,6 @@ def check_granularity(filter_group: int, channel_block: int, round_to: int = 1) 
         raise InputError(f"--filter-group {filter_group}, --channel-block {channel_block}: sizes start at 1")
     if round_to < 1:
         raise InputError(f"--round-to {round_to}: counts are rounded to multiples of 1 or more")
-
-
-def layer_ratios(allocation: str, ratio: float, layers: Sequence[ConvLayer]) -> dict[str, float] | None:
-    """The share that every layer loses; None for ``global``, where the weights decide."""
-    return {layer.name: ratio for layer in layers} if allocation == "uniform" else None
 
 
 def exact_floor(value: float) -> int:

@@ -34,9 +34,10 @@ import numpy.typing as npt
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks, blocks_of
-from trtkp.prune.index_set import MAX_TAPS, IndexSet
+from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks
-from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor, layer_ratios
+from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor
+from trtkp.prune.scope import no_kernel_to_drop, stem_or_pointwise
 from trtkp.prune.vskp import equalised
 
 if TYPE_CHECKING:
@@ -142,19 +143,11 @@ class PPTKP:
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """One kernel per filter leaves nothing to choose."""
-        if layer.channels == 1:
-            return "one channel per filter: no kernel can go"
-        if layer.taps > MAX_TAPS:
-            return f"{layer.kernel[0]}x{layer.kernel[1]} kernel: index sets hold at most {MAX_TAPS} taps"
-        return None
+        return no_kernel_to_drop(layer)
 
     def out_of_scope(self, layer: ConvLayer) -> str | None:
         """The stem, and 1x1 layers where they are switched off."""
-        if layer.stem:
-            return "stem"
-        if layer.taps == 1 and not self.pointwise:
-            return "1x1 kernel"
-        return None
+        return stem_or_pointwise(layer, pointwise=self.pointwise)
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
         """One mask per layer.
@@ -179,16 +172,13 @@ class PPTKP:
         """The same with the blocks given, such as those that were trained with."""
         norms = {layer.name: blocks[layer.name].mean(kernel_norms(weights[layer.name])) for layer in layers}
         ratio = _RATIO if self.ratio is None else self.ratio
-        ratios = layer_ratios(self.allocation, ratio, layers)
+        compared = [[layer] for layer in layers] if self.allocation == "uniform" else pools(layers)
         masks: Masks = {}
-        for pool in pools(layers):
-            together = self._threshold([norms[layer.name] for layer in pool], [blocks[layer.name] for layer in pool],
-                                       ratio) if ratios is None else 0.0  # fmt: skip
+        for pool in compared:
+            names = [layer.name for layer in pool]
+            threshold = self._threshold([norms[name] for name in names], [blocks[name] for name in names], ratio)
             for layer in pool:
-                norm, block = norms[layer.name], blocks[layer.name]
-                threshold = together if ratios is None else _quantile(norm.ravel(), block.sizes.ravel(),
-                                                                      ratios[layer.name])  # fmt: skip
-                kept = block.spread(self._kept(norm, threshold))
+                kept = blocks[layer.name].spread(self._kept(norms[layer.name], threshold))
                 masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
         return masks
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trtkp.errors import InputError
+from trtkp.prune.dppnet import DPPNet
 from trtkp.prune.kep import KEP
 from trtkp.prune.l1 import L1
 from trtkp.prune.method import Method
@@ -24,6 +25,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "vskp": VSKP,
     "pptkp": PPTKP,
     "soks": SOKS,
+    "dppnet": DPPNet,
     "l1": L1,
     "none": Dense,
     "from-zeros": FromZeros,

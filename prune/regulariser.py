@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
     from trtkp.prune.method import Masks
 
-__all__ = ["Regulariser", "Trainable", "can_regularise", "layer_parameters", "layer_weights"]
+__all__ = ["Converting", "Regulariser", "Trainable", "can_regularise", "layer_parameters", "layer_weights"]
 
 
-class Regulariser:
+class Regulariser(ABC):
     """Base of the regularisers; a hook does nothing unless a method says what.
 
     Every iteration the trainer adds `loss` to its own, calls `after_backward` once gradients are there (unscaled, and
@@ -35,27 +36,27 @@ class Regulariser:
         """A term of the loss, or None."""
         return None
 
-    def after_backward(self) -> None:
+    def after_backward(self) -> None:  # noqa: B027 - a hook may do nothing
         """Add to the gradients."""
 
-    def after_step(self, lr: float) -> None:
+    def after_step(self, lr: float) -> None:  # noqa: B027 - a hook may do nothing
         """Change weights after a step of learning rate ``lr``."""
 
-    def after_epoch(self, epoch: int) -> None:
+    def after_epoch(self, epoch: int) -> None:  # noqa: B027 - a hook may do nothing
         """Look at the weights after epoch ``epoch``, counted from 1."""
 
+    @abstractmethod
     def masks(self) -> Masks:
         """Masks that the weights as they are now lead to."""
-        raise NotImplementedError
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 - a hook may do nothing
         """Take off what was put on the module."""
 
     def state(self) -> dict[str, torch.Tensor]:
         """What the module's own state does not hold."""
         return {}
 
-    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: B027 - a hook may do nothing
         """Go on from `state`."""
 
     def report(self) -> dict[str, Any]:
@@ -69,6 +70,14 @@ class Trainable(Protocol):
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> Regulariser:
         """The regulariser for the given layers of a module whose parameters carry the layers' names."""
+
+
+@runtime_checkable
+class Converting(Protocol):
+    """A method that replaces modules before it trains, and so makes another net."""
+
+    def convert(self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], seed: int) -> None:
+        """Replace the given layers in the module of an exported program."""
 
 
 def can_regularise(method: object) -> bool:

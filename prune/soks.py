@@ -28,9 +28,10 @@ import numpy.typing as npt
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks, blocks_of
-from trtkp.prune.index_set import MAX_TAPS, IndexSet
+from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks
-from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor, layer_ratios
+from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor
+from trtkp.prune.scope import no_element_to_drop, stem_or_depthwise
 
 if TYPE_CHECKING:
     import torch
@@ -133,18 +134,16 @@ class SOKS:
         return -(-index.shape[2] * index.shape[3] * index.filter_groups // 8)
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
-        """A plane of one position has nothing to drop, and fixed shapes are of 3x3 kernels."""
-        if layer.taps == 1:
-            return "1x1 kernel: a plane of one position has nothing to drop"
-        if layer.taps > MAX_TAPS:
-            return f"{layer.kernel[0]}x{layer.kernel[1]} kernel: index sets hold at most {MAX_TAPS} taps"
+        """A plane of one element has nothing to drop, and fixed shapes are of 3x3 kernels."""
+        if (reason := no_element_to_drop(layer)) is not None:
+            return reason
         if self.shapes is not None and layer.kernel != (3, 3):
             return f"{layer.kernel[0]}x{layer.kernel[1]} kernel: {self.shapes} is for 3x3"
         return None
 
     def out_of_scope(self, layer: ConvLayer) -> str | None:
         """The stem and depthwise layers."""
-        return "stem" if layer.stem else "depthwise" if layer.depthwise else None
+        return stem_or_depthwise(layer)
 
     def blocks(self, layer: ConvLayer, weight: npt.NDArray[Any]) -> Blocks:
         """A layer's filter groups, each over all channels."""
@@ -194,14 +193,12 @@ class SOKS:
         blocks: Mapping[str, Blocks],
         ratio: float,
     ) -> dict[str, npt.NDArray[np.bool_]]:
-        ratios = layer_ratios(self.allocation, ratio, layers)
-        pools = [list(layers)] if ratios is None else [[layer] for layer in layers]
+        pools = [[layer] for layer in layers] if self.allocation == "uniform" else [list(layers)]
         kept = {}
         for pool in pools:
             sizes = [np.repeat(blocks[layer.name].sizes, layer.taps) for layer in pool]
-            share = ratio if ratios is None else ratios[pool[0].name]
             flat = np.concatenate([scores[layer.name].ravel() for layer in pool])
-            stays = _all_but_lowest(flat, np.concatenate(sizes), share)
+            stays = _all_but_lowest(flat, np.concatenate(sizes), ratio)
             ends = np.cumsum([scores[layer.name].size for layer in pool])[:-1]
             for layer, part in zip(pool, np.split(stays, ends), strict=True):
                 kept[layer.name] = part.reshape(scores[layer.name].shape)

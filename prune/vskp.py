@@ -34,10 +34,11 @@ import numpy.typing as npt
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks, blocks_of, rounded
-from trtkp.prune.index_set import MAX_TAPS, IndexSet, Kind
+from trtkp.prune.index_set import IndexSet, Kind
 from trtkp.prune.method import Masks
 from trtkp.prune.nm import FORMS, list_ratio
-from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor, layer_ratios
+from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor
+from trtkp.prune.scope import no_kernel_to_drop, stem_or_pointwise
 
 __all__ = [
     "VSKP",
@@ -113,32 +114,23 @@ class VSKP:
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """One kernel per filter leaves nothing to choose."""
-        if layer.channels == 1:
-            return "one channel per filter: no kernel can go"
-        if layer.taps > MAX_TAPS:
-            return f"{layer.kernel[0]}x{layer.kernel[1]} kernel: index sets hold at most {MAX_TAPS} taps"
-        return None
+        return no_kernel_to_drop(layer)
 
     def out_of_scope(self, layer: ConvLayer) -> str | None:
         """The stem, and 1x1 layers where they are switched off."""
-        if layer.stem:
-            return "stem"
-        if layer.taps == 1 and not self.pointwise:
-            return "1x1 kernel"
-        return None
+        return stem_or_pointwise(layer, pointwise=self.pointwise)
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
         """One mask per layer; 1x1 layers have a threshold of their own."""
         kernels = {layer.name: self.scores(layer, weights[layer.name]) for layer in layers}
         blocks = {layer.name: self._blocks(layer, kernels[layer.name]) for layer in layers}
         scores = {name: blocks[name].mean(kernels[name]) for name in kernels}
-        ratios = layer_ratios(self.allocation, self._ratio, layers)
         masks: Masks = {}
         for kind in (
             [layer for layer in layers if layer.taps > 1],
             [layer for layer in layers if layer.taps == 1],
         ):
-            for layer, count in zip(kind, self._removed(kind, scores, blocks, ratios), strict=True):
+            for layer, count in zip(kind, self._removed(kind, scores, blocks), strict=True):
                 kept = blocks[layer.name].spread(equalised(scores[layer.name], count))
                 masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
         return masks
@@ -164,12 +156,11 @@ class VSKP:
         layers: Sequence[ConvLayer],
         scores: Mapping[str, npt.NDArray[Any]],
         blocks: Mapping[str, Blocks],
-        ratios: Mapping[str, float] | None,
     ) -> list[int]:
         """Blocks that every filter group of a layer loses."""
         columns = {layer.name: blocks[layer.name].shape[1] for layer in layers}
-        if ratios is not None:
-            removed = [exact_floor(columns[layer.name] * ratios[layer.name]) for layer in layers]
+        if self.allocation == "uniform":
+            removed = [exact_floor(columns[layer.name] * self._ratio) for layer in layers]
         else:
             removed = self._below_threshold(layers, scores, blocks)
         return [

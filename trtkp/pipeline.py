@@ -269,7 +269,7 @@ class Line:
         groups = {layer.name: layer.groups for layer in self.table.layers}
         self.index_sets = pruning.index_sets(groups)
         self.left_dense = pruning.left_dense
-        if not self.index_sets and self.method.name != "none":
+        if not self.index_sets and self.method.name not in ("none", "dppnet"):
             self.warnings.append(f"method {self.method.name} pruned no layer: the engine is dense")
         if self.index_sets and self.method.name != "from-zeros" and self._batch_norm_folded(graph):
             self.warnings.append(
@@ -285,13 +285,16 @@ class Line:
     def rewrite(self, graph: ir.Model) -> tuple[ir.Model, ir.Model]:
         """The masked graph with batch normalisation folded, at its precision; and the packed one, ``model.onnx``."""
         from trtkp.graph.batch_norm import fold_batch_norm
+        from trtkp.graph.dynamic import fold_dynamic, fuse_dynamic
         from trtkp.graph.precision import to_float16
         from trtkp.graph.rewrite import pack_convolutions
 
         fold_batch_norm(graph)
+        fold_dynamic(graph)
         if self.options.precision == "fp16":
             graph = to_float16(graph, keep_io=self.options.keep_io)
         packed = graph.clone()
+        fuse_dynamic(packed)
         nodes = pack_convolutions(packed, self.index_sets, self._input_sizes)
         self.ops = {str(node.name): node.op_type for node in nodes}
         unpacked = {layer.node for layer in self.table.layers if layer.name in self.index_sets} - set(self.ops)

@@ -28,11 +28,11 @@ from trtkp.prune.accounting import account
 from trtkp.prune.index_set import IndexSet, from_mask
 from trtkp.prune.method import Masks, Method, prune_one_shot, select_layers
 from trtkp.prune.registry import make_method
-from trtkp.prune.regulariser import Trainable, can_regularise
+from trtkp.prune.regulariser import Converting, Trainable, can_regularise
 from trtkp.prune.storage import save_index_sets
 from trtkp.prune.train.recipe import STAGES, Training
 from trtkp.records import source_record, totals_record
-from trtkp.shapes import Profile, make_profile, parse_shape_options
+from trtkp.shapes import Profile, make_profile, parse_shape_options, smallest_samples
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from trtkp.graph.layers import LayerTable
     from trtkp.model import SourceModel
+    from trtkp.model.torch_backend import TorchBackend
     from trtkp.prune.conv_layer import ConvLayer
     from trtkp.prune.train.checkpoint import Checkpoint
     from trtkp.prune.train.data import Dataset, Parts
@@ -107,6 +108,7 @@ def prune(
 
     options = options or PruneOptions()
     chosen = make_method(method, **settings) if isinstance(method, str) else method
+    _check_stages(chosen, options.training)
     if (nm := getattr(chosen, "nm", None)) is not None:
         raise InputError(f"--nm {nm}: 2:4 inside lists is chosen without training", remedy="use trtkp build --nm")
     target = Path(output)
@@ -133,8 +135,25 @@ def training_folder(output: Path) -> Path:
     return output.absolute().with_name(f".{output.absolute().name}.training")
 
 
+def _check_stages(method: Method, training: Training) -> None:
+    if not isinstance(method, Converting):
+        if training.prepare.epochs:
+            raise InputError(f"a stage prepare means nothing to method {method.name}", remedy="leave it out")
+    elif not training.regularise.epochs:
+        raise InputError(f"--method {method.name} learns its patterns in training", remedy="give --data and --epochs")
+
+
 def _epochs(training: Training) -> int:
     return training.prepare.epochs + training.regularise.epochs + training.finetune.epochs
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """What a net that a method made holds: parameters of its dynamic layers, and parameters and MACs of all of it."""
+
+    layers: dict[str, int]
+    params: int
+    macs: int
 
 
 @dataclass
@@ -155,6 +174,7 @@ class _Run:
     weights: dict[str, npt.NDArray[Any]] = field(init=False)
     masks: Masks = field(init=False)
     left_dense: dict[str, str] = field(init=False)
+    profile: Profile = field(init=False)
     parts: Parts | None = None
     module: torch.nn.Module | None = None
     processes: Processes | None = None
@@ -187,7 +207,9 @@ class _Run:
         )
         self.warnings += self.source.warnings
         specs = self.source.inputs
-        profile = make_profile(specs, {}, parse_shape_options(list(options.input_shape), specs, "--input-shape"), {})
+        self.profile = profile = make_profile(
+            specs, {}, parse_shape_options(list(options.input_shape), specs, "--input-shape"), {}
+        )
         if self.data is not None:
             self._load_data(profile)
         try:
@@ -246,6 +268,12 @@ class _Run:
         if "dense" not in self.accuracy:
             self.accuracy["dense"] = self._measure()
         training = self.options.training
+        if isinstance(self.method, Converting):
+            self._convert(self.method)
+            if start is None or start.stage == "prepare":
+                if training.prepare.epochs:
+                    self._stage("prepare", start)
+                start = None
         if start is None or start.stage != "finetune":
             if can_regularise(self.method) and training.regularise.epochs:
                 self._take(self._regularised(start))
@@ -265,6 +293,13 @@ class _Run:
     def _one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
         pruning = prune_one_shot(self.method, self.layers, weights, [escape(layer.name) for layer in self.layers])
         return pruning.masks
+
+    def _convert(self, method: Converting) -> None:
+        """The net of the method in place of the model's."""
+        backend = self._torch_backend()
+        module = backend.graph_module()
+        method.convert(module, self.layers, self.options.training.seed)
+        self.module = module.to(self._device)
 
     def _regularised(self, start: Checkpoint | None) -> Masks:
         assert isinstance(self.method, Trainable)
@@ -377,10 +412,17 @@ class _Run:
     def write(self, staging: Path) -> None:
         """Model, index sets and log."""
         groups = {layer.name: layer.groups for layer in self.layers}
+        self.converted: _Converted | None = None
+        if isinstance(self.method, Converting):
+            assert self.module is not None
+            self.masks = self._supports()
         self.index_sets: dict[str, IndexSet] = {
             name: from_mask(mask, groups[name]) for name, mask in sorted(self.masks.items())
         }
-        if self.source.format == "onnx":
+        if isinstance(self.method, Converting):
+            self.model_file = "model.pt2"
+            self.converted = self._write_converted(staging / self.model_file)
+        elif self.source.format == "onnx":
             import onnx_ir as ir
 
             from trtkp.graph.rewrite import apply_masks
@@ -389,20 +431,55 @@ class _Run:
             self.model_file = "model.onnx"
             ir.save(self.graph, staging / self.model_file)
         else:
-            from trtkp.model.torch_backend import TorchBackend
-
-            assert isinstance(self.source.backend, TorchBackend)
             module = self.module if self.module is not None else self.source.module()
             if self.module is None:
                 from trtkp.prune.masked import apply_masks as zero
 
                 zero(module, self.masks)
             self.model_file = "model.pt2"
-            self.source.backend.save(staging / self.model_file, module.state_dict())
+            self._torch_backend().save(staging / self.model_file, module.state_dict())
         save_index_sets(staging / "index_sets.safetensors", self.index_sets)
         log = training_folder(self.output) / "log.csv"
         if log.exists():
             (staging / log.name).write_bytes(log.read_bytes())
+
+    def _torch_backend(self) -> TorchBackend:
+        from trtkp.model.torch_backend import TorchBackend
+
+        assert isinstance(self.source.backend, TorchBackend)  # no other has a module to train
+        return self.source.backend
+
+    def _supports(self) -> Masks:
+        """What the lists of a converted net read, as masks of the weights that it came from."""
+        from trtkp.prune.dynamic import supports
+
+        assert self.module is not None
+        return {layer.name: np.broadcast_to(supports(self.module)[layer.name], layer.weight_shape).copy()
+                for layer in self.layers}  # fmt: skip
+
+    def _write_converted(self, path: Path) -> _Converted:
+        """The net that the method made, each of its convolutions one operator."""
+        from trtkp.graph.layers import conv_layers
+        from trtkp.model import load_model
+        from trtkp.prune.dynamic import costs_of, dynamic_layers, pack
+        from trtkp.prune.train.modes import set_training
+
+        assert self.module is not None
+        module = self.module.cpu()
+        set_training(module, False)
+        layers = dynamic_layers(module)
+        macs = {layer.name: layer.macs for layer in self.layers}
+        pixels = {part: macs[name] // part.weight[0].numel() for name, part in layers.items()}
+        costs = costs_of(pixels, self.table.macs - sum(macs.values()))
+        self.report |= {
+            "removed": dict(zip(("layers", "net", "net_with_overhead"), map(float, costs.removed), strict=True))
+        }
+        pack(module)
+        params = {name: module.get_parameter(name).numel() for name in layers}
+        self._torch_backend().save_other(path, module)
+        written = load_model(path)
+        table = conv_layers(written.graph(), smallest_samples(written.inputs, self.profile))
+        return _Converted(params, table.params, table.macs)
 
     def manifest(self, files: dict[str, FileRecord]) -> PrunedManifest:
         """What was done."""
@@ -410,6 +487,14 @@ class _Run:
         counter = getattr(self.method, "paper_index_bytes", None)
         paper = {name: counter(index) for name, index in self.index_sets.items()} if counter is not None else {}
         costs = {cost.name: cost for cost in accounting.layers}
+        totals, retained = (
+            totals_record(accounting, paper),
+            {name: cost.params.retained for name, cost in costs.items()},
+        )
+        if self.converted is not None:
+            made = self.converted
+            totals = totals.model_copy(update={"retained_params": made.params, "retained_macs": made.macs})
+            retained = made.layers
         options = self.options
         trained = self.parts is not None and _epochs(options.training) > 0
         return PrunedManifest(
@@ -427,14 +512,14 @@ class _Run:
                     kind=index.kind.value,
                     filter_groups=index.filter_groups,
                     density=index.density,
-                    retained_params=costs[name].params.retained,
+                    retained_params=retained[name],
                     index_bytes=index.nbytes,
                     paper_index_bytes=paper.get(name),
                 )
                 for name, index in self.index_sets.items()
             ],
             left_dense=self.left_dense,
-            totals=totals_record(accounting, paper),
+            totals=totals,
             data=self.parts.digest() if self.parts is not None else None,
             training=options.training.as_dict() if trained else None,
             report=self.report,
@@ -454,11 +539,15 @@ class _Run:
 def with_epochs(
     training: Training, method: Method, *, epochs: int | None, regularise: int | None, **changes: Any
 ) -> Training:
-    """A recipe with the command line's numbers: ``changes`` go into both stages.
+    """A recipe with the command line's numbers: ``changes`` go into every stage.
 
-    Without a number of its own, and where the recipe has none, the stage towards the masks is as long as the fine-tune.
+    Without a number of its own, and where the recipe has none, the stage towards the masks is as long as the fine-tune,
+    and so is the one before it of a method that has one.
     """
     training = training.with_stage("finetune", epochs=epochs, **changes)
+    if isinstance(method, Converting):
+        first = epochs if epochs is not None and not training.prepare.epochs else None
+        training = training.with_stage("prepare", epochs=first, **changes)
     if not can_regularise(method):
         if regularise:
             raise InputError(f"--regularise-epochs means nothing to method {method.name}", remedy="leave it out")

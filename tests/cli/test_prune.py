@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -18,24 +20,31 @@ from trtkp.bundle.pruned import load_pruned
 from trtkp.errors import InputError, IntegrityError, JobError
 from trtkp.layer_table import named_graph
 from trtkp.model import SourceModel, load_model
-from trtkp.prune.train.recipe import Preprocessing, Recipe, Training
+from trtkp.pipeline import BuildOptions, build
+from trtkp.prune.registry import make_method
+from trtkp.prune.train.recipe import Preprocessing, Recipe, Training, read_recipe
 from trtkp.pruning import PruneOptions, prune, training_folder
+from trtkp.verification import verify
 
 from .conftest import Trtkp
+
+
+def small_net() -> nn.Sequential:
+    """Three convolutions, with all that training switches."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    ).eval()  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``net.pt2`` and ``data.npz``, three classes of stripes."""
     folder = tmp_path_factory.mktemp("prune")
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),
-        nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
-    ).eval()  # fmt: skip
-    torch.export.save(export(net, (1, 8, 8)), folder / "net.pt2")
+    torch.export.save(export(small_net(), (1, 8, 8)), folder / "net.pt2")
     rng = np.random.default_rng(0)
     labels = np.arange(160) % 3
     images = rng.normal(0, 0.3, (160, 1, 8, 8)).astype(np.float32)
@@ -120,16 +129,20 @@ def test_every_method_trains(trtkp: Trtkp, work: Path, options: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "stage"),
-    [("kep", "Regularise"), ("soks", "Regularise"), ("pptkp", "Regularise"), ("soks", "Finetune")],
-)
+    [
+        ("kep", "Regularise"), ("soks", "Regularise"), ("pptkp", "Regularise"), ("soks", "Finetune"),
+        ("dppnet", "Prepare"), ("dppnet", "Regularise"), ("dppnet", "Finetune"),
+    ],
+)  # fmt: skip
 def test_an_interrupted_pruning_goes_on(work: Path, method: str, stage: str) -> None:
     training = Training(
         data=Preprocessing(flip=True, pad=1),
+        prepare=Recipe(epochs=3 if method == "dppnet" else 0, batch=30, lr=0.1),
         regularise=Recipe(epochs=3, batch=30, lr=0.1),
         finetune=Recipe(epochs=3, batch=30, lr=0.1, distil=0.5),
     )
     options = PruneOptions(training=training)
-    settings = {} if method == "kep" else {"ratio": 0.5}
+    settings = {"kep": {}, "dppnet": {"alpha": 0.004}}.get(method, {"ratio": 0.5})
 
     class StopError(Exception):
         pass
@@ -153,6 +166,105 @@ def test_an_interrupted_pruning_goes_on(work: Path, method: str, stage: str) -> 
     assert whole.manifest.report == again.manifest.report
     rows = [[row["stage"], row["epoch"], row["loss"]] for row in rows_of("p/log.csv")]
     assert rows == [[row["stage"], row["epoch"], row["loss"]] for row in rows_of("whole/log.csv")]
+
+
+_THREE_STAGES = """
+method: dppnet
+settings: {alpha: 0.035}
+prepare: {epochs: 2, batch: 30, lr: 0.1}
+regularise: {epochs: 12, batch: 30, lr: 0.03, momentum: 0.0, schedule: constant}
+finetune: {epochs: 4, batch: 30, lr: 0.1}
+"""
+
+
+@pytest.fixture(scope="module")
+def dynamic(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``trtkp prune`` makes of the net with dynamic patterns: the directory ``dynamic``."""
+    folder = shutil.copytree(source, tmp_path_factory.mktemp("dynamic") / "work")
+    (folder / "three.yaml").write_text(_THREE_STAGES)
+    net = small_net()
+    with torch.no_grad():
+        for i in (3, 7):  # positions that differ: all of a plane would stay or go at once
+            net[i].weight.mul_(torch.tensor([[0.2, 1, 0.2], [1, 2, 1], [0.2, 1, 0.2]]))
+    torch.export.save(export(net, (1, 8, 8)), folder / "net.pt2")
+    chosen = read_recipe(folder / "three.yaml")
+    prune(folder / "net.pt2", folder / "dynamic", method=make_method("dppnet", **chosen.settings),
+          options=PruneOptions(training=chosen), data=folder / "data.npz")  # fmt: skip
+    return folder
+
+
+def test_dynamic_patterns_are_learnt_in_three_stages(dynamic: Path) -> None:
+    pruned = load_pruned(dynamic / "dynamic")
+    told = pruned.manifest
+    assert told.accuracy is not None
+    assert told.accuracy["pruned"] > 0.8 > told.accuracy["dense"]
+    stages = [row["stage"] for row in rows_of(str(dynamic / "dynamic" / "log.csv"))]
+    assert stages == ["prepare"] * 2 + ["regularise"] * 12 + ["finetune"] * 4
+    weights = load_model(pruned.model).parameters()
+    taps = {name: index.mask()[0, 0].sum() for name, index in pruned.index_sets.items()}
+    assert set(taps) == {"3.weight", "7.weight"}
+    assert any(count < 9 for count in taps.values())
+    for layer in told.layers:
+        assert weights[layer.name].shape == (4, 8, 8 * taps[layer.name])
+        assert layer.retained_params == weights[layer.name].size
+        assert layer.paper_index_bytes == 5  # 4 patterns of 9 bits
+    attention = 2 * (3 * 8 + 32 * 3 + 32)
+    dense = told.totals.dense_params - 2 * 576
+    assert told.totals.retained_params == dense + sum(layer.retained_params for layer in told.layers) + attention + 16
+    removed = told.report["removed"]
+    kept = sum(576 * 64 * count / 9 for count in taps.values())
+    assert removed["layers"] == pytest.approx(1 - kept / (2 * 576 * 64))
+    assert removed["net_with_overhead"] < removed["net"] < removed["layers"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_dynamic_patterns_are_built_and_exact_for_any_batch(dynamic: Path, tmp_path: Path, precision: str) -> None:
+    bundle = build(
+        dynamic / "dynamic", tmp_path / "b", options=BuildOptions(backend="onnxruntime", precision=precision)
+    )
+    model, engine = (onnx.load(bundle.path / name) for name in ("model.onnx", "engine.onnx"))
+    assert [node.op_type for node in model.graph.node].count("DynamicPatternConvRelu") == 2  # with their BatchNorm
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    assert {node.domain for node in engine.graph.node} == {""}
+    source = load_model(load_pruned(dynamic / "dynamic").model)
+    tolerance = 1e-5 if precision == "fp32" else 5e-3
+    for file in ("model.onnx", "engine.onnx"):
+        session = onnxruntime.InferenceSession(bundle.path / file, providers=["CPUExecutionProvider"])
+        for batch in (1, 5):
+            x = np.random.default_rng(batch).normal(size=(batch, 1, 8, 8)).astype(np.float32)
+            (want,) = source.run({source.inputs[0].name: x}).values()
+            (got,) = session.run(None, {session.get_inputs()[0].name: x})
+            assert np.linalg.norm(got - want) <= tolerance * np.linalg.norm(want)
+    assert verify(bundle.path).ok
+    assert set(bundle.manifest.left_out) == {"3.weight", "7.weight"}
+    assert "positions (DynamicPatternConv)" in bundle.manifest.left_out["3.weight"]
+    assert bundle.manifest.totals.dense_macs == load_pruned(dynamic / "dynamic").manifest.totals.retained_macs
+
+
+def test_tensorrt_rtx_builds_dynamic_patterns(dynamic: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    options = BuildOptions(backend="tensorrt-rtx", targets=["sm89"], precision="fp16")
+    bundle = build(dynamic / "dynamic", tmp_path / "b", options=options)
+    assert (bundle.path / "model.engine").stat().st_size > 0
+    ((_, shapes),) = bundle.manifest.profile.items()
+    assert shapes["max"][0] > shapes["min"][0]
+
+
+def test_dynamic_patterns_need_training_and_pytorch(trtkp: Trtkp, work: Path, built: Path) -> None:
+    done = trtkp("build", "net.pt2", "-m", "dppnet", "-o", "b")
+    assert "--method dppnet learns its patterns; use trtkp prune with --data" in done.message
+    assert done.status == 2
+    done = trtkp("prune", "net.pt2", "-m", "dppnet", "-o", "p")
+    assert "--method dppnet learns its patterns in training; give --data and --epochs" in done.message
+    done = trtkp("prune", "net.pt2", "-m", "dppnet", "--alpha", "30", "--data", "data.npz", "--epochs", "3", "-o", "p")
+    assert "every position of every pattern is gone" in done.message
+    assert done.status == 2
+    Path("p.yaml").write_text("prepare: {epochs: 1}\n")
+    done = trtkp("prune", "net.pt2", "-m", "kep", "--recipe", "p.yaml", "--data", "data.npz", "-o", "p")
+    assert "a stage prepare means nothing to method kep" in done.message
+    done = trtkp("prune", str(built / "net.onnx"), "-m", "dppnet", "--data", "data.npz", "--epochs", "1", "-o", "p")
+    assert done.status == 2
+    assert not Path("p").exists()
 
 
 def test_a_checkpoint_of_another_training_is_refused_until_restart(trtkp: Trtkp, work: Path) -> None:

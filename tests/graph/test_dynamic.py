@@ -12,6 +12,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from tests.conftest import append_epilogue
+from trtkp.graph.dynamic import add_bodies, expand_dynamic, fold_dynamic, fuse_dynamic
+from trtkp.graph.layers import conv_layers
 from trtkp.graph.ops import ACTIVATIONS, DOMAIN, DYNAMIC, OpName, function
 from trtkp.graph.rewrite import packed_nodes
 
@@ -124,6 +127,62 @@ def test_every_epilogue(
     assert relative_error(run(model, feeds), layer.want(oracle, feeds)) < 1e-6
     assert OpName.parse(str(layer.name)) == layer.name
     assert packed_nodes(model) == []  # no list of its own for the planner
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("activation", ["", "Relu", "Silu"])
+def test_what_follows_is_folded_fused_and_expanded(
+    activation: str, residual: bool, new_graph: Any, run: Any, relative_error: Any
+) -> None:
+    layer, rng, graph = Layer(3, np.float32, OpName(DYNAMIC, residual)), np.random.default_rng(0), new_graph()
+    shape = ("batch", 6, 9, 8)
+    inputs = [
+        graph.input("x", ("batch", 5, 9, 8)), graph.constant("w", layer.packed), graph.constant("taps", layer.taps),
+        graph.input("attention", ("batch", 4, 6)), graph.constant("b", layer.bias),
+    ]  # fmt: skip
+    node = ir.node(
+        DYNAMIC,
+        inputs,
+        {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "channels": 5, "weight_shape": (6, 5, 3, 3)},
+        domain=DOMAIN,
+        name="dynamic",
+    )
+    graph.nodes.append(node)
+    node.outputs[0].dtype, node.outputs[0].shape, node.outputs[0].name = ir.DataType.FLOAT, ir.Shape(shape), "conv"
+    statistics = [graph.constant(name, rng.uniform(0.5, 2, 6).astype(np.float32)) for name in ("g", "o", "m", "v")]
+    y = graph.op("BatchNormalization", node.outputs[0], *statistics)
+    y.dtype, y.shape = ir.DataType.FLOAT, ir.Shape(shape)
+    y = append_epilogue(graph, y, graph.input("r", shape) if residual else None, activation)
+    model = graph.model(y, infer=False)
+    add_bodies(model)
+    feeds = layer.data(3)
+    before = run(model, feeds)
+    table = conv_layers(model, {name: value.shape for name, value in layer.data(1).items()})
+    taps = layer.taps.size
+    assert table.macs == 6 * 5 * taps * 72 + 4 * 6 * 5 * taps
+    assert table.params == 4 * 6 * 5 * taps + 6 + 2 * 6
+    assert table.left_out == {"w": f"a kernel for every sample, {taps} of 9 positions (DynamicPatternConv)"}
+    assert fold_dynamic(model) == 1
+    fuse_dynamic(model)
+    assert [n.op_type for n in model.graph] == [str(OpName(DYNAMIC, residual, activation))]
+    assert relative_error(run(model, feeds), before) < 1e-6
+    expand_dynamic(model)
+    assert {n.domain for n in model.graph} == {""}
+    assert not model.functions
+    assert DOMAIN not in model.graph.opset_imports
+    assert relative_error(run(model, feeds), before) < 1e-6
+
+
+def test_a_convolution_that_two_read_keeps_what_follows(new_graph: Any) -> None:
+    model = Layer(3, np.float32, OpName(DYNAMIC)).model(new_graph)
+    y = model.graph.outputs[0]
+    relu = ir.node("Relu", [y], name="relu")
+    model.graph.append(relu)
+    relu.outputs[0].name, relu.outputs[0].dtype, relu.outputs[0].shape = "z", y.dtype, y.shape
+    model.graph.outputs.append(relu.outputs[0])
+    assert fold_dynamic(model) == 0
+    fuse_dynamic(model)
+    assert [n.op_type for n in model.graph] == [DYNAMIC, "Relu"]
 
 
 def test_tensorrt_rtx_builds_it_with_a_dynamic_batch(new_graph: Any, tmp_path: Path) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from examples.nets import resnet
 from trtkp.errors import InputError
-from trtkp.prune.dppnet import (
+from trtkp.prune.dynamic import (
+    Attention,
     DynamicPatternConv2d,
     LongTailedStep,
     PatternPenalty,
     convert,
+    convert_program,
+    dynamic_layers,
     freeze,
+    pack,
     pattern_costs,
     use_patterns,
 )
@@ -27,7 +33,7 @@ def layer_with(stride: int = 1, bias: bool = False, seed: int = 0) -> DynamicPat
     """A layer of four patterns with thresholds about the mean magnitude, and an attention that attends."""
     torch.manual_seed(seed)
     layer = DynamicPatternConv2d(nn.Conv2d(6, 5, 3, stride=stride, padding=1, bias=bias), noise=0.5)
-    nn.init.normal_(layer.attend.weight, std=2.0)
+    nn.init.normal_(layer.attention.attend.weight, std=2.0)
     with torch.no_grad():
         layer.theta.copy_(layer.weight.abs().mean() * (1 + 0.1 * torch.randn(4, 5)))
     use_patterns(layer)
@@ -90,7 +96,9 @@ def test_exported_with_a_dynamic_batch() -> None:
     layer = layer_with(bias=True).eval()
     freeze(layer)
     batch = torch.export.Dim("batch", min=1, max=16)
-    program = torch.export.export(layer, (torch.randn(2, 6, 8, 8),), dynamic_shapes=({0: batch},)).module()
+    packed = nn.Sequential(layer)
+    pack(packed)
+    program = torch.export.export(packed, (torch.randn(2, 6, 8, 8),), dynamic_shapes=({0: batch},)).module()
     for count in (1, 5, 16):
         x = torch.randn(count, 6, 8, 8)
         torch.testing.assert_close(program(x), layer(x), rtol=1e-4, atol=1e-5)
@@ -110,6 +118,63 @@ def test_conversion_nearly_keeps_what_the_net_computes() -> None:
     grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
     with pytest.raises(InputError, match="layer 0: dynamic patterns are for convolutions of one group"):
         convert(grouped, ["0"])
+
+
+class Tied(nn.Module):
+    """One weight at two strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(self.conv(x), self.conv.weight, self.conv.bias, 2)
+
+
+class Kept(nn.Module):
+    """A weight that something else reads too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) * self.conv.weight.abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), "of one group"),
+        (lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding="same")), "padded with zeros"),
+        (Tied, "strides"),
+        (Kept, "it cannot become a dynamic convolution"),
+    ],
+)
+def test_a_program_whose_convolution_cannot_be_converted(net: Any, words: str) -> None:
+    program = torch.export.export(net().eval(), (torch.randn(2, 4, 8, 8),)).module(check_guards=False)
+    name = next(name for name, parameter in program.named_parameters() if parameter.ndim == 4)
+    with pytest.raises(InputError, match=words):
+        convert_program(program, [name])
+
+
+def test_a_shared_weight_becomes_one_dynamic_convolution() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.conv(x).relu())
+
+    torch.manual_seed(0)
+    net, x = Twice().eval(), torch.randn(2, 4, 8, 8)
+    program = torch.export.export(net, (x,)).module(check_guards=False)
+    convert_program(program, ["conv.weight"], noise=0.0)
+    assert len(dynamic_layers(program)) == 1
+    torch.testing.assert_close(program(x), net(x), rtol=1e-4, atol=1e-5)
+    pack(program)
+    torch.testing.assert_close(program(x), net(x), rtol=1e-4, atol=1e-5)
 
 
 def test_three_stages() -> None:
@@ -169,10 +234,9 @@ def test_counts_of_resnet_34_and_what_65_6_percent_means() -> None:
             nn.Module.__init__(dynamic)
             filters, channels = conv.out_channels, conv.in_channels
             dynamic.stride, dynamic.padding, dynamic.dilation = conv.stride, conv.padding, conv.dilation
-            dynamic.patterns, dynamic.temperature, dynamic.bias, dynamic.learns_mask = 4, 0.5, None, False
+            dynamic.patterns, dynamic.bias, dynamic.learns_mask = 4, None, False
             dynamic.weight = nn.Parameter(torch.empty(4, filters, channels, 3, 3))
-            dynamic.squeeze = nn.Linear(channels, channels // 4 + 1, bias=False)
-            dynamic.attend = nn.Linear(channels // 4 + 1, 4 * filters)
+            dynamic.attention = Attention(channels, filters, 4, 0.5)
             dynamic.register_buffer("mask", torch.ones(4, 3, 3))
         setattr(net.get_submodule(owner), attribute, dynamic)
     costs = pattern_costs(net, torch.empty(1, 3, 224, 224, device="meta"))
@@ -189,6 +253,8 @@ def test_counts_of_resnet_34_and_what_65_6_percent_means() -> None:
 
 def test_counts_follow_the_masks() -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), layer_with())
+    with torch.no_grad():
+        net[1].theta.fill_(net[1].weight.abs().mean(dim=(1, 2)).quantile(0.85))
     freeze(net)
     support, kept = int(net[1].support().sum()), int(net[1].mask.sum())
     costs = pattern_costs(net, torch.randn(1, 3, 8, 8))

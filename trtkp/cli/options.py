@@ -88,7 +88,7 @@ MethodName = Annotated[
     typer.Option(
         "--method",
         "-m",
-        help="kep, vskp, pptkp, soks, l1, or none for the dense model. (default: kep)",
+        help="kep, vskp, pptkp, soks, dppnet (trtkp prune alone), l1, or none for the dense model. (default: kep)",
         rich_help_panel=_PRUNING,
     ),
 ]

@@ -16,7 +16,7 @@ from trtkp.graph.edit import (
     weight_name,
 )
 
-__all__ = ["fold_batch_norm"]
+__all__ = ["fold_batch_norm", "scale_and_shift"]
 
 
 def fold_batch_norm(model: ir.Model) -> int:
@@ -34,7 +34,7 @@ def fold_batch_norm(model: ir.Model) -> int:
     while convolutions:
         conv = convolutions.pop()
         follower = only_consumer(conv.outputs[0])
-        scale_shift = _scale_and_shift(conv, follower) if follower is not None else None
+        scale_shift = _of_convolution(conv, follower) if follower is not None else None
         if follower is not None and scale_shift is not None:
             convolutions.append(_fold(model.graph, conv, follower, *scale_shift))  # another may follow
             folded += 1
@@ -42,26 +42,37 @@ def fold_batch_norm(model: ir.Model) -> int:
     return folded
 
 
-def _scale_and_shift(conv: ir.Node, follower: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
-    """Per-filter factor and addend [F] that the follower applies to the convolution's output, or None."""
+def _of_convolution(conv: ir.Node, follower: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
     weight, bias = constant(input_at(conv, 1)), input_at(conv, 2)
     if weight is None or (bias is not None and constant(bias) is None):
         return None
-    filters = weight.shape[0]
+    return scale_and_shift(conv.outputs[0], follower, (weight.shape[0], *(1,) * (weight.ndim - 2)))
+
+
+def scale_and_shift(
+    value: ir.Value, follower: ir.Node, per_filter: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Factor and addend [F] that a node applies to every filter of a convolution's output, or None.
+
+    Args:
+        value: the convolution's output.
+        follower: its only reader.
+        per_filter: the shape of an addend per filter, (F, 1, 1).
+    """
+    filters = per_filter[0]
     if follower.op_type == "BatchNormalization" and follower.domain == "":
-        if follower.inputs[0] is not conv.outputs[0] or follower.attributes.get_int("training_mode", 0) == 1:
+        if follower.inputs[0] is not value or follower.attributes.get_int("training_mode", 0) == 1:
             return None
-        values = [constant(value) for value in follower.inputs[1:5]]
-        if any(value is None or value.shape != (filters,) for value in values):
+        statistics = [constant(given) for given in follower.inputs[1:5]]
+        if any(given is None or given.shape != (filters,) for given in statistics):
             return None
-        gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in values)
+        gamma, beta, mean, variance = (np.asarray(given, np.float64) for given in statistics)
         epsilon = follower.attributes.get_float("epsilon", 1e-5)
         scale = gamma / np.sqrt(variance + epsilon)
         return scale, beta - mean * scale
     if follower.op_type == "Add" and follower.domain == "":
-        other = follower.inputs[1] if follower.inputs[0] is conv.outputs[0] else follower.inputs[0]
+        other = follower.inputs[1] if follower.inputs[0] is value else follower.inputs[0]
         addend = constant(other)
-        per_filter = (filters, *(1,) * (weight.ndim - 2))
         if addend is None or addend.shape not in (per_filter, (1, *per_filter)):
             return None
         return np.ones(filters), np.asarray(addend, np.float64).ravel()

@@ -15,10 +15,11 @@ import onnx_ir as ir
 
 from trtkp.errors import InputError
 from trtkp.graph.edit import constant, input_at, ints, weight_name
+from trtkp.graph.ops import DOMAIN, DYNAMIC
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.shapes import Shape
 
-__all__ = ["LayerTable", "conv_layers", "is_conv2d", "run_shapes", "unusable_reason"]
+__all__ = ["LayerTable", "conv_layers", "dynamic_nodes", "is_conv2d", "run_shapes", "unusable_reason"]
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Operator to the inputs that are learnable parameters.
@@ -70,7 +71,9 @@ def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
     """
     graph = model.graph
     weighted = [node for node in graph if node.domain == "" and node.op_type in _WEIGHTED]
-    values = {v.name: v for node in weighted for v in (*node.inputs, *node.outputs) if v is not None and v.name}
+    dynamic = dynamic_nodes(model)
+    sized = (*weighted, *dynamic)
+    values = {v.name: v for node in sized for v in (*node.inputs, *node.outputs) if v is not None and v.name}
     wanted = [name for name, v in values.items() if constant(v) is None]
     sizes = run_shapes(model, shapes, wanted)
     outputs = [_size(node.outputs[0], sizes) for node in weighted]
@@ -78,13 +81,21 @@ def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
     batched = (name for name, shape in shapes.items() if shape and all(count % shape[0] == 0 for count in samples))
     batch_input = next(batched, None)
     batch = shapes[batch_input][0] if batch_input is not None else 1
-    after_weighted = _behind(graph, weighted)
+    after_weighted = _behind(graph, sized)
     layers, left_out, macs = [], {}, 0
+    for node in dynamic:
+        weight, taps = constant(node.inputs[1]), constant(node.inputs[2])
+        assert weight is not None
+        assert taps is not None
+        # the convolution, and putting its kernel together
+        macs += prod(weight.shape[1:]) * prod(_size(node.outputs[0], sizes)[2:]) + weight.size
+        positions = prod(ints(node, "weight_shape", ())[2:])
+        left_out[_name(node)] = f"a kernel for every sample, {taps.size} of {positions} positions ({node.op_type})"
     for node in weighted:
         macs += _macs(node, sizes) // batch
         if node.op_type not in ("Conv", "ConvTranspose"):
             continue
-        name = weight_name(node) or node.name or node.op_type
+        name = _name(node)
         reason = unusable_reason(node)
         if reason is not None:
             left_out[name] = reason
@@ -97,9 +108,14 @@ def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
     left_out |= dict.fromkeys(sorted(mixed), "its weight serves convolutions of different groups")
     for node in graph.all_nodes():
         if node.graph is not graph and node.domain == "" and node.op_type in ("Conv", "ConvTranspose"):
-            left_out.setdefault(weight_name(node) or node.name or node.op_type, "inside the body of If or Loop")
+            left_out.setdefault(_name(node), "inside the body of If or Loop")
     kept = tuple(layer for layer in layers if layer.name not in mixed)
     return LayerTable(kept, _params(graph), macs, left_out, batch_input)
+
+
+def dynamic_nodes(model: ir.Model) -> list[ir.Node]:
+    """The convolutions whose kernel is put together for every sample (`ops.DYNAMIC`), in graph order."""
+    return [node for node in model.graph if node.domain == DOMAIN and node.op_type.startswith(DYNAMIC)]
 
 
 def is_conv2d(node: ir.Node) -> bool:
@@ -242,6 +258,10 @@ def _macs(node: ir.Node, sizes: Mapping[str, Shape]) -> int:
     return prod(target) * weight.shape[-1 if last else -2]
 
 
+def _name(node: ir.Node) -> str:
+    return weight_name(node) or node.name or node.op_type
+
+
 def _size(value: ir.Value | None, sizes: Mapping[str, Shape]) -> Shape:
     return sizes[str(value.name)] if value is not None else ()
 
@@ -249,7 +269,7 @@ def _size(value: ir.Value | None, sizes: Mapping[str, Shape]) -> Shape:
 def _params(graph: ir.Graph) -> int:
     counted: dict[str, int] = {}
     for node in graph:
-        for index in _PARAMETERS.get(node.op_type, ()) if node.domain == "" else ():
+        for index in _parameter_inputs(node):
             value = input_at(node, index)
             stored = constant(value)
             if stored is not None and value is not None and stored.dtype.kind not in "iub":  # sizes are gathered too
@@ -260,6 +280,12 @@ def _params(graph: ir.Graph) -> int:
                 if stored is not None and value is not None:
                     counted[str(value.name)] = stored.size
     return sum(counted.values())
+
+
+def _parameter_inputs(node: ir.Node) -> tuple[int, ...]:
+    if node.domain == "":
+        return _PARAMETERS.get(node.op_type, ())
+    return (1, 4) if node.domain == DOMAIN and node.op_type.startswith(DYNAMIC) else ()
 
 
 def _is_product(value: ir.Value) -> bool:

@@ -27,6 +27,8 @@ def to_float16(model: ir.Model, *, keep_io: bool = True) -> ir.Model:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     source = ir.external_data.load_to_model(model.clone())
+    bodies = dict(source.functions)  # driven by their inputs' types, as they are
+    source.functions.clear()
     # the converter passes over numbers in attributes of Constant nodes
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(source)
     common_passes.ShapeInferencePass()(source)
@@ -44,5 +46,6 @@ def to_float16(model: ir.Model, *, keep_io: bool = True) -> ir.Model:
         ir.to_proto(source), keep_io_types=keep_io, disable_shape_infer=True, op_block_list=_FLOAT32_ONLY
     )
     half = ir.from_proto(converted)
+    half.functions.update(bodies)
     half.graph.sort()  # the converter appends its casts at the end
     return half

@@ -166,6 +166,8 @@ def _build(
     from torch._export.serde import schema
     from torch._export.serde.serialize import ExportedProgramDeserializer, _dict_to_dataclass
 
+    import trtkp.prune.pattern_op  # noqa: F401 - registers the operator that the program may hold
+
     try:
         program = _dict_to_dataclass(schema.ExportedProgram, data)
         loaded = ExportedProgramDeserializer().deserialize(program, tensors, constants, None)

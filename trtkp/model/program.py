@@ -16,7 +16,7 @@ from typing import Any
 
 from trtkp.model.expressions import check_expression, is_size
 
-__all__ = ["MAX_DIM", "clean_program", "clean_tensor_meta", "is_parameter_name", "parse_json"]
+__all__ = ["MAX_DIM", "PATTERN_CONV", "clean_program", "clean_tensor_meta", "is_parameter_name", "parse_json"]
 
 #: No dimension of a network's tensors is longer than this.
 MAX_DIM = 1 << 40
@@ -26,6 +26,8 @@ _PARAMETER = re.compile(r"(?!__)[A-Za-z0-9_-]{1,128}(\.(?!__)[A-Za-z0-9_-]{1,128
 # Would hide what generated code refers to by these names.
 _TAKEN = frozenset({"torch", "operator", "math", "self", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree"})
 _OPERATOR = re.compile(r"torch\.ops\.(aten|prims|torchvision)\.([A-Za-z0-9_]{1,100})\.(?!__)([A-Za-z0-9_]{1,60})")
+#: The one operator of ours that a program may hold (`trtkp.prune.pattern_op`).
+PATTERN_CONV = "torch.ops.trtkp.dynamic_pattern_conv.default"
 # These read and write files; the others change what a tensor's memory is.
 _REFUSED = frozenset({"save", "from_file", "set_", "set_data", "resize_", "_resize_output_", "data_ptr", "from_blob"})
 _DUNDER = frozenset({"__and__", "__or__", "__xor__", "__lshift__", "__rshift__", "__iand__", "__ior__", "__ixor__"})
@@ -162,6 +164,8 @@ def _check_target(target: Any) -> None:
         raise ValueError(
             f"{ascii(target)[23:80].strip(chr(39))} is not supported: leave no_grad, autocast and cond out of forward"
         )
+    if target == PATTERN_CONV:
+        return
     match = _OPERATOR.fullmatch(target) if isinstance(target, str) else None
     name = match.group(2) if match else ""
     if not match or name in _REFUSED or (name.startswith("__") and name not in _DUNDER):

@@ -14,7 +14,7 @@ import numpy as np
 from trtkp.errors import InputError
 from trtkp.model.dims import SymbolNames
 from trtkp.model.source import LazyWeights
-from trtkp.shapes import TensorSpec
+from trtkp.shapes import Dim, TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -103,13 +103,15 @@ class TorchBackend:
 
     def module(self) -> torch.nn.Module:
         """See `SourceModel.module`."""
-        if self._original is not None:
-            return copy.deepcopy(self._original)
+        return copy.deepcopy(self._original) if self._original is not None else self.graph_module()
+
+    def graph_module(self) -> torch.fx.GraphModule:
+        """The program as a module, whatever it was exported from: its operators are calls in a graph."""
         # Guards are compiled from strings, and only say what the specs say already.
         with warnings.catch_warnings():
             # Copying meets deprecated classes of PyTorch's own.
             warnings.simplefilter("ignore")
-            module: torch.nn.Module = copy.deepcopy(self.program.module(check_guards=False))
+            module: torch.fx.GraphModule = copy.deepcopy(self.program.module(check_guards=False))
         return module
 
     def save(self, path: Path, state: Mapping[str, torch.Tensor]) -> None:
@@ -128,6 +130,40 @@ class TorchBackend:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.export.save(self.program, path)
+
+    def save_other(self, path: Path, module: torch.nn.Module) -> None:
+        """Write another module of the same inputs as an exported program.
+
+        Args:
+            path: the new file.
+            module: on the CPU, in evaluation mode.
+
+        Raises:
+            InputError: it cannot be exported.
+        """
+        import torch
+
+        dims = {
+            dim.name: torch.export.Dim(dim.name, min=dim.minimum, max=dim.maximum)
+            for spec in self.inputs
+            for dim in spec.shape
+            if isinstance(dim, Dim)
+        }
+        shapes = tuple({i: dims[d.name] for i, d in enumerate(s.shape) if isinstance(d, Dim)} for s in self.inputs)
+        feeds = tuple(
+            # a batch of 1 would be taken for a constant
+            torch.zeros(*(max(2, d.minimum) if isinstance(d, Dim) else d for d in spec.shape),
+                        dtype=getattr(torch, spec.dtype))
+            for spec in self.inputs
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                program = torch.export.export(module, feeds, dynamic_shapes=shapes, strict=False)
+            except Exception as error:
+                raise InputError(f"PyTorch cannot export the trained net ({_first_line(error)})", file=self.path,
+                                 remedy="export the model with a dynamic batch alone") from None  # fmt: skip
+            torch.export.save(program, path)
 
     def _tensor(self, spec: Any) -> torch.Tensor | None:
         """The weight, buffer or constant behind an input of the graph; None for the user's inputs."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtkp.errors import InputError
+from trtkp.graph.dynamic import add_bodies
 from trtkp.model.cleanup import clean_graph, name_outputs, rename_dims
+from trtkp.model.pattern_export import translations
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -46,10 +48,13 @@ def export_graph(
     with _quiet():
         try:
             _forget_derived_ranges(program)
-            exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+            exported = torch.onnx.export(
+                program, dynamo=True, optimize=False, verbose=False, custom_translation_table=translations()
+            )
             assert exported is not None
             model = exported.model
             clean_graph(model, parameters)
+            add_bodies(model)
             rename_dims(model, names)
             name_outputs(model, outputs)
         except Exception as error:

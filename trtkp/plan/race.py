@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtkp.engine.feeds import random_feeds
+from trtkp.graph.dynamic import expand_dynamic
 from trtkp.graph.edit import add_initializer, constant, finish, replace_nodes
 from trtkp.graph.rewrite import packed_nodes
 from trtkp.plan.cache import TimingCache
@@ -30,6 +31,7 @@ def apply_plan(model: ir.Model, choices: Mapping[str, str]) -> ir.Model:
     for node in packed_nodes(lowered):
         nodes, output = lower(node, lowered.graph, LOWERINGS[choices[str(node.name)]])
         replace_nodes([node], nodes, node.outputs[0], output)
+    expand_dynamic(lowered)
     finish(lowered)
     lowered.graph.opset_imports.pop("trtkp", None)
     return lowered
