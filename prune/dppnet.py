@@ -27,12 +27,14 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks
+from trtkp.prune.regulariser import Deployed
 from trtkp.prune.scope import no_element_to_drop, stem_or_depthwise
 
 if TYPE_CHECKING:
@@ -99,17 +101,38 @@ class DPPNet:
             "--method dppnet learns its patterns", remedy="use trtkp prune with --data and --epochs, then trtkp build"
         )
 
-    def convert(self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], seed: int) -> None:
-        """Put dynamic convolutions in the place of the layers, in the module of an exported program.
+    def convert(
+        self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], example: Sequence[torch.Tensor], seed: int
+    ) -> torch.fx.GraphModule:
+        """The net with dynamic convolutions in the place of the layers.
 
         Raises:
             InputError: a convolution that cannot be converted.
         """
-        from trtkp.prune.dynamic import convert_program
+        from trtkp.prune.dynamic import convert
+        from trtkp.prune.modules import with_modules
 
-        convert_program(
-            model, [layer.name for layer in layers], self.patterns, self.temperature, noise=self.noise, seed=seed
-        )  # fmt: skip
+        del example
+        net = with_modules(model)
+        names = [layer.name.removesuffix(".weight") for layer in layers]
+        convert(net, names, self.patterns, self.temperature, noise=self.noise, seed=seed)
+        return net
+
+    def deployed(self, model: torch.nn.Module, layers: Sequence[ConvLayer], macs: int) -> Deployed:
+        """Every dynamic convolution one operator, and what that removes of the net's ``macs``."""
+        from trtkp.prune.dynamic import costs_of, dynamic_layers, pack
+
+        dynamic = dynamic_layers(model)
+        masks = {
+            layer.name: np.broadcast_to(dynamic[layer.name].support().cpu().numpy(), layer.weight_shape).copy()
+            for layer in layers
+        }
+        places = {dynamic[layer.name]: layer.macs // layer.weight_count for layer in layers}
+        removed = costs_of(places, macs - sum(layer.macs for layer in layers)).removed
+        pack(model)
+        params = {layer.name: model.get_parameter(layer.name).numel() for layer in layers}
+        named = zip(("layers", "net", "net_with_overhead"), map(float, removed), strict=True)
+        return Deployed(masks, params, {"removed": dict(named)})
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> PatternPenalty:
         """The second stage's term; masks are learnt from now on."""

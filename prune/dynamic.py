@@ -29,13 +29,11 @@ __all__ = [
     "PatternCosts",
     "PatternPenalty",
     "convert",
-    "convert_program",
     "costs_of",
     "dynamic_layers",
     "freeze",
     "pack",
     "pattern_costs",
-    "supports",
     "use_patterns",
 ]
 
@@ -208,55 +206,10 @@ def convert(
     generator = torch.Generator().manual_seed(seed)
     for name in names:
         if name not in convolutions:
-            raise InputError(f"no convolution is called {name}", remedy=f"the model has {', '.join(convolutions)}")
+            known = ", ".join(list(convolutions)[:4]) + (", ..." if len(convolutions) > 4 else "")
+            raise InputError(f"no convolution is called {name}", remedy=f"those that can be replaced are {known}")
         _replace(model, name, _dynamic_of(name, convolutions[name], patterns, temperature, noise, generator))
     return list(names)
-
-
-def convert_program(
-    model: torch.fx.GraphModule,
-    names: Sequence[str],
-    patterns: int = 4,
-    temperature: float = 0.5,
-    *,
-    seed: int = 0,
-    noise: float = 0.1,
-) -> None:
-    """The same with the module of an exported program, whose convolutions are calls in its graph.
-
-    Args:
-        model: changed in place.
-        names: parameter names of the weights.
-        patterns: see `DynamicPatternConv2d`.
-        temperature: likewise.
-        seed: of the noise.
-        noise: see `DynamicPatternConv2d`.
-
-    Raises:
-        InputError: a weight that no convolution of one group reads, that something else reads too, or whose module
-            holds more than a convolution.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for name in names:
-        calls = [node for node in model.graph.nodes if _weight_of(node) == name]
-        shells = [_as_module(model, node) for node in calls]
-        readers = {user for node in model.graph.nodes if node.target == name for user in node.users}
-        owner = name.rpartition(".")[0]
-        parts = {part for part, _ in model.get_submodule(owner).named_parameters()} if owner else set()
-        if not shells or readers != set(calls) or not parts <= {"weight", "bias"} or name != f"{owner}.weight":
-            raise InputError("it cannot become a dynamic convolution", layer=name, remedy="leave it out with --skip")
-        if any(_geometry(shell) != _geometry(shells[0]) for shell in shells):
-            raise InputError("it serves convolutions of different strides or padding", layer=name,
-                             remedy="leave it out with --skip")  # fmt: skip
-        _replace(model, owner, _dynamic_of(name, shells[0], patterns, temperature, noise, generator))
-        for node in calls:
-            with model.graph.inserting_before(node):
-                node.replace_all_uses_with(model.graph.call_module(owner, (node.args[0],)))
-            model.graph.erase_node(node)
-    for node in list(model.graph.nodes):
-        if node.op == "get_attr" and not node.users:
-            model.graph.erase_node(node)
-    model.recompile()
 
 
 def pack(model: nn.Module) -> None:
@@ -278,47 +231,6 @@ def _dynamic_of(
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     owner, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(owner), attribute, module)
-
-
-def _arguments(node: torch.fx.Node) -> dict[str, Any]:
-    """A convolution's arguments by name; empty where the node is none."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or target._schema.name not in (
-        "aten::conv2d",
-        "aten::convolution",
-    ):
-        return {}
-    declared = target._schema.arguments
-    given = {a.name: a.default_value for a in declared} | dict(zip((a.name for a in declared), node.args, strict=False))
-    return given | dict(node.kwargs)
-
-
-def _weight_of(node: torch.fx.Node) -> str | None:
-    weight = _arguments(node).get("weight")
-    return str(weight.target) if isinstance(weight, torch.fx.Node) and weight.op == "get_attr" else None
-
-
-def _as_module(model: torch.fx.GraphModule, node: torch.fx.Node) -> nn.Conv2d:
-    """A call as a module that shares its weight and bias."""
-    given = _arguments(node)
-    weight = model.get_parameter(str(given["weight"].target))
-    bias = given["bias"]
-    filters, channels, rows, columns = weight.shape
-    if given.get("transposed"):
-        raise InputError("transposed convolution", layer=str(given["weight"].target))
-    padding = given["padding"] if isinstance(given["padding"], str) else _pair(given["padding"])
-    shell = nn.Conv2d(
-        channels * given["groups"], filters, (rows, columns), _pair(given["stride"]), padding,
-        _pair(given["dilation"]), given["groups"], bias=bias is not None, device="meta",
-    )  # fmt: skip
-    shell.weight = weight
-    if bias is not None:
-        shell.bias = model.get_parameter(str(bias.target))
-    return shell
-
-
-def _geometry(conv: nn.Conv2d) -> tuple[Any, ...]:
-    return conv.stride, conv.padding, conv.dilation, id(conv.bias)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -452,8 +364,3 @@ def costs_of(pixels: Mapping[DynamicPatternConv2d, int], other: int) -> PatternC
 def dynamic_layers(model: nn.Module) -> dict[str, DynamicPatternConv2d]:
     """The dynamic convolutions by the parameter name of their weight."""
     return {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, DynamicPatternConv2d)}
-
-
-def supports(model: nn.Module) -> Masks:
-    """Positions [R, S] that any input reads, by parameter name."""
-    return {name: layer.support().cpu().numpy() for name, layer in dynamic_layers(model).items()}

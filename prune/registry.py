@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trtkp.errors import InputError
+from trtkp.prune.channels import Channels
 from trtkp.prune.dppnet import DPPNet
 from trtkp.prune.kep import KEP
 from trtkp.prune.l1 import L1
@@ -27,6 +28,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "soks": SOKS,
     "dppnet": DPPNet,
     "l1": L1,
+    "channels": Channels,
     "none": Dense,
     "from-zeros": FromZeros,
 }
@@ -49,7 +51,10 @@ def make_method(name: str, **settings: Any) -> Method:
             raise InputError(f"--{key.replace('_', '-')} means nothing to method {name}", remedy="leave it out")
     allocation = given.get("allocation")
     if allocation is None or allocation in ALLOCATIONS:
-        return METHODS[name](**given)
+        try:
+            return METHODS[name](**given)
+        except TypeError as error:
+            raise InputError(f"settings of method {name}: a value of the wrong kind ({error})") from None
     from trtkp.prune.allocation import Allocated, load_allocation  # needs pydantic, which nothing else here does
 
     del given["allocation"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from trtkp.prune.method import Masks
 
-__all__ = ["Converting", "Regulariser", "Trainable", "can_regularise", "layer_parameters", "layer_weights"]
+__all__ = ["Converting", "Deployed", "Regulariser", "Trainable", "can_regularise", "layer_parameters", "layer_weights"]
 
 
 class Regulariser(ABC):
@@ -72,12 +73,32 @@ class Trainable(Protocol):
         """The regulariser for the given layers of a module whose parameters carry the layers' names."""
 
 
+@dataclass(frozen=True)
+class Deployed:
+    """What is to be said of a net that a method made.
+
+    Attributes:
+        masks: of the weights that it came from, what its lists read.
+        params: of the layers that took their place, by the same names.
+        report: figures, as JSON has them.
+    """
+
+    masks: Masks
+    params: dict[str, int]
+    report: dict[str, Any]
+
+
 @runtime_checkable
 class Converting(Protocol):
-    """A method that replaces modules before it trains, and so makes another net."""
+    """A method that changes modules before it trains, and so makes another net."""
 
-    def convert(self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], seed: int) -> None:
-        """Replace the given layers in the module of an exported program."""
+    def convert(
+        self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], example: Sequence[torch.Tensor], seed: int
+    ) -> torch.fx.GraphModule:
+        """The net that is trained, from the module of an exported program and its inputs."""
+
+    def deployed(self, model: torch.nn.Module, layers: Sequence[ConvLayer], macs: int) -> Deployed:
+        """Make the trained net, of ``macs`` before, what is exported, in place."""
 
 
 def can_regularise(method: object) -> bool:

@@ -35,6 +35,7 @@ from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Method, prune_one_shot
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import save_index_sets
+from trtkp.prune.zeros import Dense, Stored
 from trtkp.records import layer_records, libraries, plan_record, source_record, tensor_record, totals_record
 from trtkp.shapes import Profile, profile_from_options
 
@@ -269,7 +270,7 @@ class Line:
         groups = {layer.name: layer.groups for layer in self.table.layers}
         self.index_sets = pruning.index_sets(groups)
         self.left_dense = pruning.left_dense
-        if not self.index_sets and self.method.name not in ("none", "dppnet"):
+        if not self.index_sets and not isinstance(self.method, Dense | Stored):
             self.warnings.append(f"method {self.method.name} pruned no layer: the engine is dense")
         if self.index_sets and self.method.name != "from-zeros" and self._batch_norm_folded(graph):
             self.warnings.append(

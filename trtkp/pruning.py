@@ -28,7 +28,7 @@ from trtkp.prune.accounting import account
 from trtkp.prune.index_set import IndexSet, from_mask
 from trtkp.prune.method import Masks, Method, prune_one_shot, select_layers
 from trtkp.prune.registry import make_method
-from trtkp.prune.regulariser import Converting, Trainable, can_regularise
+from trtkp.prune.regulariser import Converting, Deployed, Trainable, can_regularise
 from trtkp.prune.storage import save_index_sets
 from trtkp.prune.train.recipe import STAGES, Training
 from trtkp.records import source_record, totals_record
@@ -139,21 +139,12 @@ def _check_stages(method: Method, training: Training) -> None:
     if not isinstance(method, Converting):
         if training.prepare.epochs:
             raise InputError(f"a stage prepare means nothing to method {method.name}", remedy="leave it out")
-    elif not training.regularise.epochs:
+    elif isinstance(method, Trainable) and not training.regularise.epochs:
         raise InputError(f"--method {method.name} learns its patterns in training", remedy="give --data and --epochs")
 
 
 def _epochs(training: Training) -> int:
     return training.prepare.epochs + training.regularise.epochs + training.finetune.epochs
-
-
-@dataclass(frozen=True)
-class _Converted:
-    """What a net that a method made holds: parameters of its dynamic layers, and parameters and MACs of all of it."""
-
-    layers: dict[str, int]
-    params: int
-    macs: int
 
 
 @dataclass
@@ -175,6 +166,8 @@ class _Run:
     masks: Masks = field(init=False)
     left_dense: dict[str, str] = field(init=False)
     profile: Profile = field(init=False)
+    made: LayerTable = field(init=False)
+    deployed: Deployed | None = None
     parts: Parts | None = None
     module: torch.nn.Module | None = None
     processes: Processes | None = None
@@ -240,7 +233,10 @@ class _Run:
     def train(self) -> None:
         """Every stage, from the checkpoint of an interrupted training where there is one; masks and accuracies."""
         if self.parts is None or self.module is None:
-            self._take(self._one_shot(self.weights))
+            if isinstance(self.method, Converting):
+                self._convert(self.method)
+            else:
+                self._take(self._one_shot(self.weights))
             return
         import torch
 
@@ -277,6 +273,8 @@ class _Run:
         if start is None or start.stage != "finetune":
             if can_regularise(self.method) and training.regularise.epochs:
                 self._take(self._regularised(start))
+            elif isinstance(self.method, Converting):
+                self.masks = {}
             else:
                 self._take(self._one_shot(layer_weights(self.module, self.layers)))
             start = None
@@ -297,9 +295,8 @@ class _Run:
     def _convert(self, method: Converting) -> None:
         """The net of the method in place of the model's."""
         backend = self._torch_backend()
-        module = backend.graph_module()
-        method.convert(module, self.layers, self.options.training.seed)
-        self.module = module.to(self._device)
+        seed = self.options.training.seed
+        self.module = method.convert(backend.graph_module(), self.layers, backend.example(), seed).to(self._device)
 
     def _regularised(self, start: Checkpoint | None) -> Masks:
         assert isinstance(self.method, Trainable)
@@ -411,90 +408,83 @@ class _Run:
 
     def write(self, staging: Path) -> None:
         """Model, index sets and log."""
-        groups = {layer.name: layer.groups for layer in self.layers}
-        self.converted: _Converted | None = None
         if isinstance(self.method, Converting):
-            assert self.module is not None
-            self.masks = self._supports()
-        self.index_sets: dict[str, IndexSet] = {
-            name: from_mask(mask, groups[name]) for name, mask in sorted(self.masks.items())
-        }
-        if isinstance(self.method, Converting):
-            self.model_file = "model.pt2"
-            self.converted = self._write_converted(staging / self.model_file)
+            self._write_converted(staging, self.method)
         elif self.source.format == "onnx":
-            import onnx_ir as ir
-
-            from trtkp.graph.rewrite import apply_masks
-
-            apply_masks(self.graph, self.index_sets)
-            self.model_file = "model.onnx"
-            ir.save(self.graph, staging / self.model_file)
+            self._write_onnx(staging)
         else:
-            module = self.module if self.module is not None else self.source.module()
-            if self.module is None:
-                from trtkp.prune.masked import apply_masks as zero
-
-                zero(module, self.masks)
-            self.model_file = "model.pt2"
-            self._torch_backend().save(staging / self.model_file, module.state_dict())
+            self._write_weights(staging)
         save_index_sets(staging / "index_sets.safetensors", self.index_sets)
         log = training_folder(self.output) / "log.csv"
         if log.exists():
             (staging / log.name).write_bytes(log.read_bytes())
 
+    @property
+    def index_sets(self) -> dict[str, IndexSet]:
+        """Of every pruned weight."""
+        groups = {layer.name: layer.groups for layer in self.layers}
+        return {name: from_mask(mask, groups[name]) for name, mask in sorted(self.masks.items())}
+
     def _torch_backend(self) -> TorchBackend:
         from trtkp.model.torch_backend import TorchBackend
 
-        assert isinstance(self.source.backend, TorchBackend)  # no other has a module to train
+        if not isinstance(self.source.backend, TorchBackend):
+            raise InputError(
+                f"method {self.method.name} needs the model from PyTorch",
+                file=self.path,
+                remedy="give what torch.export.save wrote",
+            )
         return self.source.backend
 
-    def _supports(self) -> Masks:
-        """What the lists of a converted net read, as masks of the weights that it came from."""
-        from trtkp.prune.dynamic import supports
+    def _write_onnx(self, staging: Path) -> None:
+        import onnx_ir as ir
 
-        assert self.module is not None
-        return {layer.name: np.broadcast_to(supports(self.module)[layer.name], layer.weight_shape).copy()
-                for layer in self.layers}  # fmt: skip
+        from trtkp.graph.rewrite import apply_masks
 
-    def _write_converted(self, path: Path) -> _Converted:
-        """The net that the method made, each of its convolutions one operator."""
+        apply_masks(self.graph, self.index_sets)
+        self.model_file = "model.onnx"
+        ir.save(self.graph, staging / self.model_file)
+
+    def _write_weights(self, staging: Path) -> None:
+        from trtkp.prune.masked import apply_masks
+
+        module = self.module
+        if module is None:
+            module = self.source.module()
+            apply_masks(module, self.masks)
+        self.model_file = "model.pt2"
+        self._torch_backend().save(staging / self.model_file, module.state_dict())
+
+    def _write_converted(self, staging: Path, method: Converting) -> None:
+        """The net that the method made, as it is deployed."""
         from trtkp.graph.layers import conv_layers
         from trtkp.model import load_model
-        from trtkp.prune.dynamic import costs_of, dynamic_layers, pack
         from trtkp.prune.train.modes import set_training
 
         assert self.module is not None
-        module = self.module.cpu()
-        set_training(module, False)
-        layers = dynamic_layers(module)
-        macs = {layer.name: layer.macs for layer in self.layers}
-        pixels = {part: macs[name] // part.weight[0].numel() for name, part in layers.items()}
-        costs = costs_of(pixels, self.table.macs - sum(macs.values()))
-        self.report |= {
-            "removed": dict(zip(("layers", "net", "net_with_overhead"), map(float, costs.removed), strict=True))
-        }
-        pack(module)
-        params = {name: module.get_parameter(name).numel() for name in layers}
-        self._torch_backend().save_other(path, module)
-        written = load_model(path)
-        table = conv_layers(written.graph(), smallest_samples(written.inputs, self.profile))
-        return _Converted(params, table.params, table.macs)
+        set_training(self.module.cpu(), False)
+        self.deployed = method.deployed(self.module, self.layers, self.table.macs)
+        self.masks = self.deployed.masks
+        self.report |= self.deployed.report
+        self.model_file = "model.pt2"
+        self._torch_backend().save_other(staging / self.model_file, self.module)
+        written = load_model(staging / self.model_file)
+        self.made = conv_layers(written.graph(), smallest_samples(written.inputs, self.profile))
 
     def manifest(self, files: dict[str, FileRecord]) -> PrunedManifest:
         """What was done."""
-        accounting = account(self.table.layers, self.table.params, self.table.macs, self.index_sets)
+        index_sets = self.index_sets
+        accounting = account(self.table.layers, self.table.params, self.table.macs, index_sets)
         counter = getattr(self.method, "paper_index_bytes", None)
-        paper = {name: counter(index) for name, index in self.index_sets.items()} if counter is not None else {}
+        paper = {name: counter(index) for name, index in index_sets.items()} if counter is not None else {}
         costs = {cost.name: cost for cost in accounting.layers}
         totals, retained = (
             totals_record(accounting, paper),
             {name: cost.params.retained for name, cost in costs.items()},
         )
-        if self.converted is not None:
-            made = self.converted
-            totals = totals.model_copy(update={"retained_params": made.params, "retained_macs": made.macs})
-            retained = made.layers
+        if self.deployed is not None:
+            totals = totals.model_copy(update={"retained_params": self.made.params, "retained_macs": self.made.macs})
+            retained = self.deployed.params
         options = self.options
         trained = self.parts is not None and _epochs(options.training) > 0
         return PrunedManifest(
@@ -516,7 +506,7 @@ class _Run:
                     index_bytes=index.nbytes,
                     paper_index_bytes=paper.get(name),
                 )
-                for name, index in self.index_sets.items()
+                for name, index in index_sets.items()
             ],
             left_dense=self.left_dense,
             totals=totals,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import cos, isfinite, pi
@@ -157,7 +158,9 @@ def read_recipe(path: str | PathLike[str]) -> Training:
         stages = {name: _made(Recipe, top[name], name) for name in STAGES if name in top}
         return Training(
             method=top.get("method"),
-            settings=dict(_checked(top.get("settings", {}), None, "settings")),
+            settings={
+                key: _setting(value) for key, value in _checked(top.get("settings", {}), None, "settings").items()
+            },
             data=_made(Preprocessing, top.get("data", {}), "data"),
             seed=_number(top.get("seed", 0), int, "seed"),
             **stages,
@@ -188,6 +191,13 @@ def _checked(given: Any, known: set[str] | None, where: str) -> Mapping[str, Any
         if known is not None and key not in known:
             raise InputError(f"{where}: {key} means nothing", remedy=f"use {', '.join(sorted(known))}")
     return given
+
+
+def _setting(value: Any) -> Any:
+    """A setting of a method; "1e-4", which YAML takes for text, is a number."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
 
 
 def _number(value: Any, kind: type, where: str) -> Any:

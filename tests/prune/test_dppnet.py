@@ -16,13 +16,13 @@ from trtkp.prune.dynamic import (
     LongTailedStep,
     PatternPenalty,
     convert,
-    convert_program,
     dynamic_layers,
     freeze,
     pack,
     pattern_costs,
     use_patterns,
 )
+from trtkp.prune.modules import with_modules
 from trtkp.prune.train.data import Arrays, Loader
 from trtkp.prune.train.processes import Processes
 from trtkp.prune.train.recipe import Preprocessing, Recipe
@@ -147,15 +147,15 @@ class Kept(nn.Module):
     [
         (lambda: nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), "of one group"),
         (lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding="same")), "padded with zeros"),
-        (Tied, "strides"),
-        (Kept, "it cannot become a dynamic convolution"),
+        (Tied, "no convolution is called conv"),
+        (Kept, "no convolution is called conv"),
     ],
 )
 def test_a_program_whose_convolution_cannot_be_converted(net: Any, words: str) -> None:
     program = torch.export.export(net().eval(), (torch.randn(2, 4, 8, 8),)).module(check_guards=False)
     name = next(name for name, parameter in program.named_parameters() if parameter.ndim == 4)
     with pytest.raises(InputError, match=words):
-        convert_program(program, [name])
+        convert(with_modules(program), [name.removesuffix(".weight")])
 
 
 def test_a_shared_weight_becomes_one_dynamic_convolution() -> None:
@@ -170,7 +170,8 @@ def test_a_shared_weight_becomes_one_dynamic_convolution() -> None:
     torch.manual_seed(0)
     net, x = Twice().eval(), torch.randn(2, 4, 8, 8)
     program = torch.export.export(net, (x,)).module(check_guards=False)
-    convert_program(program, ["conv.weight"], noise=0.0)
+    program = with_modules(program)
+    convert(program, ["conv"], noise=0.0)
     assert len(dynamic_layers(program)) == 1
     torch.testing.assert_close(program(x), net(x), rtol=1e-4, atol=1e-5)
     pack(program)

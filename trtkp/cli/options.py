@@ -88,7 +88,8 @@ MethodName = Annotated[
     typer.Option(
         "--method",
         "-m",
-        help="kep, vskp, pptkp, soks, dppnet (trtkp prune alone), l1, or none for the dense model. (default: kep)",
+        help="kep, vskp, pptkp, soks, l1, none for the dense model; trtkp prune takes dppnet and channels too. "
+        "(default: kep)",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -100,7 +101,7 @@ Ratio = Annotated[
     float | None,
     typer.Option(
         "--ratio",
-        help="Share of elements (KEP, instead of --n), kernels (V-SKP, PPT-KP) or stripes (SOKS) to remove.",
+        help="Share of elements (KEP, instead of --n), kernels (V-SKP, PPT-KP), stripes (SOKS) or channels to remove.",
         rich_help_panel=_PRUNING,
     ),
 ]
@@ -124,7 +125,9 @@ Share = Annotated[
 Alpha = Annotated[
     float | None,
     typer.Option(
-        "--alpha", help="V-SKP: weight of magnitude against direction. (default: 0.95)", rich_help_panel=_PRUNING
+        "--alpha",
+        help="V-SKP: weight of magnitude against direction (default: 0.95). DPPNet: of the penalty (default: 0.0001).",
+        rich_help_panel=_PRUNING,
     ),
 ]
 FilterGroup = Annotated[

@@ -131,6 +131,16 @@ class TorchBackend:
             warnings.simplefilter("ignore")
             torch.export.save(self.program, path)
 
+    def example(self) -> tuple[torch.Tensor, ...]:
+        """Zeros that the model takes, of the smallest sizes; a dynamic size of 1 would be taken for a constant."""
+        import torch
+
+        return tuple(
+            torch.zeros([max(2, d.minimum) if isinstance(d, Dim) else d for d in spec.shape],
+                        dtype=getattr(torch, spec.dtype))
+            for spec in self.inputs
+        )  # fmt: skip
+
     def save_other(self, path: Path, module: torch.nn.Module) -> None:
         """Write another module of the same inputs as an exported program.
 
@@ -150,16 +160,10 @@ class TorchBackend:
             if isinstance(dim, Dim)
         }
         shapes = tuple({i: dims[d.name] for i, d in enumerate(s.shape) if isinstance(d, Dim)} for s in self.inputs)
-        feeds = tuple(
-            # a batch of 1 would be taken for a constant
-            torch.zeros(*(max(2, d.minimum) if isinstance(d, Dim) else d for d in spec.shape),
-                        dtype=getattr(torch, spec.dtype))
-            for spec in self.inputs
-        )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                program = torch.export.export(module, feeds, dynamic_shapes=shapes, strict=False)
+                program = torch.export.export(module, self.example(), dynamic_shapes=shapes, strict=False)
             except Exception as error:
                 raise InputError(f"PyTorch cannot export the trained net ({_first_line(error)})", file=self.path,
                                  remedy="export the model with a dynamic batch alone") from None  # fmt: skip

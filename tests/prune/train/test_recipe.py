@@ -30,6 +30,14 @@ def test_schedules() -> None:
     assert Recipe(epochs=9, lr=0.3, schedule="constant").rate(8) == 0.3
 
 
+def test_settings_of_a_method(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("method: dppnet\nsettings: {alpha: 8e-6}\n")
+    assert read_recipe(file).settings == {"alpha": 8e-6}
+    with pytest.raises(InputError, match="settings of method dppnet: a value of the wrong kind"):
+        make_method("dppnet", alpha="much")
+
+
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_the_recipes_that_ship(file: Path) -> None:
     training = read_recipe(file)

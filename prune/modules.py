@@ -1,0 +1,134 @@
+"""The module of an exported program with its layers as modules again, for what works on modules.
+
+Convolutions, fully connected layers and batch normalisations are calls in the graph of an exported program, on
+parameters that carry the names of the modules that they came from. Here they become modules of those names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["with_modules"]
+
+_STATE = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})
+
+
+def with_modules(program: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The same net, parameters shared, with modules in the place of calls.
+
+    A call stays where something else reads its weight, where its module holds more than the layer, or where calls on
+    one weight differ in their arguments.
+    """
+    graph = program.graph
+    made: dict[str, nn.Module] = {}
+    for owner, calls in _layers(program).items():
+        makers = [(_MAKERS[_kind(node)], _arguments(node)) for node in calls]
+        readers = {user for node in graph.nodes if node.target == f"{owner}.weight" for user in node.users}
+        state = {name for name, _ in _state(program.get_submodule(owner))}
+        alike = all(_settings(given) == _settings(makers[0][1]) for _, given in makers)
+        if readers != set(calls) or not state <= _STATE or not alike:
+            continue
+        module = makers[0][0](program, makers[0][1])
+        if module is None:
+            continue
+        made[owner] = module
+        for node in calls:
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(graph.call_module(owner, (node.args[0],)))
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+    for owner, module in made.items():
+        program.set_submodule(owner, module)
+    # the program's own module refuses train() and eval(), which libraries call
+    return torch.fx.GraphModule(program, graph)
+
+
+def _layers(program: torch.fx.GraphModule) -> dict[str, list[torch.fx.Node]]:
+    """The calls on every weight, by the name of the module that it came from."""
+    found: dict[str, list[torch.fx.Node]] = {}
+    for node in program.graph.nodes:
+        weight = _arguments(node).get("weight") if _kind(node) in _MAKERS else None
+        if isinstance(weight, torch.fx.Node) and weight.op == "get_attr":
+            owner, _, leaf = str(weight.target).rpartition(".")
+            if owner and leaf == "weight":
+                found.setdefault(owner, []).append(node)
+    return found
+
+
+def _kind(node: torch.fx.Node) -> str:
+    return node.target._schema.name if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def _arguments(node: torch.fx.Node) -> dict[str, Any]:
+    """A call's arguments by name, defaults included."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {}
+    declared = node.target._schema.arguments
+    given = {a.name: a.default_value for a in declared} | dict(zip((a.name for a in declared), node.args, strict=False))
+    return given | dict(node.kwargs)
+
+
+def _settings(given: dict[str, Any]) -> list[Any]:
+    return [value for name, value in given.items() if name != "input"]
+
+
+def _state(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+def _tensor(program: torch.fx.GraphModule, node: torch.fx.Node | None) -> Any:
+    if node is None:
+        return None
+    owner, _, leaf = str(node.target).rpartition(".")
+    return getattr(program.get_submodule(owner), leaf)
+
+
+def _convolution(program: torch.fx.GraphModule, given: dict[str, Any]) -> nn.Module | None:
+    weight, bias = _tensor(program, given["weight"]), _tensor(program, given["bias"])
+    if weight.ndim != 4 or given.get("transposed"):
+        return None
+    padding = given["padding"] if isinstance(given["padding"], str) else _pair(given["padding"])
+    module = nn.Conv2d(
+        weight.shape[1] * given["groups"], weight.shape[0], tuple(weight.shape[2:]), _pair(given["stride"]), padding,
+        _pair(given["dilation"]), given["groups"], bias=bias is not None, device="meta",
+    )  # fmt: skip
+    module.weight, module.bias = weight, bias
+    return module
+
+
+def _linear(program: torch.fx.GraphModule, given: dict[str, Any]) -> nn.Module:
+    weight, bias = _tensor(program, given["weight"]), _tensor(program, given["bias"])
+    module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    module.weight, module.bias = weight, bias
+    return module
+
+
+def _batch_norm(program: torch.fx.GraphModule, given: dict[str, Any]) -> nn.Module | None:
+    names = ("weight", "bias", "running_mean", "running_var")
+    values = {name: _tensor(program, given[name]) for name in names}
+    if any(value is None for value in values.values()):
+        return None
+    module = nn.BatchNorm2d(len(values["weight"]), eps=given["eps"], momentum=given["momentum"], device="meta")
+    for name, value in values.items():
+        setattr(module, name, value)
+    module.num_batches_tracked = torch.tensor(0)
+    module.eval()
+    return module
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+_MAKERS: dict[str, Callable[[torch.fx.GraphModule, dict[str, Any]], nn.Module | None]] = {
+    "aten::conv2d": _convolution,
+    "aten::convolution": _convolution,
+    "aten::linear": _linear,
+    "aten::batch_norm": _batch_norm,
+}
