@@ -17,15 +17,18 @@ _NOISE = 0.15
 
 
 def load(
-    train: int = 4000, test: int = 1000, seed: int = 0
+    train: int = 4000, test: int = 1000, seed: int = 0, noise: float = _NOISE
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """``(x, y)`` for training and for test: float32 [N, 3, 32, 32] of mean 0 and deviation 1, int64 [N]."""
-    x, y = _images(train + test, np.random.default_rng(seed))
+    """``(x, y)`` for training and for test: float32 [N, 3, 32, 32] of mean 0 and deviation 1, int64 [N].
+
+    ``noise`` is the deviation of what is added to every pixel: more makes the set harder.
+    """
+    x, y = _images(train + test, np.random.default_rng(seed), noise)
     x = (x - x.mean()) / x.std()
     return (x[:train], y[:train]), (x[train:], y[train:])
 
 
-def _images(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _images(count: int, rng: np.random.Generator, noise: float) -> tuple[np.ndarray, np.ndarray]:
     labels = rng.integers(0, len(CLASSES), count)
     grid = (np.arange(_SIZE, dtype=np.float32) + 0.5) / _SIZE * 2 - 1
     rows, columns = (part[None] for part in np.meshgrid(grid, grid, indexing="ij"))
@@ -48,7 +51,7 @@ def _images(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
     patch = rng.uniform(-1, 0.5, (count, 3)).astype(np.float32)
     for i in range(count):
         image[i, :, corner[0, i] : corner[0, i] + 8, corner[1, i] : corner[1, i] + 8] = patch[i][:, None, None]
-    image += rng.normal(0, _NOISE, image.shape).astype(np.float32)
+    image += rng.normal(0, noise, image.shape).astype(np.float32)
     return image.astype(np.float32), labels
 
 

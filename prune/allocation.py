@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +19,10 @@ from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks, Method
+from trtkp.prune.regulariser import Regulariser, Together, Trainable, can_regularise
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Allocated", "Allocation", "LayerSettings", "load_allocation"]
 
@@ -160,6 +164,24 @@ class Allocated:
         """The method's setting of 2:4 inside lists."""
         found: str | None = self.allocation.settings.get("nm")
         return found
+
+    @property
+    def retrain(self) -> bool:
+        """The method's setting, where it has one."""
+        return bool(self.allocation.settings.get("retrain", False))
+
+    @property
+    def searches(self) -> bool:
+        """Whether the method has something to train towards."""
+        return can_regularise(self.make(self.allocation.method, **self.allocation.settings))
+
+    def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> Regulariser:
+        """The method's, for all layers of the same settings together."""
+        alike: dict[LayerSettings, list[ConvLayer]] = {}
+        for layer in layers:
+            alike.setdefault(self.allocation.layers[layer.name], []).append(layer)
+        methods = [(self._of(part[0]), part) for part in alike.values()]
+        return Together([method.regulariser(model, part) for method, part in methods if isinstance(method, Trainable)])
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, the layers' own included."""

@@ -41,6 +41,7 @@ class CoefficientSearch(Regulariser):
         names = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
         self._blocks: dict[str, Blocks] = {}
         self._owners: dict[str, tuple[torch.nn.Module, str]] = {}
+        self._orders: dict[str, list[str]] = {}
         self.coefficients: dict[str, torch.nn.Parameter] = {}
         costs = {layer.name: _cost(layer, method.cost) for layer in layers}
         mean = sum(costs.values()) / max(1, len(costs))
@@ -66,6 +67,7 @@ class CoefficientSearch(Regulariser):
             owner, _, attribute = layer.name.rpartition(".")
             module = model.get_submodule(owner)
             group = torch.from_numpy(blocks.group_of_filter).to(parameter.device)
+            self._orders[layer.name] = list(module._parameters)
             scaled = Scaled(group, (blocks.shape[0], *layer.kernel))
             parametrize.register_parametrization(module, attribute, scaled)
             self._blocks[layer.name] = blocks
@@ -97,11 +99,13 @@ class CoefficientSearch(Regulariser):
         return self._method.masks_of_scores(self._layers, scores, self._blocks, self._method.ratio)
 
     def finish(self) -> None:
-        """Fold the coefficients into the weights."""
+        """Fold the coefficients into the weights, which keep their place among the parameters."""
         from torch.nn.utils import parametrize
 
-        for module, attribute in self._owners.values():
+        for name, (module, attribute) in self._owners.items():
             parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+            # an optimiser's state in a checkpoint goes by their order
+            module._parameters = {part: module._parameters[part] for part in self._orders[name]}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """The groups that were trained with; coefficients are in the module's own state."""

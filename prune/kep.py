@@ -14,7 +14,8 @@ Training (`trtkp.prune.penalty.GrowingPenalty`) pushes what the prior mask drops
 is that of the pre-trained weights, as "prior knowledge" suggests; ``refresh`` ranks again after every epoch.
 
 Not from the paper: ``filter_group`` and ``channel_block`` let the planes of a block (`prune.granularity`) share their
-positions, in the mask and so in the penalty, which pulls the lists of a group together.
+positions, in the mask and so in the penalty, which pulls the lists of a group together. ``nm`` keeps 2:4 inside lists
+that are stripes (`prune.nm`); the penalty then pushes what either of the two drops.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks, blocks_of
 from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks
+from trtkp.prune.nm import check_nm, list_ratio, refined
 from trtkp.prune.options import check_allocation, check_granularity, check_ratio
 from trtkp.prune.regulariser import layer_weights
 from trtkp.prune.scope import no_element_to_drop, stem_or_depthwise
@@ -45,6 +47,9 @@ __all__ = ["DEFAULT_N", "KEP", "SHARES", "block_top_n_mask", "paper_index_bytes"
 
 #: Which planes of W[F, C, R, S] share their positions, as axes that are summed over.
 SHARES: dict[str, tuple[int, ...]] = {"none": (), "per-channel": (0,), "per-filter": (1,), "per-layer": (0, 1)}
+
+#: Those of them whose lists are stripes, in which 2:4 has its quads.
+_PRODUCTS = ("per-filter", "per-layer")
 
 #: Elements kept per plane when neither ``n`` nor ``ratio`` is given: 4 of 9.
 DEFAULT_N = 4
@@ -67,6 +72,7 @@ class KEP:
         filter_group: with ``share`` none, filters whose planes of a channel share their positions.
         channel_block: with ``share`` none, consecutive channels whose planes share their positions.
         cluster: group filters of like energies, instead of consecutive ones.
+        nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
         refresh: in training, rank the elements again after every epoch.
         delta: what the penalty's factor grows by, every ``every`` iterations.
         every: iterations between two raises.
@@ -80,6 +86,7 @@ class KEP:
     filter_group: int = 1
     channel_block: int = 1
     cluster: bool = False
+    nm: str | None = None
     refresh: bool = False
     delta: float = 1e-4
     every: int = 10
@@ -96,6 +103,12 @@ class KEP:
         if self.n is not None and self.n < 1:
             raise InputError(f"--n {self.n}: at least one element of a plane is kept", remedy="give --n 1 or more")
         check_ratio(self.ratio)
+        check_nm(self.nm)
+        if self.nm is not None and self.share not in _PRODUCTS:
+            raise InputError(
+                f"--nm {self.nm} needs lists with the same channels at every position, --share {self.share} has others",
+                remedy=f"give --share {' or '.join(_PRODUCTS)}",
+            )
         check_granularity(self.filter_group, self.channel_block)
         if self.share != "none" and (self.filter_group, self.channel_block) != (1, 1):
             raise InputError(
@@ -138,11 +151,12 @@ class KEP:
                         f"n = {n}, but a {size} kernel has {layer.taps} elements", layer=layer.name, remedy=remedy
                     )
             return {layer.name: n for layer in layers}
+        ratio = list_ratio(self.ratio, self.nm)
         if self.allocation == "uniform":
-            return {layer.name: _at_least_one((1 - self.ratio) * layer.taps, layer.taps) for layer in layers}
+            return {layer.name: _at_least_one((1 - ratio) * layer.taps, layer.taps) for layer in layers}
         magnitudes = {layer.name: np.abs(weights[layer.name]).ravel() for layer in layers}
         total = sum(m.size for m in magnitudes.values())
-        cut = int(self.ratio * total)
+        cut = int(ratio * total)
         threshold = np.partition(np.concatenate(list(magnitudes.values())), cut)[cut]
         return {
             layer.name: _at_least_one(
@@ -170,9 +184,13 @@ class KEP:
         def rank() -> Masks:
             return self.masks(layers, layer_weights(model, layers))
 
+        def inside(lists: Masks) -> Masks:
+            return refined(lists, layer_weights(model, layers), layers)
+
         return GrowingPenalty(
-            model, rank(), delta=self.delta, every=self.every, norm=self.norm, rank=rank if self.refresh else None
-        )
+            model, rank(), delta=self.delta, every=self.every, norm=self.norm, rank=rank if self.refresh else None,
+            inside=inside if self.nm is not None else None,
+        )  # fmt: skip
 
     def paper_index_bytes(self, index: IndexSet) -> int:
         """Index bytes of a layer in KEP's own storage; see `paper_index_bytes`."""

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import IndexSet, from_mask
-from trtkp.prune.nm import two_four_mask
+from trtkp.prune.nm import refined
 
-__all__ = ["Masks", "Method", "Pruning", "prune_one_shot", "select_layers"]
+__all__ = ["Masks", "Method", "Pruning", "index_set", "prune_one_shot", "select_layers"]
 
 #: Parameter name to mask, True where a weight is kept, shaped as the weight.
 Masks = dict[str, npt.NDArray[np.bool_]]
@@ -50,21 +50,26 @@ class Method(Protocol):
 class Pruning:
     """What a method decided: a mask per pruned parameter, and why the other layers were left dense.
 
-    ``lists`` has, for layers with 2:4 inside their lists, the mask of the lists.
+    ``lists`` has, for layers with 2:4 inside their lists, the mask of the lists; ``stored`` the index sets that the
+    masks came from, where they were made before.
     """
 
     masks: Masks
     left_dense: dict[str, str]
     lists: Masks = field(default_factory=dict)
+    stored: Mapping[str, IndexSet] = field(default_factory=dict)
 
     def index_sets(self, groups: Mapping[str, int]) -> dict[str, IndexSet]:
         """The index set of every mask; ``groups`` maps a parameter to its ONNX groups."""
         return {
-            name: from_mask(self.lists[name], groups[name]).refined(mask)
-            if name in self.lists
-            else from_mask(mask, groups[name])
+            name: self.stored[name] if name in self.stored else index_set(mask, self.lists.get(name), groups[name])
             for name, mask in self.masks.items()
         }
+
+
+def index_set(mask: npt.NDArray[np.bool_], lists: npt.NDArray[np.bool_] | None, groups: int) -> IndexSet:
+    """The index set of a mask, with 2:4 inside the given lists, both [F, C, R, S]."""
+    return from_mask(mask, groups) if lists is None else from_mask(lists, groups).refined(mask)
 
 
 def select_layers(
@@ -123,12 +128,13 @@ def prune_one_shot(
     masks = method.masks(unique, weights) if unique else {}
     lists: Masks = {}
     if getattr(method, "nm", None) is not None:
-        groups = {layer.name: layer.groups for layer in unique}
-        lists = masks
-        masks = {name: two_four_mask(weights[name], from_mask(mask, groups[name])) for name, mask in lists.items()}
+        lists, masks = masks, refined(masks, weights, unique)
     masks = {name: mask for name, mask in masks.items() if not mask.all()}
     reasons |= {layer.name: "the method removes nothing from it" for layer in unique if layer.name not in masks}
-    return Pruning(masks, reasons, {name: lists[name] for name in masks if name in lists})
+    stored = getattr(method, "index_sets", {})
+    return Pruning(
+        masks, reasons, {name: lists[name] for name in masks if name in lists}, {name: stored[name] for name in stored}
+    )
 
 
 def _matches(layer: ConvLayer, pattern: str) -> bool:

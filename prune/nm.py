@@ -7,22 +7,46 @@ filter inside it. The list and the choice share one budget: to remove the share 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trtkp.prune.index_set import QUAD, QUAD_KEPT, IndexSet
+from trtkp.errors import InputError
+from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.index_set import QUAD, QUAD_KEPT, IndexSet, from_mask
 
-__all__ = ["FORMS", "list_ratio", "two_four_mask"]
+__all__ = ["FORMS", "check_nm", "list_ratio", "refined", "two_four_mask"]
 
 #: What ``--nm`` takes.
 FORMS = ("2:4",)
 
 
-def list_ratio(ratio: float) -> float:
-    """The share that lists remove so that they and 2:4 together remove ``ratio``; 0 where 2:4 alone removes as much."""
-    return max(0.0, 2 * ratio - 1)
+def check_nm(nm: str | None) -> None:
+    """Refuse a form that no kernel has.
+
+    Raises:
+        InputError: with the option's name.
+    """
+    if nm is not None and nm not in FORMS:
+        raise InputError(f"--nm {nm}: not known", remedy=f"use {', '.join(FORMS)}")
+
+
+def list_ratio(ratio: float, nm: str | None = FORMS[0]) -> float:
+    """The share that lists remove so that they and 2:4 together remove ``ratio``; 0 where 2:4 alone removes as much.
+
+    Without ``nm`` the lists remove all of it.
+    """
+    return ratio if nm is None else max(0.0, 2 * ratio - 1)
+
+
+def refined(
+    lists: Mapping[str, npt.NDArray[np.bool_]], weights: Mapping[str, npt.NDArray[Any]], layers: Sequence[ConvLayer]
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """What 2:4 keeps of the lists of several layers, entries in their order."""
+    groups = {layer.name: layer.groups for layer in layers}
+    return {name: two_four_mask(weights[name], from_mask(mask, groups[name])) for name, mask in lists.items()}
 
 
 def two_four_mask(weight: npt.NDArray[Any], index: IndexSet) -> npt.NDArray[np.bool_]:

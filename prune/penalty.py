@@ -38,6 +38,7 @@ class GrowingPenalty(Regulariser):
         norm: ``l2`` for the squared Frobenius norm (halved), ``l1`` for the sum of magnitudes.
         negligible: a layer is done when its selected weights are below this share of its largest weight.
         rank: gives new masks after each epoch; without it the prior masks stay, as "prior knowledge" suggests.
+        inside: what of the masks is kept, where they are lists with 2:4 inside; the penalty is on all the rest.
 
     Raises:
         InputError: a mask without its parameter, or a schedule that cannot grow.
@@ -54,6 +55,7 @@ class GrowingPenalty(Regulariser):
         norm: Literal["l2", "l1"] = "l2",
         negligible: float = 1e-3,
         rank: Callable[[], Masks] | None = None,
+        inside: Callable[[Masks], Masks] | None = None,
     ) -> None:
         if delta <= 0 or every < 1 or ceiling <= 0:
             raise InputError(f"penalty schedule delta {delta}, every {every}, ceiling {ceiling}: it cannot grow")
@@ -61,7 +63,7 @@ class GrowingPenalty(Regulariser):
             raise InputError(f"penalty norm {norm}: not known", remedy="use l2 or l1")
         self._model = model
         self._delta, self._every, self._ceiling, self._norm, self._negligible = delta, every, ceiling, norm, negligible
-        self._rank = rank
+        self._rank, self._inside = rank, inside
         self._iteration = 0
         self.mu = 0.0
         self.refresh(masks)
@@ -69,7 +71,10 @@ class GrowingPenalty(Regulariser):
     def refresh(self, masks: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take new masks, as after re-ranking the weights once per epoch."""
         self._masks = dict(masks)
-        self._pairs = masked_parameters(self._model, masks)
+        self._hold(self._masks if self._inside is None else self._inside(self._masks))
+
+    def _hold(self, kept: Masks) -> None:
+        self._kept, self._pairs = kept, masked_parameters(self._model, kept)
 
     def loss(self) -> torch.Tensor:
         """The penalty at the present mu, a scalar tensor."""
@@ -97,20 +102,27 @@ class GrowingPenalty(Regulariser):
             self.refresh(self._rank())
 
     def masks(self) -> Masks:
-        """The masks that the penalty holds to."""
+        """The masks that the penalty holds to; with 2:4 inside, those of the lists."""
         return self._masks
 
     def state(self) -> dict[str, torch.Tensor]:
         """The iteration and the masks."""
         import torch
 
-        masks = {f"mask.{name}": torch.from_numpy(mask.astype("uint8")) for name, mask in self._masks.items()}
+        parts = {"mask": self._masks, "kept": self._kept if self._inside is not None else {}}
+        masks = {
+            f"{part}.{name}": torch.from_numpy(mask.astype("uint8"))
+            for part, held in parts.items()
+            for name, mask in held.items()
+        }
         return {"iteration": torch.tensor(self._iteration), **masks}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on at that iteration, with those masks."""
         self._count(int(state["iteration"]))
-        self.refresh({name: state[f"mask.{name}"].numpy().astype(bool) for name in self._masks})
+        self._masks = {name: state[f"mask.{name}"].numpy().astype(bool) for name in self._masks}
+        part = "mask" if self._inside is None else "kept"
+        self._hold({name: state[f"{part}.{name}"].numpy().astype(bool) for name in self._masks})
 
     def report(self) -> dict[str, float]:
         """mu, and what `share_left` says."""

@@ -18,6 +18,7 @@ numbers; ``equalise`` gives them equal ones as V-SKP does. Without training this
 
 Not from the paper: with ``filter_group`` and ``channel_block`` (`prune.granularity`) norms are means over blocks, in
 the threshold and in the penalty, which so pushes the kernels of a block alike; ``proximal`` shrinks whole blocks.
+``nm`` keeps 2:4 inside the lists (`prune.nm`), which then remove so much less.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks, blocks_of
 from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks
+from trtkp.prune.nm import check_nm, list_ratio
 from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor
 from trtkp.prune.scope import no_kernel_to_drop, stem_or_pointwise
 from trtkp.prune.vskp import equalised
@@ -86,6 +88,7 @@ class PPTKP:
         filter_group: filters that share a list.
         channel_block: consecutive channels that a list takes or leaves together.
         cluster: group filters of like norms, instead of consecutive ones.
+        nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
         strength: lambda.
         quantiles: of the dense norms, where the breakpoints are.
         intensities: gamma, one more than there are breakpoints.
@@ -101,6 +104,7 @@ class PPTKP:
     filter_group: int = 1
     channel_block: int = 1
     cluster: bool = False
+    nm: str | None = None
     strength: float = 1e-4
     quantiles: Sequence[float] = (0.25, 0.5, 0.75)
     intensities: Sequence[float] = (1.0, 0.5, 0.25, 0.0)
@@ -112,6 +116,7 @@ class PPTKP:
         check_ratio(self.ratio)
         check_allocation(self.allocation)
         check_granularity(self.filter_group, self.channel_block)
+        check_nm(self.nm)
         if self.ratio is not None and self.point is not None:
             raise InputError("--ratio and --point exclude each other", remedy="give one of them")
         if self.point is not None and (self.point < 1 or self.allocation != "global"):
@@ -171,7 +176,7 @@ class PPTKP:
     ) -> Masks:
         """The same with the blocks given, such as those that were trained with."""
         norms = {layer.name: blocks[layer.name].mean(kernel_norms(weights[layer.name])) for layer in layers}
-        ratio = _RATIO if self.ratio is None else self.ratio
+        ratio = list_ratio(_RATIO if self.ratio is None else self.ratio, self.nm)
         compared = [[layer] for layer in layers] if self.allocation == "uniform" else pools(layers)
         masks: Masks = {}
         for pool in compared:

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
     from trtkp.prune.method import Masks
 
-__all__ = ["Converting", "Deployed", "Regulariser", "Trainable", "can_regularise", "layer_parameters", "layer_weights"]
+__all__ = [
+    "Converting",
+    "Deployed",
+    "Regulariser",
+    "Together",
+    "Trainable",
+    "can_regularise",
+    "layer_parameters",
+    "layer_weights",
+]
 
 
 class Regulariser(ABC):
@@ -71,6 +80,61 @@ class Trainable(Protocol):
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> Regulariser:
         """The regulariser for the given layers of a module whose parameters carry the layers' names."""
+
+
+class Together(Regulariser):
+    """Several regularisers of layers that are pruned with settings of their own."""
+
+    def __init__(self, parts: Sequence[Regulariser]) -> None:
+        self._parts = list(parts)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all have."""
+        return all(part.finished for part in self._parts)
+
+    def loss(self) -> torch.Tensor | None:
+        """The sum of their terms."""
+        terms = [term for part in self._parts if (term := part.loss()) is not None]
+        return sum(terms[1:], terms[0]) if terms else None
+
+    def after_backward(self) -> None:
+        """As each does."""
+        for part in self._parts:
+            part.after_backward()
+
+    def after_step(self, lr: float) -> None:
+        """As each does."""
+        for part in self._parts:
+            part.after_step(lr)
+
+    def after_epoch(self, epoch: int) -> None:
+        """As each does."""
+        for part in self._parts:
+            part.after_epoch(epoch)
+
+    def masks(self) -> Masks:
+        """Those of all layers."""
+        return {name: mask for part in self._parts for name, mask in part.masks().items()}
+
+    def finish(self) -> None:
+        """As each does."""
+        for part in self._parts:
+            part.finish()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Under the number of each."""
+        return {f"{i}.{name}": value for i, part in enumerate(self._parts) for name, value in part.state().items()}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from `state`."""
+        for i, part in enumerate(self._parts):
+            prefix = f"{i}."
+            part.restore({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+
+    def report(self) -> dict[str, Any]:
+        """One after the other, in the order of the first layer of each."""
+        return {"parts": [part.report() for part in self._parts]}
 
 
 @dataclass(frozen=True)

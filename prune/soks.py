@@ -12,6 +12,8 @@ with k the layer's share of parameters or MACs (mean 1): sparsity, a margin betw
 differ between groups. Positions with ``|A| > threshold · max|A|`` stay, at least one; A is folded into W, or the net is
 trained from scratch in the shapes found. One filter per group with ``remove_filters`` is SWP (NeurIPS 2020).
 
+``nm`` (ours) keeps 2:4 inside the stripes (`prune.nm`), which then remove so much less.
+
 One-shot (ours): a position's score is the mean magnitude of its stripes in the group over that of the layer.
 """
 
@@ -30,6 +32,7 @@ from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks, blocks_of
 from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks
+from trtkp.prune.nm import check_nm, list_ratio
 from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor
 from trtkp.prune.scope import no_element_to_drop, stem_or_depthwise
 
@@ -69,6 +72,7 @@ class SOKS:
         filter_group: filters of a group, instead of ``groups``; 1 is SWP's.
         cluster: group filters of like stripes, instead of consecutive ones.
         shapes: a fixed set of `SHAPES`, which has its own number of groups; nothing is searched.
+        nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
         remove_filters: a group may lose every position.
         threshold: a position stays where its coefficient is above this share of its matrix's largest.
         sparsity: l1.
@@ -84,6 +88,7 @@ class SOKS:
     filter_group: int | None = None
     cluster: bool = False
     shapes: str | None = None
+    nm: str | None = None
     remove_filters: bool = False
     threshold: float = 0.05
     sparsity: float = 1e-4
@@ -98,6 +103,7 @@ class SOKS:
         check_ratio(self.ratio)
         check_ratio(self.threshold, "threshold")
         check_allocation(self.allocation)
+        check_nm(self.nm)
         check_granularity(1 if self.filter_group is None else self.filter_group, 1)
         if self.groups is not None and self.groups < 1:
             raise InputError(f"--groups {self.groups}: a layer has at least one")
@@ -175,7 +181,7 @@ class SOKS:
         if ratio is None:
             kept = {name: score > self.threshold * score.max(axis=1, keepdims=True) for name, score in scores.items()}
         else:
-            kept = self._by_ratio(layers, scores, blocks, ratio)
+            kept = self._by_ratio(layers, scores, blocks, list_ratio(ratio, self.nm))
         masks: Masks = {}
         for layer in layers:
             positions, score = kept[layer.name], scores[layer.name]

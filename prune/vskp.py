@@ -14,7 +14,7 @@ of its reach. ``beta`` multiplies the scores of a layer by ``1 - beta · Var(||v
 which moves budgets between layers; whether the paper's figures had it is not known.
 
 After fine-tuning, `reactivate` mends filters that did not move, as the authors' code does; `mask_of_matrix` is the rule
-for fully connected layers, which are not convolutions and so have no index sets.
+for fully connected layers, which are not convolutions and so have no index sets. Both are switches, off by default.
 
 Not from the paper: ``filter_group`` and ``channel_block`` choose whole blocks of kernels (`prune.granularity`) by their
 mean score, ``cluster`` groups filters that score alike, ``round_to`` rounds the retained number of channels; at 1 x 1
@@ -36,7 +36,7 @@ from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks, blocks_of, rounded
 from trtkp.prune.index_set import IndexSet, Kind
 from trtkp.prune.method import Masks
-from trtkp.prune.nm import FORMS, list_ratio
+from trtkp.prune.nm import check_nm, list_ratio
 from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor
 from trtkp.prune.scope import no_kernel_to_drop, stem_or_pointwise
 
@@ -74,6 +74,8 @@ class VSKP:
         channel_block: consecutive channels that a list takes or leaves together.
         cluster: group filters that score alike, instead of consecutive ones.
         round_to: retained channels of a list are a multiple of this, where the layer has as many.
+        fully_connected: prune the weights of fully connected layers too, the ``ratio`` of least magnitude of each.
+        reactivate: after the fine-tune, let the following layer read filters that it left unmoved (`reactivate`).
         nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
     """
 
@@ -88,6 +90,8 @@ class VSKP:
     channel_block: int = 1
     cluster: bool = False
     round_to: int = 1
+    fully_connected: bool = False
+    reactivate: bool = False
     nm: str | None = None
 
     name = "vskp"
@@ -101,8 +105,11 @@ class VSKP:
             raise InputError(f"--alpha {self.alpha}: not a weight", remedy="give 0 <= alpha <= 1")
         if self.filter_group_1x1 is not None and self.filter_group_1x1 < 1:
             raise InputError(f"--filter-group-1x1 {self.filter_group_1x1}: sizes start at 1")
-        if self.nm is not None and self.nm not in FORMS:
-            raise InputError(f"--nm {self.nm}: not known", remedy=f"use {', '.join(FORMS)}")
+        check_nm(self.nm)
+        if self.reactivate and (self.filter_group, self.channel_block, self.nm) != (1, 1, None):
+            raise InputError(
+                "--reactivate changes single kernels", remedy="leave out --filter-group, --channel-block and --nm"
+            )
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter."""
@@ -138,7 +145,7 @@ class VSKP:
     @property
     def _ratio(self) -> float:
         """What the lists remove."""
-        return self.ratio if self.nm is None else list_ratio(self.ratio)
+        return list_ratio(self.ratio, self.nm)
 
     def _blocks(self, layer: ConvLayer, scores: npt.NDArray[np.float64]) -> Blocks:
         filters = self.filter_group_1x1 if layer.taps == 1 and self.filter_group_1x1 else self.filter_group

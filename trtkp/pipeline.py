@@ -146,6 +146,8 @@ def build(
     else:
         method = "kep" if method is None else method
         chosen = make_method(method, **settings) if isinstance(method, str) else method
+    if getattr(chosen, "fully_connected", False):
+        raise InputError("--fully-connected prunes what has no index sets", remedy="use trtkp prune, then trtkp build")
     choice = choose_backend(options.backend)
     _check_buildable(choice.backend, options, has_data=data is not None)
     check_replaceable(Path(output))

@@ -23,14 +23,16 @@ from trtkp.bundle.manifest import FileRecord
 from trtkp.bundle.pruned import Pruned, PrunedLayer, PrunedManifest
 from trtkp.bundle.writer import check_replaceable
 from trtkp.errors import InputError, TrtkpError
-from trtkp.layer_table import named_graph, read_layers
+from trtkp.layer_table import matrix_names, named_graph, read_layers, zero_matrices
 from trtkp.prune.accounting import account
-from trtkp.prune.index_set import IndexSet, from_mask
-from trtkp.prune.method import Masks, Method, prune_one_shot, select_layers
+from trtkp.prune.index_set import IndexSet
+from trtkp.prune.method import Masks, Method, index_set, prune_one_shot, select_layers
+from trtkp.prune.nm import refined
 from trtkp.prune.registry import make_method
 from trtkp.prune.regulariser import Converting, Deployed, Trainable, can_regularise
 from trtkp.prune.storage import save_index_sets
 from trtkp.prune.train.recipe import STAGES, Training
+from trtkp.prune.vskp_index import Listed
 from trtkp.records import source_record, totals_record
 from trtkp.shapes import Profile, make_profile, parse_shape_options, smallest_samples
 
@@ -109,8 +111,6 @@ def prune(
     options = options or PruneOptions()
     chosen = make_method(method, **settings) if isinstance(method, str) else method
     _check_stages(chosen, options.training)
-    if (nm := getattr(chosen, "nm", None)) is not None:
-        raise InputError(f"--nm {nm}: 2:4 inside lists is chosen without training", remedy="use trtkp build --nm")
     target = Path(output)
     check_replaceable(target)
     trained = _epochs(options.training)
@@ -163,7 +163,9 @@ class _Run:
     table: LayerTable = field(init=False)
     layers: list[ConvLayer] = field(init=False)
     weights: dict[str, npt.NDArray[Any]] = field(init=False)
-    masks: Masks = field(init=False)
+    masks: Masks = field(default_factory=dict)
+    lists: Masks = field(default_factory=dict)
+    matrices: Masks = field(default_factory=dict)
     left_dense: dict[str, str] = field(init=False)
     profile: Profile = field(init=False)
     made: LayerTable = field(init=False)
@@ -208,6 +210,8 @@ class _Run:
         try:
             self.graph = named_graph(self.source)
             self.table, self.weights = read_layers(self.graph, self.source, profile)
+            if isinstance(self.method, Listed):
+                self.method.check(self.table.layers)
             chosen, self.left_dense = select_layers(self.method, self.table.layers, options.include, options.skip)
         except TrtkpError as error:
             raise error if error.file is not None else error.in_file(self.path) from error
@@ -236,7 +240,7 @@ class _Run:
             if isinstance(self.method, Converting):
                 self._convert(self.method)
             else:
-                self._take(self._one_shot(self.weights))
+                self._take(*self._one_shot(self.weights))
             return
         import torch
 
@@ -264,55 +268,76 @@ class _Run:
         if "dense" not in self.accuracy:
             self.accuracy["dense"] = self._measure()
         training = self.options.training
+        before: dict[str, npt.NDArray[Any]] = {}
         if isinstance(self.method, Converting):
             self._convert(self.method)
+            self.module.to(self._device)
             if start is None or start.stage == "prepare":
                 if training.prepare.epochs:
                     self._stage("prepare", start)
                 start = None
         if start is None or start.stage != "finetune":
             if can_regularise(self.method) and training.regularise.epochs:
-                self._take(self._regularised(start))
-            elif isinstance(self.method, Converting):
-                self.masks = {}
-            else:
-                self._take(self._one_shot(layer_weights(self.module, self.layers)))
+                self._take(*self._regularised(start))
+            elif not isinstance(self.method, Converting):
+                self._take(*self._one_shot(layer_weights(self.module, self.layers)))
             start = None
         else:
-            self._take({name: mask.numpy().astype(bool) for name, mask in start.part("mask").items()})
-        apply_masks(self.module, self.masks)
+            kept, lists = (
+                {name: mask.numpy().astype(bool) for name, mask in start.part(part).items()}
+                for part in ("mask", "list")
+            )
+            before = {name: weight.numpy() for name, weight in start.part("before").items()}
+            self._take(kept, lists)
+        held = self.masks | self.matrices
+        apply_masks(self.module, held)
+        repairs = getattr(self.method, "reactivate", False)
+        if repairs and not before:
+            before = layer_weights(self.module, self.layers)
         if "one-shot" not in self.accuracy:
             self.accuracy["one-shot"] = self._measure()
         if training.finetune.epochs:
-            keep = {f"mask.{name}": torch.from_numpy(mask.astype(np.uint8)) for name, mask in self.masks.items()}
-            self._stage("finetune", start, masks=self.masks, keep=keep)
+            keep = {
+                f"{part}.{name}": torch.from_numpy(mask.astype(np.uint8))
+                for part, held in (("mask", self.masks), ("list", self.lists))
+                for name, mask in held.items()
+            }
+            keep |= {f"before.{name}": torch.from_numpy(weight) for name, weight in before.items()}
+            self._stage("finetune", start, masks=held, keep=keep)
+            if repairs:
+                self._reactivate(before)
         self.accuracy["pruned"] = self._measure()
 
-    def _one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
+    def _one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> tuple[Masks, Masks]:
+        """Masks, and the lists of those with 2:4 inside."""
         pruning = prune_one_shot(self.method, self.layers, weights, [escape(layer.name) for layer in self.layers])
-        return pruning.masks
+        return pruning.masks, pruning.lists
 
     def _convert(self, method: Converting) -> None:
         """The net of the method in place of the model's."""
         backend = self._torch_backend()
         seed = self.options.training.seed
-        self.module = method.convert(backend.graph_module(), self.layers, backend.example(), seed).to(self._device)
+        self.module = method.convert(backend.graph_module(), self.layers, backend.example(), seed)
 
-    def _regularised(self, start: Checkpoint | None) -> Masks:
+    def _regularised(self, start: Checkpoint | None) -> tuple[Masks, Masks]:
+        from trtkp.prune.regulariser import layer_weights
+
         assert isinstance(self.method, Trainable)
         assert self.module is not None
         regulariser = self.method.regulariser(self.module, self.layers)
         self._stage("regularise", start, regulariser=regulariser)
         self.report = regulariser.report()
-        masks = regulariser.masks()
+        masks, lists = regulariser.masks(), {}
         regulariser.finish()
+        if getattr(self.method, "nm", None) is not None:
+            lists, masks = masks, refined(masks, layer_weights(self.module, self.layers), self.layers)
         if getattr(self.method, "retrain", False):
             from trtkp.prune.train.initialise import initialise
 
             initialise(self.module, self.options.training.seed)
-        return masks
+        return masks, lists
 
-    def _take(self, masks: Masks) -> None:
+    def _take(self, masks: Masks, lists: Masks) -> None:
         """Masks that remove something, each of which leaves something."""
         for name, mask in masks.items():
             if not mask.any():
@@ -323,11 +348,47 @@ class _Run:
                     remedy="prune less, or leave the layer out with --skip",
                 )
         self.masks = {name: mask for name, mask in masks.items() if not mask.all()}
+        self.lists = {name: lists[name] for name in self.masks if name in lists}
+        if getattr(self.method, "fully_connected", False):
+            self._take_matrices()
         for layer in self.layers:
             if layer.name not in self.masks:
                 self.left_dense[layer.name] = "the method removes nothing from it"
         if not self.masks:
             self.warnings.append(f"method {self.method.name} pruned no layer")
+
+    def _take_matrices(self) -> None:
+        """Masks of the fully connected layers, by V-SKP's rule."""
+        from trtkp.prune.vskp import mask_of_matrix
+
+        weights = self.source.parameters()
+        ratio = self.method.settings()["ratio"]
+        self.matrices = {name: mask_of_matrix(weights[name], ratio) for name in matrix_names(self.graph)}
+        kept = {name: int(mask.sum()) for name, mask in self.matrices.items()}
+        self.report["fully_connected"] = {name: [count, weights[name].size] for name, count in kept.items()}
+
+    def _reactivate(self, before: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Let layers read the filters before them that the fine-tune left unmoved."""
+        import torch
+
+        from trtkp.graph.chains import next_convolutions
+        from trtkp.prune.regulariser import layer_parameters, layer_weights
+        from trtkp.prune.vskp import reactivate, unmoved_filters
+
+        assert self.module is not None
+        tuned, parameters = layer_weights(self.module, self.layers), layer_parameters(self.module, self.layers)
+        restored = {}
+        for name, following in next_convolutions(self.graph).items():
+            if name not in self.masks or following not in self.masks:
+                continue
+            channels = unmoved_filters(before[name], tuned[name])
+            mask, weight = reactivate(channels, self.masks[following], self.weights[following], tuned[following])
+            if changed := int((mask & ~self.masks[following])[:, :, 0, 0].sum()):
+                restored[following] = changed
+                self.masks[following] = mask
+                with torch.no_grad():
+                    parameters[following].copy_(torch.from_numpy(weight))
+        self.report["reactivated"] = restored
 
     def _stage(self, name: str, start: Checkpoint | None, **options: Any) -> None:
         from trtkp.prune.train.log import TrainingLog
@@ -423,7 +484,7 @@ class _Run:
     def index_sets(self) -> dict[str, IndexSet]:
         """Of every pruned weight."""
         groups = {layer.name: layer.groups for layer in self.layers}
-        return {name: from_mask(mask, groups[name]) for name, mask in sorted(self.masks.items())}
+        return {name: index_set(mask, self.lists.get(name), groups[name]) for name, mask in sorted(self.masks.items())}
 
     def _torch_backend(self) -> TorchBackend:
         from trtkp.model.torch_backend import TorchBackend
@@ -442,6 +503,7 @@ class _Run:
         from trtkp.graph.rewrite import apply_masks
 
         apply_masks(self.graph, self.index_sets)
+        zero_matrices(self.graph, self.matrices)
         self.model_file = "model.onnx"
         ir.save(self.graph, staging / self.model_file)
 
@@ -451,7 +513,7 @@ class _Run:
         module = self.module
         if module is None:
             module = self.source.module()
-            apply_masks(module, self.masks)
+            apply_masks(module, self.masks | self.matrices)
         self.model_file = "model.pt2"
         self._torch_backend().save(staging / self.model_file, module.state_dict())
 

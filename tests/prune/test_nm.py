@@ -7,19 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from examples.nets import export
 from trtkp.errors import InputError
+from trtkp.model import load_model
+from trtkp.pipeline import BuildOptions, build
 from trtkp.prune.accounting import account
+from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import IndexSet, Kind, from_mask
+from trtkp.prune.kep import KEP
 from trtkp.prune.method import prune_one_shot
-from trtkp.prune.nm import list_ratio, two_four_mask
+from trtkp.prune.nm import list_ratio, refined, two_four_mask
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import load_index_sets, save_index_sets
+from trtkp.prune.train.recipe import Recipe, Training
 from trtkp.prune.vskp import VSKP
-from trtkp.pruning import prune
+from trtkp.pruning import PruneOptions, prune
+from trtkp.verification import verify
 
 Array = np.ndarray[Any, Any]
 
@@ -182,6 +192,113 @@ def test_two_four_by_an_allocation(new_layer: Any, tmp_path: Path) -> None:
     assert pruning.masks["w"].mean() == 0.25
 
 
-def test_training_refuses_two_four(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--nm 2:4: 2:4 inside lists is chosen without training; use trtkp build --nm"):
-        prune(tmp_path / "net.onnx", tmp_path / "out", method="vskp", nm="2:4")
+@pytest.mark.parametrize(
+    ("name", "settings", "kept"),
+    [
+        ("vskp", {"ratio": 0.75, "filter_group": 16}, 0.25),
+        ("l1", {"ratio": 0.5}, 0.5),
+        ("pptkp", {"ratio": 0.75, "filter_group": 8, "equalise": True}, 0.25),
+        ("soks", {"ratio": 7 / 9, "groups": 2}, 2 / 9),
+        ("kep", {"n": 4, "share": "per-layer"}, 2 / 9),
+        ("kep", {"ratio": 7 / 9, "share": "per-filter"}, 2 / 9),
+    ],
+)
+def test_every_method_with_lists_that_are_products(
+    name: str, settings: dict[str, Any], kept: float, new_layer: Any
+) -> None:
+    layer, rng = new_layer(filters=32, channels=64, name="w"), np.random.default_rng(0)
+    method = make_method(name, allocation="uniform", nm="2:4", **settings)
+    pruning = prune_one_shot(method, [layer], {"w": rng.normal(size=layer.weight_shape)})
+    (index,) = pruning.index_sets({"w": 1}).values()
+    index.validate("w")
+    assert index.nm_mask is not None
+    assert index.density == pytest.approx(kept)
+    assert index.list_mask().mean() == pytest.approx(2 * kept)
+
+
+def test_lists_that_are_no_products_are_refused_at_once() -> None:
+    for share in ("none", "per-channel"):
+        with pytest.raises(InputError, match="give --share per-filter or per-layer"):
+            make_method("kep", nm="2:4", share=share)
+    for name in ("dppnet", "channels"):
+        with pytest.raises(InputError, match=f"--nm means nothing to method {name}"):
+            make_method(name, nm="2:4")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``net.pt2`` and ``data.npz``, three classes of stripes."""
+    folder = tmp_path_factory.mktemp("nm")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3),
+    ).eval()  # fmt: skip
+    torch.export.save(export(net, (1, 8, 8)), folder / "net.pt2")
+    rng, labels = np.random.default_rng(0), np.arange(150) % 3
+    images = rng.normal(0, 0.3, (150, 1, 8, 8)).astype(np.float32)
+    images[labels == 0, :, ::2] += 1
+    images[labels == 1, :, :, ::2] += 1
+    np.savez(folder / "data.npz", x=images, y=labels)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("vskp", {"ratio": 0.75, "filter_group": 8, "allocation": "uniform"}),
+        ("kep", {"n": 4, "share": "per-layer", "delta": 0.05, "every": 1}),
+        ("soks", {"ratio": 7 / 9, "groups": 2, "allocation": "uniform"}),
+    ],
+)
+def test_trained_with_exact_zeros_and_taken_up_again(
+    name: str, settings: dict[str, Any], trained: Path, tmp_path: Path
+) -> None:
+    towards = Recipe(epochs=2, batch=30, lr=0.05) if name != "vskp" else Recipe()
+    options = PruneOptions(training=Training(regularise=towards, finetune=Recipe(epochs=2, batch=30, lr=0.05)))
+    arguments: dict[str, Any] = {"method": name, "options": options, "data": trained / "data.npz", "nm": "2:4"}
+    whole = prune(trained / "net.pt2", tmp_path / "whole", **arguments, **settings)
+    weights = load_model(whole.model).parameters()
+    for weight, index in whole.index_sets.items():
+        assert index.nm_mask is not None
+        assert not weights[weight][~index.mask()].any()
+        assert np.count_nonzero(weights[weight]) == index.mask().sum()
+        assert index.mask().sum() * 2 == index.list_mask().sum()
+
+    def stop(phase: str, done: int, total: int) -> None:
+        del total
+        if phase == "Finetune 2/2" and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prune(trained / "net.pt2", tmp_path / "p", **arguments, **settings, progress=stop)
+    again = prune(trained / "net.pt2", tmp_path / "p", **arguments, **settings)
+    for weight, value in load_model(again.model).parameters().items():
+        assert np.array_equal(value, weights[weight]), weight
+    for weight, index in again.index_sets.items():
+        assert np.array_equal(index.mask(), whole.index_sets[weight].mask())
+        assert np.array_equal(index.list_mask(), whole.index_sets[weight].list_mask())
+    bundle = build(tmp_path / "p", tmp_path / "b", options=BuildOptions(backend="onnxruntime"))
+    assert all(index.nm_mask is not None for index in bundle.index_sets.values())
+    ops = {node.op_type for node in onnx.load(bundle.path / "model.onnx").graph.node}
+    assert any("24" in op for op in ops)
+    assert verify(bundle.path).ok
+
+
+def test_the_growing_penalty_pushes_what_either_of_the_two_drops() -> None:
+    net = nn.Sequential(nn.Conv2d(8, 8, 3))
+    layer = ConvLayer("0.weight", "0", 8, 8, (3, 3), (1, 1), (0, 0, 0, 0), (1, 1), 1, (8, 8), (6, 6), bias=True,
+                      stem=False, repeats=1)  # fmt: skip
+    penalty = KEP(n=4, share="per-layer", nm="2:4", delta=1.0, every=1).regulariser(net, [layer])
+    weight = net[0].weight.detach().numpy()
+    lists = penalty.masks()["0.weight"]
+    kept = refined({"0.weight": lists}, {"0.weight": weight}, [layer])["0.weight"]
+    assert (lists.sum(), kept.sum()) == (8 * 8 * 4, 8 * 8 * 2)
+    penalty.after_step(0.1)
+    assert float(penalty.loss()) == pytest.approx(0.5 * np.square(weight[~kept]).sum(), rel=1e-5)
+    with torch.no_grad():
+        net[0].weight.copy_(torch.randn_like(net[0].weight))
+    state = penalty.state()
+    penalty.refresh(penalty.masks())
+    penalty.restore(state)
+    assert np.array_equal(penalty.state()["kept.0.weight"].numpy().astype(bool), kept)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -25,6 +25,7 @@ from trtkp.errors import InputError, TrtkpError
 if TYPE_CHECKING:
     from trtkp.calib.options import CalibrationOptions
     from trtkp.data import LabelledData
+    from trtkp.prune.vskp_index import Listed
 
 __all__ = ["app", "run"]
 
@@ -224,6 +225,7 @@ def prune(
     filter_group: opt.FilterGroup = None,
     filter_group_1x1: opt.FilterGroup1x1 = None,
     channel_block: opt.ChannelBlock = None,
+    nm: opt.Nm = None,
     cluster: opt.Cluster = None,
     round_to: opt.RoundTo = None,
     beta: opt.Beta = None,
@@ -234,6 +236,9 @@ def prune(
     groups: opt.Groups = None,
     shapes: opt.Shapes = None,
     remove_filters: opt.RemoveFilters = None,
+    fully_connected: opt.FullyConnected = None,
+    reactivate: opt.Reactivate = None,
+    index: opt.Index = None,
     from_zeros: opt.FromZeros = False,
     layers: opt.Include = None,
     skip: opt.Skip = None,
@@ -272,7 +277,7 @@ def prune(
         training = replace(training, data=normal)
     name = "from-zeros" if from_zeros else method or training.method or "kep"
     of_recipe = training.settings if name == training.method else {}
-    chosen = make_method(name, **of_recipe | settings)
+    chosen = _listed(index, method, settings) or make_method(name, **of_recipe | settings)
     training = with_epochs(
         training, chosen, epochs=epochs, regularise=regularise_epochs, lr=lr, batch=batch, precision=amp, distil=distil
     )
@@ -296,6 +301,18 @@ def prune(
         )
     if pruned.written:
         show.pruned(pruned, json=json)
+
+
+def _listed(index: Path | None, method: str | None, settings: dict[str, Any]) -> Listed | None:
+    """The method that takes kernels chosen elsewhere, where a file of them was given."""
+    if index is None:
+        return None
+    from trtkp.prune.vskp_index import Listed
+
+    if settings or method not in (None, "vskp"):
+        what = f"--{next(iter(settings)).replace('_', '-')}" if settings else f"--method {method}"
+        raise InputError(f"{what} means nothing beside --index", remedy="leave it out")
+    return Listed(index)
 
 
 def _calibration(
@@ -447,6 +464,22 @@ def inspect(
         show.weighed(load(bundle))
     else:
         show.inspected(load(bundle), json=json)
+
+
+@app.command()
+def export_index(
+    path: Annotated[Path, typer.Argument(help="What trtkp prune or trtkp build wrote.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .safetensors.", show_default=False)],
+    form: Annotated[
+        str, typer.Option("--form", help="bitmap, a bit per kernel, or list, an int32 per kept kernel.")
+    ] = "bitmap",
+) -> None:
+    """Write the lists of whole kernels in V-SKP's own forms; trtkp prune --index takes them."""
+    from trtkp.bundle import load
+    from trtkp.bundle.pruned import is_pruned, load_pruned
+    from trtkp.prune.vskp_index import save_index
+
+    save_index(output, (load_pruned(path) if is_pruned(path) else load(path)).index_sets, form)
 
 
 @app.command()

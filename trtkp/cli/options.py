@@ -31,8 +31,10 @@ __all__ = [
     "FilterGroup",
     "FilterGroup1x1",
     "FromZeros",
+    "FullyConnected",
     "Groups",
     "Include",
+    "Index",
     "InputShape",
     "Json",
     "LearningRate",
@@ -51,6 +53,7 @@ __all__ = [
     "PointwiseKeep",
     "Precision",
     "Ratio",
+    "Reactivate",
     "Recipe",
     "RegulariseEpochs",
     "RemoveFilters",
@@ -77,7 +80,7 @@ PRUNING_SETTINGS = frozenset(
     [
         "n", "ratio", "allocation", "share", "alpha", "beta", "pointwise", "pointwise_keep", "filter_group",
         "filter_group_1x1", "channel_block", "cluster", "round_to", "equalise", "point", "groups", "shapes",
-        "remove_filters", "nm",
+        "remove_filters", "nm", "fully_connected", "reactivate",
     ]
 )  # fmt: skip
 
@@ -217,7 +220,31 @@ Nm = Annotated[
     typer.Option(
         "--nm",
         metavar="2:4",
-        help="V-SKP: of every four listed weights each filter keeps two; --ratio is what both remove.",
+        help="Of every four listed weights each filter keeps two; --ratio is what both remove.",
+        rich_help_panel=_PRUNING,
+    ),
+]
+FullyConnected = Annotated[
+    bool | None,
+    typer.Option(
+        "--fully-connected/--no-fully-connected",
+        help="V-SKP: prune the weights of fully connected layers too, by magnitude.",
+        rich_help_panel=_PRUNING,
+    ),
+]
+Reactivate = Annotated[
+    bool | None,
+    typer.Option(
+        "--reactivate/--no-reactivate",
+        help="V-SKP: after the fine-tune, let the next layer read filters that it left unmoved.",
+        rich_help_panel=_PRUNING,
+    ),
+]
+Index = Annotated[
+    Path | None,
+    typer.Option(
+        "--index",
+        help="V-SKP: take the kernels of this file of int32 lists or bitmaps, as trtkp export-index writes them.",
         rich_help_panel=_PRUNING,
     ),
 ]

@@ -1,0 +1,194 @@
+"""Every run of the study: which net, which method, how long; and how large all of it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from typing import Any
+
+__all__ = ["SCALES", "TABLES", "Run", "Scale", "runs_of"]
+
+#: In the order of what decides; ``dense`` are the nets that the others start from.
+TABLES = ("dense", "groups", "two-four", "searched", "methods", "digits")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of the study.
+
+    Attributes:
+        width: of the net, whose layers have width, 2, 2, 2 and 4 times as many filters.
+        train: images to train with.
+        test: images to measure accuracy on.
+        noise: deviation of the generated set's noise.
+        dense: epochs of the dense net.
+        towards: epochs towards the masks.
+        tune: epochs with the masks held; methods without the former have both.
+        seeds: of the tables that decide.
+        groups: filters that share a list.
+    """
+
+    width: int = 32
+    train: int = 6000
+    test: int = 4000
+    noise: float = 0.3
+    dense: int = 16
+    towards: int = 5
+    tune: int = 5
+    seeds: int = 3
+    groups: tuple[int, ...] = (8, 16, 32)
+
+    def digest(self) -> str:
+        """Tells results of one scale from those of another."""
+        return sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
+
+
+SCALES = {
+    "full": Scale(),
+    "smoke": Scale(width=8, train=96, test=64, dense=1, towards=1, tune=1, seeds=1, groups=(8,)),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        name: its own.
+        table: that it belongs to.
+        label: of its row.
+        data: shapes or digits.
+        seed: of weights, order and augmentation.
+        method: as in ``--method``; ``none`` trains a dense net.
+        settings: of the method; ``macs`` in place of channel pruning's ratio is the share of MACs that the ratio of
+            this number leaves to lists.
+        start: name of the run whose net it takes; None for a new one.
+        epochs: of prepare, regularise and finetune.
+    """
+
+    name: str
+    table: str
+    label: str
+    data: str
+    seed: int
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    start: str | None = None
+    epochs: tuple[int, int, int] = (0, 0, 0)
+
+
+#: Settings of the penalties, for trainings of a few hundred steps where the papers have tens of thousands.
+_PPTKP = {"strength": 3e-4}
+_SOKS = {"sparsity": 5e-3, "margin": 1e-3, "diversity": 1e-3}
+_KEP = {"delta": 5e-3}
+_ALPHAS = (1e-4, 2e-4)
+_DECIDING = 0.75
+_RATIOS = (5 / 9, 7 / 9)
+_GROUP = 16
+
+
+def runs_of(scale: Scale) -> list[Run]:
+    """All runs, each after the one whose net it takes; the tables that decide come first."""
+    found: list[Run] = []
+    for seed in range(scale.seeds):
+        found.append(Run(f"shapes-{seed}", "dense", "dense", "shapes", seed, "none", {}, None, (0, 0, scale.dense)))
+        found += _groups(scale, seed)
+        found += _two_four(scale, seed)
+    for seed in range(scale.seeds):
+        found += _searched(scale, seed)
+    found += _methods(scale, "methods", "shapes")
+    found.append(Run("digits-0", "dense", "dense", "digits", 0, "none", {}, None, (0, 0, scale.dense)))
+    found += _methods(scale, "digits", "digits")
+    return found
+
+
+def _groups(scale: Scale, seed: int) -> Iterator[Run]:
+    """What lists of a group cost, and what training that knows of them wins back, at equal MACs and equal epochs."""
+    dense, both = f"shapes-{seed}", scale.towards + scale.tune
+
+    def run(label: str, method: str, settings: dict[str, Any], start: str, epochs: tuple[int, int, int]) -> Run:
+        name = f"groups-{seed}-{label.replace(' ', '-')}"
+        return Run(name, "groups", label, "shapes", seed, method, settings, start, epochs)
+
+    lists = {"ratio": _DECIDING, "allocation": "uniform", "equalise": True}
+    alone = run("regularised", "pptkp", {"ratio": 0.0, **_PPTKP}, dense, (0, scale.towards, 0))
+    yield run("l1 1", "l1", {"ratio": _DECIDING, "allocation": "uniform"}, dense, (0, 0, both))
+    yield alone
+    yield run("pptkp 1", "pptkp", lists, alone.name, (0, 0, scale.tune))
+    for group in scale.groups:
+        shared = {**lists, "filter_group": group, "cluster": True}
+        settings = {"ratio": _DECIDING, "allocation": "uniform", "filter_group": group, "cluster": True}
+        yield run(f"l1 {group}", "l1", settings, dense, (0, 0, both))
+        yield run(f"pptkp {group} after", "pptkp", shared, alone.name, (0, 0, scale.tune))
+        yield run(f"pptkp {group} aware", "pptkp", {**shared, **_PPTKP}, dense, (0, scale.towards, scale.tune))
+
+
+def _two_four(scale: Scale, seed: int) -> Iterator[Run]:
+    """2:4 inside lists against lists alone, plain 2:4 and channels, at half and at a quarter of the MACs."""
+    group = min(_GROUP, max(scale.groups))
+    coarse = {"filter_group": group, "cluster": True}
+    rows: list[tuple[str, str, dict[str, Any]]] = []
+    for ratio in (0.5, 0.75):
+        share = f"{ratio:.0%}"
+        rows += [
+            (f"{share} one-filter lists", "vskp", {"ratio": ratio}),
+            (f"{share} lists of {group}", "vskp", {"ratio": ratio, **coarse}),
+            (f"{share} channels", "channels", {"macs": ratio}),
+        ]
+    rows += [
+        ("50% plain 2:4", "vskp", {"ratio": 0.5, "nm": "2:4"}),
+        ("75% one-filter lists, 2:4 inside", "vskp", {"ratio": 0.75, "nm": "2:4"}),
+        (f"75% lists of {group}, 2:4 inside", "vskp", {"ratio": 0.75, "nm": "2:4", **coarse}),
+    ]
+    for number, (label, method, settings) in enumerate(rows):
+        yield Run(
+            f"two-four-{seed}-{number}", "two-four", label, "shapes", seed, method,
+            {**settings, "allocation": "uniform"}, f"shapes-{seed}", (0, 0, scale.towards + scale.tune),
+        )  # fmt: skip
+
+
+def _searched(scale: Scale, seed: int) -> Iterator[Run]:
+    """SOKS's searched shapes against the fixed ones of four positions, at equal parameters."""
+    fixed = (0, 0, scale.towards + scale.tune)
+    found: list[tuple[str, dict[str, Any], tuple[int, int, int]]] = [
+        ("searched", {"ratio": 5 / 9, "allocation": "uniform", **_SOKS}, (0, scale.towards, scale.tune)),
+        ("ASK_4a", {"shapes": "ASK_4a"}, fixed),
+        ("ASK_4b", {"shapes": "ASK_4b"}, fixed),
+    ]
+    for label, settings, epochs in found:
+        name = f"searched-{seed}-{label}"
+        yield Run(name, "searched", label, "shapes", seed, "soks", settings, f"shapes-{seed}", epochs)
+
+
+def _methods(scale: Scale, table: str, data: str) -> Iterator[Run]:
+    """Every method at two ratios, at the papers' granularity and at one that machines like."""
+    start, group = f"{data}-0", min(_GROUP, max(scale.groups))
+    trained, plain = (0, scale.towards, scale.tune), (0, 0, scale.towards + scale.tune)
+    number = 0
+
+    def run(label: str, method: str, settings: dict[str, Any], epochs: tuple[int, int, int]) -> Run:
+        nonlocal number
+        number += 1
+        return Run(f"{table}-{number}", table, label, data, 0, method, settings, start, epochs)
+
+    for ratio in _RATIOS:
+        share = f"{ratio:.0%}"
+        base = {"ratio": ratio, "allocation": "uniform"}
+        coarse = {"filter_group": group, "cluster": True}
+        yield run(f"l1 {share}", "l1", base, plain)
+        yield run(f"l1 {share}, {group} x 1", "l1", base | coarse, plain)
+        yield run(f"vskp {share}", "vskp", base, plain)
+        yield run(f"vskp {share}, {group} x 1", "vskp", base | coarse, plain)
+        yield run(f"pptkp {share}", "pptkp", base | _PPTKP, trained)
+        yield run(f"pptkp {share}, {group} x 1", "pptkp", base | coarse | _PPTKP, trained)
+        yield run(f"soks {share}", "soks", base | _SOKS, trained)
+        yield run(f"soks {share}, per layer", "soks", base | _SOKS | {"groups": 1}, trained)
+        yield run(f"kep {share}", "kep", base | _KEP, trained)
+        yield run(f"kep {share}, per layer", "kep", base | _KEP | {"share": "per-layer"}, trained)
+        yield run(f"channels {share}", "channels", {"macs": ratio, "allocation": "uniform"}, plain)
+    yield run("2:4", "vskp", {"ratio": 0.5, "allocation": "uniform", "nm": "2:4"}, plain)
+    for alpha in _ALPHAS:
+        epochs = (scale.towards, scale.towards, scale.tune)
+        yield run(f"dppnet, alpha {alpha:g}", "dppnet", {"alpha": alpha}, epochs)

@@ -1,0 +1,134 @@
+"""V-SKP's switches on the command line: fully connected layers, re-activation, index files out and in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import nn
+
+from examples.nets import export
+from trtkp.bundle.pruned import load_pruned
+from trtkp.model import load_model
+from trtkp.prune.vskp import mask_of_matrix
+
+from .conftest import Trtkp
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``net.pt2`` and ``data.npz``."""
+    folder = tmp_path_factory.mktemp("vskp")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 12, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(12, 12, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 20), nn.ReLU(),
+        nn.Linear(20, 3),
+    ).eval()  # fmt: skip
+    torch.export.save(export(net, (1, 8, 8)), folder / "net.pt2")
+    rng, labels = np.random.default_rng(0), np.arange(120) % 3
+    np.savez(folder / "data.npz", x=rng.normal(size=(120, 1, 8, 8)).astype(np.float32), y=labels)
+    return folder
+
+
+@pytest.fixture
+def work(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy; it is the current folder."""
+    copy = shutil.copytree(source, tmp_path / "work")
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def test_fully_connected_layers(trtkp: Trtkp, work: Path) -> None:
+    before = load_model("net.pt2").parameters()
+    command = ("prune", "net.pt2", "-m", "vskp", "--ratio", "0.4", "--fully-connected", "--json")
+    done = trtkp(*command, "-o", "shot")
+    assert done.status == 0, done.err
+    assert done.document["report"]["fully_connected"] == {"9.weight": [144, 240], "11.weight": [36, 60]}
+    tuned = trtkp(*command, "-o", "tuned", "--data", "data.npz", "--epochs", "1", "--lr", "0.1")
+    assert tuned.status == 0, tuned.err
+    for folder in ("shot", "tuned"):
+        weights = load_model(load_pruned(folder).model).parameters()
+        for name in ("9.weight", "11.weight"):
+            mask = mask_of_matrix(before[name], 0.4)
+            assert np.array_equal(weights[name] != 0, mask)
+            assert np.array_equal(weights[name][mask], before[name][mask]) == (folder == "shot")
+    assert trtkp("build", "tuned", "-o", "b", "-b", "onnxruntime").status == 0
+    assert trtkp("verify", "b").status == 0
+    plain = trtkp("prune", "net.pt2", "-m", "vskp", "--ratio", "0.4", "-o", "p", "--json").document
+    assert "fully_connected" not in plain["report"]
+    assert trtkp("prune", "net.pt2", "-m", "kep", "--fully-connected", "-o", "p").message.startswith(
+        "--fully-connected means nothing to method kep"
+    )
+
+
+def test_filters_that_nothing_reads_are_read_again(trtkp: Trtkp, work: Path) -> None:
+    """The third convolution's kernels for channels 2 and 7 are the smallest: no filter keeps them."""
+    net = load_model("net.pt2").module()
+    with torch.no_grad():
+        net.get_parameter("5.weight")[:, [2, 7]] *= 1e-3
+        net.get_parameter("5.weight")[4, 2] *= 5  # the largest that there was for channel 2
+    batch = ({0: torch.export.Dim("batch", min=1)},)
+    torch.export.save(torch.export.export(net, (torch.randn(2, 1, 8, 8),), dynamic_shapes=batch), "dead.pt2")
+    command = ("prune", "dead.pt2", "-m", "vskp", "--ratio", "0.5", "--allocation", "uniform", "--json", "--data",
+               "data.npz", "--epochs", "1")  # fmt: skip
+    plain = trtkp(*command, "-o", "plain")
+    assert plain.status == 0, plain.err
+    mended = trtkp(*command, "-o", "mended", "--reactivate")
+    assert mended.status == 0, mended.err
+    assert mended.document["report"]["reactivated"] == {"5.weight": 2}
+    masks = {name: load_pruned(name).index_sets["5.weight"].mask()[:, :, 0, 0] for name in ("plain", "mended")}
+    assert not masks["plain"][:, [2, 7]].any()
+    assert masks["mended"][4, 2]
+    assert masks["mended"][:, [2, 7]].sum() == 2
+    assert (masks["mended"].sum(axis=1) == 6).all()
+    weights = load_model(load_pruned("mended").model).parameters()["5.weight"]
+    assert np.array_equal(weights[4, 2], load_model("dead.pt2").parameters()["5.weight"][4, 2])
+    assert np.array_equal(weights.any(axis=(2, 3)), masks["mended"])
+    done = trtkp(*command, "-o", "p", "--reactivate", "--filter-group", "4")
+    assert done.message == "--reactivate changes single kernels; leave out --filter-group, --channel-block and --nm"
+
+
+@pytest.mark.parametrize(("form", "kind", "width"), [("bitmap", np.uint8, 2), ("list", np.int32, 6)])
+def test_indices_out_and_in(trtkp: Trtkp, work: Path, form: str, kind: type, width: int) -> None:
+    assert trtkp("prune", "net.pt2", "-m", "vskp", "--allocation", "uniform", "-o", "p").status == 0
+    assert trtkp("export-index", "p", "-o", "index.safetensors", "--form", form).status == 0
+    arrays = load_file("index.safetensors")
+    assert {name: (array.dtype, array.shape) for name, array in arrays.items()} == dict.fromkeys(
+        ("3.weight", "5.weight"), (np.dtype(kind), (12, width))
+    )
+    done = trtkp("prune", "net.pt2", "--index", "index.safetensors", "-o", "q")
+    assert done.status == 0, done.err
+    one, other = load_pruned("p"), load_pruned("q")
+    for name, index in one.index_sets.items():
+        assert np.array_equal(index.mask(), other.index_sets[name].mask())
+    assert other.manifest.settings == {"index": "index.safetensors"}
+    assert trtkp("build", "q", "-o", "b", "-b", "onnxruntime").status == 0
+    assert trtkp("export-index", "b", "-o", "again.safetensors", "--form", form).status == 0
+    assert all(np.array_equal(load_file("again.safetensors")[name], array) for name, array in arrays.items())
+
+
+def test_bad_indices(trtkp: Trtkp, work: Path) -> None:
+    for name, array, words in (
+        ("3.weight", np.zeros((12, 3), np.float32), "float32[12, 3] is neither a list"),
+        ("3.weight", np.zeros((5, 2), np.int32), "that do not fit a weight [12, 12, 3, 3]"),
+        ("9.conv", np.zeros((12, 2), np.uint8), "layer 9.conv: the model has no such convolution"),
+    ):
+        save_file({name: array}, "bad.safetensors")
+        done = trtkp("prune", "net.pt2", "--index", "bad.safetensors", "-o", "p")
+        assert words in done.message
+        assert "bad.safetensors" in done.message
+        assert done.status == 2
+    Path("text").write_text("no")
+    assert "text: no index that can be read" in trtkp("prune", "net.pt2", "--index", "text", "-o", "p").message
+    done = trtkp("prune", "net.pt2", "--index", "bad.safetensors", "--ratio", "0.5", "-o", "p")
+    assert "--ratio means nothing beside --index" in done.message
+    assert trtkp("prune", "net.pt2", "-m", "kep", "-o", "k").status == 0
+    done = trtkp("export-index", "k", "-o", "x")
+    assert "needs whole kernels" in done.message or "whole kernels" in done.message
+    assert "--form tree: not known" in trtkp("export-index", "k", "-o", "x", "--form", "tree").message
+    assert not Path("x").exists()

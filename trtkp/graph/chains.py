@@ -1,0 +1,34 @@
+"""Which convolution reads what another one gives, with nothing between them that mixes channels."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from trtkp.graph.edit import only_consumer, weight_name
+from trtkp.graph.layers import is_conv2d
+
+__all__ = ["next_convolutions"]
+
+#: Operators that give in a channel what was in it.
+_CHANNELWISE = frozenset(
+    [
+        "BatchNormalization", "Relu", "Clip", "LeakyRelu", "Elu", "HardSwish", "Sigmoid", "Tanh", "Identity", "Dropout",
+        "MaxPool", "AveragePool", "Cast",
+    ]
+)  # fmt: skip
+
+
+def next_convolutions(model: ir.Model) -> dict[str, str]:
+    """Weight name of a convolution to that of the only reader of its channels, a convolution of one group."""
+    found = {}
+    for node in model.graph:
+        name = weight_name(node) if is_conv2d(node) else None
+        reader = only_consumer(node.outputs[0]) if name is not None else None
+        while reader is not None and reader.domain == "" and reader.op_type in _CHANNELWISE:
+            reader = only_consumer(reader.outputs[0])
+        if name is None or reader is None or not is_conv2d(reader) or reader.attributes.get_int("group", 1) != 1:
+            continue
+        following = weight_name(reader)
+        if following is not None:
+            found[name] = following
+    return found
