@@ -85,7 +85,7 @@ class Channels:
 
         del seed
         try:
-            import torch_pruning  # type: ignore[import-untyped]
+            import torch_pruning
         except ImportError:
             raise JobError(
                 "--method channels needs torch-pruning, which is not installed",

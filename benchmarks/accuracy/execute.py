@@ -17,7 +17,8 @@ from examples.nets import export
 from examples.nets.digits import digits_cnn
 from examples.nets.shapes import shapes_cnn
 from trtkp.bundle.pruned import Pruned
-from trtkp.model import load_model
+from trtkp.model import SourceModel, load_model
+from trtkp.model.torch_backend import TorchBackend
 from trtkp.prune.channels import Channels
 from trtkp.prune.train.recipe import Preprocessing, Recipe, Training
 from trtkp.pruning import PruneOptions, prune
@@ -107,11 +108,12 @@ def _training(run: Run) -> Training:
 
 def _mass(pruned: Pruned, source: Path, run: Run, settings: dict[str, Any]) -> float | None:
     """Kept share of the magnitudes in the layers that are pruned, by the weights as they were."""
-    weights = load_model(source).parameters()
+    model = load_model(source)
+    weights = model.parameters()
     if run.method == "channels":
-        small = _smaller(source, settings["ratio"])
+        small = _smaller(model, settings["ratio"])
         names = [name for name, value in weights.items() if value.ndim == 4]
-        kept = sum(float(small.get_parameter(name).abs().sum()) for name in names)
+        kept = sum(float(small.get_parameter(name).detach().abs().sum()) for name in names)
         return kept / sum(float(np.abs(weights[name]).sum()) for name in names)
     masks = {name: index.mask() for name, index in pruned.index_sets.items()}
     if not masks or any(weights[name].shape != mask.shape for name, mask in masks.items()):
@@ -124,37 +126,39 @@ def channel_ratio(source: Path, ratio: float) -> float:
     """The ratio of channels that leaves as many MACs as lists of kernels with ``ratio``, the same in every layer."""
     with tempfile.TemporaryDirectory() as folder:
         totals = prune(source, Path(folder) / "p", method="l1", ratio=ratio, allocation="uniform").manifest.totals
-    low, high, wanted = 0.0, 1.0, totals.retained_macs
+    model, low, high = load_model(source), 0.0, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        low, high = (low, middle) if _macs(_smaller(source, middle), source) <= wanted else (middle, high)
+        fits = _macs(_smaller(model, middle), model) <= totals.retained_macs
+        low, high = (low, middle) if fits else (middle, high)
     return round(high, 4)
 
 
-def _smaller(source: Path, ratio: float) -> nn.Module:
+def _smaller(model: SourceModel, ratio: float) -> nn.Module:
     from trtkp.layer_table import named_graph, read_layers
     from trtkp.shapes import make_profile
 
-    model = load_model(source)
+    assert isinstance(model.backend, TorchBackend)
     table, _ = read_layers(named_graph(model), model, make_profile(model.inputs, {}, {}, {}))
-    backend = model.backend
     method = Channels(ratio=ratio, allocation="uniform")
-    return method.convert(backend.graph_module(), table.layers, backend.example(), 0)  # type: ignore[attr-defined]  # PyTorch's
+    return method.convert(model.backend.graph_module(), table.layers, model.backend.example(), 0)
 
 
-def _macs(net: nn.Module, source: Path) -> int:
+def _macs(net: nn.Module, model: SourceModel) -> int:
     """MACs of convolutions and fully connected layers for one sample."""
+    assert isinstance(model.backend, TorchBackend)
     total = 0
 
     def count(module: nn.Module, _: Any, out: torch.Tensor) -> None:
         nonlocal total
-        total += module.weight.numel() * (out[0, 0].numel() if out.ndim == 4 else 1)  # type: ignore[operator, union-attr]
+        weight = module.get_parameter("weight")
+        total += weight.numel() * (out[0, 0].numel() if out.ndim == 4 else 1)
 
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(count)
     with torch.no_grad():
-        net(*load_model(source).backend.example())  # type: ignore[attr-defined]  # PyTorch's
+        net(*model.backend.example())
     return total
 
 

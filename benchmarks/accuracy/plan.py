@@ -31,9 +31,9 @@ class Scale:
     """
 
     width: int = 32
-    train: int = 6000
+    train: int = 4500
     test: int = 4000
-    noise: float = 0.3
+    noise: float = 0.6
     dense: int = 16
     towards: int = 5
     tune: int = 5

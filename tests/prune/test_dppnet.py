@@ -252,6 +252,29 @@ def test_counts_of_resnet_34_and_what_65_6_percent_means() -> None:
     assert costs.removed[:2] == (0, 0)
 
 
+def test_share_of_resnet_18_that_can_be_dynamic() -> None:
+    with torch.device("meta"):
+        net = resnet.resnet18().eval()
+    macs = {}
+
+    def count(name: str) -> Any:
+        def hook(module: nn.Conv2d | nn.Linear, _: Any, out: torch.Tensor) -> None:
+            macs[name] = module.weight.numel() * (out[0, 0].numel() if out.ndim == 4 else 1)
+
+        return hook
+
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count(name))
+    net(torch.empty(1, 3, 224, 224, device="meta"))
+    total = sum(macs.values())
+    dynamic = sum(
+        count for name, count in macs.items() if getattr(net.get_submodule(name), "kernel_size", None) == (3, 3)
+    )
+    assert total == 1_814_073_344
+    assert round(100 * dynamic / total, 2) == 92.4
+
+
 def test_counts_follow_the_masks() -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), layer_with())
     with torch.no_grad():

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples.nets import resnet
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import Kind, from_mask
@@ -197,12 +198,25 @@ def test_index_forms_round_trip(filters: int, channels: int, seed: int) -> None:
 def test_bitmap_bytes_of_resnet_56_as_published(new_layer: NewLayer) -> None:
     blocks = [(16, 16)] * 18 + [(32, 16)] + [(32, 32)] * 17 + [(64, 32)] + [(64, 64)] * 17
     method = VSKP(ratio=0.7, allocation="uniform")
-    total = 0
+    total, kernels, expanded = 0, 0, 0
     for filters, channels in blocks:
         layer = new_layer(filters=filters, channels=channels)
         weight = np.random.default_rng(7).standard_normal(layer.weight_shape)
-        total += method.paper_index_bytes(from_mask(method.masks([layer], {layer.name: weight})[layer.name]))
+        index = from_mask(method.masks([layer], {layer.name: weight})[layer.name])
+        total += method.paper_index_bytes(index)
+        kernels += index_list(index).size
+        expanded += index_list(index).nbytes
     assert total == 11_776
+    assert (kernels, expanded) == (29_264, 117_056)
+    assert 1 - kernels / sum(filters * channels for filters, channels in blocks) == pytest.approx(0.689, abs=5e-4)
+
+
+def test_parameters_of_resnet_56_as_the_authors_count_them() -> None:
+    """Over the state dict with BatchNorm's statistics, or without BatchNorm and biases."""
+    state = resnet.resnet56_cifar().state_dict()
+    counted = {name: tensor.numel() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    assert sum(counted.values()) == 857_082
+    assert sum(count for name, count in counted.items() if state[name].ndim > 1) == 848_944
 
 
 @pytest.mark.parametrize(

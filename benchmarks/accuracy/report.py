@@ -1,0 +1,197 @@
+"""Tables and plots of the study from its result file; runs anywhere, with nothing but Python.
+
+python -m benchmarks.accuracy.report study/results.jsonl docs    # accuracy.md, accuracy-macs.svg, accuracy-latency.svg
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+__all__ = ["document", "plot", "write_report"]
+
+Row = dict[str, Any]
+
+_WIDTH, _HEIGHT, _MARGIN, _LEGEND = 760, 440, 60, 200
+_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f")
+
+_INTRODUCTION = """# Accuracy of the methods
+
+Ten classes of generated shapes, 32 x 32 in colour (`examples/shapes_data.py`), noisy enough that the dense net, a
+residual CNN of five 3x3 convolutions (`examples/nets/shapes.py`), stays well below 100 %. Nothing is pruned but the 3x3
+convolutions behind the stem; `uniform` allocation, so that rows of one ratio have about equal MACs, which are given for
+the whole net. Every row of a table had the same number of epochs after the dense net's training, DPPNet those of its
+first stage more.
+
+What the set can tell: how methods and granularities rank under one short training, on a net that has some slack. What
+it cannot: the published accuracies. Those are of larger nets on CIFAR and ImageNet, after hundreds of epochs; a net of
+five layers on a synthetic set has another slack, and penalties here are stronger because trainings are shorter.
+Differences below the spread over the seeds mean nothing, and rows of one seed have no spread to compare with.
+"""
+
+
+def write_report(results: Path, folder: Path) -> None:
+    """``accuracy.md`` and the plots, in a folder."""
+    from benchmarks.accuracy.__main__ import read_rows
+
+    rows = read_rows(results)
+    if len({row["scale"] for row in rows}) > 1:
+        last = rows[-1]["scale"]
+        rows = [row for row in rows if row["scale"] == last]
+    (folder / "accuracy.md").write_text(document(rows), encoding="utf-8")
+    points = [(row["macs"], _accuracy(row), row["method"]) for row in _of(rows, "methods")]
+    (folder / "accuracy-macs.svg").write_text(plot(points, "share of the MACs"), encoding="utf-8")
+    if latency := _latency(rows):
+        dense = latency["shapes-0"]["median_ms"]
+        points = [
+            (latency[row["name"]]["median_ms"] / dense, _accuracy(row), row["method"])
+            for row in _of(rows, "methods")
+            if row["name"] in latency
+        ]
+        (folder / "accuracy-latency.svg").write_text(plot(points, "share of the dense latency"), encoding="utf-8")
+
+
+def document(rows: Sequence[Row]) -> str:
+    """The whole page."""
+    where = rows[-1]["provenance"]
+    parts = [
+        _INTRODUCTION,
+        _seeds_table(
+            rows, "groups", "What lists of a group cost, and what training that knows of them wins back", _GROUPS
+        ),
+        _seeds_table(rows, "two-four", "2:4 inside the lists", _TWO_FOUR),
+        _seeds_table(rows, "searched", "SOKS: searched shapes against fixed ones", _SEARCHED),
+        _methods_table(rows, "methods", "Every method, two ratios, two granularities"),
+        "![Accuracy against MACs](accuracy-macs.svg)\n" if _of(rows, "methods") else "",
+        "![Accuracy against latency](accuracy-latency.svg)\n" if _latency(rows) else "",
+        _methods_table(rows, "digits", "The same on scikit-learn's digits"),
+        _failures(rows),
+        _measured(where),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _measured(where: dict[str, Any]) -> str:
+    return (
+        f"Measured with `{where['command']}` on {where['cpu']}, PyTorch {where['libraries']['torch']}, "
+        f"commit {where['commit']}, {where['date']}.\n"
+    )
+
+
+_GROUPS = """`l1` and `pptkp` at three quarters of the kernels removed, with lists of one filter and of groups.
+`after`: trained under PPT-KP's penalty on single kernels, groups chosen afterwards; `aware`: the penalty is on the
+blocks of clustered filters.
+"""
+_TWO_FOUR = """V-SKP's lists with and without 2:4 inside, and channel pruning with the ratio that leaves as many MACs.
+`mass` is the share of the magnitudes of the pruned layers that is kept, before any fine-tune.
+"""
+_SEARCHED = """Four positions of nine in either case, four filter groups.
+"""
+
+
+def _seeds_table(rows: Sequence[Row], table: str, title: str, text: str) -> str:
+    found = [row for row in _of(rows, table) if row["label"] != "regularised"]
+    if not found:
+        return ""
+    dense = mean(_accuracy(row) for row in _of(rows, "dense") if row["data"] == "shapes")
+    lines = [f"## {title}", "", text, f"Dense: {dense:.2%}, the mean of its seeds.", ""]
+    lines += ["| net | MACs | mass | before tuning | accuracy | least | most | lost, points |", "|---" * 8 + "|"]
+    for label in dict.fromkeys(row["label"] for row in found):
+        of_label = [row for row in found if row["label"] == label]
+        accuracies = [_accuracy(row) for row in of_label]
+        own = [_accuracy(other) for row in of_label for other in rows if other["name"] == f"shapes-{row['seed']}"]
+        masses = [row["mass"] for row in of_label if row["mass"] is not None]
+        lines.append(
+            f"| {label} | {mean(row['macs'] for row in of_label):.1%} | {f'{mean(masses):.1%}' if masses else '-'} "
+            f"| {mean(row['accuracy']['one-shot'] for row in of_label):.1%} | {mean(accuracies):.2%} "
+            f"| {min(accuracies):.2%} | {max(accuracies):.2%} | {100 * (mean(own) - mean(accuracies)):.2f} |"
+        )
+    seeds = len({row["seed"] for row in found})
+    return "\n".join([*lines, "", f"{seeds} seed{'s' if seeds > 1 else ''}.", ""])
+
+
+def _methods_table(rows: Sequence[Row], table: str, title: str) -> str:
+    found, latency = _of(rows, table), _latency(rows)
+    if not found:
+        return ""
+    dense = [row for row in _of(rows, "dense") if row["data"] == found[0]["data"]]
+    timed = latency["shapes-0"]["median_ms"] if latency and table == "methods" else None
+    lines = [f"## {title}", ""]
+    head = ["net", "MACs", "parameters", "mass", "before tuning", "accuracy"] + (["latency, of dense"] if timed else [])
+    lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in [*dense, *found]:
+        mass = f"{row['mass']:.1%}" if row.get("mass") is not None else "-"
+        before = f"{row['accuracy']['one-shot']:.1%}" if row["table"] != "dense" else "-"
+        cells = [row["label"], f"{row['macs']:.1%}", f"{row['params']:.1%}", mass, before, f"{_accuracy(row):.2%}"]
+        if timed:
+            cells.append(f"{latency[row['name']]['median_ms'] / timed:.2f}" if row["name"] in latency else "-")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "One seed.", ""])
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    failed = [row for row in rows if "failed" in row]
+    return (
+        "\n".join(["## Failed", "", *(f"- {row['table']}, {row['label']}: {row['failed']}" for row in failed), ""])
+        if failed
+        else ""
+    )
+
+
+def _of(rows: Sequence[Row], table: str) -> list[Row]:
+    return [row for row in rows if row.get("table") == table and "failed" not in row]
+
+
+def _accuracy(row: Row) -> float:
+    return float(row["accuracy"]["pruned"])
+
+
+def _latency(rows: Sequence[Row]) -> dict[str, Any]:
+    return next((row["latency"] for row in rows if row["name"] == "latency"), {})
+
+
+def plot(points: Sequence[tuple[float, float, str]], across: str) -> str:
+    """Accuracy against a share, a colour for each method."""
+    low = min((accuracy for _, accuracy, _ in points), default=0.0)
+    low, high = int(low * 20) / 20, max((accuracy for _, accuracy, _ in points), default=1.0)
+    high = max(high, low + 0.05)
+    widest = max([1.0, *(share for share, _, _ in points)])
+
+    def scale(size: int, margin: int) -> Callable[[float], float]:
+        return lambda part: margin + part * (size - margin - _MARGIN)
+
+    x, y = scale(_WIDTH - _LEGEND, _MARGIN), scale(_HEIGHT, _MARGIN)
+
+    def at(share: float, accuracy: float) -> tuple[float, float]:
+        return x(share / widest), _HEIGHT - y((accuracy - low) / (high - low))
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{_MARGIN}" y="24" font-size="14">Accuracy against the {across}, generated shapes</text>',
+        '<g font-size="11">',
+    ]
+    for step in range(6):
+        accuracy = low + (high - low) * step / 5
+        (left, height), (right, _) = at(0, accuracy), at(widest, accuracy)
+        parts.append(f'<polyline points="{left:.1f},{height:.1f} {right:.1f},{height:.1f}" stroke="#ddd" fill="none"/>')
+        parts.append(f'<text x="{left - 44:.1f}" y="{height + 4:.1f}">{accuracy:.1%}</text>')
+        share = widest * step / 5
+        parts.append(f'<text x="{at(share, low)[0] - 8:.1f}" y="{_HEIGHT - _MARGIN + 18}">{share:.1f}</text>')
+    methods = list(dict.fromkeys(method for _, _, method in points))
+    for number, method in enumerate(methods):
+        colour, height = _COLOURS[number % len(_COLOURS)], 50 + 16 * number
+        parts.append(f'<circle cx="{_WIDTH - _LEGEND + 30}" cy="{height}" r="4" fill="{colour}"/>')
+        parts.append(f'<text x="{_WIDTH - _LEGEND + 40}" y="{height + 4}">{method}</text>')
+        for share, accuracy, other in points:
+            if other == method:
+                left, top = at(share, accuracy)
+                parts.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="4" fill="{colour}" fill-opacity="0.7"/>')
+    return "\n".join([*parts, "</g></svg>"]) + "\n"
+
+
+if __name__ == "__main__":
+    write_report(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,87 @@
+"""The study's runner: what it plans, a tiny study from end to end, going on, and the page made of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
+
+from benchmarks.accuracy.__main__ import add_row, main, read_rows
+from benchmarks.accuracy.plan import SCALES, TABLES, runs_of
+from benchmarks.accuracy.report import document, write_report
+
+
+def test_the_plan() -> None:
+    runs = runs_of(SCALES["full"])
+    names = [run.name for run in runs]
+    assert len(set(names)) == len(names)
+    for i, run in enumerate(runs):
+        assert run.table in TABLES
+        assert run.start is None or run.start in names[:i]
+    for table in ("groups", "two-four", "searched"):
+        seeds = [{run.seed for run in runs if (run.table, run.label) == (table, label)}
+                 for label in {run.label for run in runs if run.table == table}]  # fmt: skip
+        assert all(found == {0, 1, 2} for found in seeds)
+    by_name = {run.name: run for run in runs}
+    for table in TABLES[1:]:
+        lengths = set()
+        for run in runs:
+            if run.table == table and run.label != "regularised" and run.method != "dppnet":
+                start = by_name[run.start] if run.start else run
+                lengths.add(sum(run.epochs) + (sum(start.epochs) if start.label == "regularised" else 0))
+        assert len(lengths) == 1, table
+
+
+def test_a_tiny_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--out", str(tmp_path / "study"), "--scale", "smoke", "--tables", "two-four"]
+    assert main([*command, "--most", "2"]) == 0
+    assert "left: 8" in capsys.readouterr().out
+    results = tmp_path / "study" / "results.jsonl"
+    results.write_text(results.read_text() + '{"name": "cut o')
+    first = read_rows(results)
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "left: nothing" in out
+    assert "shapes-0" not in out  # it was done
+    rows = read_rows(results)
+    assert rows[:2] == first
+    assert len(rows) == 10
+    two = {row["label"]: row for row in rows}
+    half, quarter = two["50% plain 2:4"], two["75% lists of 8, 2:4 inside"]
+    assert half["macs"] == pytest.approx(two["50% one-filter lists"]["macs"])
+    assert quarter["macs"] == pytest.approx(two["75% one-filter lists"]["macs"], abs=0.03)
+    assert two["50% channels"]["macs"] <= half["macs"] < two["50% channels"]["macs"] + 0.1
+    assert 0.5 < half["mass"] < 1
+    assert main(command) == 0
+    assert capsys.readouterr().out == "left: nothing\n"
+    write_report(results, tmp_path)
+    page = (tmp_path / "accuracy.md").read_text()
+    assert "## 2:4 inside the lists" in page
+    assert "| 50% plain 2:4 |" in page
+    assert "1 seed." in page
+
+
+def test_rows_that_failed_are_run_again_and_shown(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    where = {"command": "c", "cpu": "p", "libraries": {"torch": "2"}, "commit": "0", "date": "d"}
+    base = {"scale": "s", "data": "shapes", "seed": 0, "method": "dppnet", "provenance": where}
+    add_row(path, {**base, "name": "a", "table": "methods", "label": "dppnet", "failed": "gone"})
+    rows = read_rows(path, "s")
+    assert read_rows(path, "other") == []
+    assert "- methods, dppnet: gone" in document(rows)
+    done = {"accuracy": {"pruned": 0.9, "one-shot": 0.1}, "macs": 0.4, "params": 0.4, "mass": None}
+    add_row(path, {**base, "name": "a", "table": "methods", "label": "dppnet", **done})
+    add_row(path, {**base, "name": "b", "table": "methods", "label": "l1 x", **done, "mass": 0.6})
+    latency = {name: {"median_ms": value} for name, value in (("shapes-0", 2.0), ("a", 1.0), ("b", 1.5))}
+    add_row(path, {"name": "latency", "scale": "s", "latency": latency, "provenance": where})
+    write_report(path, tmp_path)
+    page = (tmp_path / "accuracy.md").read_text()
+    assert "Failed" not in page
+    assert "| dppnet | 40.0% | 40.0% | - | 10.0% | 90.00% | 0.50 |" in page
+    for name in ("macs", "latency"):
+        assert f"accuracy-{name}.svg" in page
+        assert (tmp_path / f"accuracy-{name}.svg").read_text().count('r="4"') == 2 + 1
+    assert json.loads(path.read_text().splitlines()[0])["failed"] == "gone"
