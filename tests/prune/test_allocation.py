@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import trtkp
 from tests.models import write_classifier
@@ -17,6 +19,7 @@ from trtkp.prune.allocation import Allocation, LayerSettings, load_allocation
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.method import prune_one_shot
 from trtkp.prune.registry import make_method
+from trtkp.prune.regulariser import can_regularise
 from trtkp.prune.vskp import VSKP
 
 
@@ -118,3 +121,49 @@ def test_an_advice_with_a_ratio_out_of_range_is_an_input_error(tmp_path: Path, r
     file.write_text(json.dumps({"format": "trtkp.advice", "version": 1, "layers": {"a": {"recommended": best}}}))
     with pytest.raises(InputError, match="--ratio"):
         load_allocation(file, "vskp", ratio=ratio)
+
+
+def test_layers_train_towards_masks_of_their_own_settings(new_layer: Callable[..., ConvLayer], tmp_path: Path) -> None:
+    layers = [new_layer(name=f"{i}.weight", filters=8, channels=8) for i in range(3)]
+    net = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in layers))
+    own = {"0.weight": {"ratio": 0.5}, "1.weight": {"ratio": 0.5, "filter_group": 4}, "2.weight": {"ratio": 0.5}}
+    path = write(tmp_path / "a.json", method="pptkp", settings={"strength": 0.5}, layers=own)
+    method = make_method("pptkp", allocation=str(path))
+    assert can_regularise(method)
+    assert not can_regularise(make_method("vskp", allocation=str(write(tmp_path / "v.json", layers=own))))
+    before = {name: value.detach().clone() for name, value in net.named_parameters()}
+    penalty = method.regulariser(net, layers)  # type: ignore[attr-defined]  # it can
+    net(torch.randn(2, 8, 9, 9)).sum().mul(0).backward()
+    penalty.after_backward()
+    pulls = {layer.name: net.get_parameter(layer.name).grad / before[layer.name].sign() for layer in layers}
+    for name, pull in pulls.items():
+        blocks = pull.abs().amax(dim=(2, 3)).reshape(2, 4, 8)
+        alike = bool((blocks == blocks[:, :1]).all())
+        assert alike == (own[name].get("filter_group") == 4), name  # one intensity for the filters of a group
+        assert pull.abs().max() == 0.5
+    masks = penalty.masks()
+    assert set(masks) == set(own)
+    grouped = masks["1.weight"].reshape(2, 4, 8, 9)
+    assert (grouped == grouped[:, :1]).all()
+    state = {key: value.clone() for key, value in penalty.state().items()}
+    other = method.regulariser(nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in layers)), layers)  # type: ignore[attr-defined]
+    assert any(not torch.equal(value, state[key]) for key, value in other.state().items())
+    other.restore(state)
+    assert all(torch.equal(value, state[key]) for key, value in other.state().items())
+    assert len(penalty.report()["parts"]) == 2
+
+
+def test_a_search_taken_up_under_an_allocation_folds_its_coefficients(
+    new_layer: Callable[..., ConvLayer], tmp_path: Path
+) -> None:
+    layers = [new_layer(name=f"{i}.weight", filters=4, channels=4) for i in range(2)]
+    net = nn.Sequential(*(nn.Conv2d(4, 4, 3) for _ in layers))
+    path = write(tmp_path / "a.json", method="soks", settings={"groups": 2},
+                 layers={"0.weight": {"ratio": 0.5}, "1.weight": {"ratio": 0.25}})  # fmt: skip
+    penalty = make_method("soks", allocation=str(path)).regulariser(net, layers)  # type: ignore[attr-defined]
+    penalty.loss().backward()
+    masks = penalty.masks()
+    assert [masks[layer.name].mean() for layer in layers] == pytest.approx([5 / 9, 14 / 18])
+    assert "parametrizations.weight.original" in dict(net[0].named_parameters())
+    penalty.finish()
+    assert [name for name, _ in net.named_parameters()] == ["0.weight", "0.bias", "1.weight", "1.bias"]
