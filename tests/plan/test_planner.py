@@ -80,9 +80,9 @@ class Net:
         )  # fmt: skip
         proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
         self.model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
-        index_sets = {f"w{i}": from_mask(mask) for i, mask in enumerate(self.masks)}
-        apply_masks(self.model, index_sets)
-        pack_convolutions(self.model, index_sets, {})
+        masks = {f"w{i}": mask for i, mask in enumerate(self.masks)}
+        apply_masks(self.model, masks)
+        pack_convolutions(self.model, {name: from_mask(mask) for name, mask in masks.items()}, {})
 
     def shape(self, channels: int) -> Shape:
         return (self.batch, channels, self.size, self.size)
