@@ -315,9 +315,7 @@ def test_index_sets_of_another_model(new_graph: Any) -> None:
         return graph.model(conv(graph, graph.input("x", ("n", 4, 7, 7))))
 
     other = np.ones((4, 4, 1, 9), bool)
-    with pytest.raises(
-        InputError, match=r"layer w: weight is \(4, 4, 3, 3\), its mask \(4, 4, 1, 9\)"
-    ):
+    with pytest.raises(InputError, match=r"layer w: weight is \(4, 4, 3, 3\), its mask \(4, 4, 1, 9\)"):
         apply_masks(model(), {"w": other})
     with pytest.raises(InputError, match=r"layer w: weight is \(4, 4, 3, 3\).* for \(4, 4, 1, 9\)"):
         pack_convolutions(model(), {"w": from_mask(other)}, {})
