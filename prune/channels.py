@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from trtkp.errors import InputError, JobError
+from trtkp.errors import InputError
+from trtkp.packages import require
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.method import Masks
 from trtkp.prune.options import check_allocation, check_granularity, check_ratio
@@ -84,13 +85,9 @@ class Channels:
         from trtkp.prune.modules import with_modules
 
         del seed
-        try:
-            import torch_pruning
-        except ImportError:
-            raise JobError(
-                "--method channels needs torch-pruning, which is not installed",
-                remedy="pip install 'trtkp[benchmarks]'",
-            ) from None
+        require("--method channels", "benchmarks", {"torch_pruning": "torch-pruning"})
+        import torch_pruning
+
         net, chosen = with_modules(model), {layer.name for layer in layers}
         stay = [
             module for name, module in net.named_modules()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from trtkp.graph.layers import LayerTable
     from trtkp.model import SourceModel
 
-__all__ = ["matrix_names", "named_graph", "read_layers", "zero_matrices"]
+__all__ = ["matrix_names", "named_graph", "read_layers"]
 
 
 def named_graph(source: SourceModel) -> ir.Model:
@@ -67,17 +66,6 @@ def matrix_names(graph: ir.Model) -> list[str]:
         if value is not None and value.name in graph.graph.initializers and value.shape is not None
     ]
     return list(dict.fromkeys(str(value.name) for value in weights if len(value.shape or ()) == 2))
-
-
-def zero_matrices(graph: ir.Model, masks: Mapping[str, npt.NDArray[np.bool_]]) -> None:
-    """Zero the pruned weights of fully connected layers."""
-    import onnx_ir as ir
-
-    for name, mask in masks.items():
-        value = graph.graph.initializers[name]
-        assert value.const_value is not None
-        weight = value.const_value.numpy()
-        value.const_value = ir.tensor(np.where(mask, weight, weight.dtype.type(0)), name=name)
 
 
 def _check_weights(graph: ir.Model, source: SourceModel, floating: str) -> None:

@@ -23,7 +23,7 @@ from trtkp.bundle.manifest import FileRecord
 from trtkp.bundle.pruned import Pruned, PrunedLayer, PrunedManifest
 from trtkp.bundle.writer import check_replaceable
 from trtkp.errors import InputError, TrtkpError
-from trtkp.layer_table import matrix_names, named_graph, read_layers, zero_matrices
+from trtkp.layer_table import matrix_names, named_graph, read_layers
 from trtkp.prune.accounting import account
 from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks, Method, index_set, prune_one_shot, select_layers
@@ -502,8 +502,7 @@ class _Run:
 
         from trtkp.graph.rewrite import apply_masks
 
-        apply_masks(self.graph, self.index_sets)
-        zero_matrices(self.graph, self.matrices)
+        apply_masks(self.graph, self.masks | self.matrices)
         self.model_file = "model.onnx"
         ir.save(self.graph, staging / self.model_file)
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
-
 from benchmarks.accuracy.__main__ import add_row, main, read_rows
 from benchmarks.accuracy.plan import SCALES, TABLES, runs_of
 from benchmarks.accuracy.report import document, write_report
