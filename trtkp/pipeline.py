@@ -36,7 +36,15 @@ from trtkp.prune.method import Method, prune_one_shot
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import save_index_sets
 from trtkp.prune.zeros import Dense, Stored
-from trtkp.records import layer_records, libraries, plan_record, source_record, tensor_record, totals_record
+from trtkp.records import (
+    layer_records,
+    libraries,
+    paper_counts,
+    plan_record,
+    source_record,
+    tensor_record,
+    totals_record,
+)
 from trtkp.shapes import Profile, profile_from_options
 
 if TYPE_CHECKING:
@@ -468,7 +476,9 @@ class Line:
                 left_dense=self.left_dense,
             ),
             left_out=self.table.left_out,
-            totals=totals_record(accounting, paper),
+            totals=totals_record(
+                accounting, paper, paper_counts(self.method.name, self.source, self.profile, accounting)
+            ),
             plan=self.planned,
             quantisation=quantisation_record(self.quantised) if self.quantised is not None else None,
             accuracy=self.accuracy,

@@ -33,7 +33,7 @@ from trtkp.prune.regulariser import Converting, Deployed, Trainable, can_regular
 from trtkp.prune.storage import save_index_sets
 from trtkp.prune.train.recipe import STAGES, Training
 from trtkp.prune.vskp_index import Listed
-from trtkp.records import source_record, totals_record
+from trtkp.records import paper_counts, source_record, totals_record
 from trtkp.shapes import Profile, make_profile, parse_shape_options, smallest_samples
 
 if TYPE_CHECKING:
@@ -540,7 +540,7 @@ class _Run:
         paper = {name: counter(index) for name, index in index_sets.items()} if counter is not None else {}
         costs = {cost.name: cost for cost in accounting.layers}
         totals, retained = (
-            totals_record(accounting, paper),
+            totals_record(accounting, paper, paper_counts(self.method.name, self.source, self.profile, accounting)),
             {name: cost.params.retained for name, cost in costs.items()},
         )
         if self.deployed is not None:

@@ -13,6 +13,7 @@ from trtkp.bundle.manifest import (
     DeadRecord,
     GatherRecord,
     LayerRecord,
+    PaperCounts,
     PlanRecord,
     RemovedRecord,
     SourceRecord,
@@ -22,7 +23,7 @@ from trtkp.bundle.manifest import (
 )
 from trtkp.prune.accounting import Accounting
 from trtkp.prune.index_set import IndexSet
-from trtkp.shapes import TensorSpec
+from trtkp.shapes import Profile, TensorSpec, smallest_samples
 
 if TYPE_CHECKING:
     from trtkp.engine_graph import EngineGraph
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "layer_records",
     "libraries",
+    "paper_counts",
     "plan_record",
     "source_record",
     "tensor_record",
@@ -60,7 +62,7 @@ def tensor_record(spec: TensorSpec, *, halved: bool) -> TensorRecord:
     )
 
 
-def totals_record(accounting: Accounting, paper: Mapping[str, int]) -> TotalsRecord:
+def totals_record(accounting: Accounting, paper: Mapping[str, int], counts: PaperCounts | None = None) -> TotalsRecord:
     """The whole net, before and after; ``paper`` are index bytes per layer in the method's own format."""
     return TotalsRecord(
         dense_params=accounting.params.dense,
@@ -69,6 +71,32 @@ def totals_record(accounting: Accounting, paper: Mapping[str, int]) -> TotalsRec
         retained_macs=accounting.macs.retained,
         index_bytes=accounting.index_bytes,
         paper_index_bytes=sum(paper.values()) if paper else None,
+        as_in_paper=counts,
+    )
+
+
+def paper_counts(method: str, source: SourceModel, profile: Profile, accounting: Accounting) -> PaperCounts | None:
+    """The net as the authors of a method count it, where that is known and not the common counting.
+
+    V-SKP counts parameters over the state dict, batch normalisation's statistics included (PPT-KP, of the same group,
+    presumably too); SOKS counts FLOPs of every operator, as its authors' ASKs do.
+    """
+    from trtkp.graph.counting import elementwise_operations, statistics
+
+    params, flops = accounting.params, accounting.macs
+    if method in ("vskp", "l1", "pptkp"):
+        counting, kept, more = "parameters with BatchNorm's statistics", statistics(source.graph()), 0
+    elif method == "soks":
+        shapes = smallest_samples(source.inputs, profile)
+        counting, kept, more = "FLOPs of every operator", 0, elementwise_operations(source.graph(), shapes)
+    else:
+        return None
+    return PaperCounts(
+        counting=counting,
+        dense_params=params.dense + kept,
+        retained_params=params.retained + kept,
+        dense_flops=flops.dense + more,
+        retained_flops=flops.retained + more,
     )
 
 

@@ -84,7 +84,7 @@ _PPTKP = {"strength": 3e-4}
 _SOKS = {"sparsity": 5e-3, "margin": 1e-3, "diversity": 1e-3}
 _KEP = {"delta": 5e-3}
 _ALPHAS = (1e-4, 2e-4)
-_DECIDING = 0.75
+_DECIDING = 0.875
 _RATIOS = (5 / 9, 7 / 9)
 _GROUP = 16
 
@@ -114,6 +114,7 @@ def _groups(scale: Scale, seed: int) -> Iterator[Run]:
 
     lists = {"ratio": _DECIDING, "allocation": "uniform", "equalise": True}
     alone = run("regularised", "pptkp", {"ratio": 0.0, **_PPTKP}, dense, (0, scale.towards, 0))
+    yield run("dense, trained on", "none", {}, dense, (0, 0, both))
     yield run("l1 1", "l1", {"ratio": _DECIDING, "allocation": "uniform"}, dense, (0, 0, both))
     yield alone
     yield run("pptkp 1", "pptkp", lists, alone.name, (0, 0, scale.tune))
@@ -126,21 +127,21 @@ def _groups(scale: Scale, seed: int) -> Iterator[Run]:
 
 
 def _two_four(scale: Scale, seed: int) -> Iterator[Run]:
-    """2:4 inside lists against lists alone, plain 2:4 and channels, at half and at a quarter of the MACs."""
+    """2:4 inside lists against lists alone, plain 2:4 and channels, at a half and at an eighth of the MACs."""
     group = min(_GROUP, max(scale.groups))
     coarse = {"filter_group": group, "cluster": True}
     rows: list[tuple[str, str, dict[str, Any]]] = []
-    for ratio in (0.5, 0.75):
-        share = f"{ratio:.0%}"
+    for ratio in (0.5, _DECIDING):
+        share = f"{ratio:.1%}"
         rows += [
             (f"{share} one-filter lists", "vskp", {"ratio": ratio}),
             (f"{share} lists of {group}", "vskp", {"ratio": ratio, **coarse}),
             (f"{share} channels", "channels", {"macs": ratio}),
         ]
     rows += [
-        ("50% plain 2:4", "vskp", {"ratio": 0.5, "nm": "2:4"}),
-        ("75% one-filter lists, 2:4 inside", "vskp", {"ratio": 0.75, "nm": "2:4"}),
-        (f"75% lists of {group}, 2:4 inside", "vskp", {"ratio": 0.75, "nm": "2:4", **coarse}),
+        ("50.0% plain 2:4", "vskp", {"ratio": 0.5, "nm": "2:4"}),
+        (f"{_DECIDING:.1%} one-filter lists, 2:4 inside", "vskp", {"ratio": _DECIDING, "nm": "2:4"}),
+        (f"{_DECIDING:.1%} lists of {group}, 2:4 inside", "vskp", {"ratio": _DECIDING, "nm": "2:4", **coarse}),
     ]
     for number, (label, method, settings) in enumerate(rows):
         yield Run(

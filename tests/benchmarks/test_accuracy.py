@@ -48,17 +48,17 @@ def test_a_tiny_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert rows[:2] == first
     assert len(rows) == 10
     two = {row["label"]: row for row in rows}
-    half, quarter = two["50% plain 2:4"], two["75% lists of 8, 2:4 inside"]
-    assert half["macs"] == pytest.approx(two["50% one-filter lists"]["macs"])
-    assert quarter["macs"] == pytest.approx(two["75% one-filter lists"]["macs"], abs=0.03)
-    assert two["50% channels"]["macs"] <= half["macs"] < two["50% channels"]["macs"] + 0.1
+    half, eighth = two["50.0% plain 2:4"], two["87.5% lists of 8, 2:4 inside"]
+    assert half["macs"] == pytest.approx(two["50.0% one-filter lists"]["macs"])
+    assert eighth["macs"] == pytest.approx(two["75% one-filter lists"]["macs"], abs=0.03)
+    assert two["50.0% channels"]["macs"] <= half["macs"] < two["50.0% channels"]["macs"] + 0.1
     assert 0.5 < half["mass"] < 1
     assert main(command) == 0
     assert capsys.readouterr().out == "left: nothing\n"
     write_report(results, tmp_path)
     page = (tmp_path / "accuracy.md").read_text()
     assert "## 2:4 inside the lists" in page
-    assert "| 50% plain 2:4 |" in page
+    assert "| 50.0% plain 2:4 |" in page
     assert "1 seed." in page
 
 

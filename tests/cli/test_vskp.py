@@ -48,6 +48,10 @@ def test_fully_connected_layers(trtkp: Trtkp, work: Path) -> None:
     command = ("prune", "net.pt2", "-m", "vskp", "--ratio", "0.4", "--fully-connected", "--json")
     done = trtkp(*command, "-o", "shot")
     assert done.status == 0, done.err
+    totals = done.document["totals"]
+    counted = totals["as_in_paper"]
+    assert counted["dense_params"] == totals["dense_params"] + 24  # the statistics of 12 channels
+    assert counted["retained_flops"] == totals["retained_macs"]
     assert done.document["report"]["fully_connected"] == {"9.weight": [144, 240], "11.weight": [36, 60]}
     tuned = trtkp(*command, "-o", "tuned", "--data", "data.npz", "--epochs", "1", "--lr", "0.1")
     assert tuned.status == 0, tuned.err

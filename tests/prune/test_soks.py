@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from examples.nets import resnet, vgg
+from examples.nets import export, resnet, vgg
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import Kind, from_mask
@@ -18,6 +19,7 @@ from trtkp.prune.method import Method
 from trtkp.prune.regulariser import Trainable, can_regularise
 from trtkp.prune.soks import SHAPES, SOKS, shape_mask
 from trtkp.prune.train.initialise import initialise
+from trtkp.pruning import prune
 
 NewLayer = Callable[..., ConvLayer]
 
@@ -92,6 +94,18 @@ def test_published_parameters_and_flops_of_every_shape_set(net: str) -> None:
             digits = len(text.partition(".")[2])
             # the README cuts or rounds; its FLOPs leave a few small operators open
             assert abs(value / 1e6 - float(text)) <= 1.01 * 10.0**-digits, (shapes, value, text)
+
+
+def test_flops_of_every_operator_in_the_graph(tmp_path: Path) -> None:
+    """What the record of a pruning says, against the modules' own count."""
+    torch.export.save(export(resnet.resnet20_cifar().eval(), (3, 32, 32)), tmp_path / "net.pt2")
+    told = prune(tmp_path / "net.pt2", tmp_path / "p", method="soks", shapes="ASK_4a").manifest.totals
+    params, flops, layers = counted("ResNet-20")
+    assert told.as_in_paper is not None
+    assert (told.as_in_paper.dense_params, told.as_in_paper.dense_flops) == (params, flops)
+    gone = told.dense_macs - told.retained_macs
+    assert told.as_in_paper.retained_flops == flops - gone
+    assert gone == sum(5 * layer.weight_count // 9 * layer.macs_per_weight for layer in layers[1:])
 
 
 def test_soks_59_percent_is_a_mean_of_3_565_positions() -> None:

@@ -129,6 +129,16 @@ class LayerRecord(_Record):
     inapplicable: dict[str, str] = {}
 
 
+class PaperCounts(_Record):
+    """The whole net as the method's authors count it; index bytes apart, as everywhere."""
+
+    counting: str
+    dense_params: int
+    retained_params: int
+    dense_flops: int
+    retained_flops: int
+
+
 class TotalsRecord(_Record):
     """The whole net, before and after; parameters without index bytes."""
 
@@ -138,6 +148,8 @@ class TotalsRecord(_Record):
     retained_macs: int
     index_bytes: int
     paper_index_bytes: int | None = None
+    as_in_paper: PaperCounts | None = None
+    """None where the authors' counting is the common one, or is not known."""
 
 
 class RemovedRecord(_Record):

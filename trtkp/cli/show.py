@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from trtkp.benchmark import Result
     from trtkp.bundle import Bundle, LayerRecord
+    from trtkp.bundle.manifest import TotalsRecord
     from trtkp.bundle.pruned import Pruned
     from trtkp.comparison import Comparison
     from trtkp.doctor import Check as Finding
@@ -118,6 +119,7 @@ def pruned(pruned: Pruned, *, json: bool) -> None:
     out.print(f"  params {_before_after(totals.dense_params, totals.retained_params)}, "
               f"index sets {bytes_text(totals.index_bytes)}{paper}")  # fmt: skip
     out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
+    _print_paper(out, totals)
     if manifest.accuracy is not None:
         out.print("  accuracy " + ", ".join(f"{value:.2%} {name}" for name, value in manifest.accuracy.items()))
     for point in manifest.report.get("points", []):
@@ -152,11 +154,13 @@ def inspected(bundle: Bundle, *, json: bool) -> None:
     for layer in manifest.layers:
         table.add_row(*_layer_row(layer))
     for name, reason in manifest.left_out.items():
-        table.add_row(escape(name), "dense", "", "", "", "", "", "", "dense", escape(reason))
+        kind = "dynamic" if "DynamicPattern" in reason else "dense"
+        table.add_row(escape(name), kind, "", "", "", "", "", "", kind, escape(reason))
     out.print(table)
     totals = manifest.totals
     out.print(f"  params {_before_after(totals.dense_params, totals.retained_params)}, {_index_text(bundle)}")
     out.print(f"  MACs   {_before_after(totals.dense_macs, totals.retained_macs)}, bound {_bound(totals)}")
+    _print_paper(out, totals)
     _print_quantisation(out, bundle, layers=True)
     out.print(f"  plan   {_plan_text(bundle)}")
     for line in _rewrites(bundle):
@@ -486,6 +490,14 @@ def _before_after(before: int, after: int) -> str:
 def _bound(totals: Any) -> str:
     """The most that the MACs left allow, 1/density."""
     return f"{totals.dense_macs / totals.retained_macs:.2f}x" if totals.retained_macs else "none"
+
+
+def _print_paper(out: Console, totals: TotalsRecord) -> None:
+    counts = totals.as_in_paper
+    if counts is not None:
+        params = _before_after(counts.dense_params, counts.retained_params)
+        flops = _before_after(counts.dense_flops, counts.retained_flops)
+        out.print(f"  as in the paper ({counts.counting}): params {params}, FLOPs {flops}", soft_wrap=True)
 
 
 def _index_text(bundle: Bundle) -> str:

@@ -1,0 +1,60 @@
+"""What papers count beside products and parameters: batch normalisation's statistics, and element by element work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import onnx_ir as ir
+
+from trtkp.graph.edit import constant, input_at, ints
+from trtkp.graph.layers import run_shapes
+from trtkp.shapes import Shape
+
+__all__ = ["elementwise_operations", "statistics"]
+
+_POOLS = ("MaxPool", "AveragePool")
+_GLOBAL = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
+_BIASED = ("Conv", "Gemm")
+
+
+def statistics(model: ir.Model) -> int:
+    """Running means and variances of all batch normalisations, which no one learns."""
+    return sum(
+        value.size
+        for node in model.graph
+        if node.op_type == "BatchNormalization" and node.domain == ""
+        for value in (constant(input_at(node, 3)), constant(input_at(node, 4)))
+        if value is not None
+    )
+
+
+def elementwise_operations(model: ir.Model, shapes: Mapping[str, Shape]) -> int:
+    """Operations of one sample beside multiply-accumulates, as the authors of ASKs count them.
+
+    Two per element of BatchNorm2d, one per output of ReLU and per bias added, the window's size per output of a
+    pooling, one per input of a global one.
+
+    Args:
+        model: the graph.
+        shapes: of its inputs, for one sample.
+    """
+    nodes = [node for node in model.graph if node.domain == ""]
+    wanted = [str(value.name) for node in nodes for value in (*node.inputs[:1], *node.outputs[:1]) if value is not None
+              and node.op_type in ("BatchNormalization", "Relu", *_POOLS, *_GLOBAL, *_BIASED)]  # fmt: skip
+    sizes = run_shapes(model, shapes, list(dict.fromkeys(wanted)))
+    total = 0
+    for node in nodes:
+        source = input_at(node, 0)
+        into, out = (sizes.get(str(value.name), ()) if value is not None else () for value in (source, node.outputs[0]))
+        if node.op_type == "BatchNormalization" and len(out) == 4:
+            total += 2 * prod(out)
+        elif node.op_type == "Relu":
+            total += prod(out)
+        elif node.op_type in _POOLS:
+            total += prod(ints(node, "kernel_shape", ())) * prod(out)
+        elif node.op_type in _GLOBAL and len(into) == 4:
+            total += prod(into)
+        elif node.op_type in _BIASED and input_at(node, 2) is not None:
+            total += prod(out)
+    return total
