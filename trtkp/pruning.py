@@ -143,6 +143,11 @@ def _check_stages(method: Method, training: Training) -> None:
         raise InputError(f"--method {method.name} learns its patterns in training", remedy="give --data and --epochs")
 
 
+def _masks_of(stored: Mapping[str, torch.Tensor]) -> Masks:
+    """Masks as a checkpoint holds them."""
+    return {name: mask.numpy().astype(bool) for name, mask in stored.items()}
+
+
 def _epochs(training: Training) -> int:
     return training.prepare.epochs + training.regularise.epochs + training.finetune.epochs
 
@@ -242,13 +247,28 @@ class _Run:
             else:
                 self._take(*self._one_shot(self.weights))
             return
+        start = self._begin()
+        if "dense" not in self.accuracy:
+            self.accuracy["dense"] = self._measure()
+        if isinstance(self.method, Converting):
+            self._convert(self.method)
+            self.module.to(self._device)
+        if start is not None and start.stage == "finetune":
+            self._take(*(_masks_of(start.part(part)) for part in ("mask", "list")))
+            self._fine_tune(start)
+        else:
+            self._towards_masks(start)
+            self._fine_tune(None)
+        self.accuracy["pruned"] = self._measure()
+
+    def _begin(self) -> Checkpoint | None:
+        """The module on its device, and the checkpoint to go on from."""
         import torch
 
-        from trtkp.prune.masked import apply_masks
-        from trtkp.prune.regulariser import layer_weights
         from trtkp.prune.train.checkpoint import load_checkpoint
         from trtkp.prune.train.processes import Processes
 
+        assert self.module is not None
         self.processes = Processes()
         self._device = torch.device(self.options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.module.to(self._device)
@@ -265,48 +285,50 @@ class _Run:
             )
         notes = start.numbers.get("notes", {}) if start is not None else {}
         self.accuracy, self.report = notes.get("accuracy", {}), notes.get("report", {})
-        if "dense" not in self.accuracy:
-            self.accuracy["dense"] = self._measure()
+        return start
+
+    def _towards_masks(self, start: Checkpoint | None) -> None:
+        """The stages before the masks are there, and the masks."""
+        from trtkp.prune.regulariser import layer_weights
+
+        assert self.module is not None
         training = self.options.training
-        before: dict[str, npt.NDArray[Any]] = {}
-        if isinstance(self.method, Converting):
-            self._convert(self.method)
-            self.module.to(self._device)
-            if start is None or start.stage == "prepare":
-                if training.prepare.epochs:
-                    self._stage("prepare", start)
-                start = None
-        if start is None or start.stage != "finetune":
-            if can_regularise(self.method) and training.regularise.epochs:
-                self._take(*self._regularised(start))
-            elif not isinstance(self.method, Converting):
-                self._take(*self._one_shot(layer_weights(self.module, self.layers)))
+        if training.prepare.epochs and (start is None or start.stage == "prepare"):
+            self._stage("prepare", start)
             start = None
-        else:
-            kept, lists = (
-                {name: mask.numpy().astype(bool) for name, mask in start.part(part).items()}
-                for part in ("mask", "list")
-            )
-            before = {name: weight.numpy() for name, weight in start.part("before").items()}
-            self._take(kept, lists)
+        if can_regularise(self.method) and training.regularise.epochs:
+            self._take(*self._regularised(start))
+        elif not isinstance(self.method, Converting):
+            self._take(*self._one_shot(layer_weights(self.module, self.layers)))
+
+    def _fine_tune(self, start: Checkpoint | None) -> None:
+        """The last stage, with the masks held."""
+        import torch
+
+        from trtkp.prune.masked import apply_masks
+        from trtkp.prune.regulariser import layer_weights
+
+        assert self.module is not None
         held = self.masks | self.matrices
         apply_masks(self.module, held)
-        repairs = getattr(self.method, "reactivate", False)
-        if repairs and not before:
-            before = layer_weights(self.module, self.layers)
         if "one-shot" not in self.accuracy:
             self.accuracy["one-shot"] = self._measure()
-        if training.finetune.epochs:
-            keep = {
-                f"{part}.{name}": torch.from_numpy(mask.astype(np.uint8))
-                for part, held in (("mask", self.masks), ("list", self.lists))
-                for name, mask in held.items()
-            }
-            keep |= {f"before.{name}": torch.from_numpy(weight) for name, weight in before.items()}
-            self._stage("finetune", start, masks=held, keep=keep)
-            if repairs:
-                self._reactivate(before)
-        self.accuracy["pruned"] = self._measure()
+        if not self.options.training.finetune.epochs:
+            return
+        keep = {
+            f"{part}.{name}": torch.from_numpy(mask.astype(np.uint8))
+            for part, masks in (("mask", self.masks), ("list", self.lists))
+            for name, mask in masks.items()
+        }
+        repairs, before = getattr(self.method, "reactivate", False), {}
+        if repairs and start is not None:
+            before = {name: weight.numpy() for name, weight in start.part("before").items()}
+        elif repairs:
+            before = layer_weights(self.module, self.layers)
+        keep |= {f"before.{name}": torch.from_numpy(weight) for name, weight in before.items()}
+        self._stage("finetune", start, masks=held, keep=keep)
+        if repairs:
+            self._reactivate(before)
 
     def _one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> tuple[Masks, Masks]:
         """Masks, and the lists of those with 2:4 inside."""

@@ -181,7 +181,7 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
 
 
 def test_settings_say_what_takes_effect() -> None:
-    block = {"filter_group": 1, "channel_block": 1, "cluster": False}
+    block = {"filter_group": 1, "channel_block": 1, "cluster": False, "nm": None}
     training = {"refresh": False, "delta": 1e-4, "every": 10, "norm": "l2"}
     uniform = {"n": 4, "ratio": None, "allocation": "uniform", "share": "none", **block, **training}
     assert KEP().settings() == uniform

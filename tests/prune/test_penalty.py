@@ -13,6 +13,7 @@ from torch import nn
 from trtkp.errors import InputError
 from trtkp.prune.kep import top_n_mask
 from trtkp.prune.masked import apply_masks
+from trtkp.prune.method import Masks
 from trtkp.prune.penalty import GrowingPenalty
 from trtkp.prune.regulariser import Regulariser
 from trtkp.prune.train.recipe import Recipe
@@ -156,6 +157,9 @@ class Seen(Regulariser):
     @property
     def finished(self) -> bool:
         return self.penalty.finished
+
+    def masks(self) -> Masks:
+        return self.penalty.masks()
 
     def after_epoch(self, epoch: int) -> None:
         self.penalty.after_epoch(epoch)
