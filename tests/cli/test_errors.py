@@ -28,7 +28,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("-m magic", "--method magic: not known; use one of kep, vskp, pptkp, soks, l1, none, from-zeros"),
+        (
+            "-m magic",
+            "--method magic: not known; use one of kep, vskp, pptkp, soks, dppnet, l1, channels, none, from-zeros",
+        ),
         ("--n 10", "layer w1: n = 10, but a 3x3 kernel has 9 elements; give --n 9 or less"),
         ("--n 0", "--n 0: at least one element of a plane is kept"),
         ("--n -1", "--n -1: at least one"),

@@ -12,12 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.model.conftest import Edit, Touch, rewrite_zip
 from trtkp.errors import InputError
 from trtkp.model import load_model
+from trtkp.prune.dynamic import DynamicPatternConv2d, pack
 
 MODEL = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"
@@ -180,6 +183,44 @@ def test_operator_that_is_not_for_networks(program: Path, tmp_path: Path, marker
 
     path = rewrite_zip(program, tmp_path / "bad.pt2", {MODEL: edit_json(change)})
     refused(path, marker, "not one of PyTorch's tensor operators")
+
+
+def test_of_our_operators_one_is_taken(program: Path, tmp_path: Path, marker: Path) -> None:
+    for operator in ("conv.default", "dynamic_pattern_conv.out", "dynamic_pattern_conv"):
+
+        def change(model: Any, operator: str = operator) -> None:
+            model["graph_module"]["graph"]["nodes"][0]["target"] = f"torch.ops.trtkp.{operator}"
+
+        path = rewrite_zip(program, tmp_path / "bad.pt2", {MODEL: edit_json(change)})
+        refused(path, marker, "not one of PyTorch's tensor operators")
+
+
+@pytest.mark.parametrize("change", ["taps", "stride", "filters"])
+def test_a_pattern_convolution_that_does_not_fit(tmp_path: Path, change: str) -> None:
+    layer = DynamicPatternConv2d(nn.Conv2d(3, 4, 3, padding=1))
+    net = nn.Sequential(layer, nn.Flatten(), nn.Linear(4 * 64, 2))
+    pack(net)
+    if change == "taps":
+        net[0].taps += 7
+    batch = ({0: torch.export.Dim("batch", min=1)},)
+    torch.export.save(torch.export.export(net, (torch.randn(2, 3, 8, 8),), dynamic_shapes=batch), tmp_path / "net.pt2")
+
+    def edit(model: Any) -> None:
+        node = next(n for n in model["graph_module"]["graph"]["nodes"] if "dynamic_pattern" in n["target"])
+        given = {item["name"]: item["arg"] for item in node["inputs"]}
+        if change == "stride":
+            given["strides"]["as_ints"] = [0, 0]
+        if change == "filters":
+            given["weight_shape"]["as_ints"] = [1 << 40, 3, 3, 3]
+
+    path = rewrite_zip(tmp_path / "net.pt2", tmp_path / "bad.pt2", {MODEL: edit_json(edit)})
+
+    def run() -> None:
+        model = load_model(path)
+        model.run({model.inputs[0].name: np.zeros((1, 3, 8, 8), np.float32)})
+
+    with pytest.raises(InputError, match=r"bad\.pt2"):
+        run()
 
 
 def test_strings_that_are_no_options(program: Path, tmp_path: Path, marker: Path) -> None:
