@@ -108,8 +108,12 @@ class Bundle(Closing):
             self._runner = self.open()
         return self._runner.run(feeds)
 
-    def open(self, *, threads: int | None = None) -> Runner:
-        """A new runner of the bundle's engine; ``threads`` are CPU threads, where the engine runs there.
+    def open(self, *, threads: int | None = None, **options: Any) -> Runner:
+        """A new runner of the bundle's engine.
+
+        Args:
+            threads: CPU threads, where the engine runs there.
+            options: of the backend's own ``open``, such as ``options=RunOptions(graphs=True)`` of TensorRT.
 
         Raises:
             NotRunnableError: it cannot run on this machine.
@@ -117,7 +121,7 @@ class Bundle(Closing):
         from trtkp.engine import get_backend
 
         backend = get_backend(self.manifest.backend)
-        return backend.open(self.file(backend.artefact), threads=threads)
+        return backend.open(self.file(backend.artefact), threads=threads, **options)
 
     def close(self) -> None:
         """Close the engine that `run` opened."""

@@ -231,6 +231,10 @@ class _Parts:
             self.notes.append("layers were not profiled: not asked for")
             return None
         subject, batch = self.subject, max(self.shapes)
+        graph = subject.graph
+        if graph is None:
+            self.notes.append("layers were not profiled: a bare engine does not tell which node is of which layer")
+            return None
         known = {r.node: r.name for r in subject.bundle.manifest.layers} if subject.bundle is not None else {}
         try:
             profile = subject.backend.profile(
@@ -239,7 +243,7 @@ class _Parts:
         except NotRunnableError as error:
             self.notes.append(f"layers were not profiled: {error.message}")
             return None
-        return layer_times(profile, node_layers(read_graph(subject.file), known), batch)
+        return layer_times(profile, node_layers(read_graph(graph), known), batch)
 
 
 def _environment() -> dict[str, str]:

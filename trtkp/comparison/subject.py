@@ -47,6 +47,13 @@ class Subject:
         return self.backend.open(self.file, threads=threads)
 
     @property
+    def graph(self) -> Path | None:
+        """The ONNX graph behind it; a bare engine has none."""
+        if self.bundle is not None:
+            return self.bundle.file("engine.onnx")
+        return self.file if self.kind == "onnx" else None
+
+    @property
     def engine_bytes(self) -> int:
         """Size of what is run, weights beside it included."""
         if self.bundle is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import statistics
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,9 +66,8 @@ class TrtEngineRunner(Closing):
             trt, path, device or open_device(), plugins=plugins, allow_host_code=self.options.allow_host_code
         )
         self.inputs, self.outputs = self._engine.inputs, self._engine.outputs
-        self._free: queue.LifoQueue[Context] = queue.LifoQueue()
-        for _ in range(self.options.contexts):
-            self._free.put(self._engine.create_context())
+        self._free = [self._engine.create_context() for _ in range(self.options.contexts)]
+        self._changed = threading.Condition()
         self._open = True
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
@@ -118,8 +117,10 @@ class TrtEngineRunner(Closing):
         if not self._open:
             return
         self._open = False
-        for _ in range(self.options.contexts):
-            self._free.get().close()
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._free) == self.options.contexts)
+            for context in self._free:
+                context.close()
         self._engine.close()
 
     def _run(self, feeds: Mapping[str, Any], *, graphs: bool) -> tuple[dict[str, npt.NDArray[Any]], RunTimes]:
@@ -131,20 +132,17 @@ class TrtEngineRunner(Closing):
 
     @contextmanager
     def _context(self, shapes: Mapping[str, Shape]) -> Iterator[Context]:
-        """A free context, if possible one whose last run was at these shapes."""
-        found = [self._free.get()]
-        while not found[-1].holds(shapes):
-            try:
-                found.append(self._free.get_nowait())
-            except queue.Empty:
-                break
-        chosen = found.pop() if found[-1].holds(shapes) else found.pop(0)
-        for other in reversed(found):
-            self._free.put(other)
+        """A free context: one whose last run was at these shapes, else the one that was idle for longest."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free)
+            chosen = next((context for context in self._free if context.holds(shapes)), self._free[0])
+            self._free.remove(chosen)
         try:
             yield chosen
         finally:
-            self._free.put(chosen)
+            with self._changed:
+                self._free.append(chosen)
+                self._changed.notify()
 
     def _checked(self, feeds: Mapping[str, Any]) -> tuple[dict[str, Feed], dict[str, int]]:
         """Feeds that fit the inputs, and the streams in which device memory becomes valid."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -78,8 +79,9 @@ class Engine(Closing):
         with device.current():
             mark = self._logger.mark()
             runtime = trt.Runtime(self._logger)
-            # a Runtime that could not be made is an object all the same, and using it ends the process
+            # a Runtime that could not be made is an object all the same, whose use and whose end crash the process
             if problem := self._logger.since(mark):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
                 raise JobError(f"TensorRT cannot start: {problem}", file=path)
             if allow_host_code:
                 runtime.engine_host_code_allowed = True
