@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +58,10 @@ def run_both(
             return metadata
 
         def infer_impl(self, feed_dict: Mapping[str, npt.NDArray[Any]]) -> OrderedDict[str, npt.NDArray[Any]]:
-            return OrderedDict(engine.run(feed_dict))
+            start = perf_counter()
+            outputs = OrderedDict(engine.run(feed_dict))
+            self.inference_time = perf_counter() - start
+            return outputs
 
     with OrtRunner(onnx, fuse_qdq=fuse_qdq) as reference, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         # a loader is asked for one feed after the other

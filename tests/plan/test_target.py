@@ -103,7 +103,7 @@ def test_forced_plugin(library: Library) -> None:
     assert plan.choices == {"conv0": PLUGIN}
     with pytest.raises(InputError, match="only the backend tensorrt has it"):
         plan_on(made, EngineTarget(known_gpu("L4")), only=PLUGIN)
-    with pytest.raises(InputError, match="use one of auto, dense, .*, plugin"):
+    with pytest.raises(InputError, match=r"use one of auto, dense, .*, plugin"):
         plan_on(made, EngineTarget(known_gpu("L4"), library), only="what")
 
 

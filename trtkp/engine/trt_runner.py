@@ -85,7 +85,7 @@ class TrtEngineRunner(Closing):
 
     def profile(self, feeds: Mapping[str, Any], runs: int) -> EngineProfile:
         """Median time of every layer through TensorRT's ``IProfiler``; profiling slows a run."""
-        trt = self._engine.trt
+        trt: Any = self._engine.trt
         taken: dict[str, list[float]] = defaultdict(list)
 
         class Profiler(trt.IProfiler):  # type: ignore[misc]

@@ -110,7 +110,7 @@ class CudaPythonDevice(Device):
     def pinned(self, nbytes: int) -> npt.NDArray[np.uint8]:
         """See `Device.pinned`."""
         owner = _Pinned(self, call(driver.cuMemHostAlloc, max(1, nbytes), 0))
-        buffer = (ctypes.c_uint8 * max(1, nbytes)).from_address(int(owner.handle))
+        buffer: Any = (ctypes.c_uint8 * max(1, nbytes)).from_address(int(owner.handle))
         buffer.owner = owner  # the array keeps the buffer, and that the memory
         return np.frombuffer(buffer, np.uint8, nbytes)
 

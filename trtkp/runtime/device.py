@@ -153,6 +153,6 @@ def open_device(index: int = 0) -> Device:
             return device
     if not reasons:
         raise NotRunnableError(
-            "neither pycuda nor cuda-bindings is installed", remedy="pip install 'trtkp[gpu]', or cuda-bindings"
+            "neither pycuda nor cuda-bindings is installed", remedy="pip install 'trtkp[cuda-python]', or 'trtkp[gpu]'"
         )
     raise NotRunnableError(f"the GPU cannot be used: {'; '.join(reasons)}", remedy="see trtkp doctor")
