@@ -50,11 +50,15 @@ size_t bytesOf(DataType type)
     switch (type)
     {
     case DataType::kFLOAT:
-    case DataType::kINT32: return 4;
+    case DataType::kINT32:
+        return 4;
     case DataType::kHALF:
-    case DataType::kBF16: return 2;
-    case DataType::kINT64: return 8;
-    default: return 1;
+    case DataType::kBF16:
+        return 2;
+    case DataType::kINT64:
+        return 8;
+    default:
+        return 1;
     }
 }
 
