@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,19 @@ def load_plugins(trt: Any, library: Path, logger: Any) -> None:
     mark = logger.mark()
     if trt.get_plugin_registry().load_library(str(library)) is None or not our_creators(trt):
         raise JobError(
-            f"TensorRT cannot load the plugin library: {logger.since(mark) or 'no reason was given'}",
+            f"TensorRT cannot load the plugin library: {logger.since(mark) or _why_not_loaded(library)}",
             file=library,
             remedy="build it for this machine, see docs/plugins.md",
         )
+
+
+def _why_not_loaded(library: Path) -> str:
+    """The system's own words: a registry that no builder or runtime gave a logger yet says nothing."""
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return "it holds no plugins"
 
 
 def plugin_layers(network: Any) -> list[str]:

@@ -9,10 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from cuda.bindings import driver
 
 from trtkp.errors import JobError
 from trtkp.runtime.device import Device, DeviceMemory
+
+try:
+    from cuda.bindings import driver
+except ImportError:  # `open_device` asks first whether it is installed
+    driver = None
 
 __all__ = ["CudaGraphs", "CudaPythonDevice", "call"]
 
@@ -172,23 +176,24 @@ class CudaPythonDevice(Device):
 class _Owned:
     """A handle that is destroyed with its last reference, in the context that it was made in."""
 
-    destroy: Any
+    #: The function that destroys it.
+    destroy: ClassVar[str]
 
     def __init__(self, device: CudaPythonDevice, handle: Any) -> None:
         self._device, self.handle = device, handle
 
     def __del__(self) -> None:
         with suppress(Exception), self._device.current():  # the driver may be gone before Python is
-            type(self).destroy(self.handle)
+            getattr(driver, self.destroy)(self.handle)
 
 
 class _Stream(_Owned):
-    destroy = staticmethod(driver.cuStreamDestroy)
+    destroy = "cuStreamDestroy"
 
 
 class _Event(_Owned):
-    destroy = staticmethod(driver.cuEventDestroy)
+    destroy = "cuEventDestroy"
 
 
 class _Pinned(_Owned):
-    destroy = staticmethod(driver.cuMemFreeHost)
+    destroy = "cuMemFreeHost"

@@ -8,10 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import pycuda.driver as cuda
 
 from trtkp.engine.base import importable
 from trtkp.runtime.device import Device, DeviceMemory
+
+try:
+    import pycuda.driver as cuda
+except ImportError:  # `open_device` asks first whether it is installed
+    cuda = None
 
 __all__ = ["PyCudaDevice"]
 
