@@ -212,7 +212,9 @@ def check_built(
         return
     from trtkp.engine.trt_options import RunOptions
 
-    options = RunOptions(allow_host_code=request.trt.embed_plugins)
+    options = RunOptions(
+        allow_host_code=request.trt.embed_plugins, refit_from=request.onnx if request.trt.strip_weights else None
+    )
     with backend.open(result.files[0], options=options) as runner:  # type: ignore[call-arg]  # TrtBackend's
         shapes = ({name: getattr(limits, size) for name, limits in request.profile.items()} for size in ("min", "opt"))
         feeds = [random_feeds(runner.inputs, each, seed=0) for each in shapes]

@@ -6,6 +6,7 @@ the build worker, the plugin library (over emulated kernels), the checks, the ru
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.models import write_classifier
 from tests.runtime import recording_tensorrt
 from tests.runtime.recording_device import RecordingDevice
 from trtkp.bundle import Bundle
+from trtkp.cli.show import benched
 from trtkp.engine.gpu import Gpu, GpuReport
 from trtkp.engine.onnxruntime import OrtRunner
 from trtkp.engine.trt_options import RunOptions, TrtOptions
@@ -177,10 +179,25 @@ def test_embedded_plugins_need_leave(machine: None, model: Path, tmp_path: Path)
     bundle = build(model, tmp_path / "bundle", tensorrt=TrtOptions(embed_plugins=True))
     assert bundle.manifest.tensorrt is not None
     assert bundle.manifest.tensorrt.embed_plugins
-    with pytest.raises(JobError, match="setEngineHostCodeAllowed; it carries a plugin library: open it with allow"):
+    with pytest.raises(JobError, match="setEngineHostCodeAllowed; it carries a plugin library: set TRTKP_ALLOW"):
         bundle.run({"image": images(1)})
     with bundle.open(options=RunOptions(allow_host_code=True)) as runner:
         assert runner.run({"image": images(1)})["y"].shape == (1, 5)
+
+
+def test_stripped_engines_take_their_weights_from_the_graph(machine: None, model: Path, tmp_path: Path) -> None:
+    bundle = build(model, tmp_path / "bundle", tensorrt=TrtOptions(strip_weights=True))
+    whole = build(model, tmp_path / "whole")
+    x = {"image": images(2)}
+    np.testing.assert_array_equal(bundle.run(x)["y"], whole.run(x)["y"])
+    with pytest.raises(JobError, match=r"its weights cannot be taken from .*absent.onnx: refitFromFile: no such file"):
+        whole.open(options=RunOptions(refit_from=tmp_path / "absent.onnx"))
+
+
+def test_host_code_by_the_environment(machine: None, model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    bundle = build(model, tmp_path / "bundle", tensorrt=TrtOptions(embed_plugins=True))
+    monkeypatch.setenv("TRTKP_ALLOW_HOST_CODE", "1")
+    assert bundle.run({"image": images(1)})["y"].shape == (1, 5)
 
 
 def test_missing_plugin_library_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -224,7 +241,7 @@ def test_timing_cache_of_tactics(machine: None, model: Path, tmp_path: Path, tim
     assert not list(timing_cache.glob("*.tactics"))
 
 
-def test_bench_reports_what_trtexec_does(bundle: Bundle) -> None:
+def test_bench_reports_what_trtexec_does(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     (result,) = trtkp.bench([bundle], batch=2, runs=3, gpu_seconds=0.05)
     assert [found.graphs for found in result.gpu] == [False, True]
     for found in result.gpu:
@@ -234,6 +251,12 @@ def test_bench_reports_what_trtexec_does(bundle: Bundle) -> None:
         assert found.gpu.runs >= 10
         assert found.throughput > 0
         assert found.batch == 2
+    benched([result], json=False)
+    text = capsys.readouterr().out
+    assert "H2D  compute  D2H  latency" in text
+    assert "yes  1.000    1.000  1.000    3.000" in text
+    benched([result], json=True)
+    assert json.loads(capsys.readouterr().out)["results"][0]["gpu"][1]["latency"]["median_ms"] == 3.0
 
 
 def test_compare_reports_layers(machine: None, model: Path, bundle: Bundle, tmp_path: Path) -> None:

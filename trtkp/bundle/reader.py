@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -120,7 +121,12 @@ class Bundle(Closing):
         """
         from trtkp.engine import get_backend
 
-        backend = get_backend(self.manifest.backend)
+        backend, record = get_backend(self.manifest.backend), self.manifest.tensorrt
+        if record is not None and record.strip_weights:
+            from trtkp.engine.trt_options import RunOptions
+
+            given = options.get("options") or RunOptions()
+            options["options"] = replace(given, refit_from=self.file("engine.onnx"))
         return backend.open(self.file(backend.artefact), threads=threads, **options)
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from trtkp.comparison.result import Comparison, Costs, Entry, Latency, LayerTime
 from trtkp.comparison.settings import build_command, build_settings
 from trtkp.comparison.subject import Subject, open_subjects
 from trtkp.engine import NotRunnableError
-from trtkp.errors import InputError, TrtkpError
+from trtkp.errors import InputError, JobError, TrtkpError
 from trtkp.timing import Timing, sample_interleaved
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class _Parts:
             profile = subject.backend.profile(
                 subject.file, self.inputs.feeds(batch), threads=self.threads, runs=_PROFILED
             )
-        except NotRunnableError as error:
+        except (NotRunnableError, JobError) as error:
             self.notes.append(f"layers were not profiled: {error.message}")
             return None
         return layer_times(profile, node_layers(read_graph(graph), known), batch)

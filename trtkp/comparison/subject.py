@@ -44,6 +44,8 @@ class Subject:
         Raises:
             NotRunnableError: it cannot run on this machine.
         """
+        if self.bundle is not None:
+            return self.bundle.open(threads=threads)
         return self.backend.open(self.file, threads=threads)
 
     @property

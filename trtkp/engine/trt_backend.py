@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +18,8 @@ from trtkp.engine.trt_runner import TrtEngineRunner
 from trtkp.errors import InputError
 
 __all__ = ["TrtBackend"]
+
+_ALLOW_HOST_CODE = "TRTKP_ALLOW_HOST_CODE"
 
 
 class TrtBackend(Backend):
@@ -38,6 +42,8 @@ class TrtBackend(Backend):
     def open(self, path: Path, *, threads: int | None = None, options: RunOptions | None = None) -> TrtEngineRunner:
         """Deserialise an engine on the first GPU; ``threads`` mean nothing to it.
 
+        ``TRTKP_ALLOW_HOST_CODE=1`` in the environment is ``allow_host_code`` of every engine.
+
         Raises:
             InputError: no such file.
             NotRunnableError: no package, or no GPU that takes it.
@@ -47,6 +53,9 @@ class TrtBackend(Backend):
             raise InputError("no such file", file=path)
         if (reason := self._why_not_run()) is not None:
             raise NotRunnableError(f"{self.title} cannot open the engine here: {reason}", file=path)
+        options = options or RunOptions()
+        if os.environ.get(_ALLOW_HOST_CODE) == "1":
+            options = replace(options, allow_host_code=True)
         module = importlib.import_module(self._module())
         return TrtEngineRunner(path, module, options=options, plugins=self._plugins())
 

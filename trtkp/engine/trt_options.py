@@ -65,8 +65,10 @@ class RunOptions:
         contexts: execution contexts, so many runs at a time.
         graphs: replay a run's kernels as a CUDA graph, from the second run at the same shapes on.
         allow_host_code: load engines that carry a plugin library, which runs as part of this process.
+        refit_from: ONNX file of the same graph, whose weights take the place of the engine's.
     """
 
     contexts: int = 1
     graphs: bool = False
     allow_host_code: bool = False
+    refit_from: Path | None = None

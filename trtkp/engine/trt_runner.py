@@ -63,7 +63,12 @@ class TrtEngineRunner(Closing):
         if self.options.contexts < 1:
             raise InputError(f"{self.options.contexts} contexts: at least one is needed")
         self._engine = Engine(
-            trt, path, device or open_device(), plugins=plugins, allow_host_code=self.options.allow_host_code
+            trt,
+            path,
+            device or open_device(),
+            plugins=plugins,
+            allow_host_code=self.options.allow_host_code,
+            refit_from=self.options.refit_from,
         )
         self.inputs, self.outputs = self._engine.inputs, self._engine.outputs
         self._free = [self._engine.create_context() for _ in range(self.options.contexts)]

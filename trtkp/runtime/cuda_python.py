@@ -70,7 +70,8 @@ class _Executable:
         self.handle = handle
 
     def __del__(self) -> None:
-        driver.cuGraphExecDestroy(self.handle)
+        with suppress(Exception):  # the driver may be gone before Python is
+            driver.cuGraphExecDestroy(self.handle)
 
 
 class CudaPythonDevice(Device):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,7 +41,8 @@ class DeviceMemory:
             release()
 
     def __del__(self) -> None:
-        self.free()
+        with suppress(Exception):  # the driver may be gone before Python is
+            self.free()
 
 
 class Device(ABC):

@@ -33,8 +33,7 @@ Feed: TypeAlias = npt.NDArray[Any] | View
 #: Remedies by words of TensorRT.
 _REMEDIES = {
     "getCreator": "install the plugin library, see trtkp doctor",
-    "host code": "it carries a plugin library: open it with allow_host_code where you trust its source",
-    "HostCode": "it carries a plugin library: open it with allow_host_code where you trust its source",
+    "HostCode": "it carries a plugin library: set TRTKP_ALLOW_HOST_CODE=1 where you trust its source",
     "version": "build it again with the TensorRT that is installed here",
 }
 
@@ -63,13 +62,21 @@ class Engine(Closing):
         device: where it runs.
         plugins: library of the plugins that it may need.
         allow_host_code: let it load a plugin library that it carries.
+        refit_from: ONNX file whose weights take the place of the engine's.
 
     Raises:
         JobError: TensorRT refused it.
     """
 
     def __init__(
-        self, trt: Any, path: Path, device: Device, *, plugins: Path | None = None, allow_host_code: bool = False
+        self,
+        trt: Any,
+        path: Path,
+        device: Device,
+        *,
+        plugins: Path | None = None,
+        allow_host_code: bool = False,
+        refit_from: Path | None = None,
     ) -> None:
         self.trt, self.device, self.path = trt, device, path
         self._logger = process_logger(trt)
@@ -89,10 +96,21 @@ class Engine(Closing):
                 load_plugins(trt, plugins, self._logger)
             self.handle = self.checked("the engine cannot be opened", runtime.deserialize_cuda_engine, _read(path))
             self._runtime = runtime
+            if refit_from is not None:
+                self._refit(refit_from)
         names = [self.handle.get_tensor_name(index) for index in range(self.handle.num_io_tensors)]
         inputs = [name for name in names if self.handle.get_tensor_mode(name).name == "INPUT"]
         self.inputs = tuple(engine_spec(self.handle, name, is_input=True) for name in inputs)
         self.outputs = tuple(engine_spec(self.handle, name, is_input=False) for name in names if name not in inputs)
+
+    def _refit(self, onnx: Path) -> None:
+        what = f"its weights cannot be taken from {onnx}"
+        if not hasattr(self.trt, "OnnxParserRefitter"):
+            raise self.failure(what, f"{self.trt.__name__} refits no engines")
+        refitter = self.trt.Refitter(self.handle, self._logger)
+        parser = self.trt.OnnxParserRefitter(refitter, self._logger)
+        self.checked(what, parser.refit_from_file, str(onnx))
+        self.checked(what, refitter.refit_cuda_engine)
 
     def checked(self, what: str, function: Callable[..., Result], *arguments: Any) -> Result:
         """The result of one of TensorRT's functions, which says None or False where it failed.
