@@ -32,9 +32,11 @@ Feed: TypeAlias = npt.NDArray[Any] | View
 
 #: Remedies by words of TensorRT.
 _REMEDIES = {
+    "Cannot find plugin": "install the plugin library, see trtkp doctor",
     "getCreator": "install the plugin library, see trtkp doctor",
     "HostCode": "it carries a plugin library: set TRTKP_ALLOW_HOST_CODE=1 where you trust its source",
-    "version": "build it again with the TensorRT that is installed here",
+    "incompatible serialization": "build it again with the TensorRT that is installed here",
+    "ersion tag does not match": "build it again with the TensorRT that is installed here",
 }
 
 
