@@ -22,6 +22,7 @@ from trtkp.bundle.manifest import (
     TimingRecord,
     TotalsRecord,
 )
+from trtkp.engine.gpu import find_gpus
 from trtkp.prune.accounting import Accounting
 from trtkp.prune.index_set import IndexSet
 from trtkp.shapes import TensorSpec
@@ -158,8 +159,6 @@ def plan_record(made: EngineGraph, *, forced: bool, threads: int | None) -> Plan
 
 def tensorrt_record(request: BuildRequest, result: BuildResult) -> TensorRTRecord:
     """What was asked of TensorRT's builder, and the plugins that the engine holds."""
-    from trtkp.engine.gpu import find_gpus
-
     gpus = find_gpus().gpus
     options = {name: value for name, value in asdict(request.trt).items() if name != "timing_cache"}
     return TensorRTRecord(
