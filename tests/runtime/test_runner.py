@@ -181,6 +181,17 @@ def test_errors_carry_the_log_lines_of_tensorrt(
         runner.run({"image": images(1)})
 
 
+def test_plugin_library_that_does_not_load_matters_to_engines_that_need_it(
+    engine_file: Path, tmp_path: Path, device: RecordingDevice
+) -> None:
+    broken = tmp_path / "libtrtkp.so"
+    with TrtEngineRunner(engine_file, recording_tensorrt, plugins=broken, device=device) as runner:
+        assert runner.run({"image": images(1)})["y"].shape == (1, 16, 1, 1)
+    (tmp_path / "model.engine").write_bytes(engine_file.read_bytes().replace(b'"ELEMENTWISE"', b'"PLUGIN_V3"  '))
+    with pytest.raises(JobError, match=r"libtrtkp.so: TensorRT cannot load the plugin library: .*cannot open shared"):
+        TrtEngineRunner(tmp_path / "model.engine", recording_tensorrt, plugins=broken, device=device)
+
+
 def test_runtime_that_did_not_start_is_never_used(
     engine_file: Path, device: RecordingDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,8 @@ class TrtBackend(Backend):
     """Engines of either library; *unverified* on a GPU: none was at hand."""
 
     artefact: ClassVar[str] = "model.engine"
+    #: As people write it.
+    title: ClassVar[str]
 
     @abstractmethod
     def _why_not_run(self) -> str | None:
@@ -69,6 +71,3 @@ class TrtBackend(Backend):
         """
         with self.open(path) as runner:
             return runner.profile(feeds, runs)
-
-    #: As people write it.
-    title: ClassVar[str]

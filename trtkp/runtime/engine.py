@@ -94,9 +94,11 @@ class Engine(Closing):
                 raise JobError(f"TensorRT cannot start: {problem}", file=path)
             if allow_host_code:
                 runtime.engine_host_code_allowed = True
-            if plugins is not None and not is_rtx(trt):
-                load_plugins(trt, plugins, self._logger)
-            self.handle = self.checked("the engine cannot be opened", runtime.deserialize_cuda_engine, _read(path))
+            missing = self._load(plugins)
+            try:
+                self.handle = self.checked("the engine cannot be opened", runtime.deserialize_cuda_engine, _read(path))
+            except JobError as error:
+                raise error if missing is None else missing from error
             self._runtime = runtime
             if refit_from is not None:
                 self._refit(refit_from)
@@ -104,6 +106,15 @@ class Engine(Closing):
         inputs = [name for name in names if self.handle.get_tensor_mode(name).name == "INPUT"]
         self.inputs = tuple(engine_spec(self.handle, name, is_input=True) for name in inputs)
         self.outputs = tuple(engine_spec(self.handle, name, is_input=False) for name in names if name not in inputs)
+
+    def _load(self, plugins: Path | None) -> JobError | None:
+        """Load the plugin library; why not, which matters to an engine that needs it."""
+        if plugins is not None and not is_rtx(self.trt):
+            try:
+                load_plugins(self.trt, plugins, self._logger)
+            except JobError as error:
+                return error
+        return None
 
     def _refit(self, onnx: Path) -> None:
         what = f"its weights cannot be taken from {onnx}"
