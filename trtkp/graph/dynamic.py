@@ -85,7 +85,11 @@ def expand_dynamic(model: ir.Model) -> None:
     from onnxscript import optimizer
 
     before = set(model.graph)
+    others = {key: body for key, body in model.functions.items() if not body.name.startswith(DYNAMIC)}
+    for key in others:
+        del model.functions[key]
     common_passes.InlinePass()(model)
+    model.functions.update(others)
     optimizer.fold_constants(model, should_fold=lambda node: False if node in before else None)
     finish(model)
     common_passes.RemoveUnusedOpsetsPass()(model)
