@@ -17,17 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import trtkp
 from benchmarks.provenance import provenance
-from examples.nets import export, settle_batch_norm
-from examples.nets.digits import digits_cnn
-from tests.serve.loads import mixed_traffic, overload
+from tests.serve.loads import DIGITS_SHAPE, build_digits, mixed_traffic, overload
 from tests.serve.servers import Server, running
 from trtkp.serve.load import LoadResult, measure_load
 
-SHAPE, WIDTH, SEED = (1, 16, 16), 64, 0
 CLIENTS, REQUESTS, OVERLOAD_SECONDS = 32, 10_000, 60.0
 QUIET = ("--log-level", "warning")
 
@@ -41,7 +37,7 @@ def main() -> None:
     report: dict[str, Any] = {"provenance": provenance(), "load_average_before": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bundle = _build(folder)
+        bundle = build_digits(folder / "digits")
         report["engine"] = _engine(bundle)
         report["batching"] = _batching(folder, options.seconds)
         report["latency"] = _latency(folder, options.seconds)
@@ -52,14 +48,6 @@ def main() -> None:
     report["load_average_after"] = os.getloadavg()[0]
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def _build(folder: Path) -> trtkp.Bundle:
-    torch.manual_seed(SEED)
-    net = settle_batch_norm(digits_cnn(WIDTH), SHAPE)
-    torch.export.save(export(net, SHAPE), folder / "digits.pt2")
-    build = trtkp.BuildOptions(backend="onnxruntime", opt=["32x1x16x16"])
-    return trtkp.build(folder / "digits.pt2", folder / "digits", method="kep", share="per-layer", options=build)
 
 
 def _engine(bundle: trtkp.Bundle) -> dict[str, Any]:
@@ -114,7 +102,7 @@ def _latency(folder: Path, seconds: float) -> list[dict[str, Any]]:
 
 def _traffic(folder: Path) -> dict[str, Any]:
     """Requests of 1 to 64 rows from 16 clients, every answer checked."""
-    pool = np.random.default_rng(SEED).standard_normal((256, *SHAPE), np.float32)
+    pool = np.random.default_rng(0).standard_normal((256, *DIGITS_SHAPE), np.float32)
     with trtkp.load(folder / "digits") as bundle:
         expected = np.concatenate([bundle.run({"x": row[None]})["linear"] for row in pool])
     with running(_made(folder / "d"), folder / "digits", *QUIET) as server:

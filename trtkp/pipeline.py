@@ -275,7 +275,7 @@ class Line:
             self.warnings.append(
                 "batch normalisation seems folded into the weights: scores differ from those of the trained weights"
             )
-        apply_masks(graph, self.index_sets)
+        apply_masks(graph, {name: index.mask() for name, index in self.index_sets.items()})
         return graph
 
     def _batch_norm_folded(self, graph: ir.Model) -> bool:

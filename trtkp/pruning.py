@@ -385,7 +385,7 @@ class _Run:
 
             from trtkp.graph.rewrite import apply_masks
 
-            apply_masks(self.graph, self.index_sets)
+            apply_masks(self.graph, self.masks)
             self.model_file = "model.onnx"
             ir.save(self.graph, staging / self.model_file)
         else:

@@ -23,7 +23,7 @@ from plotly.offline import get_plotlyjs
 import trtkp
 from trtkp.comparison import Comparison
 from trtkp.comparison.files import check_target, write_text
-from trtkp.comparison.report import page, render, write_report
+from trtkp.comparison.report import render, write_report
 from trtkp.errors import InputError, JobError
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -210,7 +210,7 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
 
 
 def test_missing_package_names_the_extra(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "importable", lambda module: module != "plotly")
+    monkeypatch.setattr("trtkp.packages.importable", lambda module: module != "plotly")
     with pytest.raises(JobError, match=r"a report needs plotly; pip install 'trtkp\[report\]'"):
         render(comparison)
 

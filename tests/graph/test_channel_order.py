@@ -120,6 +120,22 @@ def test_a_gather_that_drops_rows_of_padding_folds_where_they_are_few() -> None:
         check(model, left)
 
 
+@pytest.mark.parametrize("partial", ["Sqrt", "Div", "Pow"])
+def test_channels_that_go_along_stay_finite(partial: str) -> None:
+    """What a filter of padding gives may lie where an operator is not defined, and zero times that is no zero."""
+    net = Net()
+    biases = np.where(np.arange(18) < 16, 1, 0).astype(np.float32)
+    y = net.op("Conv", net.x, net.store(np.zeros((18, 3, 1, 1), np.float32)), net.store(biases))
+    y = net.gather(y, np.append(np.arange(1, 16), 0))
+    shifted = net.op("Sub", y, net.store(np.full((16, 1, 1), 0.5, np.float32)))
+    y = {
+        "Sqrt": lambda: net.op("Sqrt", shifted),
+        "Div": lambda: net.op("Div", net.store(np.float32(1)), y),
+        "Pow": lambda: net.op("Pow", y, net.store(np.float32(-1))),
+    }[partial]()
+    check(net.model(net.head(net.conv(y, 8, 16), 8)), 1)
+
+
 def test_gather_of_gather_becomes_one() -> None:
     net = Net()
     y = net.gather(

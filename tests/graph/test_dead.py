@@ -130,6 +130,17 @@ def test_a_block_that_is_dead_goes_whole(bias: float) -> None:
     assert {part.node: part.macs for part in dead.layers}["second"] == 64 * 8 * 6 * 9
 
 
+def test_a_gather_counts_from_either_end() -> None:
+    graph = GraphBuilder()
+    x = graph.input("x", ("batch", 3, 8, 8))
+    y = graph.op("Conv", x, graph.constant("w", weight(8, 3, 3, 3)), pads=[1] * 4, name="first")
+    y = graph.op("Gather", y, graph.constant("picked", np.array([-3, 1, -5, -8])), axis=1)
+    y = graph.op("Conv", y, graph.constant("v", weight(4, 4, 1, 1, unread=(1,))), name="second")
+    model, dead = shrink(graph, y)
+    assert weights_of(model) == {"first": (3, 3, 3, 3), "second": (4, 3, 1, 1)}
+    assert (dead.filters, dead.channels) == (5, 1)
+
+
 def test_no_tensor_is_left_empty() -> None:
     """All filters of the last but one convolution are dead, without a residual beside them."""
     graph = GraphBuilder()

@@ -18,7 +18,6 @@ from trtkp.cli import main
 from trtkp.data import LabelledData
 from trtkp.errors import InputError, JobError
 from trtkp.prune.allocation import load_allocation
-from trtkp.search import plot
 from trtkp.search.choices import DENSE, Level
 from trtkp.search.files import ALLOCATION, PLOT, RECORD, document, write
 from trtkp.search.net import Net, Quality
@@ -224,7 +223,7 @@ def test_the_plot(model: Path, data: LabelledData, tmp_path: Path) -> None:
 def test_packages_are_asked_for_first(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(plot, "importable", lambda module: module != "optuna")
+    monkeypatch.setattr("trtkp.packages.importable", lambda module: module != "optuna")
     assert main(["search", str(model), "--target-flops", "50%", "-o", str(tmp_path / "o")]) == 1
     assert "a search needs optuna; pip install 'trtkp[search]'" in capsys.readouterr().err
 

@@ -1,22 +1,38 @@
-"""Loads that tests and the benchmark put on a server, and what came of them."""
+"""Loads that tests and the benchmark put on a server, the model that bears them, and what came of it."""
 
 from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+import torch
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
+import trtkp
+from examples.nets import export, settle_batch_norm
+from examples.nets.digits import digits_cnn
 from tests.serve.servers import Server
 from trtkp.serve.load import measure_load
 
-__all__ = ["mixed_traffic", "overload"]
+__all__ = ["DIGITS_SHAPE", "build_digits", "mixed_traffic", "overload"]
 
 SIZES = (1, 2, 3, 5, 8, 13, 32, 64)
+DIGITS_SHAPE = (1, 16, 16)
+
+
+def build_digits(target: Path) -> trtkp.Bundle:
+    """The demo's CNN with random weights, KEP with one set of positions per layer: work enough for an engine."""
+    torch.manual_seed(0)
+    net = settle_batch_norm(digits_cnn(64), DIGITS_SHAPE)
+    source = target.with_suffix(".pt2")
+    torch.export.save(export(net, DIGITS_SHAPE), source)
+    build = trtkp.BuildOptions(backend="onnxruntime", opt=["32x1x16x16"])
+    return trtkp.build(source, target, method="kep", share="per-layer", options=build)
 
 
 def mixed_traffic(

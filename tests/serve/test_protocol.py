@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +131,45 @@ def test_decompressed_bytes_count_as_pending(bundles: Path, tmp_path: Path) -> N
             thread.join()
         assert sorted(statuses) == [200, 200, 503, 503]
         assert server.request("POST", "/v2/models/kep/infer", json=head).status_code == 200
+
+
+def test_slow_heads_and_too_many_connections(bundles: Path, tmp_path: Path) -> None:
+    """Who drips a head, or sends none, is cut off after ``--timeout``; who comes beyond ``--connections``, refused."""
+    limits = ("--timeout", "1", "--connections", "3", "--max-delay", "900")
+    with running(tmp_path, bundles / "kep", "--threads", "1", *limits) as server, ExitStack() as stack:
+        host, port = server.host.split(":")
+        begin = time.monotonic()
+        idle, dripping, reused = (stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(3))
+        dripping.sendall(b"GET /v2 HTTP/1.1\r\nHost: a")
+        reused.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"200 OK" in reused.recv(1000)
+        assert server.request("GET", "/v2/health/live").status_code == 503
+        reused.sendall(b"GET /v2")
+        for _ in range(5):
+            time.sleep(0.1)
+            dripping.sendall(b"a")
+        for connection in (idle, dripping, reused):
+            connection.settimeout(5)
+            assert connection.recv(1000) == b""
+        assert 0.9 < time.monotonic() - begin < 4
+        assert server.request("GET", "/v2/health/live").status_code == 200
+
+        outcomes: list[str] = []
+
+        def ask() -> None:
+            with server.grpc_client() as client:
+                try:
+                    client.infer("kep", batch_input(triton_grpc, images(1)))
+                    outcomes.append("ok")
+                except InferenceServerException as error:
+                    outcomes.append(str(error.status()))
+
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert Counter(outcomes) == {"ok": 3, "StatusCode.RESOURCE_EXHAUSTED": 3}
 
 
 def test_plain_http(server: Server, answers: Answers) -> None:

@@ -117,3 +117,9 @@ def _certificate(folder: Path) -> None:
     (folder / "key.pem").write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
     )
+
+
+def test_packages_are_asked_for_first(trtkp: Trtkp, bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trtkp.packages.importable", lambda module: module != "grpc")
+    done = trtkp("serve", bundles / "kep")
+    assert (done.status, done.message) == (1, "serving needs grpcio; pip install 'trtkp[serve]'")

@@ -82,12 +82,12 @@ def search(
     json: opt.Json = False,
 ) -> None:
     """Find a ratio and a granularity for every layer, by measured latency and sensitivity."""
+    from trtkp.packages import require
     from trtkp.pipeline import BuildOptions
     from trtkp.search.files import check_output, document, write
-    from trtkp.search.plot import check_packages
     from trtkp.search.run import SearchOptions, run_search
 
-    check_packages()
+    require("a search", "search", {"optuna": "optuna", "plotly": "plotly", "scipy": "scipy"})
     check_output(output)
     given = {"share": share, "alpha": alpha}
     grouped = method != "kep"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -79,15 +77,17 @@ _Timeout = Annotated[
 ]
 
 
-@contextmanager
-def _needs_serve_extra() -> Iterator[None]:
-    """A missing library becomes the advice to install the extra."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("trtkp"):
-            raise
-        raise InputError(f"package {error.name} is not installed", remedy="pip install trtkp[serve]") from None
+_PACKAGES = {
+    **{name: name for name in ("aiohttp", "httptools", "prometheus_client", "starlette", "tritonclient", "uvicorn")},
+    "grpc": "grpcio",
+    "yaml": "pyyaml",
+}
+
+
+def _require_packages() -> None:
+    from trtkp.packages import require
+
+    require("serving", "serve", _PACKAGES)
 
 
 def serve(
@@ -108,6 +108,10 @@ def serve(
     max_pending: Annotated[
         float, typer.Option("--max-pending", help="MiB of all requests held at once.", rich_help_panel=_LIMITS)
     ] = 1024.0,
+    connections: Annotated[
+        int,
+        typer.Option("--connections", help="HTTP connections, and gRPC calls, open at once.", rich_help_panel=_LIMITS),
+    ] = 1024,
     timeout: _Timeout = 30.0,
     grace: Annotated[
         float, typer.Option("--grace", help="Seconds a shutdown waits for answers.", rich_help_panel=_LIMITS)
@@ -143,6 +147,7 @@ def serve(
         queue=queue,
         body_bytes=_mebibytes(max_body, "--max-body"),
         pending_bytes=_mebibytes(max_pending, "--max-pending"),
+        connections=connections,
         timeout_s=timeout,
         grace_s=grace,
         token_file=token_file,
@@ -150,10 +155,10 @@ def serve(
         tls_key=tls_key,
         log_level=log_level,
     )
-    with _needs_serve_extra():
-        from trtkp.serve.server import serve as serve_bundles
+    _require_packages()
+    from trtkp.serve.server import serve as serve_bundles
 
-        serve_bundles(bundles, settings, lambda addresses: show_serving.serving(addresses, json=json))
+    serve_bundles(bundles, settings, lambda addresses: show_serving.serving(addresses, json=json))
 
 
 def _mebibytes(value: float, option: str) -> int:
@@ -180,8 +185,9 @@ def bench_load(
         raise InputError("--load times a running server, not bundles", remedy="name its model with --model")
     if model is None:
         raise InputError("--load needs the model's name", remedy="give --model")
-    with _needs_serve_extra():
-        from trtkp.serve.load import measure_load
+    _require_packages()
+    from trtkp.serve.load import measure_load
+
     with show.progress(quiet=json) as progress:
         progress("Load", 0, 1)
         result = measure_load(
@@ -218,10 +224,10 @@ def export_triton(
         queue=queue,
         timeout_s=timeout,
     )
-    with _needs_serve_extra():
-        from trtkp.serve.triton import export_triton as export
+    _require_packages()
+    from trtkp.serve.triton import export_triton as export
 
-        show_serving.exported_to_triton(export(bundles, output, settings), json=json)
+    show_serving.exported_to_triton(export(bundles, output, settings), json=json)
 
 
 def export_kserve(

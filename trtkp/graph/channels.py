@@ -35,12 +35,13 @@ __all__ = [
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
-#: Elementwise operators of one activation; other inputs are constants.
+#: Elementwise operators of one activation; other inputs are constants. Sqrt and Log are not among them: a channel that
+#: nobody needs may lie where they are not defined, and zero times that is not zero.
 CHANNELWISE = frozenset(
     {
         "Abs", "Cast", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
         "HardSwish", "Identity", "LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus",
-        "Softsign", "Sqrt", "Tanh", "ThresholdedRelu",
+        "Softsign", "Tanh", "ThresholdedRelu",
     }
 )  # fmt: skip
 #: Elementwise operators of several operands, activations or constants.
@@ -165,7 +166,7 @@ def select_channels(model: ir.Model, flow: ChannelFlow, selection: Mapping[ir.Va
             for index, axis in role.parameters:
                 editor.take(node, index, {axis: (picked, flow.channels[node.outputs[0]].block)}, fill=False)
         elif role.kind is Kind.GATHER:
-            editor.gather(node, read, picked)
+            editor.gather(node, flow.channels[role.sources[0]].count, read, picked)
         elif role.kind is Kind.FLATTEN and picked is not None and node.op_type == "Reshape":
             editor.reshape(node, len(picked) * flow.channels[node.outputs[0]].block)
     for value, picked in selection.items():
@@ -251,7 +252,7 @@ def _broadcast(node: ir.Node, known: Mapping[ir.Value, Channels]) -> tuple[Role,
     first = found[0] if found else None
     if first is None or any(c is None or replace(c, plane=None) != replace(first, plane=None) for c in found):
         return _OPAQUE, None
-    if node.op_type in ("Div", "Pow") and len(sources) > 1:  # what is left out may be infinite
+    if node.op_type in ("Div", "Pow") and not _defined_everywhere(node.op_type, constants.get(1)):
         return _OPAQUE, None
     parameters = []
     for index, stored in constants.items():
@@ -265,6 +266,11 @@ def _broadcast(node: ir.Node, known: Mapping[ir.Value, Channels]) -> tuple[Role,
     if any(prod(stored.shape[max(0, stored.ndim - first.rank + 2) :]) > 1 for stored in constants.values()):
         plane = _plane(node.outputs[0])
     return Role(Kind.SAME, sources, tuple(parameters)), replace(first, plane=plane)
+
+
+def _defined_everywhere(op_type: str, second: npt.NDArray[Any] | None) -> bool:
+    """A quotient by constants, or a power of a constant that is a natural number."""
+    return second is not None and (op_type == "Div" or bool(((second >= 0) & (second == np.round(second))).all()))
 
 
 def _concat(node: ir.Node, known: Mapping[ir.Value, Channels]) -> tuple[Role, Channels | None]:
@@ -379,16 +385,17 @@ class ConstantEditor:
         self.bias(node, picked)
         node.attributes["group"] = ir.AttrInt64("group", kept)
 
-    def gather(self, node: ir.Node, read: Indices | None, picked: Indices | None) -> None:
-        """Indices of what is picked, in what is read."""
-        indices = constant(node.inputs[1])
-        assert indices is not None
+    def gather(self, node: ir.Node, count: int, read: Indices | None, picked: Indices | None) -> None:
+        """Indices of what is picked, in what is read of ``count`` channels."""
+        stored = constant(node.inputs[1])
+        assert stored is not None
+        indices = np.where(stored < 0, stored + count, stored)
         wanted = indices if picked is None else indices[np.where(picked < len(indices), picked, 0)]
         if read is not None:
             place = np.zeros(1 + max(read.max(), indices.max()), np.int64)
             place[read[::-1]] = np.arange(len(read))[::-1]
             wanted = place[wanted]
-        self.put(node, 1, wanted.astype(indices.dtype), (wanted.tobytes(),))
+        self.put(node, 1, wanted.astype(stored.dtype), (wanted.tobytes(),))
 
     def reshape(self, node: ir.Node, columns: int) -> None:
         """A Reshape to ``[N, columns]``."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from trtkp.errors import InputError
@@ -30,6 +31,8 @@ from trtkp.prune.index_set import IndexSet
 
 __all__ = ["Epilogue", "apply_masks", "pack_convolutions", "packed_nodes", "read_packed"]
 
+_REMEDY = "take index sets made for this model"
+
 
 @dataclass
 class Epilogue:
@@ -42,19 +45,20 @@ class Epilogue:
     alpha: float | None = None
 
 
-def apply_masks(model: ir.Model, index_sets: Mapping[str, IndexSet]) -> None:
+def apply_masks(model: ir.Model, masks: Mapping[str, npt.NDArray[np.bool_]]) -> None:
     """Zero the pruned weights of a graph whose initialisers carry parameter names.
 
     Raises:
         InputError: no such initialiser, or one of another shape.
     """
-    for name, index in index_sets.items():
+    for name, mask in masks.items():
         value = model.graph.initializers.get(name)
         weight = constant(value)
         if value is None or weight is None:
-            raise InputError("the graph has no such weight", layer=name, remedy="take index sets made for this model")
-        _check_fits(name, weight, index)
-        value.const_value = ir.tensor(np.where(index.mask(), weight, weight.dtype.type(0)), name=name)
+            raise InputError("the graph has no such weight", layer=name, remedy=_REMEDY)
+        if weight.shape != mask.shape:
+            raise InputError(f"weight is {weight.shape}, its mask {mask.shape}", layer=name, remedy=_REMEDY)
+        value.const_value = ir.tensor(np.where(mask, weight, weight.dtype.type(0)), name=name)
 
 
 def pack_convolutions(
@@ -178,13 +182,12 @@ def _add_activation(epilogue: Epilogue) -> None:
         epilogue.activation, epilogue.alpha = activation, alpha
 
 
-def _check_fits(name: str, weight: np.ndarray, index: IndexSet, groups: int | None = None) -> None:
-    if weight.shape != index.shape or groups not in (None, index.groups):
-        of_groups = "" if groups is None else f" in {groups} groups"
+def _check_fits(name: str, weight: np.ndarray, index: IndexSet, groups: int) -> None:
+    if weight.shape != index.shape or groups != index.groups:
         raise InputError(
-            f"weight is {weight.shape}{of_groups}, its index set is for {index.shape} in {index.groups} groups",
+            f"weight is {weight.shape} in {groups} groups, its index set is for {index.shape} in {index.groups} groups",
             layer=name,
-            remedy="take index sets made for this model",
+            remedy=_REMEDY,
         )
 
 

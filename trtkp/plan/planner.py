@@ -218,7 +218,8 @@ def _checked_whole(
     expected = dense.median_ms - sum(layer.gain_ms for layer in leaving)
     kept = everything
     if planned.median_ms > min(dense.median_ms, max(expected, 0) + SLACK * dense.median_ms):
-        kept, dense, planned = search.fewer(plan, everything, dense, planned)
+        kept = search.fewer(plan, everything, planned.gain_over(dense))
+        dense, planned = search.time(plan, kept)  # anew: the best of many races flatters its net
     if planned.gain_over(dense) < 1:
         kept = []
     return _reduced(plan, everything, kept, dense, planned)
@@ -271,19 +272,23 @@ class _Search:
         times = race(models, self.shapes, self.threads, NET_BUDGET_S)
         return times["dense"], times["planned"]
 
-    def fewer(self, plan: Plan, ordered: list[str], dense: Timing, planned: Timing) -> tuple[list[str], Timing, Timing]:
+    def fewer(self, plan: Plan, ordered: list[str], gain: float) -> list[str]:
         """Bisect for the number of layers, those of largest gain first, with which the net is fastest.
 
         Every subset runs against dense, so that gains are compared and not times of different moments.
+
+        Args:
+            plan: of all layers.
+            ordered: nodes that left dense.
+            gain: of the net with all of them.
         """
-        best = (planned.gain_over(dense), ordered, dense, planned)
+        best, kept = gain, ordered
         start, least, most = time.perf_counter(), 0, len(ordered)
         while most - least > 1 and time.perf_counter() - start < SUBSET_BUDGET_S:
             count = (least + most) // 2
             dense, planned = self.time(plan, ordered[:count])
-            gain = planned.gain_over(dense)
-            if gain > best[0]:
-                best, most = (gain, ordered[:count], dense, planned), count
+            if planned.gain_over(dense) > best:
+                best, kept, most = planned.gain_over(dense), ordered[:count], count
             else:
                 least = count
-        return best[1:]
+        return kept

@@ -26,7 +26,6 @@ from trtkp.plan.planner import NET_BUDGET_S
 from trtkp.plan.race import race
 from trtkp.prune.allocation import Allocated, Allocation, LayerSettings
 from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.index_set import from_mask
 from trtkp.prune.method import select_layers
 from trtkp.prune.registry import make_method
 from trtkp.search.choices import DENSE, Level
@@ -84,6 +83,7 @@ class Net:
             raise InputError("a search scores the net on real inputs", remedy="give --data")
         graph = self._line.source_graph()
         self._weights = self._line.survey(graph)
+        self._masks: dict[tuple[str, Level], npt.NDArray[np.bool_]] = {}
         table = self._line.table.layers
         chosen = {layer.name for layer in select_layers(base, table, self.options.include, self.options.skip)[0]}
         self.layers = {}
@@ -120,13 +120,19 @@ class Net:
 
     def masks(self, levels: Levels) -> dict[str, npt.NDArray[np.bool_]]:
         """Masks of the layers that the levels prune."""
-        layers = [self.layers[name][0] for name, level in levels.items() if level != DENSE]
-        return Allocated(self.allocation(levels), make_method).masks(layers, self._weights)
+        return {name: self._mask(name, level) for name, level in levels.items() if level != DENSE}
 
     def macs(self, name: str, level: Level) -> int:
         """Multiply-accumulates per sample of all convolutions that use a weight."""
-        kept = int(self.masks({name: level})[name].sum()) if level != DENSE else self.layers[name][0].weight_count
+        kept = int(self._mask(name, level).sum()) if level != DENSE else self.layers[name][0].weight_count
         return sum(kept * layer.macs_per_weight for layer in self.layers[name])
+
+    def _mask(self, name: str, level: Level) -> npt.NDArray[np.bool_]:
+        """A layer's mask; no other layer's level has a say in it."""
+        if (name, level) not in self._masks:
+            method = Allocated(self.allocation({name: level}), make_method)
+            self._masks[name, level] = method.masks(self.layers[name][:1], self._weights)[name]
+        return self._masks[name, level]
 
     @cached_property
     def other_macs(self) -> int:
@@ -173,8 +179,7 @@ class Net:
     def quality(self, levels: Levels) -> Quality:
         """The net pruned to these levels, not trained, but with the batch-normalisation statistics of the samples."""
         graph = self._line.source_graph()
-        masks = self.masks(levels)
-        apply_masks(graph, {name: from_mask(mask, self.layers[name][0].groups) for name, mask in masks.items()})
+        apply_masks(graph, self.masks(levels))
         use_batch_statistics(graph)
         outputs = self._scorer.outputs(graph)
         error, score = self._scorer.error(outputs), self._scorer.score(outputs)

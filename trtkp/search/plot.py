@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from trtkp.engine.base import importable
-from trtkp.errors import JobError
 from trtkp.search.run import Point, SearchResult
 
-__all__ = ["check_packages", "trade_off"]
-
-#: Module to the package that has it.
-_NEEDED = {"optuna": "optuna", "plotly": "plotly", "scipy": "scipy"}
-
-
-def check_packages() -> None:
-    """Refuse a search that cannot end, before hours of timing.
-
-    Raises:
-        JobError: a package is missing.
-    """
-    missing = [package for module, package in _NEEDED.items() if not importable(module)]
-    if missing:
-        raise JobError(f"a search needs {', '.join(missing)}", remedy="pip install 'trtkp[search]'")
+__all__ = ["trade_off"]
 
 
 def trade_off(result: SearchResult, title: str) -> str:

@@ -29,7 +29,9 @@ class ServeOptions:
         queue: requests of a model that may wait; more are refused at once.
         body_bytes: largest request.
         pending_bytes: bytes of all request bodies held at once; more are refused at once.
-        timeout_s: limit of a request, and of one run of an engine: a worker that hangs longer is killed.
+        connections: HTTP connections, and gRPC calls, open at once; more are refused at once.
+        timeout_s: limit of the head of a request, of its body, of its answer, and of one run of an engine: a worker
+            that hangs longer is killed.
         grace_s: how long a shutdown waits for requests in flight.
         token_file: file with the bearer token; else the environment variable TRTKP_TOKEN; neither: no token.
         tls_cert: PEM certificate chain; with `tls_key`, HTTP and gRPC are TLS.
@@ -47,6 +49,7 @@ class ServeOptions:
     queue: int = 256
     body_bytes: int = 64 << 20
     pending_bytes: int = 1 << 30
+    connections: int = 1024
     timeout_s: float = 30.0
     grace_s: float = 30.0
     token_file: Path | None = None
@@ -55,10 +58,10 @@ class ServeOptions:
     log_level: str = "info"
 
     def __post_init__(self) -> None:
-        for name, least in (("max_batch", 1), ("instances", 1), ("threads", 1), ("queue", 1), ("body_bytes", 1)):
+        for name in ("max_batch", "instances", "threads", "queue", "body_bytes", "connections"):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
         for name in ("max_delay_ms", "timeout_s", "grace_s"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:

@@ -58,11 +58,12 @@ def make_grpc_server(service: Service, token: str | None = None) -> grpc.aio.Ser
     }
     handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(_stream(methods, token))
     server = grpc.aio.server(
+        maximum_concurrent_rpcs=service.options.connections,
         options=[
             ("grpc.max_receive_message_length", service.options.body_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
-        ]
+        ],
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
     return server

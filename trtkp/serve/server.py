@@ -17,6 +17,7 @@ import grpc
 import uvicorn
 
 from trtkp.errors import InputError
+from trtkp.serve.connection import timed_connections
 from trtkp.serve.logs import log, start_logging
 from trtkp.serve.options import ServeOptions
 from trtkp.serve.rest import make_app
@@ -140,6 +141,8 @@ async def _first(*tasks: asyncio.Task[Any]) -> None:
 def _http_config(service: Service, options: ServeOptions, token: str | None) -> uvicorn.Config:
     config = uvicorn.Config(
         make_app(service, token),
+        http=timed_connections(options.timeout_s),
+        limit_concurrency=options.connections + 1,  # the one that asks is among those that it counts
         lifespan="off",
         log_config=None,
         access_log=False,

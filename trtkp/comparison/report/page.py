@@ -21,14 +21,12 @@ import numpy.typing as npt
 from trtkp.comparison.files import check_target, write_text
 from trtkp.comparison.result import Comparison
 from trtkp.comparison.words import difference_text, ratio_text, verdict
-from trtkp.engine.base import importable
-from trtkp.errors import JobError
+from trtkp.packages import require
 from trtkp.text import bytes_text
 
 __all__ = ["check_packages", "render", "write_report"]
 
-#: Package to module.
-_NEEDED = {"plotly": "plotly", "jinja2": "jinja2", "pillow": "PIL"}
+_PACKAGES = {"plotly": "plotly", "jinja2": "jinja2", "PIL": "pillow"}
 
 
 def check_packages() -> None:
@@ -37,9 +35,7 @@ def check_packages() -> None:
     Raises:
         JobError: a package is missing.
     """
-    missing = [name for name, module in _NEEDED.items() if not importable(module)]
-    if missing:
-        raise JobError(f"a report needs {', '.join(missing)}", remedy="pip install 'trtkp[report]'")
+    require("a report", "report", _PACKAGES)
 
 
 def write_report(comparison: Comparison, path: str | os.PathLike[str], *, command: str | None = None) -> Path:
