@@ -267,6 +267,9 @@ def mutated_program(
     text, count = re.subn(pattern, lambda _: new, (kernels / file).read_text())
     assert count == 1
     (kernels / file).write_text(text)
+    # Layers here are float16, or float32 where a launcher takes that: other types would be compiled in vain.
+    for path in kernels.glob("launch_*.cu*"):
+        path.write_text(path.read_text().replace("__nv_bfloat16", "__half"))
 
     mutated = kernels / launcher
     flags = [COMPILER, *FLAGS, "-Wno-error", "-o"]
