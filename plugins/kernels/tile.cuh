@@ -2,7 +2,6 @@
 // tables, runs of rows of one filter group, the copies of a thread, and the way of staged sums to memory.
 #pragma once
 
-#include "chunk_cursor.cuh"
 #include "device.cuh"
 #include "problem.h"
 #include "ptx.cuh"
