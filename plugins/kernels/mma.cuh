@@ -75,7 +75,7 @@ __device__ __forceinline__ int32_t swizzled(int32_t row, int32_t chunk)
     return row * 32 + ((chunk ^ ((row >> 1) & 3)) << 3);
 }
 
-// The pixels of A and the rows of B that a thread copies.
+// The rows of B copied by a thread, and the pixels of A.
 template <typename Tile, typename T>
 class TileLoader
 {
@@ -87,25 +87,64 @@ public:
         , mFirstRow{place.firstRow}
         , mChunk{static_cast<int32_t>(threadIdx.x) % Tile::kChunks}
         , mRow{static_cast<int32_t>(threadIdx.x) / Tile::kChunks}
-        , mPixels{problem, place.firstPixel + mRow}
     {
+        int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesA; ++i)
+        {
+            int32_t const pixel = place.firstPixel + mRow + i * Tile::kRowsPerPass;
+            int32_t const q = pixel % problem.outWidth;
+            int32_t const p = pixel / problem.outWidth % problem.outHeight;
+            int32_t const n = pixel / problem.outWidth / problem.outHeight;
+            // A pixel past the last is below the image at every tap.
+            bool const exists = pixel < pixels;
+            mH[i] = exists ? p * problem.strideH - problem.padTop : problem.height;
+            mW[i] = q * problem.strideW - problem.padLeft;
+            mAt[i] = exists ? ((n * problem.height + mH[i]) * problem.width + mW[i]) * problem.xPitch : 0;
+        }
     }
 
-    // Turns to a run, and to a first column.
+    // Turns to the rows [begin, end) of the tile, which belong to one filter group, and to a first column.
     __device__ __forceinline__ void select(RowRun const& run, int32_t firstColumn)
     {
         mColumn = firstColumn;
         mFirstChannel = run.firstChannel;
-        mRows.select(run, mRow, mFirstRow, mProblem.columns);
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesB; ++i)
+        {
+            int32_t const row = mRow + i * Tile::kRowsPerPass;
+            bool const isSelected = row >= run.begin && row < run.end;
+            mBytesB[i] = isSelected ? 16 : 0;
+            mAtB[i] = isSelected ? (mFirstRow + row) * mProblem.columns : 0;
+        }
     }
 
-    // Issues the copies of one step; steps are taken in order.
+    // Issues the copies of one step; steps are taken in order. A copy of no bytes reads nothing, wherever it points.
     __device__ __forceinline__ void load(int32_t stage, Chunk chunk)
     {
         T* const a = reinterpret_cast<T*>(mShared.stages[stage]) + swizzled(mRow, mChunk);
-        mPixels.template copyChunk<Tile::kK>(a, mShared.taps[chunk.tap], mFirstChannel, chunk.channel);
-        mRows.template copyChunk<Tile::kK>(
-            a + Tile::kM * Tile::kK, static_cast<T const*>(mProblem.weight) + mColumn, mColumn < mProblem.columns);
+        T* const b = a + Tile::kM * Tile::kK;
+
+        TapOffset const tap = mShared.taps[chunk.tap];
+        int32_t const left = mProblem.channels - chunk.channel;
+        int32_t const bytes = left >= 8 ? 16 : (left > 0 ? 2 * left : 0);
+        int32_t const from = tap.at + mFirstChannel + chunk.channel;
+        T const* const x = static_cast<T const*>(mProblem.x);
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesA; ++i)
+        {
+            bool const isInside = static_cast<uint32_t>(mH[i] + tap.h) < static_cast<uint32_t>(mProblem.height)
+                && static_cast<uint32_t>(mW[i] + tap.w) < static_cast<uint32_t>(mProblem.width);
+            ptx::copyAsync16(a + i * Tile::kRowsPerPass * Tile::kK, x + (mAt[i] + from), isInside ? bytes : 0);
+        }
+
+        T const* const weight = static_cast<T const*>(mProblem.weight) + mColumn;
+        bool const isColumn = mColumn < mProblem.columns;
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesB; ++i)
+        {
+            ptx::copyAsync16(b + i * Tile::kRowsPerPass * Tile::kK, weight + mAtB[i], isColumn ? mBytesB[i] : 0);
+        }
         mColumn += Tile::kK;
     }
 
@@ -114,8 +153,8 @@ private:
     MmaShared<Tile>& mShared;
     int32_t mFirstRow, mChunk, mRow;
     int32_t mColumn, mFirstChannel;
-    GatheredPixels<Tile::kPassesA, Tile::kRowsPerPass> mPixels;
-    CopiedRows<Tile::kPassesB, Tile::kRowsPerPass> mRows;
+    int32_t mH[Tile::kPassesA], mW[Tile::kPassesA], mAt[Tile::kPassesA];
+    int32_t mBytesB[Tile::kPassesB], mAtB[Tile::kPassesB];
 };
 
 template <typename Tile>
@@ -190,7 +229,10 @@ __device__ __forceinline__ void storeTile(
             problem, shared, staging, place.firstPixel + place.warpPixel + i * 16, place.firstRow, place.warpRow);
         __syncwarp();
     }
-    clearPaddedChannelsOfTile<Tile, T>(problem, place);
+    if (place.hasLastRows && problem.splits == 1)
+    {
+        clearPaddedChannelsOfTile<Tile, T>(problem, place.firstPixel);
+    }
 }
 
 // One thread block's tile.

@@ -6,7 +6,7 @@
 // blocks of 8, else one by one through registers, which pays where a gathered pixel serves 64 rows or more.
 //
 // Sums stand as rows x pixels in the warps, and pass through shared memory to pixels x rows. Filter groups, splits and
-// stores are T1's.
+// stores are T1's; with TilePlace, nextRun and T1's loader shared as well, a register of sparse_128x128 spills.
 #pragma once
 
 #include "chunk_cursor.cuh"
@@ -87,26 +87,47 @@ class SparseLoader
 {
 public:
     __device__ __forceinline__ SparseLoader(
-        ConvProblem const& problem, SparseShared<Tile>& shared, TilePlace<Tile> const& place)
+        ConvProblem const& problem, SparseShared<Tile>& shared, int32_t firstPixel, int32_t firstRow)
         : mProblem{problem}
         , mShared{shared}
-        , mFirstRow{place.firstRow}
+        , mFirstRow{firstRow}
         , mSteps{problem.storedColumns / Tile::kStored}
         , mChunk{static_cast<int32_t>(threadIdx.x) % Tile::kChunksX}
         , mPixel{static_cast<int32_t>(threadIdx.x) / Tile::kChunksX}
-        , mPixels{problem, place.firstPixel + mPixel}
     {
+        int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesX; ++i)
+        {
+            int32_t const pixel = firstPixel + mPixel + i * Tile::kPixelsPerPass;
+            int32_t const q = pixel % problem.outWidth;
+            int32_t const p = pixel / problem.outWidth % problem.outHeight;
+            int32_t const n = pixel / problem.outWidth / problem.outHeight;
+            // A pixel past the last is below the image at every tap.
+            bool const exists = pixel < pixels;
+            mH[i] = exists ? p * problem.strideH - problem.padTop : problem.height;
+            mW[i] = q * problem.strideW - problem.padLeft;
+            mAt[i] = exists ? ((n * problem.height + mH[i]) * problem.width + mW[i]) * problem.xPitch : 0;
+        }
         // Metadata has whole blocks of 16 rows and no invalid word: past the last block the last one serves.
         int32_t const lastBlock = (problem.rows - 1) / 16;
-        int32_t const block = place.firstRow / 16 + static_cast<int32_t>(threadIdx.x) / 8;
+        int32_t const block = firstRow / 16 + static_cast<int32_t>(threadIdx.x) / 8;
         mAtMetadata = (block < lastBlock ? block : lastBlock) * mSteps * 32 + static_cast<int32_t>(threadIdx.x) % 8 * 4;
     }
 
-    __device__ __forceinline__ void select(RowRun const& run)
+    // Turns to the rows [begin, end) of the tile, which belong to one filter group.
+    __device__ __forceinline__ void select(int32_t begin, int32_t end)
     {
-        mGroup = run.group;
-        mFirstChannel = run.firstChannel;
-        mRows.select(run, static_cast<int32_t>(threadIdx.x) / Tile::kChunksW, mFirstRow, mProblem.storedColumns);
+        mGroup = mShared.rowGroup[begin];
+        mFirstChannel = mShared.rowFilter[begin] / (mProblem.filters / mProblem.groups) * mProblem.channels;
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesW; ++i)
+        {
+            int32_t const row = static_cast<int32_t>(threadIdx.x) / Tile::kChunksW + i * Tile::kRowsPerPass;
+            bool const isSelected = row >= begin && row < end;
+            mBytesW[i] = isSelected ? 16 : 0;
+            mAtW[i] = isSelected ? (mFirstRow + row) * mProblem.storedColumns : 0;
+        }
     }
 
     // Issues the copies of weights and metadata of a step.
@@ -114,12 +135,16 @@ public:
     {
         int32_t const chunk = static_cast<int32_t>(threadIdx.x) % Tile::kChunksW;
         int32_t const row = static_cast<int32_t>(threadIdx.x) / Tile::kChunksW;
-        uint16_t* const weights = mShared.stages[stage] + Tile::kM * Tile::kK;
-        mRows.template copyChunk<Tile::kStored>(reinterpret_cast<T*>(weights) + swizzled(row, chunk),
-            static_cast<T const*>(mProblem.weight) + step * Tile::kStored + chunk * 8, true);
+        T* const to = reinterpret_cast<T*>(mShared.stages[stage]) + Tile::kM * Tile::kK + swizzled(row, chunk);
+        T const* const from = static_cast<T const*>(mProblem.weight) + step * Tile::kStored + chunk * 8;
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesW; ++i)
+        {
+            ptx::copyAsync16(to + i * Tile::kRowsPerPass * Tile::kStored, from + mAtW[i], mBytesW[i]);
+        }
         if (static_cast<int32_t>(threadIdx.x) < Tile::kMetadataWords / 4)
         {
-            uint16_t* const words = weights + Tile::kN * Tile::kStored;
+            uint16_t* const words = mShared.stages[stage] + Tile::kM * Tile::kK + Tile::kN * Tile::kStored;
             ptx::copyAsync16(words + threadIdx.x * 8, mProblem.metadata + mAtMetadata + step * 32, 16);
         }
     }
@@ -127,7 +152,18 @@ public:
     // Issues the copies of eight channels of the thread's pixels.
     __device__ __forceinline__ void loadPixels(int32_t stage, Chunk chunk)
     {
-        mPixels.template copyChunk<Tile::kK>(pixelRow(stage), mShared.taps[chunk.tap], mFirstChannel, chunk.channel);
+        TapOffset const tap = mShared.taps[chunk.tap];
+        int32_t const left = mProblem.channels - chunk.channel;
+        int32_t const bytes = left >= 8 ? 16 : (left > 0 ? 2 * left : 0);
+        int32_t const from = tap.at + mFirstChannel + chunk.channel;
+        T const* const x = static_cast<T const*>(mProblem.x);
+        T* const to = pixelRow(stage);
+        TRTKP_UNROLL
+        for (int32_t i = 0; i < Tile::kPassesX; ++i)
+        {
+            bool const isInside = this->isInside(i, tap);
+            ptx::copyAsync16(to + i * Tile::kPixelsPerPass * Tile::kK, x + (mAt[i] + from), isInside ? bytes : 0);
+        }
     }
 
     // Single channels: writes where the 64 columns of a step stand, one a thread; padding is far above the image.
@@ -160,7 +196,7 @@ public:
             TRTKP_UNROLL
             for (int32_t i = 0; i < Tile::kPassesX; ++i)
             {
-                uint32_t const value = mPixels.isInside(i, column) ? x[mPixels.at(i) + column.at] : 0U;
+                uint32_t const value = isInside(i, column) ? x[mAt[i] + column.at] : 0U;
                 uint32_t& pair = mGathered[i][c / 2];
                 pair = c % 2 == 0 ? value : pair | value << 16;
             }
@@ -184,12 +220,18 @@ private:
         return reinterpret_cast<T*>(mShared.stages[stage]) + swizzledPixel(mPixel, mChunk);
     }
 
+    __device__ __forceinline__ bool isInside(int32_t pass, TapOffset const& tap) const
+    {
+        return static_cast<uint32_t>(mH[pass] + tap.h) < static_cast<uint32_t>(mProblem.height)
+            && static_cast<uint32_t>(mW[pass] + tap.w) < static_cast<uint32_t>(mProblem.width);
+    }
+
     ConvProblem const& mProblem;
     SparseShared<Tile>& mShared;
     int32_t mFirstRow, mSteps, mChunk, mPixel;
     int32_t mGroup, mFirstChannel, mAtMetadata;
-    GatheredPixels<Tile::kPassesX, Tile::kPixelsPerPass> mPixels;
-    CopiedRows<Tile::kPassesW, Tile::kRowsPerPass> mRows;
+    int32_t mH[Tile::kPassesX], mW[Tile::kPassesX], mAt[Tile::kPassesX];
+    int32_t mBytesW[Tile::kPassesW], mAtW[Tile::kPassesW];
     uint32_t mGathered[Tile::kSingles ? Tile::kPassesX : 1][4];
 };
 
@@ -250,8 +292,8 @@ __device__ __forceinline__ void multiplySparse(
 }
 
 template <typename Tile, typename T>
-__device__ __forceinline__ void storeSparseTile(
-    ConvProblem const& problem, SparseShared<Tile>& shared, SparseSums<Tile> const& sums, TilePlace<Tile> const& place)
+__device__ __forceinline__ void storeSparseTile(ConvProblem const& problem, SparseShared<Tile>& shared,
+    SparseSums<Tile> const& sums, int32_t firstPixel, int32_t firstRow, int32_t warpPixel, int32_t warpRow)
 {
     constexpr int32_t kPitch = Tile::kStagingPitch;
     int32_t const lane = threadIdx.x % 32;
@@ -270,21 +312,18 @@ __device__ __forceinline__ void storeSparseTile(
             to[kPitch + 8] = d[3];
         }
         __syncwarp();
-        storeStaged<Tile, T, 8>(
-            problem, shared, staging, place.firstPixel + place.warpPixel + j * 8, place.firstRow, place.warpRow);
+        storeStaged<Tile, T, 8>(problem, shared, staging, firstPixel + warpPixel + j * 8, firstRow, warpRow);
         __syncwarp();
     }
-    clearPaddedChannelsOfTile<Tile, T>(problem, place);
 }
 
-// The K loop over one filter group's list.
+// The K loop over one filter group's list: steps firstStep to firstStep + steps - 1.
 template <typename Tile, typename T>
 __device__ __forceinline__ void sumList(ConvProblem const& problem, SparseShared<Tile>& shared,
-    SparseLoader<Tile, T>& loader, SparseSums<Tile>& sums, int32_t group, Steps const& range,
-    TilePlace<Tile> const& place)
+    SparseLoader<Tile, T>& loader, SparseSums<Tile>& sums, int32_t group, int32_t firstStep, int32_t steps,
+    int32_t warpPixel, int32_t warpRow)
 {
-    int32_t const firstStep = range.first;
-    int32_t const steps = range.count;
+    int32_t const lane = threadIdx.x % 32;
     int32_t const firstColumn = firstStep * Tile::kK + static_cast<int32_t>(threadIdx.x) % Tile::kChunksX * 8;
     ChunkCursor<Tile::kK> cursor{problem, group, firstColumn};
     if constexpr (Tile::kSingles)
@@ -340,8 +379,7 @@ __device__ __forceinline__ void sumList(ConvProblem const& problem, SparseShared
         }
         // Lanes walk their lists apart; ldmatrix and mma want the warp together.
         __syncwarp();
-        multiplySparse<Tile, T>(sums, shared.stages[step % Tile::kStages], place.warpPixel, place.warpRow,
-            static_cast<int32_t>(threadIdx.x) % 32);
+        multiplySparse<Tile, T>(sums, shared.stages[step % Tile::kStages], warpPixel, warpRow, lane);
         // Gathered values arrive during the multiplication.
         if (Tile::kSingles && ahead < steps)
         {
@@ -358,21 +396,45 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) sparseKern
     TRTKP_DYNAMIC_SHARED(dynamicShared);
     SparseShared<Tile>& shared = *reinterpret_cast<SparseShared<Tile>*>(dynamicShared);
 
-    TilePlace<Tile> const place{problem};
-    fillTaps<Tile>(problem, shared);
-    fillRows<Tile>(problem, shared, place.firstRow);
-    SparseLoader<Tile, T> loader{problem, shared, place};
-    SparseSums<Tile> sums{};
-    Steps const steps{problem, problem.storedColumns / Tile::kStored};
+    // Blocks that read the same pixels follow each other, so that the pixels come from the L2 cache.
+    int32_t const rowTiles = (problem.rows + Tile::kN - 1) / Tile::kN;
+    int32_t const rowTile = static_cast<int32_t>(blockIdx.x) % rowTiles;
+    int32_t const firstPixel = static_cast<int32_t>(blockIdx.x) / rowTiles * Tile::kM;
+    int32_t const firstRow = rowTile * Tile::kN;
+    int32_t const rows = problem.rows - firstRow < Tile::kN ? problem.rows - firstRow : Tile::kN;
+    int32_t const warp = threadIdx.x / 32;
+    int32_t const warpPixel = warp / Tile::kWarpsN * Tile::kWarpM;
+    int32_t const warpRow = warp % Tile::kWarpsN * Tile::kWarpN;
 
-    RowRun run{};
+    fillTaps<Tile>(problem, shared);
+    fillRows<Tile>(problem, shared, firstRow);
+    SparseLoader<Tile, T> loader{problem, shared, firstPixel, firstRow};
+    SparseSums<Tile> sums{};
+    int32_t const allSteps = problem.storedColumns / Tile::kStored;
+    int32_t const split = blockIdx.y;
+    int32_t const firstStep = allSteps * split / problem.splits;
+    int32_t const steps = allSteps * (split + 1) / problem.splits - firstStep;
+
     TRTKP_NO_UNROLL
-    while (nextRun(problem, shared, place.rows, run))
+    for (int32_t begin = 0; begin < rows;)
     {
-        loader.select(run);
-        sumList<Tile, T>(problem, shared, loader, sums, run.group, steps, place);
+        int32_t const end = endOfGroup(shared.rowGroup, begin, rows);
+        int32_t const group = shared.rowGroup[begin];
+        // Padding rows stand last in their group: a run that begins with one holds nothing else.
+        if (shared.rowFilter[begin] >= 0 && group >= 0 && group < problem.listGroups)
+        {
+            loader.select(begin, end);
+            sumList<Tile, T>(problem, shared, loader, sums, group, firstStep, steps, warpPixel, warpRow);
+        }
+        begin = end;
     }
-    storeSparseTile<Tile, T>(problem, shared, sums, place);
+
+    storeSparseTile<Tile, T>(problem, shared, sums, firstPixel, firstRow, warpPixel, warpRow);
+
+    if (rowTile == rowTiles - 1 && problem.splits == 1)
+    {
+        clearPaddedChannelsOfTile<Tile, T>(problem, firstPixel);
+    }
 }
 
 } // namespace trtkp

@@ -1,10 +1,9 @@
-// What the kernels of tiles share (mma.cuh, gemm.cuh, sparse.cuh): which pixels, rows and steps are a block's, its
-// tables, runs of rows of one filter group, the copies of a thread, and the way of staged sums to memory.
+// What the kernels of tiles share: which pixels, rows and steps are a block's, its tables, runs of rows of one filter
+// group, and the way of staged sums to memory.
 #pragma once
 
 #include "device.cuh"
 #include "problem.h"
-#include "ptx.cuh"
 #include "store.cuh"
 
 namespace trtkp
@@ -135,96 +134,6 @@ __device__ __forceinline__ bool nextRun(ConvProblem const& problem, Shared const
     return false;
 }
 
-// The pixels that a thread gathers for: kPasses of them, kApart apart.
-template <int32_t kPasses, int32_t kApart>
-class GatheredPixels
-{
-public:
-    __device__ __forceinline__ GatheredPixels(ConvProblem const& problem, int32_t first)
-        : mProblem{problem}
-    {
-        int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
-        TRTKP_UNROLL
-        for (int32_t i = 0; i < kPasses; ++i)
-        {
-            int32_t const pixel = first + i * kApart;
-            int32_t const q = pixel % problem.outWidth;
-            int32_t const p = pixel / problem.outWidth % problem.outHeight;
-            int32_t const n = pixel / problem.outWidth / problem.outHeight;
-            // A pixel past the last is below the image at every tap.
-            bool const exists = pixel < pixels;
-            mH[i] = exists ? p * problem.strideH - problem.padTop : problem.height;
-            mW[i] = q * problem.strideW - problem.padLeft;
-            mAt[i] = exists ? ((n * problem.height + mH[i]) * problem.width + mW[i]) * problem.xPitch : 0;
-        }
-    }
-
-    __device__ __forceinline__ bool isInside(int32_t pass, TapOffset const& tap) const
-    {
-        return static_cast<uint32_t>(mH[pass] + tap.h) < static_cast<uint32_t>(mProblem.height)
-            && static_cast<uint32_t>(mW[pass] + tap.w) < static_cast<uint32_t>(mProblem.width);
-    }
-
-    // Where tap 0 of a pixel stands, in elements of x.
-    __device__ __forceinline__ int32_t at(int32_t pass) const
-    {
-        return mAt[pass];
-    }
-
-    // Issues the copies of eight channels of each pixel, to rows of kRow values. A copy of no bytes reads nothing,
-    // wherever it points.
-    template <int32_t kRow, typename T>
-    __device__ __forceinline__ void copyChunk(T* to, TapOffset const& tap, int32_t firstChannel, int32_t channel) const
-    {
-        int32_t const left = mProblem.channels - channel;
-        int32_t const bytes = left >= 8 ? 16 : (left > 0 ? 2 * left : 0);
-        int32_t const from = tap.at + firstChannel + channel;
-        T const* const x = static_cast<T const*>(mProblem.x);
-        TRTKP_UNROLL
-        for (int32_t i = 0; i < kPasses; ++i)
-        {
-            ptx::copyAsync16(to + i * kApart * kRow, x + (mAt[i] + from), isInside(i, tap) ? bytes : 0);
-        }
-    }
-
-private:
-    ConvProblem const& mProblem;
-    int32_t mH[kPasses], mW[kPasses], mAt[kPasses];
-};
-
-// The rows of weight that a thread copies of a tile: kPasses of them, kApart apart; those of other runs are zeros.
-template <int32_t kPasses, int32_t kApart>
-class CopiedRows
-{
-public:
-    // The thread's first row, and the values that a row has in memory.
-    __device__ __forceinline__ void select(RowRun const& run, int32_t row, int32_t firstRow, int32_t rowValues)
-    {
-        TRTKP_UNROLL
-        for (int32_t i = 0; i < kPasses; ++i)
-        {
-            int32_t const mine = row + i * kApart;
-            bool const isSelected = mine >= run.begin && mine < run.end;
-            mBytes[i] = isSelected ? 16 : 0;
-            mAt[i] = isSelected ? (firstRow + mine) * rowValues : 0;
-        }
-    }
-
-    // Issues the copies of eight values of each row, to rows of kRow values; zeros where there are none.
-    template <int32_t kRow, typename T>
-    __device__ __forceinline__ void copyChunk(T* to, T const* weight, bool exists) const
-    {
-        TRTKP_UNROLL
-        for (int32_t i = 0; i < kPasses; ++i)
-        {
-            ptx::copyAsync16(to + i * kApart * kRow, weight + mAt[i], exists ? mBytes[i] : 0);
-        }
-    }
-
-private:
-    int32_t mBytes[kPasses], mAt[kPasses];
-};
-
 // Staged sums of kPixels pixels of a warp to memory, eight rows of a pixel a lane.
 template <typename Tile, typename T, int32_t kPixels, typename Shared>
 __device__ __forceinline__ void storeStaged(ConvProblem const& problem, Shared const& shared, float const* staging,
@@ -252,16 +161,12 @@ __device__ __forceinline__ void storeStaged(ConvProblem const& problem, Shared c
     }
 }
 
-// The last tile of rows clears the channels past F, one pixel a thread.
+// Clears the channels past F, one pixel a thread.
 template <typename Tile, typename T>
-__device__ __forceinline__ void clearPaddedChannelsOfTile(ConvProblem const& problem, TilePlace<Tile> const& place)
+__device__ __forceinline__ void clearPaddedChannelsOfTile(ConvProblem const& problem, int32_t firstPixel)
 {
-    if (!place.hasLastRows || problem.splits > 1)
-    {
-        return;
-    }
     int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
-    for (int32_t pixel = place.firstPixel + threadIdx.x; pixel < pixels && pixel < place.firstPixel + Tile::kM;
+    for (int32_t pixel = firstPixel + threadIdx.x; pixel < pixels && pixel < firstPixel + Tile::kM;
         pixel += Tile::kThreads)
     {
         clearPaddedChannels<T>(problem, pixel);
