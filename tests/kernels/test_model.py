@@ -92,7 +92,7 @@ def test_the_bound_follows_the_shape() -> None:
     endless = replace(gpu, cache_bandwidth=1e18, bandwidth=1e18)
     narrow = predict("mma_64x32", layer(256, 56), endless)
     assert narrow is not None
-    assert narrow.bound == "issue"  # 178 instructions for 8 products
+    assert narrow.bound == "issue"  # 146 instructions for 8 products
 
 
 def test_layers_come_from_descriptions() -> None:
