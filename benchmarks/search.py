@@ -153,15 +153,18 @@ def _rivals(
         ratio = _smallest(partial(share, group=group), allowed)
         if ratio is not None:
             add(f"uniform {ratio:.1%} of {group} x 1", alike(ratio, group))
-    ratio = _smallest(partial(_channels_share, dense, folder=folder, build=build), allowed)
+    ratio = _smallest(partial(_channels_share, dense, folder=folder, build=build), allowed, most=0.85)
     if ratio is not None:
         models[f"channels {ratio:.1%}"] = _channels(dense, ratio)
     return models, scores
 
 
-def _smallest(share: Callable[[float], float], allowed: float) -> float | None:
-    """The smallest ratio, by bisection over steps, that takes no more than a share of the dense latency."""
-    low, high = 0, round(0.95 / STEP)
+def _smallest(share: Callable[[float], float], allowed: float, most: float = 0.95) -> float | None:
+    """The smallest ratio, by bisection over steps, that takes no more than a share of the dense latency.
+
+    torch-pruning leaves a layer whole where rounding to 8 channels would leave none, so ``most`` is less there.
+    """
+    low, high = 0, round(most / STEP)
     if share(high * STEP) > allowed:
         return None
     while high - low > 1:

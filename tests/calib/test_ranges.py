@@ -28,9 +28,9 @@ def model(new_graph: Any) -> ir.Model:
     return graph.model(graph.op("Add", r, k, output="y"))
 
 
-def batches(count: int = 6, seed: int = 0) -> list[Array]:
+def batches(count: int = 6, seed: int = 0, growth: float = 0.3) -> list[Array]:
     rng = np.random.default_rng(seed)
-    return [(rng.standard_t(4, (8, 3, 4, 4)) * (1 + 0.3 * i)).astype(np.float32) for i in range(count)]
+    return [(rng.standard_t(4, (8, 3, 4, 4)) * (1 + growth * i)).astype(np.float32) for i in range(count)]
 
 
 def values(tensor: str, data: list[Array]) -> Array:
@@ -39,14 +39,15 @@ def values(tensor: str, data: list[Array]) -> Array:
 
 
 @pytest.mark.parametrize("method", ["min-max", "entropy", "percentile"])
-@pytest.mark.parametrize("tensor", ["x", "d", "r"])
-def test_extremes(model: ir.Model, method: str, tensor: str) -> None:
+def test_extremes(model: ir.Model, method: str) -> None:
     data = batches()
-    found = measure_ranges(model, ["x", "d", "r"], data, method=method)[tensor]
-    want = values(tensor, data)
-    assert (found.low, found.high) == (want.min(), want.max())
-    assert 0 < found.amax <= np.abs(want).max()
-    assert (found.amax == np.abs(want).max()) == (method == "min-max")
+    found = measure_ranges(model, ["x", "d", "r"], data, method=method)
+    assert set(found) == {"x", "d", "r"}
+    for tensor, its in found.items():
+        want = values(tensor, data)
+        assert (its.low, its.high) == (want.min(), want.max())
+        assert 0 < its.amax <= np.abs(want).max()
+        assert (its.amax == np.abs(want).max()) == (method == "min-max")
 
 
 @pytest.mark.parametrize("percentile", [90.0, 99.0, 99.9])
@@ -137,7 +138,8 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("method", ["min-max", "entropy", "percentile"])
 def test_goes_on_where_it_was_killed(model: ir.Model, method: str, tmp_path: Path) -> None:
-    data, state, served = batches(20), tmp_path / "state.npz", []
+    # the time of the entropy method grows with the square of the bins, and these with the range
+    data, state, served = batches(20, growth=0.02), tmp_path / "state.npz", []
 
     def until(last: int) -> Iterator[Array]:
         for i, batch in enumerate(data):

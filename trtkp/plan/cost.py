@@ -36,11 +36,11 @@ class Machine:
 
 #: An Ampere-class card by bytes of the type, fp16 on tensor cores and fp32 without TF32; *not measured here*.
 GPU = {2: Machine(40e12, 500e9, 3e-6, True), 4: Machine(8e12, 500e9, 3e-6, True)}
-#: Two AVX2 cores in ONNX Runtime: 41 G MAC/s dense, reorders and gathers 5 GB/s (``benchmarks/packing.py``).
+#: Two AVX2 cores in ONNX Runtime, assumed: their ratios say which forms are worth timing, and no more.
 CPU = Machine(41e9, 5e9, 2e-5, False)
 
-#: Share of the dense rate that a filter group of at most so many filters reaches. Measured on two AVX2 cores (grouped
-#: 3x3 convolution of 64 channels a group at 14x14): 5.6, 20, 35 and 45 G MAC/s at 4, 8, 16 and 32 filters a group.
+#: Share of the dense rate that a filter group of at most so many filters reaches, at its best: alone, with the copies
+#: around it, it is less (``benchmarks/results/grouped.json``), but what looks hopeless here is not even timed.
 _FILTER_RATES = ((7, 0.13), (15, 0.45), (31, 0.8))
 
 

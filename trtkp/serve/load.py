@@ -78,6 +78,18 @@ class LoadResult:
         return self.throughput * self.batch
 
 
+@dataclass(frozen=True)
+class _Target:
+    """Whom to ask, and for what."""
+
+    url: str
+    model: str
+    batch: int
+    timeout_s: float
+    token: str | None
+    rng: np.random.Generator
+
+
 @dataclass
 class _Record:
     latencies: list[float] = field(default_factory=list)
@@ -129,7 +141,8 @@ def measure_load(
         raise InputError(f"--batch {batch}, --clients {clients}, --seconds {seconds}: must be more than 0")
     if rate is not None and not 0 < rate < math.inf:
         raise InputError(f"--rate {rate}: must be more than 0")
-    work = _measure(url, model, batch, clients, rate, seconds, timeout_s, token, seed)
+    target = _Target(url, model, batch, timeout_s, token, np.random.default_rng(seed))
+    work = _measure(target, clients, rate, seconds)
     try:
         import uvloop
     except ImportError:
@@ -137,38 +150,28 @@ def measure_load(
     return uvloop.run(work)
 
 
-async def _measure(
-    url: str,
-    model: str,
-    batch: int,
-    clients: int,
-    rate: float | None,
-    seconds: float,
-    timeout_s: float,
-    token: str | None,
-    seed: int,
-) -> LoadResult:
-    rng = np.random.default_rng(seed)
+async def _measure(target: _Target, clients: int, rate: float | None, seconds: float) -> LoadResult:
     async with AsyncExitStack() as stack:
-        opener = _open_grpc if url.startswith("grpc://") else _open_http
-        send = await opener(stack, url, model, batch, timeout_s, token, rng)
+        opener = _open_grpc if target.url.startswith("grpc://") else _open_http
+        send = await opener(stack, target)
         for _ in range(3):  # connections, and a look whether it answers at all
             if (error := await send()) is not None:
-                raise JobError(f"{url}: model {model} answers {error}")
+                raise JobError(f"{target.url}: model {target.model} answers {error}")
         record = _Record()
         start = perf_counter()
         if rate is None:
             await _closed(record, send, clients, start + seconds)
         else:
-            await _open(record, send, start + np.cumsum(rng.exponential(1 / rate, math.ceil(rate * seconds))))
+            gaps = target.rng.exponential(1 / rate, math.ceil(rate * seconds))
+            await _open(record, send, start + np.cumsum(gaps))
         elapsed = perf_counter() - start
     return LoadResult(
-        url=url,
-        model=model,
+        url=target.url,
+        model=target.model,
         loop="closed" if rate is None else "open",
         clients=clients if rate is None else None,
         rate=rate,
-        batch=batch,
+        batch=target.batch,
         seconds=elapsed,
         requests=len(record.latencies),
         errors=dict(record.errors),
@@ -203,25 +206,17 @@ def _summary(seconds: list[float]) -> dict[str, float]:
     return {**points, "mean": float(values.mean()), "max": float(values.max())}
 
 
-async def _open_http(
-    stack: AsyncExitStack,
-    url: str,
-    model: str,
-    batch: int,
-    timeout_s: float,
-    token: str | None,
-    rng: np.random.Generator,
-) -> _Send:
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise InputError(f"--load {url}: must begin with http://, https:// or grpc://")
+async def _open_http(stack: AsyncExitStack, target: _Target) -> _Send:
+    if urlsplit(target.url).scheme not in ("http", "https"):
+        raise InputError(f"--load {target.url}: must begin with http://, https:// or grpc://")
     session = await stack.enter_async_context(
         aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(timeout_s),
-            headers={"Authorization": f"Bearer {token}"} if token else None,
+            timeout=aiohttp.ClientTimeout(target.timeout_s),
+            headers={"Authorization": f"Bearer {target.token}"} if target.token else None,
         )
     )
-    path = f"{url.rstrip('/')}/v2/models/{model}"
+    path = f"{target.url.rstrip('/')}/v2/models/{target.model}"
     try:
         async with session.get(path) as answer:
             metadata = await answer.json(content_type=None)
@@ -233,7 +228,7 @@ async def _open_http(
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise JobError(f"{path}: no answer ({str(error) or type(error).__name__})") from None
     inputs, tail = [], []
-    for name, datatype, values in _inputs(tensors, batch, rng):
+    for name, datatype, values in _inputs(tensors, target):
         tail.append(values.tobytes())
         size = {"binary_data_size": len(tail[-1])}
         inputs.append({"name": name, "datatype": datatype, "shape": list(values.shape), "parameters": size})
@@ -251,43 +246,35 @@ async def _open_http(
     return send
 
 
-async def _open_grpc(
-    stack: AsyncExitStack,
-    url: str,
-    model: str,
-    batch: int,
-    timeout_s: float,
-    token: str | None,
-    rng: np.random.Generator,
-) -> _Send:
+async def _open_grpc(stack: AsyncExitStack, target: _Target) -> _Send:
     import grpc
     from tritonclient.grpc import service_pb2 as pb
 
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    channel = await stack.enter_async_context(grpc.aio.insecure_channel(urlsplit(url).netloc, options=options))
-    headers = (("authorization", f"Bearer {token}"),) if token else ()
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(urlsplit(target.url).netloc, options=options))
+    headers = (("authorization", f"Bearer {target.token}"),) if target.token else ()
 
     def method(name: str) -> Any:
         return channel.unary_unary(f"/inference.GRPCInferenceService/{name}")
 
     try:
-        request = pb.ModelMetadataRequest(name=model).SerializeToString()
+        request = pb.ModelMetadataRequest(name=target.model).SerializeToString()
         metadata = pb.ModelMetadataResponse.FromString(
-            await method("ModelMetadata")(request, timeout=timeout_s, metadata=headers)
+            await method("ModelMetadata")(request, timeout=target.timeout_s, metadata=headers)
         )
     except grpc.aio.AioRpcError as error:
         kind = InputError if error.code() is grpc.StatusCode.NOT_FOUND else JobError
-        raise kind(f"{url}: {error.details()}") from None
-    message = pb.ModelInferRequest(model_name=model)
+        raise kind(f"{target.url}: {error.details()}") from None
+    message = pb.ModelInferRequest(model_name=target.model)
     tensors = [(entry.name, entry.datatype, list(entry.shape)) for entry in metadata.inputs]
-    for name, datatype, values in _inputs(tensors, batch, rng):
+    for name, datatype, values in _inputs(tensors, target):
         message.inputs.add(name=name, datatype=datatype, shape=values.shape)
         message.raw_input_contents.append(values.tobytes())
     body, infer = message.SerializeToString(), method("ModelInfer")
 
     async def send() -> str | None:
         try:
-            await infer(body, timeout=timeout_s, metadata=headers)
+            await infer(body, timeout=target.timeout_s, metadata=headers)
         except grpc.aio.AioRpcError as error:
             return error.code().name
         return None
@@ -295,19 +282,17 @@ async def _open_grpc(
     return send
 
 
-def _inputs(
-    tensors: list[tuple[str, str, list[int]]], batch: int, rng: np.random.Generator
-) -> list[tuple[str, str, np.ndarray]]:
+def _inputs(tensors: list[tuple[str, str, list[int]]], target: _Target) -> list[tuple[str, str, np.ndarray]]:
     """Random inputs: normal, or zeros and ones for integers; the first dynamic dimension is the batch."""
     made = []
     for name, datatype, shape in tensors:
         sizes = [int(size) for size in shape]
         if sizes and sizes[0] == -1:
-            sizes[0] = batch
+            sizes[0] = target.batch
         if datatype not in DATATYPES or min(sizes, default=0) < 0:
             raise InputError(f"input {name} {datatype}{shape}: load needs fixed sizes but for the batch")
         dtype = DATATYPES[datatype]
         floating = datatype.startswith(("FP", "BF"))
-        values = rng.standard_normal(sizes) if floating else rng.integers(0, 2, sizes)
+        values = target.rng.standard_normal(sizes) if floating else target.rng.integers(0, 2, sizes)
         made.append((name, datatype, values.astype(dtype)))
     return made
