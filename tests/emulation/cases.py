@@ -187,16 +187,8 @@ class Case(Convolution):
         """The file that run_conv reads."""
         weight, metadata = compress(self.packed.weight) if self.two_four else (self.packed.weight, None)
         x, residual = self.activations()
-        arrays = [
-            x,
-            weight,
-            self.packed.index,
-            self.packed.row_group,
-            self.packed.filters,
-            self.bias,
-            residual,
-            metadata,
-        ]
+        lists = self.packed.index, self.packed.row_group, self.packed.filters
+        arrays = [x, weight, *lists, self.bias, residual, metadata]
         self.write_file(path, self.desc(), NUMBERS[tactic], seed, arrays)
 
 
