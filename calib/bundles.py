@@ -93,7 +93,8 @@ def _requantise(
     import onnx_ir as ir
 
     from trtkp.calib.quantise import quantise
-    from trtkp.verification import dense_graph
+    from trtkp.records import tensorrt_record
+    from trtkp.verification import check_built, dense_graph
 
     manifest = bundle.manifest
     if manifest.precision != "fp32":
@@ -101,6 +102,12 @@ def _requantise(
             f"is a bundle in {manifest.precision}: ranges are measured in fp32", file=bundle.path,
             remedy="build it with --precision fp32, or calibrate the model itself",
         )  # fmt: skip
+    if manifest.tensorrt is not None and manifest.tensorrt.plugin_layers:
+        raise InputError(
+            f"{manifest.tensorrt.plugin_layers} of its layers are plugins, which compute in floating point",
+            file=bundle.path,
+            remedy="build it with --no-plugins, or calibrate the model itself",
+        )
     check_quantisable(manifest.backend, kind, manifest.targets)
     how.check()
     backend = get_backend(manifest.backend)
@@ -128,17 +135,16 @@ def _requantise(
         shutil.copy2(bundle.file("index_sets.safetensors"), staging)
         for model, name in ((packed, "model.onnx"), (result.engine, "engine.onnx")):
             ir.save(model, staging / name, external_data=f"{name}.data" if _is_large(model) else None)
-        built = backend.build(
-            BuildRequest(
-                onnx=staging / "engine.onnx",
-                output=staging,
-                profile=profile,
-                precision=result.calibration.fallback,
-                targets=engine_targets(backend.name, kind, _targets(bundle, kind)),
-                threads=threads,
-            ),
-            progress,
+        request = BuildRequest(
+            onnx=staging / "engine.onnx",
+            output=staging,
+            profile=profile,
+            precision=result.calibration.fallback,
+            targets=engine_targets(backend.name, kind, _targets(bundle, kind)),
+            threads=threads,
         )
+        built = backend.build(request, progress)
+        check_built(backend, request, built, kind, fuse_qdq=result.calibration.form == "onnxruntime")
         accuracy = _accuracy(staging / "engine.onnx", bundle, samples.labelled if samples else None, result, profile)
 
         def describe(files: dict[str, FileRecord]) -> Manifest:
@@ -150,6 +156,7 @@ def _requantise(
                     "precision": kind,
                     "targets": list(built.targets),
                     "quantisation": quantisation_record(result),
+                    "tensorrt": tensorrt_record(request, built) if manifest.tensorrt is not None else None,
                     "accuracy": accuracy,
                     "seconds": manifest.seconds | {"calibrate": round(time.perf_counter() - start, 3)},
                     "warnings": [*manifest.warnings, *result.notes, *built.warnings],

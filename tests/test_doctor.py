@@ -24,6 +24,7 @@ _EXPECTED = {
     "tensorrt-rtx",
     "polygraphy",
     "pycuda",
+    "cuda-bindings",
     "nvidia gpu",
     "nvcc",
     "plugin library",

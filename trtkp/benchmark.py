@@ -1,10 +1,11 @@
-"""Latency of bundles, timed in turn so that their ratio holds on a noisy machine."""
+"""Latency of bundles, timed in turn so that their ratio holds on a noisy machine; of engines also as trtexec has it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,10 @@ from trtkp.errors import InputError
 from trtkp.timing import Timing, time_interleaved
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from trtkp.engine.base import Runner
+    from trtkp.runtime.latency import EngineLatency
     from trtkp.shapes import Shape
 
 __all__ = ["Result", "bench"]
@@ -29,6 +34,8 @@ class Result:
     batch: int
     threads: int | None
     timing: Timing
+    gpu: tuple[EngineLatency, ...] = ()
+    """Of an engine on a GPU: without CUDA graphs and, where they can be captured, with them."""
 
     @property
     def throughput(self) -> float:
@@ -44,6 +51,7 @@ def bench(
     warmup: int = 10,
     runs: int = 100,
     seconds: float | None = 20.0,
+    gpu_seconds: float = 3.0,
 ) -> list[Result]:
     """Time bundles against each other on random inputs.
 
@@ -54,6 +62,7 @@ def bench(
         warmup: untimed rounds.
         runs: timed rounds, fewer when ``seconds`` are over.
         seconds: budget of all rounds; None for no limit.
+        gpu_seconds: how long an engine on a GPU is timed by events, without and with CUDA graphs each.
 
     Raises:
         InputError: no bundle, a batch outside a profile, or a count below one.
@@ -69,18 +78,37 @@ def bench(
     if len(set(names)) != len(names):
         raise InputError("the same bundle is named twice")
     with ExitStack() as stack:
-        calls, used = {}, {}
+        calls, used, gpu = {}, {}, {}
         for name, bundle in zip(names, opened, strict=True):
             shapes = _shapes(bundle, size)
             runner = stack.enter_context(bundle.open(threads=threads))
             feeds = random_feeds(runner.inputs, shapes, seed=0)
             calls[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)
             used[name] = runner.threads
+            gpu[name] = partial(_gpu_latency, runner, feeds, size, gpu_seconds)
         timings = time_interleaved(calls, warmup=warmup, runs=runs, budget_s=seconds)
+        latencies = {name: measure() for name, measure in gpu.items()}
     return [
-        Result(name, bundle.manifest.backend, bundle.manifest.precision, size, used[name], timings[name])
+        Result(
+            name, bundle.manifest.backend, bundle.manifest.precision, size, used[name], timings[name], latencies[name]
+        )
         for name, bundle in zip(names, opened, strict=True)
     ]
+
+
+def _gpu_latency(
+    runner: Runner, feeds: Mapping[str, np.ndarray], batch: int, seconds: float
+) -> tuple[EngineLatency, ...]:
+    from trtkp.engine.trt_runner import TrtEngineRunner
+    from trtkp.runtime.latency import measure_latency
+
+    if not isinstance(runner, TrtEngineRunner):
+        return ()
+    return tuple(
+        measure_latency(partial(runner.timed, feeds, graphs=graphs), graphs=graphs, batch=batch, seconds=seconds)
+        for graphs in (False, True)
+        if not graphs or runner.why_no_graphs is None
+    )
 
 
 def _batched(bundle: Bundle) -> list[str]:

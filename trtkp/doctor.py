@@ -76,8 +76,15 @@ _PACKAGES = (
         "the backend tensorrt-rtx",
         "pip install 'trtkp[rtx]'",
     ),
-    _Package("polygraphy", "polygraphy", ("polygraphy",), "running TensorRT engines", "pip install polygraphy"),
-    _Package("pycuda", "pycuda", ("pycuda",), "serving on a GPU", "pip install 'trtkp[gpu]'"),
+    _Package("polygraphy", "polygraphy", ("polygraphy",), "checking TensorRT engines", "pip install polygraphy"),
+    _Package("pycuda", "pycuda", ("pycuda",), "running engines, or cuda-bindings instead", "pip install 'trtkp[gpu]'"),
+    _Package(
+        "cuda-bindings",
+        "cuda",
+        ("cuda-bindings",),
+        "running engines, and CUDA graphs",
+        "pip install 'trtkp[cuda-python]'",
+    ),
 )
 
 

@@ -1,10 +1,11 @@
-"""From the masked dense net to ``engine.onnx``: dead parts → packing → plan → standard operators → folded Gathers."""
+"""From the masked dense net to ``engine.onnx``: dead parts → packing → plan → forms → folded Gathers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -21,6 +22,9 @@ from trtkp.prune.index_set import IndexSet
 from trtkp.shapes import Shape
 from trtkp.timing import Timing
 
+if TYPE_CHECKING:
+    from trtkp.plan.target import EngineTarget
+
 __all__ = ["EngineGraph", "make_engine_graph"]
 
 
@@ -29,7 +33,7 @@ class EngineGraph:
     """``engine.onnx`` and how it came about.
 
     Attributes:
-        model: standard operators alone.
+        model: standard operators, and packed ones where a plugin computes them.
         plan: of the layers that are left.
         dead: what was removed before the layers were packed.
         dead_times: whole net before and after the removal, where it was timed.
@@ -55,19 +59,21 @@ def make_engine_graph(
     threads: int | None = None,
     only: str | Mapping[str, str] | None = None,
     cache: TimingCache | None = None,
+    target: EngineTarget | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> EngineGraph:
-    """Plan a net, and write it in standard operators.
+    """Plan a net, and write it in the forms of its plan.
 
     Args:
         dense: masked, batch normalisation folded; not changed.
         index_sets: by parameter name, of the source's weights.
         table: the net's convolutions.
         shapes: input name to the shape that counts, the profile's ``opt``.
-        measure: time candidates, and the net without its dead parts, in ONNX Runtime.
+        measure: time candidates, and the net without its dead parts, in ONNX Runtime or on the target's GPU.
         threads: of ONNX Runtime.
         only: see `make_plan`.
         cache: see `make_plan`.
+        target: see `make_plan`; with plugins, lists are packed for the kernels' tiles.
         progress: called as layers are planned.
     """
     rest = dense.clone()
@@ -75,7 +81,7 @@ def make_engine_graph(
     dead = remove_dead(rest, places) if index_sets else DeadParts((), {})
     times, notes = None, []
     if dead.layers and measure and only is None:
-        raced = race({"before": dense, "after": rest}, shapes, threads, NET_BUDGET_S)
+        raced = race({"before": dense, "after": rest}, shapes, threads, NET_BUDGET_S, target)
         times = raced["before"], raced["after"]
         if times[1].median_ms > times[0].median_ms:
             notes.append(
@@ -88,14 +94,14 @@ def make_engine_graph(
     else:
         rest = dense.clone()
     sizes = {layer.node: layer.input_size for layer in table.layers}
-    packed = rest.clone()
-    pack_convolutions(packed, index_sets, sizes)
+    packed, tiles = rest.clone(), target is not None and target.library is not None
+    pack_convolutions(packed, index_sets, sizes, tiles=tiles)
     plan = make_plan(
         packed, shapes, _value_shapes(packed, table, shapes), measure=measure, threads=threads, only=only,
-        cache=cache, progress=progress,
+        cache=cache, target=target, progress=progress,
     )  # fmt: skip
     leaving = {node: choice for node, choice in plan.choices.items() if choice != "dense"}
-    pack_convolutions(rest, index_sets, sizes, only=leaving.keys())
+    pack_convolutions(rest, index_sets, sizes, only=leaving.keys(), tiles=tiles)
     engine = apply_plan(rest, leaving)
     gathers = fold_channel_gathers(engine)
     return EngineGraph(engine, plan, dead, gathers, times, tuple(notes) + plan.notes)

@@ -6,8 +6,9 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +29,7 @@ from trtkp.calib.result import (
     state_file,
 )
 from trtkp.engine import Backend, BuildRequest, BuildResult, choose_backend
+from trtkp.engine.trt_options import TrtOptions
 from trtkp.errors import InputError, JobError, TrtkpError
 from trtkp.layer_table import named_graph, read_layers
 from trtkp.prune.accounting import account
@@ -35,7 +37,15 @@ from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Method, prune_one_shot
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import save_index_sets
-from trtkp.records import layer_records, libraries, plan_record, source_record, tensor_record, totals_record
+from trtkp.records import (
+    layer_records,
+    libraries,
+    plan_record,
+    source_record,
+    tensor_record,
+    tensorrt_record,
+    totals_record,
+)
 from trtkp.shapes import Profile, profile_from_options
 
 if TYPE_CHECKING:
@@ -51,6 +61,7 @@ if TYPE_CHECKING:
     from trtkp.graph.layers import LayerTable
     from trtkp.model import SourceModel
     from trtkp.plan.planner import Plan
+    from trtkp.plan.target import EngineTarget
 
 __all__ = ["BuildOptions", "Line", "build"]
 
@@ -75,7 +86,11 @@ class BuildOptions:
         include: patterns of the layers to prune, instead of the method's default scope.
         skip: patterns of layers to leave dense.
         threads: CPU threads of ONNX Runtime; None for the physical cores.
-        timing_cache: take and keep the times of layers in the user's cache; else time every layer anew.
+        timing_cache: take and keep the times of layers and of TensorRT's tactics in the user's cache; else time anew.
+        measure: time the forms of layers where the engine can run here; else predict.
+        plugins: let TensorRT engines compute layers with our plugins.
+        level: effort of TensorRT's builder, 0 to 5; None for its default.
+        tensorrt: what TensorRT and TensorRT-RTX take besides.
         arch: ``package.module:factory`` of a state dict's network.
         trust_pickle: allow model files that are code.
         calibration: how to calibrate for int8 or fp8.
@@ -95,6 +110,10 @@ class BuildOptions:
     skip: Sequence[str] = ()
     threads: int | None = None
     timing_cache: bool = True
+    measure: bool = True
+    plugins: bool = True
+    level: int | None = None
+    tensorrt: TrtOptions = field(default_factory=TrtOptions)
     arch: str | None = None
     trust_pickle: bool = False
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
@@ -192,6 +211,7 @@ class Line:
     ops: dict[str, str] = field(init=False)
     plan: Plan = field(init=False)
     planned: PlanRecord = field(init=False)
+    request: BuildRequest = field(init=False)
     result: BuildResult = field(init=False)
     accuracy: dict[str, float] | None = None
     manifest: Manifest = field(init=False)
@@ -220,9 +240,11 @@ class Line:
             _save(packed, staging / "model.onnx")
             _save(engine_graph, staging / "engine.onnx")
             self._check(packed, engine_graph)
+            plugin_nodes = sum(node.domain == "trtkp" for node in engine_graph.graph)
             del dense, packed, engine_graph
         with self._phase("build"):
-            self._build(staging)
+            self._build(staging, plugin_nodes)
+            self._check_engine()
         if self.samples is not None and self.samples.labels is not None:
             with self._phase("accuracy"):
                 self._measure_accuracy(staging, self.samples.labelled)
@@ -304,7 +326,7 @@ class Line:
         return {layer.node: layer.input_size for layer in self.table.layers}
 
     def plan_forms(self, dense: ir.Model) -> ir.Model:
-        """The graph of standard operators, ``engine.onnx``, without dead parts, each layer in its form."""
+        """``engine.onnx``: without dead parts, each layer in its form of standard operators, or packed for a plugin."""
         from trtkp.engine_graph import make_engine_graph
         from trtkp.plan.cache import TimingCache
 
@@ -313,15 +335,17 @@ class Line:
         if self.given is not None and only is None:  # its tensors are those of the forms that it was made for
             only = {name: choice.lowering for name, choice in self.given.layers.items() if choice.lowering}
         cache = TimingCache() if self.options.timing_cache else TimingCache.in_memory()
+        runs_here = self.backend.name == "onnxruntime" or self.target is not None
         made = make_engine_graph(
             dense,
             self.index_sets,
             self.table,
             {name: shapes.opt for name, shapes in self.profile.items()},
-            measure=self.backend.name == "onnxruntime",
+            measure=self.options.measure and runs_here,
             threads=self.options.threads,
             only=only,
             cache=cache,
+            target=self.target,
             progress=self.progress,
         )
         self.plan, self.planned = made.plan, plan_record(made, forced=lowering != "auto", threads=self.options.threads)
@@ -330,6 +354,24 @@ class Line:
         if all_dense and only is None and not self.plan.notes:
             self.warnings.append(self._why_all_dense())
         return made.model
+
+    @cached_property
+    def target(self) -> EngineTarget | None:
+        """The GPU that a TensorRT engine is planned for; None for other backends, or without a GPU."""
+        if self.backend.name != "tensorrt":
+            return None
+        from trtkp.plan.target import EngineTarget
+
+        options = self.options
+        # plugins compute in floating point: of a layer in 8 bits they would be the slow form
+        plugins = options.plugins and options.kind is None
+        return EngineTarget.here(self.backend, precision=options.floating, plugins=plugins, timing_cache=self._tactics)
+
+    @property
+    def _tactics(self) -> Path | None:
+        from trtkp.plan.cache import TimingCache
+
+        return TimingCache().directory if self.options.timing_cache else None
 
     def _why_all_dense(self) -> str:
         text = "no pruned layer is faster packed than dense here: the lists are too fine or keep too much"
@@ -380,17 +422,29 @@ class Line:
                 "--precision fp32 is safe"
             )
 
-    def _build(self, staging: Path) -> None:
-        request = BuildRequest(
+    def _build(self, staging: Path, plugin_nodes: int) -> None:
+        library = self.target.library if self.target is not None else None
+        options = self.options.tensorrt
+        self.request = BuildRequest(
             onnx=staging / "engine.onnx",
             output=staging,
             profile=self.profile,
             precision=self.options.floating if self.quantised is None else self.quantised.calibration.fallback,  # type: ignore[arg-type]  # checked at the start
             targets=engine_targets(self.backend.name, self.options.precision, self.options.targets),
             threads=self.options.threads,
+            optimization_level=self.options.level,
+            plugins=library.path if library is not None and plugin_nodes else None,
+            plugin_nodes=plugin_nodes,
+            trt=replace(options, timing_cache=options.timing_cache or self._tactics),
         )
-        self.result = self.backend.build(request, self.progress)
+        self.result = self.backend.build(self.request, self.progress)
         self.warnings += self.result.warnings
+
+    def _check_engine(self) -> None:
+        from trtkp.verification import check_built
+
+        fused = self.quantised is None or self.quantised.calibration.form == "onnxruntime"
+        check_built(self.backend, self.request, self.result, self.options.precision, fuse_qdq=fused)
 
     def _measure_accuracy(self, staging: Path, data: LabelledData | None) -> None:
         from trtkp.data import accuracy
@@ -465,6 +519,7 @@ class Line:
             totals=totals_record(accounting, paper),
             plan=self.planned,
             quantisation=quantisation_record(self.quantised) if self.quantised is not None else None,
+            tensorrt=tensorrt_record(self.request, self.result) if self.backend.artefact == "model.engine" else None,
             accuracy=self.accuracy,
             libraries=libraries(self.backend.name, self.result.version),
             seconds=self.seconds,
@@ -493,6 +548,13 @@ def _check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool)
             )
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads {options.threads}: at least one is needed")
+    options.tensorrt.check()
+    if backend.artefact != "model.engine" and (options.tensorrt != TrtOptions() or options.level is not None):
+        raise InputError(
+            f"options of TensorRT's builder mean nothing to backend {backend.name}", remedy="use -b tensorrt"
+        )
+    if options.level is not None and not 0 <= options.level <= 5:
+        raise InputError(f"--level {options.level}: not an effort of TensorRT's builder", remedy="use 0 to 5")
     if options.targets and backend.name != "tensorrt-rtx":
         raise InputError(
             f"--target {options.targets[0]} means nothing to backend {backend.name}", remedy="use -b tensorrt-rtx"

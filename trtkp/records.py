@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from hashlib import sha256
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +18,17 @@ from trtkp.bundle.manifest import (
     RemovedRecord,
     SourceRecord,
     TensorRecord,
+    TensorRTRecord,
     TimingRecord,
     TotalsRecord,
 )
+from trtkp.engine.gpu import find_gpus
 from trtkp.prune.accounting import Accounting
 from trtkp.prune.index_set import IndexSet
 from trtkp.shapes import TensorSpec
 
 if TYPE_CHECKING:
+    from trtkp.engine.base import BuildRequest, BuildResult
     from trtkp.engine_graph import EngineGraph
     from trtkp.graph.layers import LayerTable
     from trtkp.model import SourceModel
@@ -37,6 +41,7 @@ __all__ = [
     "plan_record",
     "source_record",
     "tensor_record",
+    "tensorrt_record",
     "timing_record",
     "totals_record",
 ]
@@ -149,6 +154,19 @@ def plan_record(made: EngineGraph, *, forced: bool, threads: int | None) -> Plan
         ),
         gathers=GatherRecord(**asdict(made.gathers)),
         notes=list(made.notes),
+    )
+
+
+def tensorrt_record(request: BuildRequest, result: BuildResult) -> TensorRTRecord:
+    """What was asked of TensorRT's builder, and the plugins that the engine holds."""
+    gpus = find_gpus().gpus
+    options = {name: value for name, value in asdict(request.trt).items() if name != "timing_cache"}
+    return TensorRTRecord(
+        **options,
+        plugin_layers=result.plugin_layers,
+        plugin_library=sha256(request.plugins.read_bytes()).hexdigest() if request.plugins is not None else None,
+        gpu=gpus[0].name if gpus else None,
+        optimization_level=request.optimization_level,
     )
 
 

@@ -2,8 +2,9 @@
 
 The chain has no gap: the dense masked net, unpacked with NumPy from ``model.onnx``, is held against the source model
 with the pruned weights at zero; ``model.onnx`` (packed operators, run through their function bodies) and
-``engine.onnx`` are held against the dense masked net; the engine too, where it can run. ONNX Runtime's CPU kernels
-compute fp16 graphs in fp32, so in fp16 the size of the activations is a check of its own.
+``engine.onnx`` are held against the dense masked net; the engine too, where it can run, and that against the graph
+which its parser was given as well, by Polygraphy (`trtkp.engine_check`). ONNX Runtime's CPU kernels compute fp16 graphs
+in fp32, so in fp16 the size of the activations is a check of its own.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ import numpy.typing as npt
 
 from trtkp.bundle import Bundle, load
 from trtkp.engine.feeds import random_feeds
-from trtkp.errors import InputError, TrtkpError
+from trtkp.errors import InputError, JobError, TrtkpError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtkp.calib.record import Calibration
-    from trtkp.engine.base import Runner
+    from trtkp.engine.base import Backend, BuildRequest, BuildResult, Runner
     from trtkp.model import SourceModel
     from trtkp.shapes import Shape
 
-__all__ = ["TOLERANCE", "Check", "Report", "compare_graphs", "dense_graph", "inputs_in_range", "verify"]
+__all__ = ["TOLERANCE", "Check", "Report", "check_built", "compare_graphs", "dense_graph", "inputs_in_range", "verify"]
 
 #: Relative Frobenius error that a whole net may have. The limits of 8 bits are loose on purpose: they tell a wrong
 #: graph (a scale, a pair at the wrong place) from rounding, and say nothing of accuracy, which the build measured.
@@ -156,7 +157,7 @@ def verify(
         checker.graph("model.onnx"),
         checker.graph("engine.onnx"),
         *checker.ranges(),
-        checker.engine(),
+        *checker.engine(),
     )
     quantised = opened.manifest.quantisation
     scores = quantised.scores.model_dump() if quantised is not None else None
@@ -195,6 +196,40 @@ def compare_graphs(
     with OrtRunner(ir.to_proto(candidate), fuse_qdq=fuse_qdq) as runner:
         found = runner.run(_cast(feeds, runner))
     return _compare(name, "dense masked ONNX", [(found, expected)], TOLERANCE[precision])
+
+
+def check_built(
+    backend: Backend, request: BuildRequest, result: BuildResult, precision: str, *, fuse_qdq: bool = True
+) -> None:
+    """Where a compiled engine can run, hold what it computes against its graph, before anything is published.
+
+    Random inputs at the smallest and the usual shapes; ``fuse_qdq`` false runs the graph's Q/DQ pairs as written.
+
+    Raises:
+        JobError: it computes something else, or does not run.
+    """
+    if backend.artefact != "model.engine" or not backend.availability().can_run:
+        return
+    from trtkp.engine.trt_options import RunOptions
+
+    options = RunOptions(
+        allow_host_code=request.trt.embed_plugins, refit_from=request.onnx if request.trt.strip_weights else None
+    )
+    with backend.open(result.files[0], options=options) as runner:  # type: ignore[call-arg]  # TrtBackend's
+        shapes = ({name: getattr(limits, size) for name, limits in request.profile.items()} for size in ("min", "opt"))
+        feeds = [random_feeds(runner.inputs, each, seed=0) for each in shapes]
+        check = _against_graph(runner, request.onnx, feeds, TOLERANCE[precision], fuse_qdq=fuse_qdq)
+    if check.status == "failed":
+        raise JobError(
+            f"the engine computes something else than its graph: {check.summary}",
+            remedy="build with --no-plugins, and report it",
+        )
+
+
+def _against_graph(runner: Runner, onnx: Path, feeds: Sequence[Arrays], tolerance: float, *, fuse_qdq: bool) -> Check:
+    from trtkp.engine_check import run_both
+
+    return _compare("engine", "its graph", run_both(runner, onnx, feeds, fuse_qdq=fuse_qdq), tolerance)
 
 
 def calibrated_inputs(bundle: Bundle, shape: Shape, seed: int) -> npt.NDArray[np.float32]:
@@ -256,13 +291,16 @@ class _Checker:
         }  # fmt: skip
         return [smallest] if batched == smallest else [smallest, batched]
 
+    @property
+    def _fused(self) -> bool:
+        quantised = self.manifest.quantisation
+        return quantised is None or quantised.form == "onnxruntime"
+
     def graph(self, name: str) -> Check:
         """A graph of the bundle, in ONNX Runtime."""
         from trtkp.engine.onnxruntime import OrtRunner
 
-        quantised = self.manifest.quantisation
-        fused = quantised is None or quantised.form == "onnxruntime"
-        with OrtRunner(self.bundle.file(name), fuse_qdq=fused) as runner:
+        with OrtRunner(self.bundle.file(name), fuse_qdq=self._fused) as runner:
             return self._compare_engine(name, runner) if name == "engine.onnx" else self._compare(name, runner)
 
     def ranges(self) -> list[Check]:
@@ -280,15 +318,20 @@ class _Checker:
         reason = f"{found[0]} reaches {found[1]:.3g}, fp16 ends at {FLOAT16_MAX:.0f}; build with --precision fp32"
         return [Check(artefact, against, "failed", reason=reason)]
 
-    def engine(self) -> Check:
-        """The engine on its own backend."""
+    def engine(self) -> list[Check]:
+        """The engine on its own backend; one that was compiled also against the graph that its parser was given."""
         from trtkp.engine import NotRunnableError
 
         try:
             with self.bundle.open() as runner:
-                return self._compare_engine("engine", runner)
+                checks = [self._compare_engine("engine", runner)]
+                if "model.engine" in self.manifest.files:
+                    feeds = [_cast(feeds, runner) for feeds in self.engine_feeds]
+                    graph = self.bundle.file("engine.onnx")
+                    checks.append(_against_graph(runner, graph, feeds, self.engine_tolerance, fuse_qdq=self._fused))
+                return checks
         except NotRunnableError as error:
-            return Check("engine", "dense masked ONNX", "not run", reason=error.message)
+            return [Check("engine", "dense masked ONNX", "not run", reason=error.message)]
 
     def source(self, model: Path | None, arch: str | None, trust_pickle: bool) -> Check:
         """The dense masked net against the source model with the pruned weights at zero."""

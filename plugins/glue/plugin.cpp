@@ -52,7 +52,7 @@ bool isEmpty(PluginTensorDesc const& tensor)
         tensor.dims.d, tensor.dims.d + std::max(tensor.dims.nbDims, 0), [](int64_t size) { return size == 0; });
 }
 
-// Where nothing was timed: the first of the tensor cores' tactics, which the reference precedes.
+// Where nothing was timed: the first after the reference, which comes first and is slow.
 int32_t defaultTactic(std::vector<int32_t> const& tactics)
 {
     return tactics.size() > 1 ? tactics[1] : tactics.front();

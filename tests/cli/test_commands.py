@@ -113,7 +113,7 @@ def test_bench(trtkp: Trtkp, folder: Path) -> None:
     document = trtkp("bench", "dense", "kep", "--runs", "3", "--json").document
     assert [result["bundle"] for result in document["results"]] == ["dense", "kep"]
     assert document["results"][0].keys() == {
-        "bundle", "backend", "precision", "batch", "threads", "timing", "throughput",
+        "bundle", "backend", "precision", "batch", "threads", "timing", "throughput", "gpu",
     }  # fmt: skip
     assert document["results"][0]["timing"].keys() == {"median_ms", "p10_ms", "p90_ms", "runs"}
 

@@ -87,5 +87,5 @@ def test_profile_of_a_backend(folder: Path, tmp_path: Path, monkeypatch: pytest.
     assert found.run_ms > 0
     assert all(node.ms >= 0 and node.inputs and node.outputs for node in found.nodes)
     assert list(tmp_path.iterdir()) == []  # its files are gone
-    with pytest.raises(NotRunnableError, match="tensorrt cannot profile"):
+    with pytest.raises(NotRunnableError, match="TensorRT cannot open the engine here"):
         get_backend("tensorrt").profile(bundle.file("engine.onnx"), feeds)

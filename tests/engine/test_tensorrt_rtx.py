@@ -15,10 +15,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trtkp.engine import BuildRequest, NotRunnableError, trt_builder, trt_process
+from trtkp.engine import BuildRequest, NotRunnableError, trt_builder, trt_config, trt_plugins, trt_process
 from trtkp.engine.base import importable
 from trtkp.engine.gpu import find_gpus
 from trtkp.engine.tensorrt_rtx import TensorRTRTXBackend
+from trtkp.engine.trt_log import make_logger
+from trtkp.engine.trt_options import TrtOptions
 from trtkp.engine.worker import decode_request, encode_request
 from trtkp.errors import InputError, JobError
 from trtkp.shapes import ShapeRange
@@ -254,7 +256,7 @@ def test_worker_ends_with_its_stdin(net: Path, tmp_path: Path, dawdler: str) -> 
 def test_profile_reaches_the_builder(net: Path) -> None:
     import tensorrt_rtx as trt
 
-    logger = trt.Logger(trt.Logger.ERROR)
+    logger = make_logger(trt)
     builder = trt.Builder(logger)
     network, parser = trt_builder._parse(trt, builder, logger, net)
     kept = []
@@ -266,7 +268,7 @@ def test_profile_reaches_the_builder(net: Path) -> None:
 
     request = BuildRequest(net, net.parent, image_profile(batches=(2, 3, 5)))
     config = builder.create_builder_config()
-    trt_builder._add_profile(Recorder(), config, network, request)
+    trt_config.add_profile(Recorder(), config, network, request)
     assert [shape[0] for shape in kept[0].get_shape("image")] == [2, 3, 5]
     assert config.num_optimization_profiles == 1
     del parser
@@ -295,6 +297,9 @@ def test_request_survives_the_wire() -> None:
         optimization_level=3,
         threads=2,
         tf32=True,
+        plugins=Path("libtrtkp.so"),
+        plugin_nodes=3,
+        trt=TrtOptions(Path("cache"), 64, True, "ampere+", True, True, True),
     )
     assert decode_request(encode_request(request)) == request
 
@@ -320,7 +325,7 @@ def test_tf32_is_off_unless_asked_for() -> None:
     config = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_builder_config()
     assert config.get_flag(trt.BuilderFlag.TF32), "the library's default changed: say so where it is documented"
     for wanted in (False, True):
-        trt_builder.set_tf32(trt, config, wanted)
+        trt_config.set_tf32(trt, config, wanted)
         assert config.get_flag(trt.BuilderFlag.TF32) is wanted
 
 
@@ -330,5 +335,5 @@ def test_our_plugins_are_refused_in_the_worker() -> None:
         return SimpleNamespace(get_plugin_registry=lambda: SimpleNamespace(all_creators=[creator]), **more)
 
     with pytest.raises(JobError, match="StripeConv is registered"):
-        trt_builder._refuse_our_plugins(module(ComputeCapability=object))
-    trt_builder._refuse_our_plugins(module())  # TensorRT proper takes them
+        trt_plugins.refuse_plugins(module(ComputeCapability=object))
+    trt_plugins.refuse_plugins(module())  # TensorRT proper takes them

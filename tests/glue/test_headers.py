@@ -91,6 +91,16 @@ def test_the_plugins_compile_with_real_headers(source: str, tmp_path: Path) -> N
         assert done.returncode == 0, f"{headers}: {done.stderr}"
 
 
+@needs_headers
+def test_the_program_of_the_documents_compiles_with_real_headers() -> None:
+    source = Path(__file__).parents[2] / "examples" / "deploy" / "run_engine.cpp"
+    for headers in header_folders():
+        options = ["-Wno-deprecated-declarations", "-isystem", str(headers), "-isystem", str(cuda_include())]
+        command = [COMPILER, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", *options, str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{headers}: {done.stderr}"
+
+
 @pytest.mark.skipif(shutil.which(COMPILER) is None, reason="no C++ compiler")
 def test_the_record_is_of_these_declarations(tmp_path: Path) -> None:
     """A change of a declaration needs a new run over the real headers."""

@@ -98,6 +98,41 @@ def test_registering_library_without_tensorrt_says_so(libraries: Path) -> None:
     assert "no TensorRT is loaded in this process" in output
 
 
+#: Loads as the build worker and the runtime do.
+WORKER = """
+import importlib, sys
+from pathlib import Path
+from trtkp.engine.trt_log import process_logger
+from trtkp.engine.trt_plugins import load_plugins, our_creators, refuse_plugins
+from trtkp.errors import JobError
+trt = importlib.import_module(sys.argv[1])
+logger = process_logger(trt)
+for path in sys.argv[2:]:
+    try:
+        load_plugins(trt, Path(path), logger)
+    except JobError as error:
+        print(error)
+    print(len(our_creators(trt)))
+try:
+    refuse_plugins(trt)
+except JobError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_loading_as_the_build_does(host: str, libraries: Path, tmp_path: Path) -> None:
+    """The error of a file that is no library, with its reason; the second time; TensorRT-RTX alone is refused."""
+    (tmp_path / "empty.so").write_bytes(b"")
+    library = libraries / "libtrtkp.so"
+    output = python(WORKER, host, tmp_path / "empty.so", library, library).splitlines()
+    assert "empty.so: TensorRT cannot load the plugin library: " in output[0]
+    assert "file too short" in output[0]
+    assert "build it for this machine" in output[0]
+    assert output[1:4] == ["0", str(OPERATORS), str(OPERATORS)]
+    assert ("TensorRT-RTX takes no plugins" in output[-1]) == (host == "tensorrt_rtx")
+
+
 #: Creates plugins through the bindings, reads what they read, and has malformed fields refused.
 PLUGINS = """
 import importlib, sys

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from trtkp.errors import InputError
+from trtkp.graph.packing import pack_for_tiles
 from trtkp.kernels import PackedConv2d, swap_convolutions
 from trtkp.kernels.capi import Library
-from trtkp.kernels.modules import pack_for_tiles
 from trtkp.prune.index_set import IndexSet, from_mask
 from trtkp.prune.masked import apply_masks
 

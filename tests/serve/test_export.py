@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import trtkp as package
 from tests.cli.conftest import Trtkp, trtkp
 from tests.serve.servers import images
 from trtkp.engine.base import importable
+from trtkp.errors import InputError
 from trtkp.pipeline import BuildOptions
 
 __all__ = ["trtkp"]
@@ -98,24 +100,43 @@ def test_command_line(trtkp: Trtkp, bundles: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_plugin_library_comes_along(bundles: Path, tmp_path: Path) -> None:
-    """A TensorRT bundle with a library: the plan, the library, and the line that loads it."""
+@pytest.mark.parametrize("embedded", [False, True])
+def test_plugin_library_comes_along(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: bool
+) -> None:
+    """A TensorRT bundle with plugins: the plan, the two libraries, and the line that loads the registering one."""
     from trtkp.bundle import BundleWriter
+    from trtkp.bundle.manifest import TensorRTRecord
     from trtkp.serve.triton import export_triton
 
+    installed = tmp_path / "lib"
+    installed.mkdir()
+    (installed / "libtrtkp.so").write_bytes(b"library")
+    (installed / "libtrtkp_register.so").write_bytes(b"registers")
+    monkeypatch.setenv("TRTKP_LIBRARY", str(installed / "libtrtkp.so"))
+    digest = sha256(b"library").hexdigest()
+    record = TensorRTRecord(plugin_layers=2, plugin_library=digest, embed_plugins=embedded)
     source = package.load(bundles / "kep")
     with BundleWriter(tmp_path / "kep") as writer:
         for name in ("engine.onnx", "model.onnx"):
             (writer.staging / name).write_bytes((source.path / name).read_bytes())
         (writer.staging / "model.engine").write_bytes(b"plan")
-        (writer.staging / "libtrtkp.so").write_bytes(b"library")
-        writer.publish(lambda files: source.manifest.model_copy(update={"backend": "tensorrt", "files": files}))
+        changes = {"backend": "tensorrt", "tensorrt": record}
+        writer.publish(lambda files: source.manifest.model_copy(update={**changes, "files": files}))
     made = export_triton([tmp_path / "kep"], tmp_path / "out")
     assert (tmp_path / "out/kep/1/model.plan").read_bytes() == b"plan"
-    assert (tmp_path / "out/kep/libtrtkp.so").read_bytes() == b"library"
-    assert made.command.endswith(f"--backend-config=tensorrt,plugins={tmp_path}/out/kep/libtrtkp.so")
     config = parsed(tmp_path / "out" / "kep")
     assert (config.platform, config.instance_group[0].kind) == ("tensorrt_plan", pb.ModelInstanceGroup.KIND_GPU)
+    if embedded:
+        assert not (tmp_path / "out/kep/libtrtkp.so").exists()
+        assert made.command.endswith("--backend-config=tensorrt,version-compatible=true")
+        return
+    assert (tmp_path / "out/kep/libtrtkp.so").read_bytes() == b"library"
+    assert (tmp_path / "out/kep/libtrtkp_register.so").read_bytes() == b"registers"
+    assert made.command.endswith(f"--backend-config=tensorrt,plugins={tmp_path}/out/kep/libtrtkp_register.so")
+    (installed / "libtrtkp.so").write_bytes(b"another build")
+    with pytest.raises(InputError, match="another build of the plugins"):
+        export_triton([tmp_path / "kep"], tmp_path / "again")
 
 
 @pytest.mark.skipif(not importable("tensorrt_rtx"), reason="package tensorrt_rtx is not installed")

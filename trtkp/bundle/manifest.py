@@ -25,6 +25,7 @@ __all__ = [
     "QuantisationRecord",
     "RemovedRecord",
     "SourceRecord",
+    "TensorRTRecord",
     "TensorRecord",
     "TimingRecord",
     "TotalsRecord",
@@ -199,6 +200,23 @@ class QuantisationRecord(_Record):
     quantised: TimingRecord | None = None
 
 
+class TensorRTRecord(_Record):
+    """How an engine of TensorRT or TensorRT-RTX was built, and what it needs to run."""
+
+    plugin_layers: int = 0
+    plugin_library: Digest | None = None
+    """SHA-256 of the library whose plugins it holds."""
+    gpu: str | None = None
+    """Where it was built."""
+    workspace_mib: int | None = None
+    optimization_level: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: Literal["none", "ampere+", "same-compute-capability"] = "none"
+    embed_plugins: bool = False
+    refit: bool = False
+    strip_weights: bool = False
+
+
 class Manifest(_Record):
     """The manifest, version 1."""
 
@@ -224,6 +242,7 @@ class Manifest(_Record):
     totals: TotalsRecord
     plan: PlanRecord
     quantisation: QuantisationRecord | None = None
+    tensorrt: TensorRTRecord | None = None
     accuracy: dict[str, float] | None = None
     libraries: dict[str, str]
     seconds: dict[str, float]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -108,16 +109,25 @@ class Bundle(Closing):
             self._runner = self.open()
         return self._runner.run(feeds)
 
-    def open(self, *, threads: int | None = None) -> Runner:
-        """A new runner of the bundle's engine; ``threads`` are CPU threads, where the engine runs there.
+    def open(self, *, threads: int | None = None, **options: Any) -> Runner:
+        """A new runner of the bundle's engine.
+
+        Args:
+            threads: CPU threads, where the engine runs there.
+            options: of the backend's own ``open``, such as ``options=RunOptions(graphs=True)`` of TensorRT.
 
         Raises:
             NotRunnableError: it cannot run on this machine.
         """
         from trtkp.engine import get_backend
 
-        backend = get_backend(self.manifest.backend)
-        return backend.open(self.file(backend.artefact), threads=threads)
+        backend, record = get_backend(self.manifest.backend), self.manifest.tensorrt
+        if record is not None and record.strip_weights:
+            from trtkp.engine.trt_options import RunOptions
+
+            given = options.get("options") or RunOptions()
+            options["options"] = replace(given, refit_from=self.file("engine.onnx"))
+        return backend.open(self.file(backend.artefact), threads=threads, **options)
 
     def close(self) -> None:
         """Close the engine that `run` opened."""

@@ -170,9 +170,19 @@ def build(
     lowering: opt.Lowering = "auto",
     threads: opt.Threads = None,
     timing_cache: opt.TimingCache = True,
+    measure: opt.Measure = True,
+    plugins: opt.Plugins = True,
+    embed_plugins: opt.EmbedPlugins = False,
+    level: opt.Level = None,
+    workspace: opt.Workspace = None,
+    version_compatible: opt.VersionCompatible = False,
+    hardware_compatible: opt.HardwareCompatible = "none",
+    refit: opt.Refit = False,
+    strip_weights: opt.StripWeights = False,
     json: opt.Json = False,
 ) -> None:
     """Prune a model one-shot, export it and build an engine: one bundle."""
+    from trtkp.engine.trt_options import TrtOptions
     from trtkp.pipeline import BuildOptions
     from trtkp.pipeline import build as build_bundle
 
@@ -196,6 +206,17 @@ def build(
                 skip=skip or (),
                 threads=threads,
                 timing_cache=timing_cache,
+                measure=measure,
+                plugins=plugins,
+                level=level,
+                tensorrt=TrtOptions(
+                    workspace_mib=workspace,
+                    version_compatible=version_compatible,
+                    hardware_compatible=hardware_compatible,  # type: ignore[arg-type]  # checked by the build
+                    embed_plugins=embed_plugins,
+                    refit=refit,
+                    strip_weights=strip_weights,
+                ),
                 arch=arch,
                 trust_pickle=trust_pickle,
                 calibration=_calibration(calibrator, percentile, samples, max_drop, fallback, mean, std),

@@ -25,6 +25,7 @@ __all__ = [
     "Data",
     "Device",
     "Distil",
+    "EmbedPlugins",
     "Epochs",
     "Equalise",
     "Fallback",
@@ -32,26 +33,31 @@ __all__ = [
     "FilterGroup1x1",
     "FromZeros",
     "Groups",
+    "HardwareCompatible",
     "Include",
     "InputShape",
     "Json",
     "LearningRate",
+    "Level",
     "Lowering",
     "MaxDrop",
     "MaxShape",
     "Mean",
+    "Measure",
     "MethodName",
     "MinShape",
     "N",
     "Nm",
     "OptShape",
     "Percentile",
+    "Plugins",
     "Point",
     "Pointwise",
     "PointwiseKeep",
     "Precision",
     "Ratio",
     "Recipe",
+    "Refit",
     "RegulariseEpochs",
     "RemoveFilters",
     "Restart",
@@ -61,6 +67,7 @@ __all__ = [
     "Share",
     "Skip",
     "Std",
+    "StripWeights",
     "Target",
     "Threads",
     "TimingCache",
@@ -68,6 +75,8 @@ __all__ = [
     "TrainPrecision",
     "TrainingData",
     "TrustPickle",
+    "VersionCompatible",
+    "Workspace",
     "counts",
     "numbers",
 ]
@@ -295,8 +304,58 @@ TimingCache = Annotated[
     bool,
     typer.Option(
         "--timing-cache/--no-timing-cache",
-        help="Take layers' times from the user's cache (TRTKP_CACHE_DIR moves it) and keep them there.",
+        help="Take times of layers and tactics from the user's cache (TRTKP_CACHE_DIR moves it) and keep them there.",
         rich_help_panel=_ENGINE,
+    ),
+]
+
+Measure = Annotated[
+    bool,
+    typer.Option(
+        "--measure/--no-measure",
+        help="Time the forms of layers where the engine can run here; else predict.",
+        rich_help_panel=_ENGINE,
+    ),
+]
+
+_TENSORRT = "TensorRT"
+Plugins = Annotated[
+    bool,
+    typer.Option(
+        "--plugins/--no-plugins",
+        help="Let layers be computed by our plugins, where they pay.",
+        rich_help_panel=_TENSORRT,
+    ),
+]
+EmbedPlugins = Annotated[
+    bool,
+    typer.Option("--embed-plugins", help="The engine carries the plugin library.", rich_help_panel=_TENSORRT),
+]
+Level = Annotated[
+    int | None,
+    typer.Option("--level", help="Effort of the builder, 0 to 5. (default: the library's)", rich_help_panel=_TENSORRT),
+]
+Workspace = Annotated[
+    int | None,
+    typer.Option("--workspace", help="Most MiB that a tactic may work in.", rich_help_panel=_TENSORRT),
+]
+VersionCompatible = Annotated[
+    bool,
+    typer.Option("--version-compatible", help="The engine runs in later versions too.", rich_help_panel=_TENSORRT),
+]
+HardwareCompatible = Annotated[
+    str,
+    typer.Option(
+        "--hardware-compatible",
+        help="GPUs that it runs on besides: none, ampere+ or same-compute-capability.",
+        rich_help_panel=_TENSORRT,
+    ),
+]
+Refit = Annotated[bool, typer.Option("--refit", help="Weights can be exchanged later.", rich_help_panel=_TENSORRT)]
+StripWeights = Annotated[
+    bool,
+    typer.Option(
+        "--strip-weights", help="Leave weights out that can be refitted from engine.onnx.", rich_help_panel=_TENSORRT
     ),
 ]
 

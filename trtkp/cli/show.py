@@ -254,6 +254,26 @@ def benched(results: Sequence[Result], *, json: bool) -> None:
             f"{base / timing.median_ms:.2f}",
         )
     console().print(table)
+    if any(result.gpu for result in results):
+        console().print(_gpu_table(results))
+
+
+def _gpu_table(results: Sequence[Result]) -> Table:
+    """Medians on the GPU, in the terms of trtexec."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title="on the GPU, median ms", title_justify="left")
+    for heading in ("bundle", "CUDA graph"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("H2D", "compute", "D2H", "latency", "p90", "enqueue", "samples/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for result in results:
+        for found in result.gpu:
+            parts = (found.h2d, found.gpu, found.d2h, found.latency)
+            times = [*(part.median_ms for part in parts), found.latency.p90_ms, found.enqueue.median_ms]
+            table.add_row(
+                escape(result.bundle), "yes" if found.graphs else "no", *(f"{ms:.3f}" for ms in times),
+                f"{found.throughput:.0f}",
+            )  # fmt: skip
+    return table
 
 
 def compared(comparison: Comparison, written: Sequence[Path], *, json: bool) -> None:

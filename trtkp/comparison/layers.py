@@ -30,6 +30,8 @@ _MOVES = {
     "Identity", "MemcpyFromHost", "MemcpyToHost", "Pad", "QuantizeLinear", "ReorderInput", "ReorderOutput", "Reshape",
     "ScatterElements", "ScatterND", "Shape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
     "Unsqueeze",
+    # of TensorRT
+    "NoOp", "Reformat", "Shuffle",
 }  # fmt: skip
 #: Operators that a library fuses into the layer before them, which then goes by their name.
 _EPILOGUES = {

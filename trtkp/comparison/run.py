@@ -23,7 +23,7 @@ from trtkp.comparison.result import Comparison, Costs, Entry, Latency, LayerTime
 from trtkp.comparison.settings import build_command, build_settings
 from trtkp.comparison.subject import Subject, open_subjects
 from trtkp.engine import NotRunnableError
-from trtkp.errors import InputError, TrtkpError
+from trtkp.errors import InputError, JobError, TrtkpError
 from trtkp.timing import Timing, sample_interleaved
 
 if TYPE_CHECKING:
@@ -231,15 +231,19 @@ class _Parts:
             self.notes.append("layers were not profiled: not asked for")
             return None
         subject, batch = self.subject, max(self.shapes)
+        graph = subject.graph
+        if graph is None:
+            self.notes.append("layers were not profiled: a bare engine does not tell which node is of which layer")
+            return None
         known = {r.node: r.name for r in subject.bundle.manifest.layers} if subject.bundle is not None else {}
         try:
             profile = subject.backend.profile(
                 subject.file, self.inputs.feeds(batch), threads=self.threads, runs=_PROFILED
             )
-        except NotRunnableError as error:
+        except (NotRunnableError, JobError) as error:
             self.notes.append(f"layers were not profiled: {error.message}")
             return None
-        return layer_times(profile, node_layers(read_graph(subject.file), known), batch)
+        return layer_times(profile, node_layers(read_graph(graph), known), batch)
 
 
 def _environment() -> dict[str, str]:

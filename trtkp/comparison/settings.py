@@ -6,7 +6,7 @@ import os
 import shlex
 
 from trtkp.bundle import Bundle
-from trtkp.bundle.manifest import Manifest
+from trtkp.bundle.manifest import Manifest, TensorRTRecord
 
 __all__ = ["build_command", "build_settings"]
 
@@ -61,10 +61,22 @@ def build_command(bundle: Bundle) -> str:
         words += ["--arch", manifest.source.arch]
     for target in manifest.targets:
         words += ["--target", target]
+    if manifest.tensorrt is not None:
+        words += _tensorrt(manifest.tensorrt)
     for name, limits in manifest.profile.items():
         for key in ("min", "opt", "max"):
             words += [f"--{key}", f"{name}:{'x'.join(map(str, limits[key]))}"]
     return shlex.join([*words, "-o", str(bundle.path)])
+
+
+def _tensorrt(record: TensorRTRecord) -> list[str]:
+    words = []
+    for flag, value in (("--level", record.optimization_level), ("--workspace", record.workspace_mib)):
+        words += [flag, str(value)] if value is not None else []
+    if record.hardware_compatible != "none":
+        words += ["--hardware-compatible", record.hardware_compatible]
+    flags = ("version_compatible", "embed_plugins", "refit", "strip_weights")
+    return words + [f"--{name.replace('_', '-')}" for name in flags if getattr(record, name)]
 
 
 def _method(manifest: Manifest) -> list[str]:

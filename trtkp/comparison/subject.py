@@ -44,7 +44,16 @@ class Subject:
         Raises:
             NotRunnableError: it cannot run on this machine.
         """
+        if self.bundle is not None:
+            return self.bundle.open(threads=threads)
         return self.backend.open(self.file, threads=threads)
+
+    @property
+    def graph(self) -> Path | None:
+        """The ONNX graph behind it; a bare engine has none."""
+        if self.bundle is not None:
+            return self.bundle.file("engine.onnx")
+        return self.file if self.kind == "onnx" else None
 
     @property
     def engine_bytes(self) -> int:

@@ -6,10 +6,11 @@ import importlib.metadata
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, TypeAlias
 
+from trtkp.engine.trt_options import TrtOptions
 from trtkp.errors import JobError
 from trtkp.shapes import Profile, TensorSpec
 
@@ -77,6 +78,9 @@ class BuildRequest:
         optimization_level: the builder's effort, 0 to 5; None: the library's default.
         threads: builder threads; None: the library's default.
         tf32: let fp32 convolutions round their inputs to TF32 (relative error about 1e-3 instead of 1e-6).
+        plugins: library whose plugins compute the graph's operators of domain ``trtkp``; None: their bodies do.
+        plugin_nodes: number of those operators.
+        trt: what TensorRT and TensorRT-RTX take besides.
     """
 
     onnx: Path
@@ -87,6 +91,9 @@ class BuildRequest:
     optimization_level: int | None = None
     threads: int | None = None
     tf32: bool = False
+    plugins: Path | None = None
+    plugin_nodes: int = 0
+    trt: TrtOptions = field(default_factory=TrtOptions)
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ class BuildResult:
         warnings: the library's warnings, one a line.
         log: everything else the library said that is worth keeping, one a line.
         peak_bytes: peak resident memory of the building process; None where it was not measured.
+        plugin_layers: layers of the engine that our plugins compute.
     """
 
     files: tuple[Path, ...]
@@ -112,6 +120,7 @@ class BuildResult:
     warnings: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     peak_bytes: int | None = None
+    plugin_layers: int = 0
 
 
 @dataclass(frozen=True)

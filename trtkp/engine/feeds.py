@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from trtkp.engine.profiles import fits
 from trtkp.errors import InputError
+from trtkp.kernels.arrays import View
 from trtkp.shapes import Dim, Shape, TensorSpec
 
 __all__ = ["check_feeds", "random_feeds"]
 
 
-def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The feeds, C-contiguous, if they fit the inputs.
+def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """The feeds, C-contiguous, if they fit the inputs; a `View` of device memory stays as it is.
 
     Dimensions of one name must have one size throughout a call (``N`` of two inputs is the same batch).
 
@@ -31,7 +33,8 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) ->
     for spec in specs:
         if spec.name not in feeds:
             raise InputError(f"input {spec.name} is missing; expected {spec}")
-        array = np.asarray(feeds[spec.name])
+        feed = feeds[spec.name]
+        array = feed if isinstance(feed, View) else np.asarray(feed)
         if array.dtype != _dtype(spec) or not fits(spec, array.shape):
             raise InputError(f"input {spec.name}: expected {spec}, got {array.dtype}{list(array.shape)}{_range(spec)}")
         for dim, size in zip(spec.shape, array.shape, strict=True):
@@ -42,7 +45,7 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) ->
                         f"input {spec.name}: expected {spec}, got {array.dtype}{list(array.shape)}, "
                         f"but {dim.name} = {known} in input {first}"
                     )
-        checked[spec.name] = np.ascontiguousarray(array).reshape(array.shape)
+        checked[spec.name] = array if isinstance(array, View) else np.ascontiguousarray(array).reshape(array.shape)
     return checked
 
 

@@ -19,16 +19,20 @@ _MANAGEMENT_LIBRARIES = ("libnvidia-ml.so.1", "nvml.dll")
 # CUdevice_attribute values of the driver interface.
 _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76
+_MULTIPROCESSORS = 16
+_CACHE_BYTES = 38
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: its index in this process, name, compute capability (major, minor) and memory in bytes."""
+    """One GPU: index in this process, name, compute capability (major, minor), bytes, multiprocessors, bytes of L2."""
 
     index: int
     name: str
     compute_capability: tuple[int, int]
     memory_bytes: int
+    multiprocessors: int = 0
+    cache_bytes: int = 0
 
     @property
     def sm(self) -> str:
@@ -91,12 +95,14 @@ def _describe(cuda: ctypes.CDLL, index: int) -> Gpu:
     _must(cuda, cuda.cuDeviceGet(ctypes.byref(device), index))
     name = ctypes.create_string_buffer(256)
     _must(cuda, cuda.cuDeviceGetName(name, len(name), device))
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    _must(cuda, cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device))
-    _must(cuda, cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device))
+    wanted = (_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR, _MULTIPROCESSORS, _CACHE_BYTES)
+    found = [ctypes.c_int() for _ in wanted]
+    for value, attribute in zip(found, wanted, strict=True):
+        _must(cuda, cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device))
+    major, minor, multiprocessors, cache = (value.value for value in found)
     memory = ctypes.c_size_t()
     _must(cuda, cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device))
-    return Gpu(index, name.value.decode(errors="replace"), (major.value, minor.value), memory.value)
+    return Gpu(index, name.value.decode(errors="replace"), (major, minor), memory.value, multiprocessors, cache)
 
 
 def _must(cuda: ctypes.CDLL, status: int) -> None:

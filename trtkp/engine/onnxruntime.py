@@ -204,6 +204,11 @@ class OrtRunner(Closing):
             raise JobError(f"ONNX Runtime failed: {_first_line(error)}", file=self._file) from error
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
+    @property
+    def session(self) -> Any:
+        """The ``InferenceSession``, for those who drive it themselves."""
+        return self._session
+
     def end_trace(self) -> Path:
         """Write the profile of all runs so far (Chrome's trace format, microseconds) and give its path."""
         return Path(self._session.end_profiling())

@@ -8,38 +8,43 @@ from typing import ClassVar
 
 from trtkp.engine.base import (
     Availability,
-    Backend,
     BuildRequest,
     BuildResult,
     NotRunnableError,
     Progress,
-    Runner,
     importable,
     installed_version,
 )
 from trtkp.engine.gpu import find_gpus
+from trtkp.engine.trt_backend import TrtBackend
 from trtkp.engine.trt_process import build_in_worker
 from trtkp.errors import InputError
 
 __all__ = ["TensorRTBackend"]
 
 _MODULE = "tensorrt"
+#: Runs version-compatible engines where the whole package is not installed.
+_LEAN = "tensorrt_lean"
 _DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+_LEAN_DISTRIBUTIONS = ("tensorrt-lean", "tensorrt-lean-cu13", "tensorrt-lean-cu12")
 
 
-class TensorRTBackend(Backend):
-    """The graph it builds is the one of standard operators; *unverified*: no GPU was at hand to build on."""
+class TensorRTBackend(TrtBackend):
+    """Our plugins where the plan chose them, standard operators elsewhere; *unverified*: no GPU was at hand."""
 
     name: ClassVar[str] = "tensorrt"
-    artefact: ClassVar[str] = "model.engine"
+    title: ClassVar[str] = "TensorRT"
 
     def availability(self) -> Availability:
         """Both building (it times its kernels) and running need an NVIDIA GPU."""
         version = installed_version(*_DISTRIBUTIONS)
-        reason = _why_not_here()
-        if reason is not None:
-            return Availability(False, False, version, reason)
-        return Availability(True, True, version, f"TensorRT {version} on {find_gpus().detail}")
+        reason = self._why_not_build()
+        if reason is None:
+            return Availability(True, True, version, f"TensorRT {version} on {find_gpus().detail}")
+        if self._why_not_run() is None:
+            lean = installed_version(*_LEAN_DISTRIBUTIONS)
+            return Availability(False, True, lean, f"the lean runtime {lean} runs but does not build: {reason}")
+        return Availability(False, False, version, reason)
 
     def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
         """Build in a worker process, for the GPU at hand.
@@ -49,37 +54,36 @@ class TensorRTBackend(Backend):
             NotRunnableError: no package or no GPU.
             JobError: the graph was refused, or the worker died.
         """
+        request.trt.check()
         if any(target.lower() != "current" for target in request.targets):
             raise InputError(
                 f"targets {', '.join(request.targets)}: TensorRT builds for the GPU at hand",
                 remedy="leave the targets out, or use the backend tensorrt-rtx",
             )
-        reason = _why_not_here()
-        if reason is not None:
+        if (reason := self._why_not_build()) is not None:
             raise NotRunnableError(f"TensorRT cannot build here: {reason}")
         # "current" is what it does anyway, and its builder knows no such word.
         return build_in_worker(_MODULE, replace(request, targets=()), self.artefact, progress)
 
-    def open(self, path: Path, *, threads: int | None = None) -> Runner:
-        """Deserialise an engine; *unverified*: no GPU was at hand to run it.
+    def _why_not_build(self) -> str | None:
+        if not importable(_MODULE):
+            return "package tensorrt is not installed: pip install 'trtkp[tensorrt]'"
+        report = find_gpus()
+        return None if report.gpus else report.detail
 
-        Raises:
-            InputError: no such file.
-            NotRunnableError: no package or no GPU.
-            JobError: the library refused the engine.
-        """
-        if not path.is_file():
-            raise InputError("no such file", file=path)
-        reason = _why_not_here()
-        if reason is not None:
-            raise NotRunnableError(f"TensorRT cannot open the engine here: {reason}", file=path)
-        from trtkp.engine.trt_runner import TrtEngineRunner
+    def _why_not_run(self) -> str | None:
+        if not importable(_LEAN):
+            return self._why_not_build()
+        report = find_gpus()
+        return None if report.gpus else report.detail
 
-        return TrtEngineRunner(path, rtx=False)
+    def _module(self) -> str:
+        return _MODULE if importable(_MODULE) else _LEAN
 
+    def _plugins(self) -> Path | None:
+        from trtkp.kernels.capi import find_library
 
-def _why_not_here() -> str | None:
-    if not importable(_MODULE):
-        return "package tensorrt is not installed: pip install 'trtkp[tensorrt]'"
-    report = find_gpus()
-    return None if report.gpus else report.detail
+        try:
+            return find_library()
+        except InputError:
+            return None  # an engine without plugins needs none, and TensorRT names the one that is missing

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import ClassVar
 
 from trtkp.engine.base import (
     Availability,
-    Backend,
     BuildRequest,
     BuildResult,
-    NotRunnableError,
     Progress,
-    Runner,
     importable,
     installed_version,
 )
 from trtkp.engine.gpu import GpuReport, find_gpus
+from trtkp.engine.trt_backend import TrtBackend
 from trtkp.engine.trt_process import build_in_worker
 from trtkp.errors import InputError, JobError
 
@@ -30,15 +28,15 @@ _DISTRIBUTIONS = ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
 _NOT_INSTALLED = "package tensorrt_rtx is not installed: pip install 'trtkp[rtx]'"
 
 
-class TensorRTRTXBackend(Backend):
-    """Standard operators only (no plugins); see ``trt_builder.default_targets`` for what is built without asking.
+class TensorRTRTXBackend(TrtBackend):
+    """Standard operators only (no plugins); see ``trt_config.default_targets`` for what is built without asking.
 
     Weights are stored once and uncompressed: 38.35 MB of fp16 weights give an engine of 38.81 MB. Building it peaked
     at 309 MiB of memory, in fp32 at 445 MiB (``benchmarks/results/rtx_targets.json``).
     """
 
     name: ClassVar[str] = "tensorrt-rtx"
-    artefact: ClassVar[str] = "model.engine"
+    title: ClassVar[str] = "TensorRT-RTX"
 
     def availability(self) -> Availability:
         """Building needs the package alone; running needs an RTX GPU too."""
@@ -57,30 +55,24 @@ class TensorRTRTXBackend(Backend):
             InputError: unknown target, ``current`` without a GPU, no such file, shapes that do not fit.
             JobError: the package is missing, the graph was refused, or the worker died.
         """
+        request.trt.check()
         if not importable(_MODULE):
             raise JobError(_NOT_INSTALLED)
+        if request.trt.embed_plugins or request.plugins is not None:
+            raise InputError("--embed-plugins: TensorRT-RTX takes no plugins", remedy="leave it out")
         if "current" in (target.lower() for target in request.targets):
             reason = _why_not_here(find_gpus())
             if reason is not None:
                 raise InputError(f"target current: {reason}", remedy="name the architectures, such as sm86 and sm89")
+        # it times no tactics: its timing cache does nothing
+        request = replace(request, trt=replace(request.trt, timing_cache=None))
         return build_in_worker(_MODULE, request, self.artefact, progress)
 
-    def open(self, path: Path, *, threads: int | None = None) -> Runner:
-        """Deserialise an engine; *unverified*: no RTX GPU was at hand to run it.
+    def _why_not_run(self) -> str | None:
+        return _why_not_here(find_gpus()) if importable(_MODULE) else _NOT_INSTALLED
 
-        Raises:
-            InputError: no such file.
-            NotRunnableError: no RTX GPU here (an engine cannot even be deserialised without one), or no package.
-            JobError: the library refused the engine.
-        """
-        if not path.is_file():
-            raise InputError("no such file", file=path)
-        reason = _NOT_INSTALLED if not importable(_MODULE) else _why_not_here(find_gpus())
-        if reason is not None:
-            raise NotRunnableError(f"TensorRT-RTX cannot open the engine here: {reason}", file=path)
-        from trtkp.engine.trt_runner import TrtEngineRunner
-
-        return TrtEngineRunner(path, rtx=True)
+    def _module(self) -> str:
+        return _MODULE
 
 
 def _why_not_here(report: GpuReport) -> str | None:

@@ -56,6 +56,7 @@ def build_in_worker(module: str, request: BuildRequest, artefact: str, progress:
         warnings=tuple(warnings),
         log=tuple(log),
         peak_bytes=done["peak_bytes"],
+        plugin_layers=done["plugin_layers"],
     )
 
 

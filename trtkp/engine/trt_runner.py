@@ -1,105 +1,177 @@
-"""Running a TensorRT or TensorRT-RTX engine through Polygraphy; *unverified*: written without a GPU at hand."""
+"""Running engines of TensorRT and TensorRT-RTX: checked feeds, as many runs at a time as there are contexts."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Mapping
+import statistics
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from trtkp.closing import Closing
-from trtkp.engine.base import NotRunnableError
+from trtkp.engine.base import EngineProfile, NodeTime
 from trtkp.engine.feeds import check_feeds
-from trtkp.engine.trt_builder import DTYPES
-from trtkp.errors import JobError
-from trtkp.shapes import Dim, TensorSpec
+from trtkp.engine.trt_layers import EngineLayer, read_layers
+from trtkp.engine.trt_options import RunOptions
+from trtkp.errors import InputError
+from trtkp.kernels.arrays import View, view
+from trtkp.runtime.device import Device, open_device
+from trtkp.runtime.engine import Context, Engine, Feed, RunTimes
+from trtkp.shapes import Shape
 
-__all__ = ["TrtEngineRunner", "use_polygraphy_for"]
+__all__ = ["TrtEngineRunner"]
 
-_SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
-
-
-def use_polygraphy_for(*, rtx: bool) -> None:
-    """Make Polygraphy drive TensorRT-RTX, or TensorRT, in this process.
-
-    Raises:
-        NotRunnableError: Polygraphy is missing, or drives the other one here already: it decides once, on import.
-    """
-    if "polygraphy.config" not in sys.modules:
-        os.environ[_SWITCH] = "1" if rtx else "0"
-    try:
-        from polygraphy import config
-    except ImportError:
-        raise NotRunnableError("package polygraphy is not installed: pip install polygraphy") from None
-    if bool(config.USE_TENSORRT_RTX) != rtx:
-        names = ("TensorRT-RTX", "TensorRT")
-        wanted, other = names if rtx else names[::-1]
-        raise NotRunnableError(
-            f"Polygraphy drives {other} in this process and cannot change to {wanted}",
-            remedy=f"start with {_SWITCH}={int(rtx)}, or open the two kinds of engine in two processes",
-        )
+#: Runs that are left out of a profile's medians: the first ones allocate.
+_WARMUP = 3
 
 
 class TrtEngineRunner(Closing):
-    """An engine and one execution context on the first GPU, with feeds checked against the optimisation profile."""
+    """An engine on the first GPU; several threads may run it at once, each waits for a free context.
+
+    Inputs are NumPy arrays, or contiguous objects with ``__cuda_array_interface__``, which are read where they are.
+
+    Args:
+        path: the serialised engine.
+        trt: the imported module: ``tensorrt``, ``tensorrt_lean`` or ``tensorrt_rtx``.
+        options: contexts, graphs, host code.
+        plugins: library of the plugins that the engine may need.
+        device: where it runs; None for the first GPU.
+
+    Raises:
+        InputError: no context was asked for.
+        NotRunnableError: no package to reach the GPU with.
+        JobError: TensorRT refused the engine.
+    """
 
     threads: int | None = None
 
-    def __init__(self, path: Path, *, rtx: bool) -> None:
-        use_polygraphy_for(rtx=rtx)
-        from polygraphy.backend.trt import EngineFromPath, TrtRunner
-        from polygraphy.exception import PolygraphyException
+    def __init__(
+        self,
+        path: Path,
+        trt: Any,
+        *,
+        options: RunOptions | None = None,
+        plugins: Path | None = None,
+        device: Device | None = None,
+    ) -> None:
+        self.options = options or RunOptions()
+        if self.options.contexts < 1:
+            raise InputError(f"{self.options.contexts} contexts: at least one is needed")
+        self._engine = Engine(
+            trt,
+            path,
+            device or open_device(),
+            plugins=plugins,
+            allow_host_code=self.options.allow_host_code,
+            refit_from=self.options.refit_from,
+        )
+        self.inputs, self.outputs = self._engine.inputs, self._engine.outputs
+        self._free = [self._engine.create_context() for _ in range(self.options.contexts)]
+        self._changed = threading.Condition()
+        self._open = True
 
-        self._failure: type[Exception] = PolygraphyException
-        self._file = path
-        self._runner: Any = None
-        try:
-            engine = EngineFromPath(str(path))()
-            runner = TrtRunner(engine)
-            runner.activate()
-        except PolygraphyException as error:
-            raise JobError(f"the engine cannot be opened: {error}", file=path) from error
-        self._runner = runner
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        inputs = [name for name in names if engine.get_tensor_mode(name).name == "INPUT"]
-        self.inputs = tuple(engine_spec(engine, name, is_input=True) for name in inputs)
-        self.outputs = tuple(engine_spec(engine, name, is_input=False) for name in names if name not in inputs)
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
         """One inference; see ``Runner.run``. The outputs are the caller's own."""
-        if self._runner is None:
-            raise ValueError("the runner is closed")
-        checked = check_feeds(self.inputs, feeds)
+        return self._run(feeds, graphs=self.options.graphs)[0]
+
+    def timed(self, feeds: Mapping[str, Any], *, graphs: bool) -> RunTimes:
+        """Times of one inference, by events on the GPU."""
+        return self._run(feeds, graphs=graphs)[1]
+
+    @property
+    def why_no_graphs(self) -> str | None:
+        """Why no CUDA graph can be captured; None where one can."""
+        return self._engine.device.why_no_graphs
+
+    def profile(self, feeds: Mapping[str, Any], runs: int) -> EngineProfile:
+        """Median time of every layer through TensorRT's ``IProfiler``; profiling slows a run."""
+        trt: Any = self._engine.trt
+        taken: dict[str, list[float]] = defaultdict(list)
+
+        class Profiler(trt.IProfiler):  # type: ignore[misc]
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                taken[layer_name].append(ms)
+
+        known = {layer.name: layer for layer in read_layers(self._engine)}
+        context = self._engine.create_context()
+        wholes = []
         try:
-            outputs = self._runner.infer(checked)
-        except self._failure as error:
-            raise JobError(f"the engine failed: {error}", file=self._file) from error
-        # The runner uses its host buffers again on the next call.
-        return {name: np.array(value) for name, value in outputs.items()}
+            context.handle.profiler = Profiler()
+            checked, streams = self._checked(feeds)
+            for number in range(_WARMUP + runs):
+                if number == _WARMUP:
+                    taken.clear()
+                _, times = context.run(checked, streams)
+                if number >= _WARMUP:
+                    wholes.append(times.gpu)
+        finally:
+            context.close()
+        nodes = (_node(known.get(name) or EngineLayer(name), times) for name, times in taken.items())
+        return EngineProfile(tuple(nodes), statistics.median(wholes), runs)
 
     def close(self) -> None:
-        """Give the context and its GPU memory back."""
-        if self._runner is not None:
-            self._runner.deactivate()
-            self._runner = None
+        """Wait for the runs that are going on, and give the contexts and their GPU memory back."""
+        if not self._open:
+            return
+        self._open = False
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._free) == self.options.contexts)
+            for context in self._free:
+                context.close()
+        self._engine.close()
+
+    def _run(self, feeds: Mapping[str, Any], *, graphs: bool) -> tuple[dict[str, npt.NDArray[Any]], RunTimes]:
+        if not self._open:
+            raise ValueError("the runner is closed")
+        checked, streams = self._checked(feeds)
+        with self._context({name: tuple(feed.shape) for name, feed in checked.items()}) as context:
+            return context.run(checked, streams, graphs=graphs)
+
+    @contextmanager
+    def _context(self, shapes: Mapping[str, Shape]) -> Iterator[Context]:
+        """A free context: one whose last run was at these shapes, else the one that was idle for longest."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free)
+            chosen = next((context for context in self._free if context.holds(shapes)), self._free[0])
+            self._free.remove(chosen)
+        try:
+            yield chosen
+        finally:
+            with self._changed:
+                self._free.append(chosen)
+                self._changed.notify()
+
+    def _checked(self, feeds: Mapping[str, Any]) -> tuple[dict[str, Feed], dict[str, int]]:
+        """Feeds that fit the inputs, and the streams in which device memory becomes valid."""
+        interfaces = {
+            name: feed.__cuda_array_interface__
+            for name, feed in feeds.items()
+            if not isinstance(feed, np.ndarray) and hasattr(feed, "__cuda_array_interface__")
+        }
+        views = {name: view(feeds[name], f"input {name}") for name in interfaces}
+        for found in views.values():
+            _require_contiguous(found)
+        # before version 3 of the interface it names no stream: the legacy default stream, which is 1, is the custom
+        streams = {name: each.get("stream", 1) for name, each in interfaces.items()}
+        streams = {name: int(stream) for name, stream in streams.items() if stream is not None}
+        return check_feeds(self.inputs, {**feeds, **views}), streams
 
 
-def engine_spec(engine: Any, name: str, *, is_input: bool) -> TensorSpec:
-    """Name, dtype and shape of an engine's tensor; dynamic dimensions of an input with their profile's range."""
-    shape = [int(size) for size in engine.get_tensor_shape(name)]
-    low, high = shape, shape
-    if is_input and min(shape, default=0) < 0:
-        low, _, high = ([int(size) for size in part] for part in engine.get_tensor_profile_shape(name, 0))
-    dims: list[int | Dim] = []
-    for axis, size in enumerate(shape):
-        if size >= 0:
-            dims.append(size)
-        elif is_input:
-            dims.append(Dim(f"{name}.{axis}", low[axis], high[axis]))
-        else:
-            dims.append(Dim(f"{name}.{axis}"))
-    dtype = engine.get_tensor_dtype(name).name
-    return TensorSpec(name, DTYPES.get(dtype, dtype), tuple(dims))
+def _require_contiguous(found: View) -> None:
+    if not found.contiguous:
+        raise InputError(
+            f"{found.name} {list(found.shape)} with strides {list(found.strides)} is not contiguous",
+            remedy="x.contiguous() makes it so",
+        )
+
+
+def _node(layer: EngineLayer, times: list[float]) -> NodeTime:
+    return NodeTime(layer.name, layer.op, layer.inputs, layer.outputs, statistics.median(times))

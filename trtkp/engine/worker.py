@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from trtkp.child import die_with_parent, peak_bytes
 from trtkp.engine.base import BuildRequest
+from trtkp.engine.trt_options import TrtOptions
 from trtkp.errors import InputError, TrtkpError
 from trtkp.shapes import ShapeRange
 
@@ -31,14 +32,13 @@ __all__ = ["decode_request", "encode_request", "main"]
 def encode_request(request: BuildRequest) -> dict[str, Any]:
     """The request in JSON's types."""
     return {
+        **{name: value for name, value in vars(request).items() if isinstance(value, bool | int | str | None)},
         "onnx": str(request.onnx),
         "output": str(request.output),
         "profile": {name: [list(shape) for shape in range_.shapes()] for name, range_ in request.profile.items()},
-        "precision": request.precision,
         "targets": list(request.targets),
-        "optimization_level": request.optimization_level,
-        "threads": request.threads,
-        "tf32": request.tf32,
+        "plugins": _text(request.plugins),
+        "trt": {**vars(request.trt), "timing_cache": _text(request.trt.timing_cache)},
     }
 
 
@@ -52,8 +52,18 @@ def decode_request(data: dict[str, Any]) -> BuildRequest:
             "output": Path(data["output"]),
             "profile": profile,
             "targets": tuple(data["targets"]),
+            "plugins": _path(data["plugins"]),
+            "trt": TrtOptions(**{**data["trt"], "timing_cache": _path(data["trt"]["timing_cache"])}),
         }
     )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from trtkp.prune.index_set import QUAD, IndexSet, Kind
 
-__all__ = ["BASE_OF_KIND", "ENTRY_RADIX", "PackedConv", "pack", "unpack"]
+__all__ = ["BASE_OF_KIND", "ENTRY_RADIX", "PackedConv", "pack", "pack_for_tiles", "unpack"]
 
 #: A PatternConv entry is ``tap * ENTRY_RADIX + channel``; channels are 16-bit.
 ENTRY_RADIX = 1 << 16
@@ -111,6 +111,15 @@ def pack(weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, li
     rows = np.take_along_axis(source.reshape(filters + 1, -1)[row_filters], flat, axis=1)
     two_four = index.nm_mask is not None
     return PackedConv(base, index.shape, index.groups, rows, table, row_group, row_filters, two_four)
+
+
+def pack_for_tiles(weight: npt.NDArray[Any], index: IndexSet) -> PackedConv:
+    """Pack for tensor cores: lists in whole blocks of 8, and rows of a group in multiples that waste little."""
+    sizes = np.diff(index.group_ptr)
+    row_multiple = 1
+    if len(sizes) > 1:
+        row_multiple = next(m for m in (64, 32, 16, 8, 1) if (-(-sizes // m) * m).sum() <= 1.13 * sizes.sum())
+    return pack(weight, index, row_multiple=row_multiple, list_multiple=1 if index.kind is Kind.STRIPE else 8)
 
 
 def unpack(packed: PackedConv) -> npt.NDArray[Any]:

@@ -25,7 +25,7 @@ from trtkp.graph.edit import (
 )
 from trtkp.graph.layers import conv_pads, unusable_reason
 from trtkp.graph.ops import DOMAIN, DYNAMIC, INDEX_INPUT, VERSION, OpName, function
-from trtkp.graph.packing import PackedConv, pack
+from trtkp.graph.packing import PackedConv, pack, pack_for_tiles
 from trtkp.graph.two_four import compress, expand
 from trtkp.prune.index_set import IndexSet
 
@@ -69,6 +69,7 @@ def pack_convolutions(
     only: Collection[str] | None = None,
     row_multiple: int = 1,
     list_multiple: int = 1,
+    tiles: bool = False,
 ) -> list[ir.Node]:
     """Replace every convolution whose weight has an index set; returns the new nodes in graph order.
 
@@ -83,6 +84,7 @@ def pack_convolutions(
         only: names of the nodes to replace; None for all.
         row_multiple: see `packing.pack`.
         list_multiple: see `packing.pack`.
+        tiles: the multiples of `packing.pack_for_tiles` instead.
 
     Raises:
         InputError: an index set for a weight of another shape, or for another number of groups.
@@ -96,7 +98,10 @@ def pack_convolutions(
         weight = constant(conv.inputs[1])
         assert weight is not None
         _check_fits(name, weight, index_sets[name], conv.attributes.get_int("group", 1))
-        packed = pack(weight, index_sets[name], row_multiple=row_multiple, list_multiple=list_multiple)
+        if tiles:
+            packed = pack_for_tiles(weight, index_sets[name])
+        else:
+            packed = pack(weight, index_sets[name], row_multiple=row_multiple, list_multiple=list_multiple)
         epilogue = find_epilogue(conv)
         op = OpName(packed.base, epilogue.residual is not None, epilogue.activation, packed.two_four)
         node = _packed_node(model.graph, conv, name, packed, op, epilogue, input_sizes.get(conv.name or name, (0, 0)))

@@ -12,7 +12,8 @@ __all__ = ["DATA_TYPES", "Activation4d", "View", "activation", "view"]
 
 #: Element type to its number in the C interface and its bytes.
 DATA_TYPES = {"float32": (0, 4), "float16": (1, 2), "bfloat16": (2, 2)}
-_TYPE_STRINGS = {"<f4": "float32", "<f2": "float16", "<i4": "int32", "|u1": "uint8"}
+_TYPE_STRINGS = {"<f4": "float32", "<f2": "float16", "<i4": "int32", "<i8": "int64", "|i1": "int8", "|u1": "uint8",
+                 "|b1": "bool"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,19 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from trtkp.errors import InputError
-from trtkp.graph.packing import PackedConv, pack
+from trtkp.graph.packing import PackedConv, pack_for_tiles
 from trtkp.kernels.arrays import activation, view
 from trtkp.kernels.capi import load_library
 from trtkp.kernels.layer import Epilogue, Geometry, checked_lists, describe, output_pitch, stored_arrays
 from trtkp.kernels.torch_op import conv_op, to_torch
-from trtkp.prune.index_set import IndexSet, Kind
+from trtkp.prune.index_set import IndexSet
 
-__all__ = ["PackedConv2d", "pack_for_tiles", "swap_convolutions"]
+__all__ = ["PackedConv2d", "swap_convolutions"]
 
 _ACTIVATIONS: dict[Any, str] = {
     nn.ReLU: "Relu", nn.ReLU6: "Relu6", nn.SiLU: "Silu", nn.Hardswish: "HardSwish", nn.LeakyReLU: "LeakyRelu",
@@ -85,15 +84,6 @@ class PackedConv2d(nn.Module):
         return (
             f"{shape}, {self.lists.base}{self.epilogue.activation}, {self.get_buffer('index').shape[0]} filter groups"
         )
-
-
-def pack_for_tiles(weight: np.ndarray[Any, Any], index: IndexSet) -> PackedConv:
-    """Pack for tensor cores: lists in whole blocks of 8, and rows of a group in multiples that waste little."""
-    sizes = np.diff(index.group_ptr)
-    row_multiple = 1
-    if len(sizes) > 1:
-        row_multiple = next(m for m in (64, 32, 16, 8, 1) if (-(-sizes // m) * m).sum() <= 1.13 * sizes.sum())
-    return pack(weight, index, row_multiple=row_multiple, list_multiple=1 if index.kind is Kind.STRIPE else 8)
 
 
 def swap_convolutions(

@@ -54,9 +54,11 @@ class TimingCache:
         cache.directory = None
         return cache
 
-    def get(self, structures: Collection[str], threads: int | None) -> dict[str, Timing] | None:
-        """Times by structure, if these ran against each other before."""
-        key = _key(structures, threads)
+    def get(
+        self, structures: Collection[str], threads: int | None, where: str | None = None
+    ) -> dict[str, Timing] | None:
+        """Times by structure, if these ran against each other before; ``where``: on something else than the CPU."""
+        key = _key(structures, threads, where)
         if key not in self._races and self.directory is not None:
             file = self.directory / f"{key}.json"
             try:
@@ -67,9 +69,9 @@ class TimingCache:
                 self._tell(f"timing cache: {file} cannot be used, its layer is timed again")
         return self._races.get(key)
 
-    def put(self, times: Mapping[str, Timing], threads: int | None) -> None:
+    def put(self, times: Mapping[str, Timing], threads: int | None, where: str | None = None) -> None:
         """Keep a race; a directory that cannot be written is no reason to fail."""
-        key = _key(times, threads)
+        key = _key(times, threads, where)
         self._races[key] = dict(times)
         if self.directory is None:
             return
@@ -91,8 +93,9 @@ class TimingCache:
             self.problems.append(problem)
 
 
-def _key(structures: Collection[str], threads: int | None) -> str:
-    text = repr((_VERSION, machine(), threads or usable_cores(), sorted(structures)))
+def _key(structures: Collection[str], threads: int | None, where: str | None) -> str:
+    place = (machine(), threads or usable_cores()) if where is None else (where,)
+    text = repr((_VERSION, *place, sorted(structures)))
     return sha256(text.encode()).hexdigest()
 
 

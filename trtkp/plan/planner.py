@@ -2,7 +2,8 @@
 
 Where the engine can run here, the candidates of each layer are timed against each other, in turn, at the shapes of the
 profile's ``opt``; then the whole net is timed against the dense one, and layers that won alone but do not pay in the
-net go back to dense. Where it cannot run, predictions decide (`trtkp.plan.cost`).
+net go back to dense. Where it cannot run, predictions decide (`trtkp.plan.cost`). An engine of TensorRT has one form
+more, the packed operator as a plugin (`trtkp.plan.target`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -20,10 +22,13 @@ from trtkp.graph.packing import PackedConv
 from trtkp.graph.rewrite import packed_nodes, read_packed
 from trtkp.plan.cache import TimingCache
 from trtkp.plan.cost import CPU, GPU, predicted_time
-from trtkp.plan.lowerings import LOWERINGS
+from trtkp.plan.lowerings import LOWERINGS, PLUGIN
 from trtkp.plan.race import LAYER_BUDGET_S, apply_plan, race, race_layer
 from trtkp.shapes import Shape
 from trtkp.timing import Timing
+
+if TYPE_CHECKING:
+    from trtkp.plan.target import EngineTarget
 
 __all__ = ["MEASURED_GAIN", "PREDICTED_GAIN", "LayerPlan", "Plan", "apply_plan", "make_plan", "weigh"]
 
@@ -88,6 +93,7 @@ def make_plan(
     threads: int | None = None,
     only: str | Mapping[str, str] | None = None,
     cache: TimingCache | None = None,
+    target: EngineTarget | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Plan:
     """Plan a packed model.
@@ -96,18 +102,26 @@ def make_plan(
         model: with nodes of domain ``trtkp``; not changed.
         shapes: input name to the shape that counts, the profile's ``opt``.
         value_shapes: shape of every packed node's inputs and outputs at ``shapes``.
-        measure: time candidates in ONNX Runtime; else predict.
+        measure: time candidates, in ONNX Runtime or on the target's GPU; else predict.
         threads: of ONNX Runtime.
         only: use this lowering, or each layer's by its name, wherever it applies, dense elsewhere, with nothing timed.
         cache: of layers' times; None times every layer anew (layers of equal structure once).
+        target: the GPU of a TensorRT engine, and its plugins.
         progress: called with a phase, the layers done and the layers in all.
 
     Raises:
-        InputError: ``only`` names no lowering.
+        InputError: ``only`` names no lowering, or the plugins where there are none.
     """
+    has_plugins = target is not None and target.library is not None
+    forms = [*LOWERINGS, *([PLUGIN] if has_plugins else [])]
     for wanted in [only] if isinstance(only, str) else (only or {}).values():
-        if wanted not in LOWERINGS:
-            raise InputError(f"--lowering {wanted}: not known", remedy=f"use one of auto, {', '.join(LOWERINGS)}")
+        if wanted == PLUGIN and not has_plugins:
+            raise InputError(
+                "--lowering plugin: only the backend tensorrt has it, with the plugin library",
+                remedy="see trtkp doctor",
+            )
+        if wanted not in forms:
+            raise InputError(f"--lowering {wanted}: not known", remedy=f"use one of auto, {', '.join(forms)}")
     nodes = packed_nodes(model)
     cache = cache if cache is not None else TimingCache.in_memory()
     layers = []
@@ -118,11 +132,11 @@ def make_plan(
             wanted = only if isinstance(only, str) else only.get(weight_name(node) or "", "dense")
             layers.append(_named(_forced(wanted, read_packed(node)[1]), node))
         else:
-            layers.append(weigh(node, value_shapes, measure=measure, threads=threads, cache=cache))
+            layers.append(weigh(node, value_shapes, measure=measure, threads=threads, cache=cache, target=target))
     if progress is not None and nodes:
         progress("Planning layers", len(nodes), len(nodes))
     plan = Plan(tuple(layers), measured=measure and only is None)
-    return _checked_whole(model, plan, shapes, threads, progress) if plan.measured else plan
+    return _checked_whole(model, plan, shapes, threads, target, progress) if plan.measured else plan
 
 
 def weigh(
@@ -133,11 +147,12 @@ def weigh(
     threads: int | None,
     cache: TimingCache,
     budget_s: float = LAYER_BUDGET_S,
+    target: EngineTarget | None = None,
 ) -> LayerPlan:
     """Weigh the forms of one packed node; see `make_plan`."""
     _, packed = read_packed(node)
     reasons = {name: reason for name, low in LOWERINGS.items() if (reason := low.applies(packed)) is not None}
-    costs = _predictions(node, packed, [n for n in LOWERINGS if n not in reasons], value_shapes, measure=measure)
+    costs = _predictions(node, packed, reasons, value_shapes, measure=measure, target=target)
     if len(costs) == 1:
         return _named(LayerPlan("", "", "dense", "no other form applies", False, costs, reasons), node)
     if not measure:
@@ -149,8 +164,8 @@ def weigh(
     }
     if len(timed) == 1:
         return _named(LayerPlan("", "", "dense", "no other form is worth timing", False, {"dense": 1.0}, reasons), node)
-    timed.sort(key=list(LOWERINGS).index)
-    return _named(_by_time(race_layer(node, timed, value_shapes, threads, cache, budget_s), reasons), node)
+    timed.sort(key=[*LOWERINGS, PLUGIN].index)
+    return _named(_by_time(race_layer(node, timed, value_shapes, threads, cache, budget_s, target), reasons), node)
 
 
 def _named(layer: LayerPlan, node: ir.Node) -> LayerPlan:
@@ -158,6 +173,8 @@ def _named(layer: LayerPlan, node: ir.Node) -> LayerPlan:
 
 
 def _forced(only: str, packed: PackedConv) -> LayerPlan:
+    if only == PLUGIN:
+        return LayerPlan("", "", PLUGIN, "asked for", False, {}, {})
     reasons = {name: reason for name, low in LOWERINGS.items() if (reason := low.applies(packed)) is not None}
     choice = "dense" if only in reasons else only
     why = f"{only} does not apply: {reasons[only]}" if only in reasons else "asked for"
@@ -165,16 +182,35 @@ def _forced(only: str, packed: PackedConv) -> LayerPlan:
 
 
 def _predictions(
-    node: ir.Node, packed: PackedConv, names: Iterable[str], value_shapes: Mapping[str, Shape], *, measure: bool
+    node: ir.Node,
+    packed: PackedConv,
+    reasons: dict[str, str],
+    value_shapes: Mapping[str, Shape],
+    *,
+    measure: bool,
+    target: EngineTarget | None,
 ) -> dict[str, float]:
-    """Predicted times, as shares of the dense one: on a CPU where the layer is going to be timed on one."""
-    source, target = (value_shapes[str(value.name)] for value in (node.inputs[0], node.outputs[0]) if value is not None)
+    """Predicted times of the forms that ``reasons`` leave, as shares of the dense one, where the layer runs.
+
+    With a target ``reasons`` get why the plugin does not apply.
+    """
+    read, written = (value_shapes[str(value.name)] for value in (node.inputs[0], node.outputs[0]) if value is not None)
     itemsize = packed.weight.dtype.itemsize
     machine = CPU if measure else GPU[itemsize]
+    if target is not None:
+        from trtkp.plan.target import machine_of
+
+        machine = machine_of(target.gpu, itemsize)
     times = {
-        name: predicted_time(LOWERINGS[name].work(packed), packed.weight_shape, source, target, itemsize, machine)
-        for name in names
+        name: predicted_time(lowering.work(packed), packed.weight_shape, read, written, itemsize, machine)
+        for name, lowering in LOWERINGS.items()
+        if name not in reasons
     }
+    if target is not None:
+        try:
+            times[PLUGIN] = target.plugin_seconds(node, packed, read, written)
+        except InputError as error:
+            reasons[PLUGIN] = error.message
     return {name: round(seconds / times["dense"], 4) for name, seconds in times.items()}
 
 
@@ -204,6 +240,7 @@ def _checked_whole(
     plan: Plan,
     shapes: Mapping[str, Shape],
     threads: int | None,
+    target: EngineTarget | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> Plan:
     """Time the planned net against the dense one, and leave out what does not pay in the net."""
@@ -212,7 +249,7 @@ def _checked_whole(
         return plan
     if progress is not None:
         progress("Timing the net", 0, 1)
-    search = _Search(model, shapes, threads)
+    search = _Search(model, shapes, threads, target)
     everything = [layer.node for layer in sorted(leaving, key=_relative_gain, reverse=True)]
     dense, planned = search.time(plan, everything)
     expected = dense.median_ms - sum(layer.gain_ms for layer in leaving)
@@ -259,6 +296,7 @@ class _Search:
     model: ir.Model
     shapes: Mapping[str, Shape]
     threads: int | None
+    target: EngineTarget | None = None
 
     def time(self, plan: Plan, nodes: Iterable[str]) -> tuple[Timing, Timing]:
         """Times of the dense net and of the one with these nodes in their forms."""
@@ -269,7 +307,7 @@ class _Search:
             "planned": apply_plan(self.model, choices),
         }
         fold_channel_gathers(models["planned"])  # as in engine.onnx
-        times = race(models, self.shapes, self.threads, NET_BUDGET_S)
+        times = race(models, self.shapes, self.threads, NET_BUDGET_S, self.target)
         return times["dense"], times["planned"]
 
     def fewer(self, plan: Plan, ordered: list[str], gain: float) -> list[str]:

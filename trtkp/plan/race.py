@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from trtkp.engine.feeds import random_feeds
 from trtkp.graph.edit import add_initializer, constant, finish, replace_nodes
+from trtkp.graph.ops import DOMAIN, OpName, function
 from trtkp.graph.rewrite import packed_nodes
 from trtkp.plan.cache import TimingCache
-from trtkp.plan.lowerings import LOWERINGS, lower
+from trtkp.plan.lowerings import LOWERINGS, PLUGIN, lower
 from trtkp.shapes import Shape
 from trtkp.timing import Timing, time_interleaved
+
+if TYPE_CHECKING:
+    from trtkp.plan.target import EngineTarget
 
 __all__ = ["apply_plan", "race", "race_cached", "race_layer", "single_layer", "structure"]
 
@@ -25,20 +30,29 @@ WARMUP, RUNS = 3, 30
 
 
 def apply_plan(model: ir.Model, choices: Mapping[str, str]) -> ir.Model:
-    """A copy of a packed model in standard operators alone, each node in the chosen form."""
+    """A copy of a packed model, each node in the chosen form: standard operators, or the node itself as a plugin."""
     lowered = model.clone()
     for node in packed_nodes(lowered):
-        nodes, output = lower(node, lowered.graph, LOWERINGS[choices[str(node.name)]])
-        replace_nodes([node], nodes, node.outputs[0], output)
+        choice = choices[str(node.name)]
+        if choice != PLUGIN:
+            nodes, output = lower(node, lowered.graph, LOWERINGS[choice])
+            replace_nodes([node], nodes, node.outputs[0], output)
     finish(lowered)
-    lowered.graph.opset_imports.pop("trtkp", None)
+    if not any(node.domain == DOMAIN for node in lowered.graph):
+        lowered.graph.opset_imports.pop(DOMAIN, None)
     return lowered
 
 
 def race(
-    models: Mapping[str, ir.Model], shapes: Mapping[str, Shape], threads: int | None, budget_s: float
+    models: Mapping[str, ir.Model],
+    shapes: Mapping[str, Shape],
+    threads: int | None,
+    budget_s: float,
+    target: EngineTarget | None = None,
 ) -> dict[str, Timing]:
-    """Times of several models on the same random inputs, in turn."""
+    """Times of several models on the same random inputs, in turn: in ONNX Runtime, or on a target's GPU."""
+    if target is not None:
+        return target.race(models, shapes, budget_s)
     from trtkp.engine.onnxruntime import OrtRunner
 
     with ExitStack() as stack:
@@ -57,10 +71,11 @@ def race_layer(
     threads: int | None,
     cache: TimingCache,
     budget_s: float = LAYER_BUDGET_S,
+    target: EngineTarget | None = None,
 ) -> dict[str, Timing]:
     """Times of the named forms of one packed node."""
     models = {name: single_layer(node, name, value_shapes) for name in names}
-    return race_cached(models, value_shapes, threads, cache, budget_s)
+    return race_cached(models, value_shapes, threads, cache, budget_s, target)
 
 
 def race_cached(
@@ -69,18 +84,20 @@ def race_cached(
     threads: int | None,
     cache: TimingCache,
     budget_s: float,
+    target: EngineTarget | None = None,
 ) -> dict[str, Timing]:
     """`race`, but models of equal structure run once, and not at all if they ran against each other before."""
     structures = {name: structure(model) for name, model in models.items()}
     distinct: dict[str, ir.Model] = {}
     for name, key in structures.items():
         distinct.setdefault(key, models[name])
-    times = cache.get(distinct, threads)
+    where = None if target is None else target.identity
+    times = cache.get(distinct, threads, where)
     if times is None:
         labels = {key: next(name for name in models if structures[name] == key) for key in distinct}
-        timed = race({labels[key]: model for key, model in distinct.items()}, shapes, threads, budget_s)
+        timed = race({labels[key]: model for key, model in distinct.items()}, shapes, threads, budget_s, target)
         times = {key: timed[label] for key, label in labels.items()}
-        cache.put(times, threads)
+        cache.put(times, threads, where)
     return {name: times[structures[name]] for name in models}
 
 
@@ -117,7 +134,11 @@ def single_layer(node: ir.Node, lowering: str, value_shapes: Mapping[str, Shape]
     copy.outputs[0].name, copy.outputs[0].dtype = output, kind
     copy.outputs[0].shape = ir.Shape(value_shapes[output])
     graph.outputs.append(_neighbour(graph, copy.outputs[0]))
-    return apply_plan(ir.Model(graph, ir_version=10), {str(node.name): lowering})
+    model = ir.Model(graph, ir_version=10)
+    if lowering == PLUGIN:
+        body = function(OpName.parse(node.op_type), 18)
+        model.functions[body.identifier()] = body
+    return apply_plan(model, {str(node.name): lowering})
 
 
 def _neighbour(graph: ir.Graph, value: ir.Value) -> ir.Value:

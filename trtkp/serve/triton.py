@@ -13,6 +13,7 @@ from shlex import quote
 from typing import Any
 
 from trtkp.bundle import Bundle
+from trtkp.bundle.writer import hash_file
 from trtkp.closing import Closing
 from trtkp.errors import InputError
 from trtkp.serve.contract import Contract, TensorContract
@@ -23,6 +24,8 @@ __all__ = ["TritonRepository", "export_triton", "model_config"]
 
 #: Name in the repository of the script that starts Triton.
 _SCRIPT = "run-tritonserver.sh"
+#: The library that registers plugins as it is loaded, which is all that Triton does with it.
+_REGISTERING = "libtrtkp_register.so"
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def export_triton(bundles: Sequence[Path], output: Path, options: ServeOptions |
         for name, config in configs.items():
             text = text_format.MessageToString(config)
             (staging / name / "config.pbtxt").write_text(text, encoding="utf-8")
-        command = _command(output, _plugin_library(staging, found))
+        command = _command(output, _backend_settings(staging, output, found))
         script = staging / _SCRIPT
         script.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
         script.chmod(0o755)
@@ -171,21 +174,43 @@ def _copy(bundle: Bundle, platform: str, folder: Path) -> None:
             shutil.copyfile(bundle.file(name), folder / name)
 
 
-def _plugin_library(staging: _Staging, found: Sequence[tuple[str, str, Bundle]]) -> str | None:
-    """The plugin library of the bundles that hold one, copied beside its model."""
-    for name, _, bundle in found:
-        for file in bundle.manifest.files:
-            if file.endswith(".so"):
-                shutil.copyfile(bundle.file(file), staging / name / file)
-                return f"{name}/{file}"
-    return None
+def _backend_settings(staging: _Staging, output: Path, found: Sequence[tuple[str, str, Bundle]]) -> list[str]:
+    """Settings of Triton's TensorRT backend; the plugin library that engines need is copied beside the first model.
+
+    Raises:
+        InputError: the library is not installed, or another build than an engine was made with.
+    """
+    settings = []
+    needy = [(name, bundle) for name, _, bundle in found if _needs_library(bundle)]
+    if needy:
+        from trtkp.kernels.capi import find_library
+
+        library = find_library()
+        for _, bundle in needy:
+            assert bundle.manifest.tensorrt is not None
+            if hash_file(library) != bundle.manifest.tensorrt.plugin_library:
+                raise InputError(
+                    f"its engine was made with another build of the plugins than {library}", file=bundle.path,
+                    remedy="build the bundle again, or name its library with TRTKP_LIBRARY",
+                )  # fmt: skip
+        first = needy[0][0]
+        for file in (library, library.with_name(_REGISTERING)):  # the second loads the first
+            shutil.copyfile(file, staging / first / file.name)
+        settings.append(f"plugins={output.absolute() / first / _REGISTERING}")
+    if any(b.manifest.tensorrt is not None and b.manifest.tensorrt.embed_plugins for _, _, b in found):
+        settings.append("version-compatible=true")  # which lets engines load the library that they carry
+    return settings
 
 
-def _command(repository: Path, plugins: str | None) -> str:
+def _needs_library(bundle: Bundle) -> bool:
+    record = bundle.manifest.tensorrt
+    return record is not None and record.plugin_layers > 0 and not record.embed_plugins
+
+
+def _command(repository: Path, settings: Sequence[str]) -> str:
     path = repository.absolute()
     command = ["tritonserver", f"--model-repository={path}", "--exit-on-error=true", "--strict-readiness=true"]
-    if plugins is not None:
-        command.append(f"--backend-config=tensorrt,plugins={path / plugins}")
+    command += [f"--backend-config=tensorrt,{setting}" for setting in settings]
     return " ".join(map(quote, command))
 
 

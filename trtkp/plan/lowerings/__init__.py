@@ -13,7 +13,7 @@ from trtkp.plan.lowerings.gather import GATHER, MAX_GATHER, REGROUPED, SPLIT
 from trtkp.plan.lowerings.stripes import BOX, MAX_GROUPS, RECTANGLES
 from trtkp.plan.lowerings.taps import TAPS
 
-__all__ = ["LOWERINGS", "MAX_GATHER", "MAX_GROUPS", "Form", "Lowering", "lower"]
+__all__ = ["LOWERINGS", "MAX_GATHER", "MAX_GROUPS", "PLUGIN", "Form", "Lowering", "lower"]
 
 
 def _build_dense(form: Form) -> Built:
@@ -23,6 +23,9 @@ def _build_dense(form: Form) -> Built:
 DENSE = Lowering(
     "dense", "one Conv with zeros in its weight", lambda packed: None, _build_dense, lambda packed: Work(1.0)
 )
+
+#: The form that is no lowering: the packed operator stays, and a plugin of ours computes it in a TensorRT engine.
+PLUGIN = "plugin"
 
 LOWERINGS: dict[str, Lowering] = {
     lowering.name: lowering for lowering in (DENSE, BOX, RECTANGLES, TAPS, GATHER, *REGROUPED, SPLIT)

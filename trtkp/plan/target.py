@@ -1,0 +1,198 @@
+"""The GPU that a TensorRT engine is planned for: what predicts there, what times there, and the plugins as a form.
+
+*Predicted*, a layer's forms of standard operators take the roofline of `trtkp.plan.cost` with the GPU's public figures,
+and the packed operator takes what `trtkp.kernels.model` says of the best tactic that the library has for it: both are
+seconds of one GPU. *Measured*, every form is an engine of its own between neighbours, timed on the GPU by events; that
+is *unverified*, as no GPU was at hand.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from trtkp.engine import Backend, BuildRequest
+from trtkp.engine.feeds import random_feeds
+from trtkp.engine.gpu import find_gpus
+from trtkp.engine.trt_options import TrtOptions
+from trtkp.errors import InputError
+from trtkp.graph.edit import ints
+from trtkp.graph.ops import DOMAIN, OpName
+from trtkp.graph.packing import PackedConv
+from trtkp.kernels.arrays import Activation4d, View
+from trtkp.kernels.capi import Library, find_library, load_library
+from trtkp.kernels.layer import Epilogue, Geometry, Lists, describe, output_pitch
+from trtkp.kernels.model import LAUNCH_S, Gpu, Layer, gpu_like, order
+from trtkp.plan.cost import Machine
+from trtkp.shapes import Shape, ShapeRange
+from trtkp.timing import MIN_RUNS, Timing
+
+if TYPE_CHECKING:
+    from trtkp.engine.trt_runner import TrtEngineRunner
+
+__all__ = ["EngineTarget", "machine_of", "plugin_nodes"]
+
+#: fp32 multiply-accumulates of a multiprocessor in a cycle (CUDA C++ Programming Guide, arithmetic throughput).
+_FP32_MACS = {80: 64}
+_FP32_MACS_LATER = 128
+_WARMUP, _RUNS = 3, 30
+
+
+@dataclass(frozen=True)
+class EngineTarget:
+    """A GPU, the plugins that its engines may use, and what builds and opens engines for it.
+
+    Attributes:
+        gpu: its figures.
+        library: of the plugins; None where it is not installed.
+        backend: builds and opens; None where nothing can be timed.
+        precision: of the engines.
+        timing_cache: TensorRT's own cache of tactics.
+    """
+
+    gpu: Gpu
+    library: Library | None = None
+    backend: Backend | None = None
+    precision: str = "fp32"
+    timing_cache: Path | None = None
+
+    @classmethod
+    def here(cls, backend: Backend, *, precision: str, plugins: bool, timing_cache: Path | None) -> EngineTarget | None:
+        """The first GPU of this machine; None where there is none."""
+        gpus = find_gpus().gpus
+        if not gpus:
+            return None
+        major, minor = gpus[0].compute_capability
+        figures = gpu_like(
+            SimpleNamespace(
+                name=gpus[0].name,
+                major=major,
+                minor=minor,
+                multi_processor_count=gpus[0].multiprocessors,
+                L2_cache_size=gpus[0].cache_bytes,
+            )
+        )
+        return cls(figures, installed_plugins() if plugins else None, backend, precision, timing_cache)
+
+    @cached_property
+    def identity(self) -> str:
+        """What times depend on besides the graph."""
+        found = self.backend.availability().version if self.backend is not None else None
+        library = sha256(self.library.path.read_bytes()).hexdigest() if self.library is not None else None
+        return repr((self.gpu.name, found, library, self.precision))
+
+    def plugin_seconds(self, node: ir.Node, packed: PackedConv, source: Shape, target: Shape) -> float:
+        """Predicted seconds of a packed operator as a plugin, by its best tactic.
+
+        Raises:
+            InputError: the library does not compute it, or none of its tactics can be predicted; with the reason.
+        """
+        if self.library is None:
+            raise InputError("the plugin library is not installed")
+        op = OpName.parse(node.op_type)
+        itemsize = packed.weight.dtype.itemsize
+
+        def pitch(channels: int) -> int:  # kHWC8 in 16 bits, kHWC in float32
+            return output_pitch(channels) if itemsize == 2 else channels
+
+        x = Activation4d("x", 0, source, (0, 0, 0, 0), packed.weight.dtype.name, pitch(source[1]))
+        lists = Lists(packed.weight_shape, packed.groups, packed.base, packed.list_block, packed.two_four)
+        desc = describe(
+            lists,
+            Geometry(ints(node, "strides", (1, 1)), ints(node, "pads", (0,) * 4), ints(node, "dilations", (1, 1))),  # type: ignore[arg-type]  # of these lengths
+            Epilogue(op.activation, node.attributes.get_float("alpha", 0.01)),
+            x=x,
+            index=View("index", 0, packed.index.shape, (0, 0), "int32"),
+            rows=len(packed.weight),
+            y_pitch=pitch(target[1]),
+            residual_pitch=pitch(target[1]) if op.residual else 0,
+            has_bias=True,
+        )
+        layer = Layer.of(desc, *self.library.output_size(desc))
+        found = order(self.library.tactics(desc), layer, self.gpu)
+        if not found:
+            raise InputError("no tactic of the plugin can be predicted")
+        return found[0].seconds
+
+    def race(self, models: Mapping[str, ir.Model], shapes: Mapping[str, Shape], budget_s: float) -> dict[str, Timing]:
+        """GPU times of several models on the same random inputs, in turn; each is built into an engine first.
+
+        Raises:
+            JobError: one of them could not be built or run.
+        """
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtkp-race-")))
+            calls = {}
+            for number, (name, model) in enumerate(models.items()):
+                runner = stack.enter_context(self._opened(model, shapes, folder / str(number)))
+                feeds = random_feeds(runner.inputs, shapes, seed=0)
+                calls[name] = lambda runner=runner, feeds=feeds: runner.timed(feeds, graphs=False).gpu
+            return _in_turn(calls, budget_s)
+
+    def _opened(self, model: ir.Model, shapes: Mapping[str, Shape], folder: Path) -> TrtEngineRunner:
+        assert self.backend is not None
+        folder.mkdir()
+        ir.save(model, folder / "model.onnx")
+        names = {str(value.name) for value in model.graph.inputs}
+        count = plugin_nodes(model)
+        built = self.backend.build(
+            BuildRequest(
+                onnx=folder / "model.onnx",
+                output=folder,
+                profile={name: ShapeRange(shape, shape, shape) for name, shape in shapes.items() if name in names},
+                precision=self.precision,  # type: ignore[arg-type]  # fp32 or fp16
+                plugins=self.library.path if self.library is not None and count else None,
+                plugin_nodes=count,
+                trt=TrtOptions(timing_cache=self.timing_cache),
+            )
+        )
+        return self.backend.open(built.files[0])  # type: ignore[return-value]  # TrtBackend's
+
+
+def installed_plugins() -> Library | None:
+    """The plugin library of this installation; None where there is none that can be used."""
+    try:
+        return load_library(find_library())
+    except InputError:
+        return None
+
+
+def plugin_nodes(model: ir.Model) -> int:
+    """Operators of our domain."""
+    return sum(node.domain == DOMAIN for node in model.graph)
+
+
+def machine_of(gpu: Gpu, itemsize: int) -> Machine:
+    """A GPU as the roofline of standard operators sees it; fp32 without TF32.
+
+    The full rate, which a library's dense kernels do not reach, as the model of our kernels is one of bounds too: in
+    fp16, matrix products of 8192 x 8192 ran at 762 of the H100's 989 TFLOP/s (README of
+    waynehacking8/blackwell-tensorcore-kernels).
+    """
+    cycles = gpu.multiprocessors * gpu.clock_hz
+    macs = gpu.macs_per_cycle if itemsize == 2 else _FP32_MACS.get(gpu.capability, _FP32_MACS_LATER)
+    return Machine(macs * cycles, gpu.bandwidth, LAUNCH_S, overlaps=True)
+
+
+def _in_turn(calls: Mapping[str, Callable[[], float]], budget_s: float) -> dict[str, Timing]:
+    """Milliseconds that the calls themselves report, in rounds."""
+    samples: dict[str, list[int]] = {name: [] for name in calls}
+    start = time.perf_counter()
+    for number in range(_WARMUP + _RUNS):
+        if number >= _WARMUP + MIN_RUNS and time.perf_counter() - start >= budget_s:
+            break
+        for name, call in calls.items():
+            milliseconds = call()
+            if number >= _WARMUP:
+                samples[name].append(round(milliseconds * 1e6))
+    return {name: Timing.from_nanoseconds(taken) for name, taken in samples.items()}
