@@ -1,7 +1,7 @@
 #include "../kernels/launch.h"
+#include "checks.h"
 #include "error.h"
 #include "layer.h"
-#include "pointers.h"
 #include "tactics.h"
 #include "trtkp.h"
 
@@ -238,62 +238,26 @@ Tactic const& checkedTactic(int32_t tactic, Layer const& layer)
     return *known;
 }
 
-void setWorkspace(Layer& layer, Tactic const& tactic, trtkpConvTensors const& tensors)
+// The problem with its tensors and, for a tactic that splits, its workspace.
+ConvProblem problemWith(Layer const& layer, Tactic const& tactic, trtkpConvTensors const* tensors)
 {
-    ConvProblem& problem = layer.problem;
-    problem.splits = tactic.splits;
+    ConvProblem problem = layer.problem;
+    Output const output = requireTensors(layer, tensors, static_cast<int64_t>(problem.rows) * problem.storedColumns);
+    requirePointer("rowGroup", tensors->rowGroup, sizeof(int32_t));
+    requirePointer("rowFilter", tensors->rowFilter, sizeof(int32_t));
+    requireIf(layer.isTwoFour, "metadata", tensors->metadata, "twoFour");
+    int64_t const tableBytes = sizeof(int32_t) * static_cast<int64_t>(problem.rows);
+    output.requireApart("rowGroup", tensors->rowGroup, tableBytes);
+    output.requireApart("rowFilter", tensors->rowFilter, tableBytes);
+    output.requireApart("metadata", tensors->metadata, sizeof(int32_t) * metadataWords(problem));
     size_t const bytes = workspaceBytes(tactic, problem);
     if (bytes > 0)
     {
-        requirePointer("workspace", tensors.workspace, kAlignment);
-        require(tensors.workspaceBytes >= bytes, "workspaceBytes is ", tensors.workspaceBytes, ", less than ", bytes);
-        int64_t const yBytes = pixelCount(problem) * problem.yPitch * elementSize(layer.type);
-        requireApart("workspace", tensors.workspace, static_cast<int64_t>(bytes), tensors.y, yBytes);
+        requireWorkspace(*tensors, bytes, output);
         problem.partialPitch = partialPitch(tactic, problem);
-        problem.partial = static_cast<float*>(tensors.workspace);
+        problem.partial = static_cast<float*>(tensors->workspace);
     }
-}
-
-void setPointers(Layer& layer, trtkpConvTensors const* tensors)
-{
-    require(tensors != nullptr, "tensors is null");
-    require(tensors->structSize == sizeof(trtkpConvTensors), "tensors.structSize is ", tensors->structSize, ", not ",
-        sizeof(trtkpConvTensors));
-    require(tensors->reserved == 0, "tensors.reserved is not 0");
-    requirePointer("x", tensors->x, kAlignment);
-    requirePointer("weight", tensors->weight, kAlignment);
-    requirePointer("y", tensors->y, kAlignment);
-    requirePointer("index", tensors->index, sizeof(int32_t));
-    requirePointer("rowGroup", tensors->rowGroup, sizeof(int32_t));
-    requirePointer("rowFilter", tensors->rowFilter, sizeof(int32_t));
-    require((tensors->bias != nullptr) == layer.hasBias, "bias is ", layer.hasBias ? "null" : "given",
-        ", unlike desc.hasBias");
-    require((tensors->residual != nullptr) == layer.hasResidual, "residual is ", layer.hasResidual ? "null" : "given",
-        ", unlike desc.hasResidual");
-    if (layer.hasBias)
-    {
-        requirePointer("bias", tensors->bias, kAlignment);
-    }
-    if (layer.hasResidual)
-    {
-        requirePointer("residual", tensors->residual, kAlignment);
-    }
-    require((tensors->metadata != nullptr) == layer.isTwoFour, "metadata is ", layer.isTwoFour ? "null" : "given",
-        ", unlike desc.twoFour");
-    if (layer.isTwoFour)
-    {
-        requirePointer("metadata", tensors->metadata, kAlignment);
-    }
-
-    ConvProblem& problem = layer.problem;
-    int64_t const size = elementSize(layer.type);
-    int64_t const pixels = pixelCount(problem);
-    int64_t const yBytes = pixels * problem.yPitch * size;
-    int64_t const xBytes = size * problem.batch * problem.height * problem.width * problem.xPitch;
-    requireApart("x", tensors->x, xBytes, tensors->y, yBytes);
-    requireApart("weight", tensors->weight, size * problem.rows * problem.storedColumns, tensors->y, yBytes);
-    requireApart("bias", tensors->bias, size * problem.filters, tensors->y, yBytes);
-    requireApart("residual", tensors->residual, size * pixels * problem.residualPitch, tensors->y, yBytes);
+    problem.splits = tactic.splits;
     problem.x = tensors->x;
     problem.weight = tensors->weight;
     problem.metadata = tensors->metadata;
@@ -303,6 +267,7 @@ void setPointers(Layer& layer, trtkpConvTensors const* tensors)
     problem.bias = tensors->bias;
     problem.residual = tensors->residual;
     problem.y = tensors->y;
+    return problem;
 }
 
 } // namespace
@@ -355,10 +320,8 @@ trtkpStatus trtkpConvCheckLists(trtkpConvDesc const* desc, int32_t const* index,
     return guarded(
         [&]
         {
-            require(desc != nullptr, "desc is null");
+            requireStruct("desc", desc);
             require(listBlock != nullptr, "listBlock is null");
-            require(desc->structSize == sizeof(trtkpConvDesc), "desc.structSize is ", desc->structSize, ", not ",
-                sizeof(trtkpConvDesc));
             trtkpConvDesc copy = *desc;
             copy.listBlock = 1;
             *listBlock = checkedLists(checkedLayer(&copy), index, rowGroup, rowFilter);
@@ -405,18 +368,15 @@ trtkpStatus trtkpConvLaunch(trtkpConvDesc const* desc, int32_t tactic, trtkpConv
     return guarded(
         [&]
         {
-            Layer layer = checkedLayer(desc);
+            Layer const layer = checkedLayer(desc);
             Tactic const& chosen = checkedTactic(tactic, layer);
-            setPointers(layer, tensors);
-            setWorkspace(layer, chosen, *tensors);
-            cudaError_t status = chosen.launch(layer.problem, layer.type, static_cast<cudaStream_t>(stream));
+            trtkp::ConvProblem const problem = problemWith(layer, chosen, tensors);
+            auto* const on = static_cast<cudaStream_t>(stream);
+            cudaError_t status = chosen.launch(problem, layer.type, on);
             if (status == cudaSuccess && chosen.splits > 1)
             {
-                status = launchSplit(layer.problem, layer.type, static_cast<cudaStream_t>(stream));
+                status = trtkp::launchSplit(problem, layer.type, on);
             }
-            if (status != cudaSuccess)
-            {
-                fail(TRTKP_CUDA_ERROR, "launching ", chosen.name, ": ", cudaGetErrorString(status));
-            }
+            requireLaunched(chosen.name, status);
         });
 }

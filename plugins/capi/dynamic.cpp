@@ -1,7 +1,7 @@
 #include "../kernels/launch.h"
+#include "checks.h"
 #include "error.h"
 #include "layer.h"
-#include "pointers.h"
 #include "tactics.h"
 #include "trtkp.h"
 
@@ -46,11 +46,7 @@ struct DynamicLayer
 
 DynamicLayer checkedDynamic(trtkpDynamicDesc const* desc)
 {
-    require(desc != nullptr, "desc is null");
-    require(desc->structSize == sizeof(trtkpDynamicDesc), "desc.structSize is ", desc->structSize, ", not ",
-        sizeof(trtkpDynamicDesc));
-    require(desc->interfaceVersion == TRTKP_INTERFACE_VERSION, "desc.interfaceVersion is ", desc->interfaceVersion,
-        ", not ", TRTKP_INTERFACE_VERSION);
+    requireDesc(desc);
     require(desc->reserved == 0, "desc.reserved is not 0");
     require(desc->patterns >= 1 && desc->patterns <= kMaxPatterns, "patterns is ", desc->patterns, ", not in [1, ",
         kMaxPatterns, "]");
@@ -96,45 +92,14 @@ size_t tableBytes(Layer const& layer)
 
 DynamicProblem problemWith(DynamicLayer const& dynamic, trtkpDynamicTensors const* tensors)
 {
-    require(tensors != nullptr, "tensors is null");
-    require(tensors->structSize == sizeof(trtkpDynamicTensors), "tensors.structSize is ", tensors->structSize, ", not ",
-        sizeof(trtkpDynamicTensors));
-    require(tensors->reserved == 0, "tensors.reserved is not 0");
     Layer const& layer = dynamic.layer;
     ConvProblem const& whole = layer.problem;
-    requirePointer("x", tensors->x, kAlignment);
-    requirePointer("weight", tensors->weight, kAlignment);
+    Output const output
+        = requireTensors(layer, tensors, static_cast<int64_t>(dynamic.patterns) * whole.filters * whole.columns);
     requirePointer("attention", tensors->attention, kAlignment);
-    requirePointer("index", tensors->index, sizeof(int32_t));
-    requirePointer("y", tensors->y, kAlignment);
-    requirePointer("workspace", tensors->workspace, kAlignment);
-    require((tensors->bias != nullptr) == layer.hasBias, "bias is ", layer.hasBias ? "null" : "given",
-        ", unlike conv.hasBias");
-    require((tensors->residual != nullptr) == layer.hasResidual, "residual is ", layer.hasResidual ? "null" : "given",
-        ", unlike conv.hasResidual");
-    if (layer.hasBias)
-    {
-        requirePointer("bias", tensors->bias, kAlignment);
-    }
-    if (layer.hasResidual)
-    {
-        requirePointer("residual", tensors->residual, kAlignment);
-    }
-    size_t const workspace = weightBytes(layer) + 2 * tableBytes(layer);
-    require(
-        tensors->workspaceBytes >= workspace, "workspaceBytes is ", tensors->workspaceBytes, ", less than ", workspace);
-
-    int64_t const size = elementSize(layer.type);
-    int64_t const pixels = pixelCount(whole);
-    int64_t const yBytes = size * pixels * whole.yPitch;
-    int64_t const kernelBytes = size * dynamic.patterns * whole.filters * whole.columns;
-    requireApart("x", tensors->x, size * whole.batch * whole.height * whole.width * whole.xPitch, tensors->y, yBytes);
-    requireApart("weight", tensors->weight, kernelBytes, tensors->y, yBytes);
-    requireApart(
-        "attention", tensors->attention, size * whole.batch * dynamic.patterns * whole.filters, tensors->y, yBytes);
-    requireApart("bias", tensors->bias, size * whole.filters, tensors->y, yBytes);
-    requireApart("residual", tensors->residual, size * pixels * whole.residualPitch, tensors->y, yBytes);
-    requireApart("workspace", tensors->workspace, static_cast<int64_t>(workspace), tensors->y, yBytes);
+    output.requireApart("attention", tensors->attention,
+        static_cast<int64_t>(elementSize(layer.type)) * whole.batch * dynamic.patterns * whole.filters);
+    requireWorkspace(*tensors, weightBytes(layer) + 2 * tableBytes(layer), output);
 
     DynamicProblem problem{};
     problem.samples = whole.batch;
@@ -218,9 +183,6 @@ trtkpStatus trtkpDynamicLaunch(
             {
                 status = chosen.launch(problem, dynamic.layer.type, on);
             }
-            if (status != cudaSuccess)
-            {
-                fail(TRTKP_CUDA_ERROR, "launching ", chosen.name, ": ", cudaGetErrorString(status));
-            }
+            requireLaunched(chosen.name, status);
         });
 }

@@ -1,5 +1,6 @@
 #include "layer.h"
 
+#include "checks.h"
 #include "error.h"
 
 #include <cstdint>
@@ -99,11 +100,7 @@ int32_t elementSize(DataType type)
 
 Layer checkedLayer(trtkpConvDesc const* desc)
 {
-    require(desc != nullptr, "desc is null");
-    require(desc->structSize == sizeof(trtkpConvDesc), "desc.structSize is ", desc->structSize, ", not ",
-        sizeof(trtkpConvDesc));
-    require(desc->interfaceVersion == TRTKP_INTERFACE_VERSION, "desc.interfaceVersion is ", desc->interfaceVersion,
-        ", not ", TRTKP_INTERFACE_VERSION);
+    requireDesc(desc);
     checkRanges(*desc);
 
     Layer layer{};
@@ -238,14 +235,18 @@ int32_t checkedLists(Layer const& layer, int32_t const* index, int32_t const* ro
     return inBlocks ? kBlock : 1;
 }
 
+int64_t metadataWords(ConvProblem const& problem)
+{
+    int64_t const blocks = (problem.rows + kMetadataRows - 1) / kMetadataRows;
+    return blocks * (problem.storedColumns / (kSparseStep / 2)) * kMetadataWords;
+}
+
 void checkMetadata(Layer const& layer, int32_t const* metadata)
 {
     require(layer.isTwoFour, "twoFour is 0: there is no metadata");
     require(metadata != nullptr, "metadata is null");
     ConvProblem const& problem = layer.problem;
-    int64_t const blocks = (problem.rows + kMetadataRows - 1) / kMetadataRows;
-    int64_t const steps = problem.storedColumns / (kSparseStep / 2);
-    for (int64_t at = 0; at < blocks * steps * kMetadataWords; ++at)
+    for (int64_t at = 0; at < metadataWords(problem); ++at)
     {
         auto const word = static_cast<uint32_t>(metadata[at]);
         for (int32_t shift = 0; shift < 32; shift += 4)

@@ -27,6 +27,9 @@ Layer checkedLayer(trtkpConvDesc const* desc);
 // Checks lists in host memory; the block that they may promise.
 int32_t checkedLists(Layer const& layer, int32_t const* index, int32_t const* rowGroup, int32_t const* rowFilter);
 
+// Words of metadata that a problem of 2:4 weights has.
+int64_t metadataWords(ConvProblem const& problem);
+
 // Checks metadata in host memory.
 void checkMetadata(Layer const& layer, int32_t const* metadata);
 

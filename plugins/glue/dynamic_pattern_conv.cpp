@@ -1,4 +1,5 @@
 // DynamicPatternConv: kernels summed for each sample by its attention, over one list of taps.
+#include "described_call.h"
 #include "error.h"
 #include "family.h"
 #include "shapes.h"
@@ -19,29 +20,10 @@ enum Place
     kRESIDUAL,
 };
 
-class DynamicCall : public Call
+class DynamicCall : public DescribedCall<trtkpDynamicDesc, trtkpDynamicTactics, trtkpDynamicWorkspaceBytes>
 {
 public:
-    explicit DynamicCall(trtkpDynamicDesc const& desc)
-        : mDesc{desc}
-    {
-    }
-
-    [[nodiscard]] std::vector<int32_t> tactics() const override
-    {
-        std::vector<int32_t> numbers(TRTKP_TACTIC_COUNT);
-        int32_t count = 0;
-        requireOk(trtkpDynamicTactics(&mDesc, numbers.data(), TRTKP_TACTIC_COUNT, &count));
-        numbers.resize(count);
-        return numbers;
-    }
-
-    [[nodiscard]] size_t workspaceBytes(int32_t tactic) const override
-    {
-        size_t bytes = 0;
-        requireOk(trtkpDynamicWorkspaceBytes(&mDesc, tactic, &bytes));
-        return bytes;
-    }
+    using DescribedCall::DescribedCall;
 
     void launch(int32_t tactic, void const* const* inputs, void* output, void* workspace, size_t bytes,
         cudaStream_t stream) const override
@@ -59,9 +41,6 @@ public:
         tensors.workspaceBytes = bytes;
         requireOk(trtkpDynamicLaunch(&mDesc, tactic, &tensors, stream));
     }
-
-private:
-    trtkpDynamicDesc mDesc;
 };
 
 std::vector<Input> dynamicInputs(bool hasResidual, bool)

@@ -1,5 +1,6 @@
 #include "listed_conv.h"
 
+#include "described_call.h"
 #include "error.h"
 #include "shapes.h"
 
@@ -26,29 +27,10 @@ int64_t constexpr kStepStored = 32;
 int64_t constexpr kBlockRows = 16;
 int64_t constexpr kStepWords = 32;
 
-class ListedCall : public Call
+class ListedCall : public DescribedCall<trtkpConvDesc, trtkpConvTactics, trtkpConvWorkspaceBytes>
 {
 public:
-    explicit ListedCall(trtkpConvDesc const& desc)
-        : mDesc{desc}
-    {
-    }
-
-    [[nodiscard]] std::vector<int32_t> tactics() const override
-    {
-        std::vector<int32_t> numbers(TRTKP_TACTIC_COUNT);
-        int32_t count = 0;
-        requireOk(trtkpConvTactics(&mDesc, numbers.data(), TRTKP_TACTIC_COUNT, &count));
-        numbers.resize(count);
-        return numbers;
-    }
-
-    [[nodiscard]] size_t workspaceBytes(int32_t tactic) const override
-    {
-        size_t bytes = 0;
-        requireOk(trtkpConvWorkspaceBytes(&mDesc, tactic, &bytes));
-        return bytes;
-    }
+    using DescribedCall::DescribedCall;
 
     void launch(int32_t tactic, void const* const* inputs, void* output, void* workspace, size_t bytes,
         cudaStream_t stream) const override
@@ -69,9 +51,6 @@ public:
         tensors.workspaceBytes = bytes;
         requireOk(trtkpConvLaunch(&mDesc, tactic, &tensors, stream));
     }
-
-private:
-    trtkpConvDesc mDesc;
 };
 
 } // namespace

@@ -42,7 +42,7 @@ public:
         for (int32_t i = 0; i < kPassesB; ++i)
         {
             int32_t const row = static_cast<int32_t>(threadIdx.x) / Tile::kChunks + i * Tile::kRowsPerPass;
-            bool const isSelected = row >= run.begin && row < run.end;
+            bool const isSelected = row >= run.rows.begin && row < run.rows.end;
             mOtherRows |= isSelected ? 0U : 1U << i;
             mAtB[i] = isSelected ? (run.firstRow + row) * mColumns : 0;
         }

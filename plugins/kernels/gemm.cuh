@@ -13,7 +13,7 @@
 #include "problem.h"
 #include "ptx.cuh"
 #include "reference.cuh"
-#include "store.cuh"
+#include "tile.cuh"
 
 namespace trtkp
 {
@@ -136,13 +136,12 @@ __device__ __forceinline__ Unit unitOf(ConvProblem const& problem, int32_t const
     return {0, kPaddingUnit};
 }
 
-// One run of the K loop: the rows [begin, end) of a tile, which belong to one filter group, and some of its columns.
+// One run of the K loop: some rows of a tile, and some of their columns.
 struct Run
 {
+    RowRun rows;
     int32_t const* list;
     int32_t firstRow; // of the tile
-    int32_t begin, end;
-    int32_t firstChannel; // of the ONNX group
     int32_t firstColumn;
     int32_t steps;
 };
@@ -155,7 +154,7 @@ __device__ __forceinline__ void fillUnits(
     int32_t const unit = window * Tile::kThreads + static_cast<int32_t>(threadIdx.x);
     int32_t const column = run.firstColumn + unit * Loader::kColumnsPerUnit;
     shared.units[window % 2][threadIdx.x]
-        = unitOf<Loader::kColumnsPerUnit>(problem, run.list, run.firstChannel, column);
+        = unitOf<Loader::kColumnsPerUnit>(problem, run.list, run.rows.firstChannel, column);
 }
 
 // Unit `unit` of a run, while its window is there.
@@ -237,49 +236,24 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) gemmKernel
     TRTKP_DYNAMIC_SHARED(dynamicShared);
     GemmShared<Tile>& shared = *reinterpret_cast<GemmShared<Tile>*>(dynamicShared);
 
-    // Blocks that read the same pixels follow each other, so that the pixels come from the L2 cache.
-    int32_t const rowTiles = (problem.rows + Tile::kN - 1) / Tile::kN;
-    int32_t const rowTile = static_cast<int32_t>(blockIdx.x) % rowTiles;
-    int32_t const firstPixel = static_cast<int32_t>(blockIdx.x) / rowTiles * Tile::kM;
-    int32_t const firstRow = rowTile * Tile::kN;
-    int32_t const rows = problem.rows - firstRow < Tile::kN ? problem.rows - firstRow : Tile::kN;
-    int32_t const warp = threadIdx.x / 32;
-    int32_t const warpPixel = warp / Tile::kWarpsN * Tile::kWarpM;
-    int32_t const warpRow = warp % Tile::kWarpsN * Tile::kWarpN;
-
-    fillPixels(problem, shared, firstPixel);
-    fillRows<Tile>(problem, shared, firstRow);
+    TilePlace<Tile> const place{problem};
+    fillPixels(problem, shared, place.firstPixel);
+    fillRows<Tile>(problem, shared, place.firstRow);
     Loader loader{problem, shared};
-    Sums sums{warpPixel, warpRow};
-    int32_t const allSteps = (problem.columns + Loader::kColumnsPerStep - 1) / Loader::kColumnsPerStep;
-    int32_t const split = blockIdx.y;
-    int32_t const firstStep = allSteps * split / problem.splits;
-    int32_t const steps = allSteps * (split + 1) / problem.splits - firstStep;
+    Sums sums{place.warpPixel, place.warpRow};
+    Steps const steps{problem, (problem.columns + Loader::kColumnsPerStep - 1) / Loader::kColumnsPerStep};
 
+    RowRun rows{};
     TRTKP_NO_UNROLL
-    for (int32_t begin = 0; begin < rows;)
+    while (nextRun(problem, shared, place.rows, rows))
     {
-        int32_t const end = endOfGroup(shared.rowGroup, begin, rows);
-        int32_t const group = shared.rowGroup[begin];
-        int32_t const filter = shared.rowFilter[begin];
-        // Padding rows stand last in their group: a run that begins with one holds nothing else.
-        if (filter >= 0 && group >= 0 && group < problem.listGroups)
-        {
-            Run const run{problem.index + group * problem.listLength, firstRow, begin, end,
-                filter / (problem.filters / problem.groups) * problem.channels, firstStep * Loader::kColumnsPerStep,
-                steps};
-            // A warp whose rows are all of other groups would add zeros.
-            bool const isMine = warpRow < end && warpRow + Tile::kWarpN > begin;
-            accumulate<Tile, T>(problem, shared, run, loader, sums, isMine);
-        }
-        begin = end;
+        Run const run{rows, problem.index + rows.group * problem.listLength, place.firstRow,
+            steps.first * Loader::kColumnsPerStep, steps.count};
+        // A warp whose rows are all of other groups would add zeros.
+        bool const isMine = place.warpRow < rows.end && place.warpRow + Tile::kWarpN > rows.begin;
+        accumulate<Tile, T>(problem, shared, run, loader, sums, isMine);
     }
-
-    storeTile<Tile, T>(problem, shared, sums, firstPixel, firstRow, warpPixel, warpRow);
-    if (rowTile == rowTiles - 1 && problem.splits == 1)
-    {
-        clearPaddedChannelsOfTile<Tile, T>(problem, firstPixel);
-    }
+    storeTile<Tile, T>(problem, shared, sums, place);
 }
 
 } // namespace trtkp

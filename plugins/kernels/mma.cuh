@@ -15,7 +15,7 @@
 #include "device.cuh"
 #include "problem.h"
 #include "ptx.cuh"
-#include "store.cuh"
+#include "tile.cuh"
 
 namespace trtkp
 {
@@ -54,12 +54,6 @@ struct MmaTile
     static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0, "fragments are 16 x 16");
 };
 
-struct TapOffset
-{
-    int32_t h, w; // from the pixel of tap 0
-    int32_t at;   // the same in elements of x
-};
-
 template <typename Tile>
 struct MmaShared
 {
@@ -87,10 +81,10 @@ class TileLoader
 {
 public:
     __device__ __forceinline__ TileLoader(
-        ConvProblem const& problem, MmaShared<Tile>& shared, int32_t firstPixel, int32_t firstRow)
+        ConvProblem const& problem, MmaShared<Tile>& shared, TilePlace<Tile> const& place)
         : mProblem{problem}
         , mShared{shared}
-        , mFirstRow{firstRow}
+        , mFirstRow{place.firstRow}
         , mChunk{static_cast<int32_t>(threadIdx.x) % Tile::kChunks}
         , mRow{static_cast<int32_t>(threadIdx.x) / Tile::kChunks}
     {
@@ -98,7 +92,7 @@ public:
         TRTKP_UNROLL
         for (int32_t i = 0; i < Tile::kPassesA; ++i)
         {
-            int32_t const pixel = firstPixel + mRow + i * Tile::kRowsPerPass;
+            int32_t const pixel = place.firstPixel + mRow + i * Tile::kRowsPerPass;
             int32_t const q = pixel % problem.outWidth;
             int32_t const p = pixel / problem.outWidth % problem.outHeight;
             int32_t const n = pixel / problem.outWidth / problem.outHeight;
@@ -111,15 +105,15 @@ public:
     }
 
     // Turns to the rows [begin, end) of the tile, which belong to one filter group, and to a first column.
-    __device__ __forceinline__ void select(int32_t begin, int32_t end, int32_t firstColumn)
+    __device__ __forceinline__ void select(RowRun const& run, int32_t firstColumn)
     {
         mColumn = firstColumn;
-        mFirstChannel = mShared.rowFilter[begin] / (mProblem.filters / mProblem.groups) * mProblem.channels;
+        mFirstChannel = run.firstChannel;
         TRTKP_UNROLL
         for (int32_t i = 0; i < Tile::kPassesB; ++i)
         {
             int32_t const row = mRow + i * Tile::kRowsPerPass;
-            bool const isSelected = row >= begin && row < end;
+            bool const isSelected = row >= run.begin && row < run.end;
             mBytesB[i] = isSelected ? 16 : 0;
             mAtB[i] = isSelected ? (mFirstRow + row) * mProblem.columns : 0;
         }
@@ -207,26 +201,6 @@ __device__ __forceinline__ void multiply(
     }
 }
 
-// The end of the run of equal groups that begins at `begin`; groups ascend.
-__device__ __forceinline__ int32_t endOfGroup(int32_t const* rowGroup, int32_t begin, int32_t rows)
-{
-    int32_t const group = rowGroup[begin];
-    if (rowGroup[rows - 1] == group)
-    {
-        return rows;
-    }
-    int32_t low = begin + 1;
-    int32_t high = rows;
-    while (low < high)
-    {
-        int32_t const middle = (low + high) / 2;
-        bool const same = rowGroup[middle] == group;
-        low = same ? middle + 1 : low;
-        high = same ? high : middle;
-    }
-    return low;
-}
-
 // Pixels 16 * slab to 16 * slab + 15 of a warp's sums, as rows of kStagingPitch.
 template <typename Tile>
 __device__ __forceinline__ void stageSlab(Accumulators<Tile> const& sums, int32_t slab, float* staging, int32_t lane)
@@ -242,81 +216,22 @@ __device__ __forceinline__ void stageSlab(Accumulators<Tile> const& sums, int32_
 }
 
 template <typename Tile, typename T, typename Shared, typename Sums>
-__device__ __forceinline__ void storeTile(ConvProblem const& problem, Shared& shared, Sums const& sums,
-    int32_t firstPixel, int32_t firstRow, int32_t warpPixel, int32_t warpRow)
+__device__ __forceinline__ void storeTile(
+    ConvProblem const& problem, Shared& shared, Sums const& sums, TilePlace<Tile> const& place)
 {
-    constexpr int32_t kChunksPerRow = Tile::kWarpN / 8;
-    int32_t const lane = threadIdx.x % 32;
-    int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
     float* const staging = shared.staging + threadIdx.x / 32 * 16 * Tile::kStagingPitch;
     TRTKP_UNROLL
     for (int32_t i = 0; i < Tile::kWarpM / 16; ++i)
     {
-        stageSlab(sums, i, staging, lane);
+        stageSlab(sums, i, staging, static_cast<int32_t>(threadIdx.x) % 32);
         __syncwarp();
-        TRTKP_NO_UNROLL
-        for (int32_t task = lane; task < 16 * kChunksPerRow; task += 32)
-        {
-            int32_t const row = warpRow + task % kChunksPerRow * 8;
-            int32_t const pixel = firstPixel + warpPixel + i * 16 + task / kChunksPerRow;
-            if (pixel < pixels)
-            {
-                float const* const from
-                    = staging + task / kChunksPerRow * Tile::kStagingPitch + task % kChunksPerRow * 8;
-                if (problem.splits > 1)
-                {
-                    storePartial(problem, from, pixel, firstRow + row);
-                }
-                else
-                {
-                    storeChunk<T>(problem, from, pixel, shared.chunkFilter[row / 8], shared.rowFilter + row);
-                }
-            }
-        }
+        storeStaged<Tile, T, 16>(
+            problem, shared, staging, place.firstPixel + place.warpPixel + i * 16, place.firstRow, place.warpRow);
         __syncwarp();
     }
-}
-
-// Row groups and filters of the tile, and which eights of rows are eight filters in a row.
-template <typename Tile, typename Shared>
-__device__ __forceinline__ void fillRows(ConvProblem const& problem, Shared& shared, int32_t firstRow)
-{
-    for (int32_t i = threadIdx.x; i < Tile::kN; i += Tile::kThreads)
+    if (place.hasLastRows && problem.splits == 1)
     {
-        bool const exists = firstRow + i < problem.rows;
-        int32_t const filter = exists ? problem.rowFilter[firstRow + i] : -1;
-        shared.rowGroup[i] = exists ? problem.rowGroup[firstRow + i] : -1;
-        shared.rowFilter[i] = filter < problem.filters ? filter : -1;
-    }
-    __syncthreads();
-    for (int32_t i = threadIdx.x; i < Tile::kN / 8; i += Tile::kThreads)
-    {
-        shared.chunkFilter[i] = firstOfEight(problem, shared.rowFilter + i * 8);
-    }
-    __syncthreads();
-}
-
-// The last tile of rows clears the channels past F, one pixel a thread.
-template <typename Tile, typename T>
-__device__ __forceinline__ void clearPaddedChannelsOfTile(ConvProblem const& problem, int32_t firstPixel)
-{
-    int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
-    for (int32_t pixel = firstPixel + threadIdx.x; pixel < pixels && pixel < firstPixel + Tile::kM;
-        pixel += Tile::kThreads)
-    {
-        clearPaddedChannels<T>(problem, pixel);
-    }
-}
-
-// The offsets of the taps; the barriers of fillRows show them.
-template <typename Tile, typename Shared>
-__device__ __forceinline__ void fillTaps(ConvProblem const& problem, Shared& shared)
-{
-    for (int32_t t = threadIdx.x; t < problem.kernelRows * problem.kernelColumns; t += Tile::kThreads)
-    {
-        int32_t const h = t / problem.kernelColumns * problem.dilationH;
-        int32_t const w = t % problem.kernelColumns * problem.dilationW;
-        shared.taps[t] = {h, w, (h * problem.width + w) * problem.xPitch};
+        clearPaddedChannelsOfTile<Tile, T>(problem, place.firstPixel);
     }
 }
 
@@ -327,74 +242,50 @@ __device__ __forceinline__ void mmaBlock(ConvProblem const& problem)
     TRTKP_DYNAMIC_SHARED(dynamicShared);
     MmaShared<Tile>& shared = *reinterpret_cast<MmaShared<Tile>*>(dynamicShared);
 
-    // Blocks that read the same pixels follow each other, so that the pixels come from the L2 cache.
-    int32_t const rowTiles = (problem.rows + Tile::kN - 1) / Tile::kN;
-    int32_t const rowTile = static_cast<int32_t>(blockIdx.x) % rowTiles;
-    int32_t const firstPixel = static_cast<int32_t>(blockIdx.x) / rowTiles * Tile::kM;
-    int32_t const firstRow = rowTile * Tile::kN;
-    int32_t const rows = problem.rows - firstRow < Tile::kN ? problem.rows - firstRow : Tile::kN;
-    int32_t const lane = threadIdx.x % 32;
-    int32_t const warp = threadIdx.x / 32;
-    int32_t const warpPixel = warp / Tile::kWarpsN * Tile::kWarpM;
-    int32_t const warpRow = warp % Tile::kWarpsN * Tile::kWarpN;
-
+    TilePlace<Tile> const place{problem};
     fillTaps<Tile>(problem, shared);
-    fillRows<Tile>(problem, shared, firstRow);
-    TileLoader<Tile, T> loader{problem, shared, firstPixel, firstRow};
+    fillRows<Tile>(problem, shared, place.firstRow);
+    TileLoader<Tile, T> loader{problem, shared, place};
     Accumulators<Tile> sums{};
-    int32_t const allSteps = (problem.columns + Tile::kK - 1) / Tile::kK;
-    int32_t const split = blockIdx.y;
-    int32_t const firstStep = allSteps * split / problem.splits;
-    int32_t const steps = allSteps * (split + 1) / problem.splits - firstStep;
-    int32_t const firstColumn = firstStep * Tile::kK + static_cast<int32_t>(threadIdx.x) % Tile::kChunks * 8;
+    Steps const steps{problem, (problem.columns + Tile::kK - 1) / Tile::kK};
+    int32_t const firstColumn = steps.first * Tile::kK + static_cast<int32_t>(threadIdx.x) % Tile::kChunks * 8;
 
+    RowRun run{};
     TRTKP_NO_UNROLL
-    for (int32_t begin = 0; begin < rows;)
+    while (nextRun(problem, shared, place.rows, run))
     {
-        int32_t const end = endOfGroup(shared.rowGroup, begin, rows);
-        int32_t const group = shared.rowGroup[begin];
-        // Padding rows stand last in their group: a run that begins with one holds nothing else.
-        if (shared.rowFilter[begin] >= 0 && group >= 0 && group < problem.listGroups)
+        loader.select(run, firstColumn);
+        ChunkCursor<Tile::kK> cursor{problem, run.group, firstColumn};
+        TRTKP_UNROLL
+        for (int32_t step = 0; step < Tile::kStages - 1; ++step)
         {
-            loader.select(begin, end, firstColumn);
-            ChunkCursor<Tile::kK> cursor{problem, group, firstColumn};
-            TRTKP_UNROLL
-            for (int32_t step = 0; step < Tile::kStages - 1; ++step)
+            if (step < steps.count)
             {
-                if (step < steps)
-                {
-                    loader.load(step, cursor.next());
-                }
-                ptx::copyAsyncCommit();
+                loader.load(step, cursor.next());
             }
-            TRTKP_NO_UNROLL
-            for (int32_t step = 0; step < steps; ++step)
-            {
-                ptx::copyAsyncWait<Tile::kStages - 2>();
-                // Shows every thread's copies to all, and frees the stage that the step before has read.
-                __syncthreads();
-                int32_t const ahead = step + Tile::kStages - 1;
-                if (ahead < steps)
-                {
-                    loader.load(ahead % Tile::kStages, cursor.next());
-                }
-                ptx::copyAsyncCommit();
-                // Lanes walk their lists apart; ldmatrix and mma want the warp together.
-                __syncwarp();
-                multiply<Tile, T>(sums, shared.stages[step % Tile::kStages], warpPixel, warpRow, lane);
-            }
-            ptx::copyAsyncWait<0>();
-            __syncthreads();
+            ptx::copyAsyncCommit();
         }
-        begin = end;
+        TRTKP_NO_UNROLL
+        for (int32_t step = 0; step < steps.count; ++step)
+        {
+            ptx::copyAsyncWait<Tile::kStages - 2>();
+            // Shows every thread's copies to all, and frees the stage that the step before has read.
+            __syncthreads();
+            int32_t const ahead = step + Tile::kStages - 1;
+            if (ahead < steps.count)
+            {
+                loader.load(ahead % Tile::kStages, cursor.next());
+            }
+            ptx::copyAsyncCommit();
+            // Lanes walk their lists apart; ldmatrix and mma want the warp together.
+            __syncwarp();
+            multiply<Tile, T>(sums, shared.stages[step % Tile::kStages], place.warpPixel, place.warpRow,
+                static_cast<int32_t>(threadIdx.x) % 32);
+        }
+        ptx::copyAsyncWait<0>();
+        __syncthreads();
     }
-
-    storeTile<Tile, T>(problem, shared, sums, firstPixel, firstRow, warpPixel, warpRow);
-
-    if (rowTile == rowTiles - 1 && problem.splits == 1)
-    {
-        clearPaddedChannelsOfTile<Tile, T>(problem, firstPixel);
-    }
+    storeTile<Tile, T>(problem, shared, sums, place);
 }
 
 template <typename Tile, typename T>

@@ -105,7 +105,7 @@ private:
 
     __device__ __forceinline__ bool isSelected(int32_t row) const
     {
-        return row >= mRun.begin && row < mRun.end;
+        return row >= mRun.rows.begin && row < mRun.rows.end;
     }
 
     // Rows of weight that are multiples of 16 bytes.

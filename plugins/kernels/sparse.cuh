@@ -6,7 +6,7 @@
 // blocks of 8, else one by one through registers, which pays where a gathered pixel serves 64 rows or more.
 //
 // Sums stand as rows x pixels in the warps, and pass through shared memory to pixels x rows. Filter groups, splits and
-// stores are T1's.
+// stores are T1's; with TilePlace, nextRun and T1's loader shared as well, a register of sparse_128x128 spills.
 #pragma once
 
 #include "chunk_cursor.cuh"
@@ -15,7 +15,7 @@
 #include "problem.h"
 #include "ptx_sparse.cuh"
 #include "reference.cuh"
-#include "store.cuh"
+#include "tile.cuh"
 
 namespace trtkp
 {
@@ -295,10 +295,8 @@ template <typename Tile, typename T>
 __device__ __forceinline__ void storeSparseTile(ConvProblem const& problem, SparseShared<Tile>& shared,
     SparseSums<Tile> const& sums, int32_t firstPixel, int32_t firstRow, int32_t warpPixel, int32_t warpRow)
 {
-    constexpr int32_t kChunks = Tile::kWarpN / 8;
     constexpr int32_t kPitch = Tile::kStagingPitch;
     int32_t const lane = threadIdx.x % 32;
-    int32_t const pixels = problem.batch * problem.outHeight * problem.outWidth;
     float* const staging = shared.staging + threadIdx.x / 32 * 8 * kPitch;
     TRTKP_UNROLL
     for (int32_t j = 0; j < Tile::kWarpM / 8; ++j)
@@ -314,24 +312,7 @@ __device__ __forceinline__ void storeSparseTile(ConvProblem const& problem, Spar
             to[kPitch + 8] = d[3];
         }
         __syncwarp();
-        TRTKP_NO_UNROLL
-        for (int32_t task = lane; task < 8 * kChunks; task += 32)
-        {
-            int32_t const row = warpRow + task % kChunks * 8;
-            int32_t const pixel = firstPixel + warpPixel + j * 8 + task / kChunks;
-            if (pixel < pixels)
-            {
-                float const* const from = staging + task / kChunks * kPitch + task % kChunks * 8;
-                if (problem.splits > 1)
-                {
-                    storePartial(problem, from, pixel, firstRow + row);
-                }
-                else
-                {
-                    storeChunk<T>(problem, from, pixel, shared.chunkFilter[row / 8], shared.rowFilter + row);
-                }
-            }
-        }
+        storeStaged<Tile, T, 8>(problem, shared, staging, firstPixel + warpPixel + j * 8, firstRow, warpRow);
         __syncwarp();
     }
 }

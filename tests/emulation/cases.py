@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -85,13 +85,10 @@ BLOCK = 8
 
 
 @dataclass(frozen=True)
-class Case:
-    """One layer with its data; arrays are NCHW, as the oracle takes them."""
+class Convolution:
+    """What every case has: activations [N, C, H, W] with their pitches, epilogue and geometry."""
 
     x: Array
-    weight: Array
-    index: IndexSet
-    packed: PackedConv
     bias: Array | None
     residual: Array | None
     activation: str
@@ -99,23 +96,73 @@ class Case:
     strides: tuple[int, int]
     pads: tuple[int, int, int, int]
     dilations: tuple[int, int]
-    groups: int
     dtype: str
-    block: int
+    #: Of x, y and the residual.
     pitches: tuple[int, int, int]
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """F, C, R and S."""
+        raise NotImplementedError
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """P and Q."""
+        kernel, (top, left, bottom, right) = self.weight_shape[2:], self.pads
+        size = (self.x.shape[2] + top + bottom, self.x.shape[3] + left + right)
+        p, q = ((size[i] - (kernel[i] - 1) * self.dilations[i] - 1) // self.strides[i] + 1 for i in range(2))
+        return p, q
+
+    @property
+    def stored_shape(self) -> tuple[int, int, int, int]:
+        """Of y in memory: N, P, Q and its pitch."""
+        return len(self.x), *self.output_size, self.pitches[1]
+
+    def with_residual(self, rng: np.random.Generator) -> Self:
+        """The case with a residual, or with none and no pitch for it."""
+        if rng.random() >= 0.5:
+            return replace(self, pitches=(*self.pitches[:2], 0))
+        shape = (len(self.x), self.weight_shape[0], *self.output_size)
+        return replace(self, residual=rng.normal(size=shape).astype(self.x.dtype))
+
+    def activations(self) -> tuple[Array, Array | None]:
+        """x and the residual as they stand in memory."""
+        return nhwc(self.x, self.pitches[0]), None if self.residual is None else nhwc(self.residual, self.pitches[2])
+
+    def write_file(
+        self, path: Path, desc: ctypes.Structure, tactic: int, seed: int, arrays: Sequence[Array | None]
+    ) -> None:
+        """The file that a program of case_file.h reads."""
+        out = int(np.prod(self.stored_shape)) * DTYPES[self.dtype].itemsize
+        write_case(path, desc, tactic, seed, arrays, out)
+
+    def read(self, path: Path) -> tuple[Array, Array]:
+        """What a program wrote: the output in float64 as [N, F, P, Q], and its padded channels."""
+        y = np.frombuffer(path.read_bytes(), DTYPES[self.dtype]).reshape(self.stored_shape).astype(np.float64)
+        filters = self.weight_shape[0]
+        return y[..., :filters].transpose(0, 3, 1, 2), y[..., filters:]
+
+
+@dataclass(frozen=True)
+class Case(Convolution):
+    """One layer with its data."""
+
+    weight: Array
+    index: IndexSet
+    packed: PackedConv
+    groups: int
+    block: int
     tf32: bool = False
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """F, C, R and S."""
+        return self.weight.shape
 
     @property
     def two_four(self) -> bool:
         """Whether weights are stored as 2:4."""
         return self.index.nm_mask is not None
-
-    @property
-    def output_size(self) -> tuple[int, int]:
-        """P and Q."""
-        kernel, (top, left, bottom, right) = self.weight.shape[2:], self.pads
-        size = (self.x.shape[2] + top + bottom, self.x.shape[3] + left + right)
-        return tuple((size[i] - (kernel[i] - 1) * self.dilations[i] - 1) // self.strides[i] + 1 for i in range(2))  # type: ignore[return-value]
 
     def want(self, oracle: Any) -> Array:
         """The answer in float64."""
@@ -136,32 +183,22 @@ class Case:
             self.tf32, self.two_four,
         )  # fmt: skip
 
-    def write(self, path: Path, tactic: str, seed: int, *, launch: bool = True) -> None:
+    def write(self, path: Path, tactic: str, seed: int) -> None:
         """The file that run_conv reads."""
-        x_pitch, _, residual_pitch = self.pitches
         weight, metadata = compress(self.packed.weight) if self.two_four else (self.packed.weight, None)
-        arrays: list[Array | None] = [
-            nhwc(self.x, x_pitch), weight, self.packed.index, self.packed.row_group, self.packed.filters,
-            self.bias, None if self.residual is None else nhwc(self.residual, residual_pitch), metadata,
-        ]  # fmt: skip
-        out = int(np.prod((len(self.x), *self.output_size, self.pitches[1]))) * DTYPES[self.dtype].itemsize
-        write_case(path, self.desc(), NUMBERS[tactic], seed, arrays if launch else [None] * 8, out)
-
-    def read(self, path: Path) -> tuple[Array, Array]:
-        """What run_conv wrote: the output in float64 as [N, F, P, Q], and its padded channels."""
-        shape = (len(self.x), *self.output_size, self.pitches[1])
-        y = np.frombuffer(path.read_bytes(), DTYPES[self.dtype]).reshape(shape).astype(np.float64)
-        filters = len(self.weight)
-        return y[..., :filters].transpose(0, 3, 1, 2), y[..., filters:]
+        x, residual = self.activations()
+        lists = self.packed.index, self.packed.row_group, self.packed.filters
+        arrays = [x, weight, *lists, self.bias, residual, metadata]
+        self.write_file(path, self.desc(), NUMBERS[tactic], seed, arrays)
 
 
 def write_case(
-    path: Path, desc: ConvDesc, tactic: int, seed: int, arrays: Sequence[Array | None], output_bytes: int
+    path: Path, desc: ctypes.Structure, tactic: int, seed: int, arrays: Sequence[Array | None], output_bytes: int
 ) -> None:
-    """Header and tensors in the order of run_conv.cpp."""
+    """Header and tensors in the order of case_file.h."""
     raw = [b"" if a is None else np.ascontiguousarray(a).tobytes() for a in arrays]
     head = bytes(desc) + struct.pack("=iI", tactic, seed)
-    head += bytes(-len(head) % 8) + struct.pack("=9q", *map(len, raw), output_bytes)
+    head += bytes(-len(head) % 8) + struct.pack(f"={len(raw) + 1}q", *map(len, raw), output_bytes)
     path.write_bytes(head + b"".join(raw))
 
 
@@ -210,30 +247,41 @@ def random_case(
         index = refined(rng, index, shuffled=not blocks)
     weight = rng.normal(size=mask.shape) / np.sqrt(max(1, index.retained / len(mask)))
 
-    dilations = (int(rng.integers(1, 3)), int(rng.integers(1, 3)))
-    pads = tuple(int(p) for p in rng.integers(0, 1 + max(kernel) // 2 * 2, size=4))
-    least = [(kernel[i] - 1) * dilations[i] + 1 - pads[i] - pads[i + 2] for i in range(2)]
-    size = [max(least[i], 1) + int(rng.integers(0, 10)) for i in range(2)]
-    strides = (int(rng.integers(1, 4)), int(rng.integers(1, 3)))
-    x = rng.normal(size=(int(rng.integers(1, 6)), channels * groups, *size))
+    sizes, geometry = random_geometry(rng, kernel)
+    x = rng.normal(size=(int(rng.integers(1, 6)), channels * groups, *sizes))
 
     as_type = DTYPES[dtype]
     list_multiple = BLOCK if blocks and index.kind is not Kind.STRIPE else int(rng.choice([1, 3]))
     row_multiple = int(rng.choice([1, 8, 32, 64]))
     packed = pack(weight.astype(as_type), index, row_multiple=row_multiple, list_multiple=list_multiple)
-    multiple = 8 if blocks else 1
-    pitches = [-(-n // multiple) * multiple + multiple * int(rng.integers(0, 2))
-               for n in (channels * groups, len(mask), len(mask))]  # fmt: skip
     case = Case(
-        x=x.astype(as_type), weight=weight.astype(as_type), index=index, packed=packed,
-        bias=rng.normal(size=len(mask)).astype(as_type) if rng.random() < 0.7 else None, residual=None,
-        activation=ACTIVATIONS[seed % len(ACTIVATIONS)], alpha=0.2, strides=strides, pads=pads, dilations=dilations,
-        groups=groups, dtype=dtype, block=BLOCK if blocks else 1, pitches=(*pitches[:2], 0), tf32=tf32,
-    )  # type: ignore[arg-type]  # fmt: skip
-    if rng.random() < 0.5:
-        residual = rng.normal(size=(len(x), len(mask), *case.output_size)).astype(as_type)
-        case = replace(case, residual=residual, pitches=tuple(pitches))  # type: ignore[arg-type]
-    return case
+        x=x.astype(as_type), weight=weight.astype(as_type), index=index, packed=packed, groups=groups, dtype=dtype,
+        block=BLOCK if blocks else 1, tf32=tf32, **geometry,
+        **random_epilogue(rng, seed, channels * groups, len(mask), as_type, multiple=8 if blocks else 1),
+    )  # fmt: skip
+    return case.with_residual(rng)
+
+
+def random_geometry(rng: np.random.Generator, kernel: tuple[int, int]) -> tuple[list[int], dict[str, tuple[int, ...]]]:
+    """H and W, a little more than the kernel needs, and strides, pads and dilations."""
+    dilations = (int(rng.integers(1, 3)), int(rng.integers(1, 3)))
+    pads = tuple(int(p) for p in rng.integers(0, 1 + max(kernel) // 2 * 2, size=4))
+    least = [(kernel[i] - 1) * dilations[i] + 1 - pads[i] - pads[i + 2] for i in range(2)]
+    sizes = [max(least[i], 1) + int(rng.integers(0, 10)) for i in range(2)]
+    strides = (int(rng.integers(1, 4)), int(rng.integers(1, 3)))
+    return sizes, {"strides": strides, "pads": pads, "dilations": dilations}
+
+
+def random_epilogue(
+    rng: np.random.Generator, seed: int, channels: int, filters: int, as_type: Any, *, multiple: int
+) -> dict[str, Any]:
+    """A bias or none, an activation, and pitches (multiples of ``multiple``) for x, y and a residual."""
+    x_pitch, y_pitch, residual_pitch = (
+        -(-n // multiple) * multiple + multiple * int(rng.integers(0, 2)) for n in (channels, filters, filters)
+    )
+    bias = rng.normal(size=filters).astype(as_type) if rng.random() < 0.7 else None
+    return {"bias": bias, "residual": None, "activation": ACTIVATIONS[seed % len(ACTIVATIONS)], "alpha": 0.2,
+            "pitches": (x_pitch, y_pitch, residual_pitch)}  # fmt: skip
 
 
 def refined(rng: np.random.Generator, index: IndexSet, *, shuffled: bool) -> IndexSet:

@@ -72,6 +72,8 @@ void const* gSchedulerStack = nullptr;
 size_t gSchedulerStackBytes = 0;
 bool gInOrder = true;
 uint64_t gState = 1;
+cudaError_t gRefusal = cudaSuccess;
+int gLaunches = 0;
 std::vector<std::unique_ptr<Thread>> gPool; // threads keep their stacks from block to block
 
 uint32_t randomBelow(uint32_t bound)
@@ -262,16 +264,32 @@ void fail(char const* format, ...)
     std::_Exit(kFailureStatus);
 }
 
+void refuseKernels(cudaError_t error)
+{
+    gRefusal = error;
+}
+
+cudaError_t refusal()
+{
+    return gRefusal;
+}
+
+int launches()
+{
+    return gLaunches;
+}
+
 cudaError_t launch(dim3 grid, dim3 block, size_t sharedBytes, cudaStream_t, std::function<void()> const& kernel)
 {
     uint64_t const threads = static_cast<uint64_t>(block.x) * block.y * block.z;
     bool const blockFits = threads > 0 && threads <= 1024 && block.z <= 64;
     bool const gridFits
         = grid.x > 0 && grid.x <= INT32_MAX && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535;
-    if (!blockFits || !gridFits)
+    if (gRefusal != cudaSuccess || !blockFits || !gridFits)
     {
-        return cudaErrorInvalidValue;
+        return gRefusal != cudaSuccess ? gRefusal : cudaErrorInvalidValue;
     }
+    ++gLaunches;
     gridDim = grid;
     blockDim = block;
     for (unsigned int z = 0; z < grid.z; ++z)

@@ -1,6 +1,8 @@
 // Launches a small layer through the C interface with one argument spoilt: launch_checks prints a line per spoilt
 // argument, "name: status message". test_interface.py knows what to expect.
 
+#include "emulator.h"
+
 #include "../../plugins/capi/trtkp.h"
 
 #include <algorithm>
@@ -26,9 +28,9 @@ struct Layer
 alignas(16) uint16_t gX[512], gWeight[1024], gBias[8], gResidual[32], gY[32];
 alignas(16) float gWorkspace[1024];
 alignas(16) int32_t gMetadata[64];
-int32_t gIndex[128] = {0, 1, 2, 3, 4, 5, 6, 7};
-int32_t gRowGroup[8] = {};
-int32_t gRowFilter[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+alignas(16) int32_t gIndex[128] = {0, 1, 2, 3, 4, 5, 6, 7};
+alignas(16) int32_t gRowGroup[8] = {};
+alignas(16) int32_t gRowFilter[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 
 Layer good()
 {
@@ -87,6 +89,9 @@ std::vector<std::pair<char const*, std::function<void(Layer&)>>> const kSpoilt{
     {"y on x", [](Layer& l) { l.tensors.y = gX; }},
     {"y on residual", [](Layer& l) { l.tensors.residual = gY; }},
     {"y in weight", [](Layer& l) { l.tensors.y = gWeight + 32; }},
+    {"y on index", [](Layer& l) { l.tensors.y = gIndex; }},
+    {"y on rowGroup", [](Layer& l) { l.tensors.y = gRowGroup; }},
+    {"y on rowFilter", [](Layer& l) { l.tensors.y = gRowFilter; }},
     {"workspace given", makeLong},
     {"workspace null",
         [](Layer& l)
@@ -119,6 +124,12 @@ std::vector<std::pair<char const*, std::function<void(Layer&)>>> const kSpoilt{
             makeSparse(l);
             l.tensors.metadata = gMetadata + 1;
         }},
+    {"y on metadata",
+        [](Layer& l)
+        {
+            makeSparse(l);
+            l.tensors.y = gMetadata;
+        }},
     {"metadata not described", [](Layer& l) { l.tensors.metadata = gMetadata; }},
     {"2:4 weights for T1",
         [](Layer& l)
@@ -139,13 +150,27 @@ std::vector<std::pair<char const*, std::function<void(Layer&)>>> const kSpoilt{
 int main()
 {
     std::fill(std::begin(gMetadata), std::end(gMetadata), 0x44444444);
+    int launchedInVain = 0;
     for (auto const& [name, spoil] : kSpoilt)
     {
         Layer layer = good();
         spoil(layer);
+        int const before = emulation::launches();
         trtkpStatus const status = trtkpConvLaunch(&layer.desc, layer.tactic, &layer.tensors, nullptr);
         std::printf("%s: %d %s\n", name, status, status == TRTKP_OK ? "" : trtkpLastError());
+        launchedInVain += status == TRTKP_OK ? 0 : emulation::launches() - before;
     }
+    // As on a GPU that the library holds no kernels for: a tile asks for its shared memory first, the reference
+    // launches.
+    emulation::refuseKernels(cudaErrorNoKernelImageForDevice);
+    for (int32_t const tactic : {TRTKP_TACTIC_MMA_64X32, TRTKP_TACTIC_REFERENCE})
+    {
+        Layer const layer = good();
+        trtkpStatus const status = trtkpConvLaunch(&layer.desc, tactic, &layer.tensors, nullptr);
+        std::printf("other architecture, %s: %d %s\n", trtkpTacticName(tactic), status, trtkpLastError());
+    }
+    emulation::refuseKernels(cudaSuccess);
+    std::printf("launched in vain: 0 %d\n", launchedInVain);
 
     Layer const layer = good();
     std::printf("desc null: %d %s\n", trtkpConvLaunch(nullptr, 0, &layer.tensors, nullptr), trtkpLastError());

@@ -1,19 +1,12 @@
 // Runs one dynamic pattern convolution through the C interface: run_dynamic CASE OUTPUT [SPOILT TENSOR].
 //
-// CASE is a trtkpDynamicDesc, int32 tactic, uint32 seed, six int64 sizes in bytes (x, weight, attention, index, bias,
-// residual; 0 for none), the size of y, and the bytes of the six. Every tensor stands in memory of exactly its size.
-// SPOILT spoils a pointer before the launch: "null", "misaligned" or "y" (y begins in the tensor), by the number of the
-// tensor (6: y, 7: workspace; "short 7" gives too little workspace). Prints the tactics; ends with the status.
+// CASE (case_file.h) has the tensors x, weight, attention, index, bias and residual. SPOILT spoils a pointer before the
+// launch: "null", "misaligned" or "y" (y begins in the tensor), by the number of the tensor (6: y, 7: workspace; "short
+// 7" gives too little workspace). Prints the tactics; ends with the status.
 
-#include "emulator.h"
+#include "case_file.h"
 
-#include "../../plugins/capi/trtkp.h"
-
-#include <cstdint>
-#include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
 #include <string>
 
 namespace
@@ -21,97 +14,79 @@ namespace
 
 int constexpr kTensors = 6;
 
-struct Header
+// What a launch is given: the tensors of the case, y and the workspace.
+struct Given
 {
-    trtkpDynamicDesc desc;
-    int32_t tactic;
-    uint32_t seed;
-    int64_t sizes[kTensors + 1];
+    void* tensors[kTensors + 2];
+    size_t workspaceBytes;
 };
 
-int report(trtkpStatus status)
+void spoil(Given& given, std::string const& how, int number)
 {
-    std::printf("error: %s\n", trtkpLastError());
-    return status;
+    void*& tensor = given.tensors[number];
+    if (how == "null")
+    {
+        tensor = nullptr;
+    }
+    else if (how == "misaligned")
+    {
+        tensor = static_cast<char*>(tensor) + 2;
+    }
+    else if (how == "y")
+    {
+        given.tensors[kTensors] = tensor;
+    }
+    else if (how == "short")
+    {
+        --given.workspaceBytes;
+    }
 }
 
 } // namespace
 
 int main(int argc, char** argv)
 {
-    std::ifstream input{argv[1], std::ios::binary};
-    Header header{};
-    input.read(reinterpret_cast<char*>(&header), sizeof(header));
-    if (argc < 3 || !input)
+    emulation::Case<trtkpDynamicDesc, kTensors> read;
+    if (argc < 3 || !read.read(argv[1]))
     {
         std::fprintf(stderr, "usage: run_dynamic CASE OUTPUT [SPOILT TENSOR]\n");
         return emulation::kFailureStatus;
     }
-    emulation::setSeed(header.seed);
+    auto const& [desc, tactic, seed, sizes] = read.header;
+    emulation::setSeed(seed);
     int32_t tactics[TRTKP_TACTIC_COUNT];
     int32_t count = 0;
-    size_t workspaceBytes = 0;
-    trtkpStatus status = trtkpDynamicTactics(&header.desc, tactics, TRTKP_TACTIC_COUNT, &count);
+    Given given{};
+    trtkpStatus status = trtkpDynamicTactics(&desc, tactics, TRTKP_TACTIC_COUNT, &count);
     for (int32_t i = 0; i < count; ++i)
     {
         std::printf("%s\n", trtkpTacticName(tactics[i]));
     }
-    status = status != TRTKP_OK ? status : trtkpDynamicWorkspaceBytes(&header.desc, header.tactic, &workspaceBytes);
+    status = status != TRTKP_OK ? status : trtkpDynamicWorkspaceBytes(&desc, tactic, &given.workspaceBytes);
     if (status != TRTKP_OK)
     {
-        return report(status);
+        return emulation::report(status);
     }
 
-    void* memory[kTensors + 2] = {};
-    void* tensors[kTensors + 2] = {};
-    size_t const yBytes = header.sizes[kTensors];
-    for (int i = 0; i < kTensors + 2; ++i)
+    emulation::Memory y = emulation::notANumber(read.outputBytes());
+    emulation::Memory workspace = emulation::notANumber(given.workspaceBytes);
+    for (int i = 0; i < kTensors; ++i)
     {
-        size_t const bytes = i <= kTensors ? header.sizes[i] : workspaceBytes;
-        if (bytes > 0)
-        {
-            memory[i] = tensors[i] = std::malloc(bytes);
-            if (i < kTensors)
-            {
-                input.read(static_cast<char*>(memory[i]), bytes);
-            }
-            else
-            {
-                std::memset(memory[i], 0xff, bytes); // NaN: an element that is never written shows
-            }
-        }
+        given.tensors[i] = read.at(i);
     }
+    given.tensors[kTensors] = y.data();
+    given.tensors[kTensors + 1] = workspace.data();
     if (argc > 4)
     {
-        std::string const spoilt = argv[3];
-        void*& tensor = tensors[std::atoi(argv[4])];
-        if (spoilt == "null")
-        {
-            tensor = nullptr;
-        }
-        else if (spoilt == "misaligned")
-        {
-            tensor = static_cast<char*>(tensor) + 2;
-        }
-        else if (spoilt == "y")
-        {
-            tensors[kTensors] = tensor;
-        }
-        else if (spoilt == "short")
-        {
-            --workspaceBytes;
-        }
+        spoil(given, argv[3], std::atoi(argv[4]));
     }
-    trtkpDynamicTensors const arguments{sizeof(trtkpDynamicTensors), 0, tensors[0], tensors[1], tensors[2],
-        static_cast<int32_t const*>(tensors[3]), tensors[4], tensors[5], tensors[6], tensors[7], workspaceBytes};
-    status = trtkpDynamicLaunch(&header.desc, header.tactic, &arguments, nullptr);
+    void* const* const t = given.tensors;
+    trtkpDynamicTensors const tensors{sizeof(trtkpDynamicTensors), 0, t[0], t[1], t[2],
+        static_cast<int32_t const*>(t[3]), t[4], t[5], t[6], t[7], given.workspaceBytes};
+    status = trtkpDynamicLaunch(&desc, tactic, &tensors, nullptr);
     if (status == TRTKP_OK)
     {
-        std::ofstream{argv[2], std::ios::binary}.write(static_cast<char const*>(memory[kTensors]), yBytes);
+        emulation::write(argv[2], y);
     }
-    for (void* const each : memory)
-    {
-        std::free(each);
-    }
-    return status == TRTKP_OK ? 0 : report(status);
+    return emulation::report(status);
 }

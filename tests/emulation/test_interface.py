@@ -15,7 +15,7 @@ from trtkp.prune.index_set import from_mask
 from .cases import ConvDesc, random_case, write_case
 from .programs import COMPILER, ROOT, build, run
 
-INVALID, UNSUPPORTED = 1, 2
+INVALID, UNSUPPORTED, CUDA_ERROR = 1, 2, 3
 
 Array = np.ndarray[Any, Any]
 
@@ -277,22 +277,24 @@ def test_what_a_launch_refuses() -> None:
     for name in ("x", "weight", "index", "rowGroup", "rowFilter", "y"):
         assert got[f"{name} null"] == f"{INVALID} {name} is null"
     assert got["nothing"] == "0 "
-    assert got["bias null"] == f"{INVALID} bias is null, unlike desc.hasBias"
-    assert got["residual null"] == f"{INVALID} residual is null, unlike desc.hasResidual"
-    assert got["bias not described"] == f"{INVALID} bias is given, unlike desc.hasBias"
+    assert got["bias null"] == f"{INVALID} bias is null, unlike hasBias"
+    assert got["residual null"] == f"{INVALID} residual is null, unlike hasResidual"
+    assert got["bias not described"] == f"{INVALID} bias is given, unlike hasBias"
     for name, alignment in (("x", 16), ("weight", 16), ("y", 16), ("index", 4)):
         assert got[f"{name} misaligned"] == f"{INVALID} {name} is not aligned to {alignment} bytes"
     assert got["y on x"] == f"{INVALID} y overlaps x"
     assert got["y on residual"] == f"{INVALID} y overlaps residual"
     assert got["y in weight"] == f"{INVALID} y overlaps weight"
+    for name in ("index", "rowGroup", "rowFilter", "metadata"):
+        assert got[f"y on {name}"] == f"{INVALID} y overlaps {name}"
     assert got["tensors size"].startswith(f"{INVALID} tensors.structSize is 8, not ")
     assert got["tactic negative"] == f"{INVALID} tactic is -1, which is none"
     assert got["tactic unknown"] == f"{INVALID} tactic is 51, which is none"
     assert got["tactic gap"] == f"{INVALID} tactic is 31, which is none"
     assert got["metadata given"] == "0 "
-    assert got["metadata null"] == f"{INVALID} metadata is null, unlike desc.twoFour"
+    assert got["metadata null"] == f"{INVALID} metadata is null, unlike twoFour"
     assert got["metadata misaligned"] == f"{INVALID} metadata is not aligned to 16 bytes"
-    assert got["metadata not described"] == f"{INVALID} metadata is given, unlike desc.twoFour"
+    assert got["metadata not described"] == f"{INVALID} metadata is given, unlike twoFour"
     assert got["2:4 weights for T1"] == f"{UNSUPPORTED} tactic mma_64x32 takes no 2:4 weights (twoFour 1)"
     assert got["dense weights for T4"] == f"{UNSUPPORTED} tactic sparse_64x64 needs 2:4 weights (twoFour 1)"
     assert got["tactic unfit"].startswith(f"{UNSUPPORTED} tactic mma_64x32 needs lists in blocks of 8")
@@ -300,6 +302,10 @@ def test_what_a_launch_refuses() -> None:
     assert got["workspace null"] == f"{INVALID} workspace is null"
     assert got["workspace short"] == f"{INVALID} workspaceBytes is 4095, less than 4096"
     assert got["y in workspace"] == f"{INVALID} y overlaps workspace"
+    for tactic in ("mma_64x32", "reference"):
+        refused = f"launching {tactic}: no kernel image is available for execution on the device"
+        assert got[f"other architecture, {tactic}"] == f"{CUDA_ERROR} {refused}"
+    assert got["launched in vain"] == "0 0"
     assert got["desc null"] == f"{INVALID} desc is null"
     assert got["tensors null"] == f"{INVALID} tensors is null"
     assert got["other thread"] == "0 []"

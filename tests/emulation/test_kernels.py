@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import zlib
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from .cases import BASES, TACTIC, TACTICS, TOLERANCE, Array, Case, random_case
+from .cases import ACTIVATIONS, BASES, TACTIC, TACTICS, TOLERANCE, Array, Case, random_case
 from .programs import run
 
 CASES = int(os.environ.get("TRTKP_EMULATION_CASES", "48"))
@@ -66,6 +67,45 @@ def layer(tier: str, number: int) -> tuple[Case, str]:
 def test_random_layer(tier: str, number: int, run_conv: Path, oracle: Any, tmp_path: Path) -> None:
     case, tactic = layer(tier, number)
     check(case, tactic, zlib.crc32(b"%d" % number), run_conv, oracle, tmp_path)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_what_the_random_layers_cover(tier: str) -> None:
+    """Already the share of ``make test``: every tactic, type, kind of list, epilogue and batch of the tier."""
+    cases, tactics = zip(*(layer(tier, number) for number in range(min(CASES, 48))), strict=True)
+    takes = [TACTIC[name] for name in TACTICS if TACTIC[name].tier == tier]
+    assert {name for name in TACTICS if TACTIC[name].tier == tier} <= set(tactics)
+    assert {case.packed.base for case in cases} == set(BASES)
+    assert {case.dtype for case in cases} >= {dtype for tactic in takes for dtype in tactic.dtypes}
+    epilogues = {(case.activation, case.residual is not None) for case in cases}
+    assert epilogues == set(product(ACTIVATIONS, (False, True)))
+    assert {case.bias is not None for case in cases} == {False, True}
+    assert {len(case.x) for case in cases} == {1, 2, 3, 4, 5}
+    assert {case.groups for case in cases} == {1, 2, 3}
+    assert any(case.pitches[0] > case.x.shape[1] for case in cases)  # padded channels, full of NaN
+    kernels = {case.weight.shape[2:] for case in cases}
+    assert {(1, 1), (3, 3), (7, 7)} <= kernels
+    kept = [set(case.index.mask().sum((1, 2, 3)).tolist()) for case in cases]
+    assert any(0 in filters for filters in kept)
+    assert any(case.weight[0].size in filters for case, filters in zip(cases, kept, strict=True))
+    if not all(tactic.blocks for tactic in takes):
+        assert any((case.index.entry_ptr[1:] - case.index.entry_ptr[:-1] == 1).any() for case in cases)
+
+
+@pytest.mark.parametrize("kernel", [(8, 8), (1, 64), (64, 1)], ids=str)
+@pytest.mark.parametrize(
+    "tactic", ["reference", "mma_64x32", "mma_64x64_k64", "single_128x16", "direct", "sparse_64x64"]
+)
+def test_kernels_of_64_taps(tactic: str, kernel: tuple[int, int], run_conv: Path, oracle: Any, tmp_path: Path) -> None:
+    """The most that lists and tables of taps hold; wide steps need R + S of at most 31."""
+    takes = TACTIC[tactic]
+    options = {"base": "PatternConv", "dtype": takes.dtypes[-1], "blocks": takes.blocks, "two_four": takes.two_four}
+    case = random_case(3, **options, whole=takes.blocks, shape=(9, 16, kernel))
+    case.write(tmp_path / "case", tactic, 9)
+    offered = run(run_conv, tmp_path / "case").stdout.splitlines()[0].split()[1:]
+    assert (tactic in offered) == (sum(kernel) <= 31 or tactic not in ("mma_64x64_k64", "single_128x16"))
+    if tactic in offered:
+        check(case, tactic, 9, run_conv, oracle, tmp_path)
 
 
 @pytest.mark.parametrize("tactic", ["mma_64x64_k64", "tf32_64x64", "single_128x16"])

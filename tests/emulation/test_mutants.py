@@ -61,18 +61,18 @@ MUTANTS = {
     ),
     "leaves the padded channels": (
         "mma.cuh",
-        "rowTile == rowTiles - 1 && problem.splits == 1",
-        "rowTile == rowTiles",
+        "place.hasLastRows && problem.splits == 1",
+        "!place.hasLastRows && problem.splits == 1",
     ),
     "forgets the ONNX group": (
-        "mma.cuh",
-        "/ (mProblem.filters / mProblem.groups) * mProblem.channels",
+        "tile.cuh",
+        "/ (problem.filters / problem.groups) * problem.channels",
         "* 0",
     ),
     "splits overlap": (
-        "mma.cuh",
-        "allSteps * (split + 1) / problem.splits - firstStep",
-        "allSteps * (split + 1) / problem.splits - firstStep + (split == 0)",
+        "tile.cuh",
+        "allSteps * (split + 1) / problem.splits - first",
+        "allSteps * (split + 1) / problem.splits - first + (split == 0)",
     ),
     "forgets a split": (
         "store.cuh",
@@ -101,8 +101,8 @@ MUTANTS = {
     ),
     "skips a warp that has rows": (
         "gemm.cuh",
-        "warpRow + Tile::kWarpN > begin",
-        "warpRow >= begin",
+        "place.warpRow + Tile::kWarpN > rows.begin",
+        "place.warpRow >= rows.begin",
     ),
     "reads the units of another window": (
         "gemm.cuh",
@@ -231,21 +231,23 @@ MUTANTS = {
     ),
 }
 
+NARROW = ("launch_mma_64x32.cu", ("mma_64x32", "mma_64x32_split4"))
+SPARSE = ("launch_sparse_64x64.cu", ("sparse_64x64", "sparse_64x64_split4"))
+SPARSE_SINGLES = ("launch_sparse_singles_64x64.cu", ("sparse_singles_64x64",))
 #: Fault or file to the launcher that is compiled from the changed kernels, and the tactics that it serves.
 TARGETS = {
     "reads the units of another window": ("launch_single_128x16.cu", ("single_128x16",)),
+    "T4: columns of the step before": SPARSE_SINGLES,
+    "T4: gathers outside the image": SPARSE_SINGLES,
+    "T4: stores before it may": SPARSE_SINGLES,
     "gemm.cuh": ("launch_gemm_64x64.cu", ("mma_64x64_k64", "mma_64x64_k64_split4")),
     "block_loader.cuh": ("launch_gemm_64x64.cu", ("mma_64x64_k64",)),
     "tensor_sums.cuh": ("launch_tf32_64x64.cu", ("tf32_64x64",)),
     "simt_sums.cuh": ("launch_simt_64x32.cu", ("simt_64x32",)),
     "single_loader.cuh": ("launch_single_128x16.cu", ("single_128x16",)),
     "direct.cuh": ("launch_direct.cu", ("direct",)),
-    "sparse.cuh": ("launch_sparse_64x64.cu", ("sparse_64x64", "sparse_64x64_split4")),
-} | dict.fromkeys(
-    ("T4: columns of the step before", "T4: gathers outside the image", "T4: stores before it may"),
-    ("launch_sparse_singles_64x64.cu", ("sparse_singles_64x64",)),
-)
-NARROW = ("launch_mma_64x32.cu", ("mma_64x32", "mma_64x32_split4"))
+    "sparse.cuh": SPARSE,
+}
 
 
 def target(name: str) -> tuple[str, tuple[str, ...]]:
@@ -263,6 +265,9 @@ def mutated_program(
     text, count = re.subn(pattern, lambda _: new, (kernels / file).read_text())
     assert count == 1
     (kernels / file).write_text(text)
+    # Layers here are float16, or float32 where a launcher takes that: other types would be compiled in vain.
+    for path in kernels.glob("launch_*.cu*"):
+        path.write_text(path.read_text().replace("__nv_bfloat16", "__half"))
 
     mutated = kernels / launcher
     flags = [COMPILER, *FLAGS, "-Wno-error", "-o"]

@@ -41,16 +41,19 @@ __all__ = [
     "predict",
 ]
 
-#: Cycles from a load's issue to its data, L2 included (microbenchmarks of Ampere to Hopper give 200 to 600).
+#: Cycles from a load's issue to its data. Measured on an A100 and an H800: 262 out of L2, 466 and 479 out of device
+#: memory (Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture", arXiv 2402.13499, table IV).
 LOAD_LATENCY = 500
-#: Cycles of a block before its first and after its last step: tables, first loads, epilogue.
+#: Cycles of a block before its first and after its last step: tables, first loads, epilogue. An assumption.
 BLOCK_OVERHEAD = 2500
-#: Seconds from one launch to the next in a stream; a replayed graph has about half.
+#: Seconds from one launch to the next in a stream; a replayed graph has about half. An assumption.
 LAUNCH_S = 4e-6
-#: Multiply-accumulates per cycle and multiprocessor of the tactic `reference`, which sums in float64 one by one.
+#: Multiply-accumulates per cycle and multiprocessor of the tactic `reference`, which sums in float64 one by one. An
+#: assumption.
 REFERENCE_MACS_PER_CYCLE = 1.0
 
-#: Compute capability to shared memory in bytes and threads of a multiprocessor.
+#: Compute capability to shared memory in bytes and threads of a multiprocessor (CUDA C++ Programming Guide, technical
+#: specifications per compute capability).
 _MULTIPROCESSOR = {80: (164 << 10, 2048), 86: (100 << 10, 1536), 87: (164 << 10, 1536), 89: (100 << 10, 1536),
                    90: (228 << 10, 2048), 100: (228 << 10, 2048), 120: (100 << 10, 1536)}  # fmt: skip
 _REGISTERS = 64 << 10
@@ -93,31 +96,47 @@ class Gpu:
     verified: bool = False
 
 
-# L2 bandwidth: 48 bytes a cycle and multiprocessor. The A100's whitepaper gives 5120 bytes a cycle in all, 47 for each
-# multiprocessor; the others publish none, so for them it is an assumption.
+#: Bytes a cycle and multiprocessor out of L2. The A100's whitepaper says 5120 a cycle in all, 47 for each of its
+#: multiprocessors; on an H800 4472 were measured, 39 for each (arXiv 2402.13499, table V). Elsewhere an assumption.
+CACHE_BYTES_PER_CYCLE = 48
+#: Share of the tensor cores' rate that ``mma.sync`` reaches on Hopper, on average (arXiv 2402.13499); ``wgmma`` reaches
+#: nearly all.
+HOPPER_MMA_SHARE = 0.63
+
+
 def _gpu(
     name: str, capability: int, multiprocessors: int, ghz: float, tflops: float, gbs: float, mib: int, source: str,
     mma_share: float = 1.0,
 ) -> Gpu:  # fmt: skip
     clock = ghz * 1e9
     macs = tflops * 1e12 / 2 / multiprocessors / clock
-    return Gpu(name, capability, multiprocessors, clock, macs, mma_share, gbs * 1e9, 48 * multiprocessors * clock,
-               mib << 20, source)  # fmt: skip
+    cache = CACHE_BYTES_PER_CYCLE * multiprocessors * clock
+    return Gpu(name, capability, multiprocessors, clock, macs, mma_share, gbs * 1e9, cache, mib << 20, source)
 
 
-#: Name to figures: SMs, boost clock, dense fp16 rate with fp32 sums, memory bandwidth and L2.
+#: Name to figures: SMs, boost clock, dense fp16 rate with fp32 sums, memory bandwidth and L2. Held against the sources
+#: named, or against what quotes them table by table.
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        _gpu("A100", 80, 108, 1.41, 312, 1555, 40, "NVIDIA A100 Tensor Core GPU Architecture whitepaper (40 GB SXM)"),
-        _gpu("L4", 89, 58, 2.04, 121, 300, 48, "NVIDIA L4 datasheet; Ada GPU Architecture whitepaper (AD104)"),
-        _gpu("RTX 4090", 89, 128, 2.52, 165.2, 1008, 72, "NVIDIA Ada GPU Architecture whitepaper, table of the 4090"),
-        _gpu("Orin", 87, 16, 1.3, 42.6, 204.8, 4, "NVIDIA Jetson AGX Orin Technical Brief (64 GB: 85 dense int8 TOPS)"),
-        # mma.sync on Hopper: 62 to 65 % of the wgmma rate (arXiv 2501.12084).
-        _gpu("H100", 90, 132, 1.83, 989.4, 3350, 50, "NVIDIA H100 datasheet (SXM5)", 0.63),
-        _gpu("H200", 90, 132, 1.83, 989.4, 4800, 50, "NVIDIA H200 datasheet (SXM5)", 0.63),
+        _gpu("A100", 80, 108, 1.41, 312, 1555, 40,
+             "NVIDIA A100 Tensor Core GPU Architecture whitepaper, table 4 (40 GB SXM4); deviceQuery agrees"),
+        _gpu("L4", 89, 58, 2.04, 121, 300, 48,
+             "NVIDIA L4 datasheet (242 TFLOPS with sparsity, 300 GB/s); SMs and clock by deviceQuery; L2 of the AD104 "
+             "in the NVIDIA Ada GPU Architecture whitepaper"),
+        _gpu("RTX 4090", 89, 128, 2.52, 165.2, 1008, 72, "NVIDIA Ada GPU Architecture whitepaper, appendix A"),
+        # 170 sparse int8 TOPS of its tensor cores are 42.5 dense in fp16; fp32 sums at the same rate are an assumption.
+        _gpu("Orin", 87, 16, 1.3, 42.5, 204.8, 4,
+             "NVIDIA Jetson AGX Orin Series Technical Brief v1.2 (64 GB); SMs, clock and L2 by deviceQuery"),
+        # The whitepaper's clock was not final: 1.83 GHz is that of the rate. Lighter loads run at up to 1.98.
+        _gpu("H100", 90, 132, 1.83, 989.4, 3350, 50,
+             "NVIDIA H100 Tensor Core GPU Architecture whitepaper, table 3, and product page (SXM5: 1979 TFLOPS with "
+             "sparsity, 3.35 TB/s)", HOPPER_MMA_SHARE),
+        _gpu("H200", 90, 132, 1.83, 989.4, 4800, 60,
+             "NVIDIA H200 product page (SXM: rate as H100, 4.8 TB/s); SMs and L2 as the driver reports them",
+             HOPPER_MMA_SHARE),
     )
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

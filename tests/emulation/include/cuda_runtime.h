@@ -136,7 +136,9 @@ enum cudaFuncAttribute
 // The most that a block may ask for on sm_86, sm_89 and sm_120, the smallest of the architectures built for.
 inline cudaError_t cudaFuncSetAttribute(void const*, cudaFuncAttribute, int bytes)
 {
-    return bytes <= 99 * 1024 ? cudaSuccess : cudaErrorInvalidValue;
+    return emulation::refusal() != cudaSuccess ? emulation::refusal()
+        : bytes <= 99 * 1024                   ? cudaSuccess
+                                               : cudaErrorInvalidValue;
 }
 
 template <typename Function>
@@ -152,5 +154,14 @@ inline cudaError_t cudaGetLastError()
 
 inline char const* cudaGetErrorString(cudaError_t error)
 {
-    return error == cudaSuccess ? "no error" : "invalid argument";
+    switch (error)
+    {
+    case cudaSuccess:
+        return "no error";
+    case cudaErrorInvalidValue:
+        return "invalid argument";
+    case cudaErrorNoKernelImageForDevice:
+        return "no kernel image is available for execution on the device";
+    }
+    return "unknown error";
 }

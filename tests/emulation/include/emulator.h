@@ -37,6 +37,7 @@ enum cudaError_t
 {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
+    cudaErrorNoKernelImageForDevice = 209,
 };
 
 struct CUstream_st;
@@ -53,6 +54,14 @@ void setSeed(uint64_t seed);
 // Prints the message with block and thread and ends the process with kFailureStatus.
 [[noreturn]] void fail(char const* format, ...) __attribute__((format(printf, 1, 2)));
 constexpr int kFailureStatus = 70;
+
+// From here on kernels are refused with that error, as those that a library does not hold for a GPU's architecture are;
+// with cudaSuccess no longer.
+void refuseKernels(cudaError_t error);
+cudaError_t refusal();
+
+// Kernels launched so far.
+int launches();
 
 cudaError_t launch(dim3 grid, dim3 block, size_t sharedBytes, cudaStream_t stream, std::function<void()> const& kernel);
 
