@@ -204,7 +204,7 @@ class _Parts:
         if self.subject.bundle is not None:
             totals = self.subject.bundle.manifest.totals
             return Costs(
-                **totals.model_dump(),
+                **totals.model_dump(exclude={"as_in_paper"}),
                 density=totals.retained_macs / totals.dense_macs if totals.dense_macs else None,
                 bound=totals.dense_macs / totals.retained_macs if totals.retained_macs else None,
             )
