@@ -50,7 +50,7 @@ def test_a_tiny_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     two = {row["label"]: row for row in rows}
     half, eighth = two["50.0% plain 2:4"], two["87.5% lists of 8, 2:4 inside"]
     assert half["macs"] == pytest.approx(two["50.0% one-filter lists"]["macs"])
-    assert eighth["macs"] == pytest.approx(two["75% one-filter lists"]["macs"], abs=0.03)
+    assert eighth["macs"] == pytest.approx(two["87.5% one-filter lists"]["macs"], abs=0.03)
     assert two["50.0% channels"]["macs"] <= half["macs"] < two["50.0% channels"]["macs"] + 0.1
     assert 0.5 < half["mass"] < 1
     assert main(command) == 0

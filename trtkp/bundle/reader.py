@@ -126,7 +126,7 @@ class Bundle(Closing):
             from trtkp.engine.trt_options import RunOptions
 
             given = options.get("options") or RunOptions()
-            options["options"] = replace(given, refit_from=self.file("engine.onnx"))
+            options["options"] = replace(given, refit_from=given.refit_from or self.file("engine.onnx"))
         return backend.open(self.file(backend.artefact), threads=threads, **options)
 
     def close(self) -> None:

@@ -29,6 +29,9 @@ __all__ = ["TrtEngineRunner"]
 #: Runs that are left out of a profile's medians: the first ones allocate.
 _WARMUP = 3
 
+#: Of the addresses that ``setTensorAddress`` takes.
+_ALIGNMENT = 256
+
 
 class TrtEngineRunner(Closing):
     """An engine on the first GPU; several threads may run it at once, each waits for a free context.
@@ -119,18 +122,18 @@ class TrtEngineRunner(Closing):
 
     def close(self) -> None:
         """Wait for the runs that are going on, and give the contexts and their GPU memory back."""
-        if not self._open:
-            return
-        self._open = False
         with self._changed:
+            if not self._open:
+                return
+            self._open = False
+            self._changed.notify_all()  # who waits for a context waits in vain
             self._changed.wait_for(lambda: len(self._free) == self.options.contexts)
             for context in self._free:
                 context.close()
+            self._free.clear()
         self._engine.close()
 
     def _run(self, feeds: Mapping[str, Any], *, graphs: bool) -> tuple[dict[str, npt.NDArray[Any]], RunTimes]:
-        if not self._open:
-            raise ValueError("the runner is closed")
         checked, streams = self._checked(feeds)
         with self._context({name: tuple(feed.shape) for name, feed in checked.items()}) as context:
             return context.run(checked, streams, graphs=graphs)
@@ -139,7 +142,9 @@ class TrtEngineRunner(Closing):
     def _context(self, shapes: Mapping[str, Shape]) -> Iterator[Context]:
         """A free context: one whose last run was at these shapes, else the one that was idle for longest."""
         with self._changed:
-            self._changed.wait_for(lambda: self._free)
+            self._changed.wait_for(lambda: self._free or not self._open)
+            if not self._open:
+                raise ValueError("the runner is closed")
             chosen = next((context for context in self._free if context.holds(shapes)), self._free[0])
             self._free.remove(chosen)
         try:
@@ -147,7 +152,7 @@ class TrtEngineRunner(Closing):
         finally:
             with self._changed:
                 self._free.append(chosen)
-                self._changed.notify()
+                self._changed.notify_all()  # runs wait here, and a close
 
     def _checked(self, feeds: Mapping[str, Any]) -> tuple[dict[str, Feed], dict[str, int]]:
         """Feeds that fit the inputs, and the streams in which device memory becomes valid."""
@@ -158,19 +163,38 @@ class TrtEngineRunner(Closing):
         }
         views = {name: view(feeds[name], f"input {name}") for name in interfaces}
         for found in views.values():
-            _require_contiguous(found)
-        # before version 3 of the interface it names no stream: the legacy default stream, which is 1, is the custom
-        streams = {name: each.get("stream", 1) for name, each in interfaces.items()}
-        streams = {name: int(stream) for name, stream in streams.items() if stream is not None}
-        return check_feeds(self.inputs, {**feeds, **views}), streams
+            _require_readable(found)
+        streams = {name: _stream(feeds[name], interface) for name, interface in interfaces.items()}
+        known = {name: stream for name, stream in streams.items() if stream is not None}
+        return check_feeds(self.inputs, {**feeds, **views}), known
 
 
-def _require_contiguous(found: View) -> None:
+def _require_readable(found: View) -> None:
     if not found.contiguous:
         raise InputError(
             f"{found.name} {list(found.shape)} with strides {list(found.strides)} is not contiguous",
             remedy="x.contiguous() makes it so",
         )
+    if found.address % _ALIGNMENT:
+        raise InputError(
+            f"{found.name} begins {found.address % _ALIGNMENT} bytes behind a multiple of {_ALIGNMENT}, where TensorRT "
+            "reads no tensor",
+            remedy="x.clone() lies where it should",
+        )
+
+
+def _stream(feed: Any, interface: Mapping[str, Any]) -> int | None:
+    """The stream in which device memory becomes valid; None where it is valid already.
+
+    PyTorch's interface is of version 2, which names no stream: it is the one that PyTorch works in now. Of others the
+    legacy default stream, which is 1, is the custom.
+    """
+    if "stream" not in interface and type(feed).__module__.partition(".")[0] == "torch":
+        import torch
+
+        return torch.cuda.current_stream(feed.device).cuda_stream or 1
+    stream = interface.get("stream", 1)
+    return None if stream is None else int(stream)
 
 
 def _node(layer: EngineLayer, times: list[float]) -> NodeTime:

@@ -144,7 +144,7 @@ def open_device(index: int = 0) -> Device:
     """
     reasons = []
     for needed, module, cls in _KINDS:
-        if not importable(needed.partition(".")[0]):
+        if not importable(needed):
             continue
         try:
             device: Device = getattr(importlib.import_module(module), cls)(index)

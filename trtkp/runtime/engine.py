@@ -299,8 +299,8 @@ class Context:
         """Address of the tensor's own device memory."""
         found = self._memory.get(name)
         if found is None or found.nbytes < nbytes:
-            if found is not None:
-                found.free()
+            if found is not None:  # forgotten first: there may be no memory for the larger one
+                self._memory.pop(name).free()
             self._memory[name] = found = self._device.allocate(nbytes)
         return found.address
 
