@@ -154,6 +154,13 @@ class Allocated:
     allocation: Allocation
     make: Callable[..., Method]
 
+    def __post_init__(self) -> None:
+        for setting in ("fully_connected", "reactivate"):
+            if self.allocation.settings.get(setting):
+                raise InputError(
+                    f"{setting.replace('_', '-')} means nothing to an allocation by layers", remedy="leave it out"
+                )
+
     @property
     def name(self) -> str:
         """As in ``--method``."""

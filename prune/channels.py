@@ -94,8 +94,8 @@ class Channels:
             if isinstance(module, torch.nn.Linear)
             or (isinstance(module, torch.nn.Conv2d) and f"{name}.weight" not in chosen)
         ]  # fmt: skip
-        shape = _output_shapes(net, example)
         try:
+            shape = _output_shapes(net, example)
             torch_pruning.pruner.BasePruner(
                 net, tuple(example), importance=torch_pruning.importance.MagnitudeImportance(p=1),
                 pruning_ratio=self.ratio, global_pruning=self.allocation == "global", ignored_layers=stay,

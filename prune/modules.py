@@ -38,7 +38,9 @@ def with_modules(program: torch.fx.GraphModule) -> torch.fx.GraphModule:
         made[owner] = module
         for node in calls:
             with graph.inserting_before(node):
-                node.replace_all_uses_with(graph.call_module(owner, (node.args[0],)))
+                call = graph.call_module(owner, (node.args[0],))
+            call.meta = dict(node.meta)
+            node.replace_all_uses_with(call)
             graph.erase_node(node)
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
@@ -112,7 +114,7 @@ def _linear(program: torch.fx.GraphModule, given: dict[str, Any]) -> nn.Module:
 def _batch_norm(program: torch.fx.GraphModule, given: dict[str, Any]) -> nn.Module | None:
     names = ("weight", "bias", "running_mean", "running_var")
     values = {name: _tensor(program, given[name]) for name in names}
-    if any(value is None for value in values.values()):
+    if any(value is None for value in values.values()) or given["input"].meta["val"].ndim != 4:
         return None
     module = nn.BatchNorm2d(len(values["weight"]), eps=given["eps"], momentum=given["momentum"], device="meta")
     for name, value in values.items():

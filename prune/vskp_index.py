@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
@@ -40,13 +41,18 @@ def save_index(path: str | PathLike[str], index_sets: Mapping[str, IndexSet], fo
         raise InputError(f"--form {form}: not known", remedy=f"use {' or '.join(FORMS)}")
     arrays = {}
     for name, index in sorted(index_sets.items()):
+        if index.nm_mask is not None:
+            raise InputError("V-SKP's forms hold no 2:4 inside their lists", layer=name)
         try:
             arrays[name] = FORMS[form](index)
         except InputError as error:
             raise InputError(error.message, layer=name, remedy=error.remedy) from None
     if not arrays:
         raise InputError("nothing is pruned there", remedy="give what trtkp prune or trtkp build wrote")
-    save_file(arrays, path, {"format": "np"})
+    try:
+        save_file(arrays, path, {"format": "np"})
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot be written ({error})", file=path) from None
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,15 @@ class Listed:
 
     path: Path
     _arrays: dict[str, npt.NDArray[Any]] = field(init=False, repr=False)
+    _digest: str = field(init=False, repr=False)
 
     name = "vskp"
 
     def __post_init__(self) -> None:
         try:
-            arrays = load_file(self.path)
-        except (OSError, SafetensorError) as error:
+            content = Path(self.path).read_bytes()
+            arrays = load(content)
+        except (OSError, SafetensorError, TypeError, KeyError) as error:  # the latter two: types that NumPy has not
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise InputError(f"no index that can be read ({reason})", file=self.path) from None
         for name, array in arrays.items():
@@ -77,6 +85,7 @@ class Listed:
                     layer=name,
                 )
         object.__setattr__(self, "_arrays", arrays)
+        object.__setattr__(self, "_digest", sha256(content).hexdigest())
 
     def check(self, layers: Sequence[ConvLayer]) -> None:
         """Refuse an index of another model.
@@ -90,8 +99,8 @@ class Listed:
                 raise InputError("the model has no such convolution", file=self.path, layer=name)
 
     def settings(self) -> dict[str, Any]:
-        """The file's name; the lists themselves are written beside."""
-        return {"index": self.path.name}
+        """The file's name and SHA-256; the lists themselves are written beside."""
+        return {"index": self.path.name, "sha256": self._digest}
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """As of V-SKP."""

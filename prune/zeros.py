@@ -74,12 +74,14 @@ class Stored:
         used: its settings.
         index_sets: by parameter name.
         reasons: why other layers were left dense.
+        paper_bytes: index bytes of layers in the method's own format, where it has one.
     """
 
     name: str
     used: Mapping[str, Any]
     index_sets: Mapping[str, IndexSet]
     reasons: Mapping[str, str]
+    paper_bytes: Mapping[str, int]
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """Only what has an index set can be pruned."""
@@ -100,15 +102,6 @@ class Stored:
             if weights[name].shape != mask.shape or weights[name][~mask].any():
                 raise InputError("its weight and its index set do not fit", layer=name, remedy="prune the model again")
         return masks
-
-    def paper_index_bytes(self, index: IndexSet) -> int:
-        """Bytes in the method's own format, and ours where it has none."""
-        from trtkp.prune.registry import METHODS, make_method
-
-        known = getattr(METHODS.get(self.name), "__dataclass_fields__", {})
-        method = make_method(self.name, **{key: value for key, value in self.used.items() if key in known})
-        counter = getattr(method, "paper_index_bytes", None)
-        return int(counter(index)) if counter is not None else index.nbytes
 
     def settings(self) -> dict[str, Any]:
         """As the method had them."""

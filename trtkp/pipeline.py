@@ -372,7 +372,14 @@ class Line:
         options = self.options
         # plugins compute in floating point: of a layer in 8 bits they would be the slow form
         plugins = options.plugins and options.kind is None
-        return EngineTarget.here(self.backend, precision=options.floating, plugins=plugins, timing_cache=self._tactics)
+        return EngineTarget.here(
+            self.backend, precision=options.floating, plugins=plugins, level=options.level, trt=self._tensorrt
+        )
+
+    @property
+    def _tensorrt(self) -> TrtOptions:
+        """The options with the folder of the tactics' times."""
+        return replace(self.options.tensorrt, timing_cache=self.options.tensorrt.timing_cache or self._tactics)
 
     @property
     def _tactics(self) -> Path | None:
@@ -431,7 +438,6 @@ class Line:
 
     def _build(self, staging: Path, plugin_nodes: int) -> None:
         library = self.target.library if self.target is not None else None
-        options = self.options.tensorrt
         self.request = BuildRequest(
             onnx=staging / "engine.onnx",
             output=staging,
@@ -442,7 +448,7 @@ class Line:
             optimization_level=self.options.level,
             plugins=library.path if library is not None and plugin_nodes else None,
             plugin_nodes=plugin_nodes,
-            trt=replace(options, timing_cache=options.timing_cache or self._tactics),
+            trt=self._tensorrt,
         )
         self.result = self.backend.build(self.request, self.progress)
         self.warnings += self.result.warnings
@@ -538,6 +544,8 @@ class Line:
 
     def _paper_bytes(self) -> dict[str, int]:
         """Index bytes in the method's own format, for methods that have one."""
+        if isinstance(self.method, Stored):
+            return {name: size for name, size in self.method.paper_bytes.items() if name in self.index_sets}
         counter = getattr(self.method, "paper_index_bytes", None)
         return {name: counter(index) for name, index in self.index_sets.items()} if counter is not None else {}
 

@@ -136,10 +136,10 @@ def training_folder(output: Path) -> Path:
 
 
 def _check_stages(method: Method, training: Training) -> None:
-    if not isinstance(method, Converting):
+    if not (isinstance(method, Converting) and isinstance(method, Trainable)):
         if training.prepare.epochs:
             raise InputError(f"a stage prepare means nothing to method {method.name}", remedy="leave it out")
-    elif isinstance(method, Trainable) and not training.regularise.epochs:
+    elif not training.regularise.epochs:
         raise InputError(f"--method {method.name} learns its patterns in training", remedy="give --data and --epochs")
 
 
@@ -618,7 +618,7 @@ def with_epochs(
     and so is the one before it of a method that has one.
     """
     training = training.with_stage("finetune", epochs=epochs, **changes)
-    if isinstance(method, Converting):
+    if isinstance(method, Converting) and can_regularise(method):
         first = epochs if epochs is not None and not training.prepare.epochs else None
         training = training.with_stage("prepare", epochs=first, **changes)
     if not can_regularise(method):

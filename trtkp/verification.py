@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from trtkp.bundle import Bundle, load
 from trtkp.engine.feeds import random_feeds
+from trtkp.engine.gpu import why_not_built_for_here
 from trtkp.errors import InputError, JobError, TrtkpError
 
 if TYPE_CHECKING:
@@ -210,10 +211,12 @@ def check_built(
     """
     if backend.artefact != "model.engine" or not backend.availability().can_run:
         return
+    if why_not_built_for_here(result.targets) is not None:
+        return
     from trtkp.engine.trt_options import RunOptions
 
     options = RunOptions(
-        allow_host_code=request.trt.embed_plugins, refit_from=request.onnx if request.trt.strip_weights else None
+        allow_host_code=request.trt.carries_code, refit_from=request.onnx if request.trt.strip_weights else None
     )
     with backend.open(result.files[0], options=options) as runner:  # type: ignore[call-arg]  # TrtBackend's
         shapes = ({name: getattr(limits, size) for name, limits in request.profile.items()} for size in ("min", "opt"))

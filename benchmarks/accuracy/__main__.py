@@ -37,6 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     scale, folder, tables = SCALES[options.scale], options.out, set(options.tables.split(","))
     (folder / "nets").mkdir(parents=True, exist_ok=True)
     results = folder / "results.jsonl"
+    if unknown := tables - set(TABLES):
+        parser.error(f"no table {', '.join(sorted(unknown))}: there are {', '.join(TABLES)}")
+    if any(row["scale"] != scale.digest() for row in read_rows(results)):
+        parser.error(f"{folder} holds a study of another scale: its data and nets are others")
     rows = read_rows(results, scale.digest())
     done = {row["name"] for row in rows if "failed" not in row}
     if options.latency:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 
 import trtkp.pruning
 from examples.nets import export
+from trtkp.bundle import load as trtkp_load
 from trtkp.bundle.pruned import load_pruned
 from trtkp.errors import InputError, IntegrityError, JobError
 from trtkp.layer_table import named_graph
@@ -280,6 +282,41 @@ def test_a_checkpoint_of_another_training_is_refused_until_restart(trtkp: Trtkp,
     assert "is a checkpoint of another net, data, method or recipe" in done.message
     assert done.status == 2
     assert trtkp(*command, "--restart").status == 0
+
+
+@pytest.mark.parametrize("options", ["-m vskp --allocation own.json", "-m soks --shapes ASK_4a"])
+def test_settings_that_are_no_options_are_no_matter_to_a_build(trtkp: Trtkp, work: Path, options: str) -> None:
+    """Layers' own settings, and those that others imply."""
+    layers = {"3.weight": {"ratio": 0.25}, "7.weight": {"ratio": 0.5, "filter_group": 4}}
+    Path("own.json").write_text(json.dumps({"method": "vskp", "layers": layers}))
+    done = trtkp("prune", "net.pt2", *options.split(), "-o", "p")
+    assert done.status == 0, done.err
+    done = trtkp("build", "p", "-o", "b", "-b", "onnxruntime")
+    assert done.status == 0, done.err
+    totals = load_pruned("p").manifest.totals
+    assert trtkp_load("b").manifest.totals.paper_index_bytes == totals.paper_index_bytes
+    assert totals.paper_index_bytes is not None
+
+
+def test_channels_are_tuned_for_as_long_as_was_asked(trtkp: Trtkp, work: Path) -> None:
+    pytest.importorskip("torch_pruning", reason="package torch-pruning is not installed")
+    command = ("prune", "net.pt2", "-m", "channels", "--ratio", "0.5", "--data", "data.npz", "--epochs", "2", "-o", "p")
+    assert trtkp(*command).status == 0
+    assert [row["stage"] for row in rows_of("p/log.csv")] == ["finetune"] * 2
+
+
+def test_batch_normalisation_of_features(trtkp: Trtkp, work: Path) -> None:
+    """Not of planes: it stays as it is when calls become modules."""
+    pytest.importorskip("torch_pruning", reason="package torch-pruning is not installed")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 3),
+    ).eval()  # fmt: skip
+    torch.export.save(export(net, (1, 8, 8)), "features.pt2")
+    done = trtkp("prune", "features.pt2", "-m", "channels", "--ratio", "0.5", "-o", "p")
+    assert done.status == 0, done.err
+    assert load_model(load_pruned("p").model).parameters()["0.weight"].shape == (4, 1, 3, 3)
 
 
 def test_an_onnx_file_is_pruned_one_shot(trtkp: Trtkp, folder: Path) -> None:

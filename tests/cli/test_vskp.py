@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +111,18 @@ def test_indices_out_and_in(trtkp: Trtkp, work: Path, form: str, kind: type, wid
     one, other = load_pruned("p"), load_pruned("q")
     for name, index in one.index_sets.items():
         assert np.array_equal(index.mask(), other.index_sets[name].mask())
-    assert other.manifest.settings == {"index": "index.safetensors"}
+    digest = sha256(Path("index.safetensors").read_bytes()).hexdigest()
+    assert other.manifest.settings == {"index": "index.safetensors", "sha256": digest}
     assert trtkp("build", "q", "-o", "b", "-b", "onnxruntime").status == 0
     assert trtkp("export-index", "b", "-o", "again.safetensors", "--form", form).status == 0
     assert all(np.array_equal(load_file("again.safetensors")[name], array) for name, array in arrays.items())
+
+
+def test_an_index_with_2_4_inside_is_not_written_as_lists(trtkp: Trtkp, work: Path) -> None:
+    assert trtkp("prune", "net.pt2", "-m", "vskp", "--nm", "2:4", "--allocation", "uniform", "-o", "p").status == 0
+    done = trtkp("export-index", "p", "-o", "index.safetensors")
+    assert done.message == "layer 3.weight: V-SKP's forms hold no 2:4 inside their lists"
+    assert not Path("index.safetensors").exists()
 
 
 def test_bad_indices(trtkp: Trtkp, work: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,9 @@ import pytest
 
 from tests.emulation.programs import build_library
 from tests.plan.test_planner import Net
-from trtkp.errors import InputError
+from trtkp.engine import get_backend
+from trtkp.engine.gpu import Gpu, GpuReport
+from trtkp.errors import InputError, JobError
 from trtkp.graph.packing import pack_for_tiles
 from trtkp.graph.rewrite import packed_nodes, read_packed
 from trtkp.kernels.capi import Library, load_library
@@ -128,7 +133,9 @@ def test_tiles() -> None:
 class Clock(EngineTarget):
     """A target whose device is a table."""
 
-    def race(self, models: Mapping[str, ir.Model], shapes: Mapping[str, Any], budget_s: float) -> dict[str, Timing]:
+    def race(
+        self, models: Mapping[str, ir.Model], shapes: Mapping[str, Any], budget_s: float, failed: Any = None
+    ) -> dict[str, Timing]:
         table = {"dense": 2.0, "planned": 0.5, PLUGIN: 0.5}  # the net gains what its layer does
         raced.append(list(models))
         for name, model in models.items():
@@ -153,6 +160,38 @@ def test_measured_on_the_device(library: Library, tmp_path: Any) -> None:
     assert len(raced) == 3
     plan_on(made, Clock(known_gpu("A100"), library), measure=True, cache=TimingCache(tmp_path))
     assert len(raced) == 5
+
+
+def test_a_form_that_does_not_build_is_left_out(
+    library: Library, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dense would do; dense itself has to build, and so has the net."""
+
+    def opened(self: EngineTarget, model: ir.Model, shapes: Any, folder: Path) -> Any:
+        if broken(model):
+            raise JobError("no implementation was found")
+        return nullcontext(SimpleNamespace(inputs=(), timed=lambda feeds, graphs: SimpleNamespace(gpu=1.0)))
+
+    monkeypatch.setattr(EngineTarget, "_opened", opened)
+    monkeypatch.setattr("trtkp.plan.target.random_feeds", lambda *_, **__: {})
+    made, target = net(grouped(0.25)), EngineTarget(known_gpu("L4"), library)
+    broken = plugin_nodes
+    (layer,) = plan_on(made, target, measure=True, cache=TimingCache(tmp_path)).layers
+    assert layer.choice == "dense"
+    assert layer.inapplicable[PLUGIN] == "cannot be built: no implementation was found"
+    assert PLUGIN not in layer.candidates
+    broken = lambda model: True  # noqa: E731
+    with pytest.raises(JobError, match="no implementation"):
+        plan_on(made, target, measure=True, cache=TimingCache(tmp_path / "other"))
+
+
+def test_old_gpus_get_no_plugins(monkeypatch: pytest.MonkeyPatch, library: Library) -> None:
+    turing = Gpu(0, "Tesla T4", (7, 5), 16 << 30, 40, 4 << 20)
+    monkeypatch.setattr("trtkp.plan.target.find_gpus", lambda: GpuReport((turing,), None, None, ""))
+    monkeypatch.setattr("trtkp.plan.target.installed_plugins", lambda: library)
+    found = EngineTarget.here(get_backend("tensorrt"), precision="fp16", plugins=True)
+    assert found is not None
+    assert found.library is None
 
 
 def test_single_layers_bring_the_body_of_the_operator() -> None:

@@ -153,9 +153,18 @@ class RecordingDevice(Device):
 
 
 class DeviceArray:
-    """What another library has on the device: an array that shows itself through ``__cuda_array_interface__`` alone."""
+    """What another library has on the device: an array that shows itself through ``__cuda_array_interface__`` alone.
 
-    def __init__(self, array: np.ndarray[Any, Any], **more: Any) -> None:
+    A contiguous one begins ``offset`` bytes behind a multiple of 256, as memory of an allocator does.
+    """
+
+    def __init__(self, array: np.ndarray[Any, Any], *, offset: int = 0, **more: Any) -> None:
+        if array.flags.c_contiguous:
+            block = np.empty(array.nbytes + offset + 256, np.uint8)
+            start = -block.ctypes.data % 256 + offset
+            place = block[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+            place[...] = array
+            array = place
         self._array = array
         self.__cuda_array_interface__ = {
             "shape": array.shape,

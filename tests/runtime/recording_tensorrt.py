@@ -109,6 +109,7 @@ class Builder:
         (profile,) = config.profiles
         header = {
             "profile": profile.shapes,
+            "compatible": BuilderFlag.VERSION_COMPATIBLE in config.flags,  # type: ignore[attr-defined]
             "embeds": bool(config.plugins_to_serialize),
             "stripped": BuilderFlag.STRIP_PLAN in config.flags,  # type: ignore[attr-defined]
             "layers": [[layer.name, layer.type.name] for layer in network.layers],
@@ -215,10 +216,12 @@ class Runtime:
             return None
         end = 8 + int.from_bytes(content[4:8], "little")
         header = json.loads(content[8:end])
-        if header["embeds"] and not self.engine_host_code_allowed:
+        # with the flag a plan carries the lean runtime, and the plugins that were named; without it none
+        if header["compatible"] and not self.engine_host_code_allowed:
             self.logger.log(ILogger.ERROR, "IRuntime::deserializeCudaEngine: the plan needs setEngineHostCodeAllowed")
             return None
-        if any(kind == "PLUGIN_V3" for _, kind in header["layers"]) and not _registry.all_creators:
+        carried = header["compatible"] and header["embeds"]
+        if any(kind == "PLUGIN_V3" for _, kind in header["layers"]) and not carried and not _registry.all_creators:
             self.logger.log(ILogger.ERROR, "getCreator: could not find plugin KernelIndexConv version 1 in trtkp")
             return None
         return ICudaEngine(header, content[end:], self.logger)

@@ -180,7 +180,7 @@ def test_embedded_plugins_need_leave(machine: None, model: Path, tmp_path: Path)
     bundle = build(model, tmp_path / "bundle", tensorrt=TrtOptions(embed_plugins=True))
     assert bundle.manifest.tensorrt is not None
     assert bundle.manifest.tensorrt.embed_plugins
-    with pytest.raises(JobError, match="setEngineHostCodeAllowed; it carries a plugin library: set TRTKP_ALLOW"):
+    with pytest.raises(JobError, match="setEngineHostCodeAllowed; it carries code of its own: set TRTKP_ALLOW"):
         bundle.run({"image": images(1)})
     with bundle.open(options=RunOptions(allow_host_code=True)) as runner:
         assert runner.run({"image": images(1)})["y"].shape == (1, 5)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -138,11 +140,48 @@ def test_device_arrays_that_do_not_fit(
     assert "copy_out" not in device.calls
 
 
+def test_device_arrays_that_lie_askew_are_refused(open_runner: OpenRunner, device: RecordingDevice) -> None:
+    with pytest.raises(InputError, match=r"begins 4 bytes behind a multiple of 256, .*; x.clone\(\) lies where"):
+        open_runner().run({"image": DeviceArray(images(2), offset=4)})
+    assert "copy_out" not in device.calls
+
+
+def test_tensors_of_pytorch_are_valid_in_its_current_stream(
+    open_runner: OpenRunner, reference: Any, device: RecordingDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its interface names no stream; 0 is its name of the legacy default stream."""
+    runner, x = open_runner(), images(2)
+    tensor = type("Tensor", (DeviceArray,), {"__module__": "torch", "device": "cuda:0"})(x)
+    for handle in (0x77, 0):
+        monkeypatch.setattr("torch.cuda.current_stream", lambda at, handle=handle: SimpleNamespace(cuda_stream=handle))
+        np.testing.assert_allclose(runner.run({"image": tensor})["y"], reference(x), rtol=1e-5)
+    assert device.waits == [0x77, 1]
+
+
+def test_memory_that_does_not_suffice_is_not_used_again(
+    open_runner: OpenRunner, reference: Any, device: RecordingDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, x = open_runner(), images(1)
+    runner.run({"image": x})
+    with monkeypatch.context() as scarce:
+
+        def refuse(nbytes: int) -> None:
+            raise JobError(f"cuMemAlloc of {nbytes} bytes: CUDA_ERROR_OUT_OF_MEMORY")
+
+        scarce.setattr(device, "allocate", refuse)
+        with pytest.raises(JobError, match="OUT_OF_MEMORY"):
+            runner.run({"image": images(4)})
+    before = device.calls.count("allocate")
+    np.testing.assert_allclose(runner.run({"image": x})["y"], reference(x), rtol=1e-5)
+    assert device.calls.count("allocate") == before + 1  # what was given back for the larger one
+
+
 def test_graphs_follow_the_address_of_a_device_array(open_runner: OpenRunner, reference: Any) -> None:
     runner = open_runner(graphs=True)
-    first, second = images(2, 1), images(2, 2)
-    for x in (first, first, first, second, second, second, first):
-        np.testing.assert_allclose(runner.run({"image": DeviceArray(x)})["y"], reference(x), rtol=1e-5)
+    arrays = [(x, DeviceArray(x)) for x in (images(2, 1), images(2, 2))]
+    for number in (0, 0, 0, 1, 1, 1, 0):
+        x, there = arrays[number]
+        np.testing.assert_allclose(runner.run({"image": there})["y"], reference(x), rtol=1e-5)
 
 
 @pytest.mark.parametrize("contexts", [1, 3])
@@ -216,6 +255,32 @@ def test_profile_of_layers(open_runner: OpenRunner) -> None:
     ]
     assert profile.nodes[0].outputs == ("conv0",)
     assert (profile.runs, profile.run_ms) == (5, 1.0)
+
+
+def test_close_waits_for_runs_and_turns_away_who_waits(
+    open_runner: OpenRunner, reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = open_runner()
+    started, go_on = threading.Event(), threading.Event()
+    execute = recording_tensorrt.IExecutionContext.execute_async_v3
+
+    def slow(self: Any, stream: int) -> bool:
+        started.set()
+        assert go_on.wait(10)
+        return execute(self, stream)
+
+    monkeypatch.setattr(recording_tensorrt.IExecutionContext, "execute_async_v3", slow)
+    with ThreadPoolExecutor(3) as pool:
+        running = pool.submit(runner.run, {"image": images(1)})
+        assert started.wait(10)
+        waiting = pool.submit(runner.run, {"image": images(1)})
+        closing = pool.submit(runner.close)
+        with pytest.raises(ValueError, match="closed"):
+            waiting.result(timeout=10)
+        assert not closing.done()
+        go_on.set()
+        np.testing.assert_allclose(running.result(timeout=10)["y"], reference(images(1)), rtol=1e-5)
+        closing.result(timeout=10)
 
 
 def test_closed_runner(open_runner: OpenRunner) -> None:

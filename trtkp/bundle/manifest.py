@@ -228,6 +228,11 @@ class TensorRTRecord(_Record):
     refit: bool = False
     strip_weights: bool = False
 
+    @property
+    def carries_code(self) -> bool:
+        """Whether the engine holds code of the host, a runtime or a plugin library."""
+        return self.version_compatible or self.embed_plugins
+
 
 class Manifest(_Record):
     """The manifest, version 1."""

@@ -101,7 +101,11 @@ class Pruned:
         """The index sets as a method that gives their masks."""
         from trtkp.prune.zeros import Stored
 
-        return Stored(self.manifest.method, self.manifest.settings, self.index_sets, self.manifest.left_dense)
+        manifest = self.manifest
+        paper = {
+            layer.name: layer.paper_index_bytes for layer in manifest.layers if layer.paper_index_bytes is not None
+        }
+        return Stored(manifest.method, manifest.settings, self.index_sets, manifest.left_dense, paper)
 
 
 def is_pruned(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -118,16 +119,42 @@ class Bundle(Closing):
 
         Raises:
             NotRunnableError: it cannot run on this machine.
+            InputError: its plugins are of another build than the library that is installed.
         """
-        from trtkp.engine import get_backend
+        from trtkp.engine import NotRunnableError, get_backend
+        from trtkp.engine.gpu import why_not_built_for_here
+        from trtkp.kernels.capi import find_library
 
         backend, record = get_backend(self.manifest.backend), self.manifest.tensorrt
+        if (reason := why_not_built_for_here(self.manifest.targets)) is not None:
+            raise NotRunnableError(f"the engine does not run here: {reason}", file=self.path)
+        if record is not None and record.plugin_layers and not record.embed_plugins:
+            library = None
+            with suppress(InputError):  # without one, TensorRT says which plugin it misses
+                library = find_library()
+            if library is not None:
+                self.check_plugin_library(library)
         if record is not None and record.strip_weights:
             from trtkp.engine.trt_options import RunOptions
 
             given = options.get("options") or RunOptions()
             options["options"] = replace(given, refit_from=given.refit_from or self.file("engine.onnx"))
         return backend.open(self.file(backend.artefact), threads=threads, **options)
+
+    def check_plugin_library(self, library: Path) -> None:
+        """Hold a plugin library against the one that the engine was made with.
+
+        An engine names tactics by their numbers, which mean something to one build of the library.
+
+        Raises:
+            InputError: it is another build.
+        """
+        record = self.manifest.tensorrt
+        if record is not None and hash_file(library) != record.plugin_library:
+            raise InputError(
+                f"its engine was made with another build of the plugins than {library}", file=self.path,
+                remedy="build the bundle again, or name its library with TRTKP_LIBRARY",
+            )  # fmt: skip
 
     def close(self) -> None:
         """Close the engine that `run` opened."""

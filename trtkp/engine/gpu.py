@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-__all__ = ["Gpu", "GpuReport", "find_gpus", "memory_used"]
+__all__ = ["Gpu", "GpuReport", "find_gpus", "memory_used", "why_not_built_for_here"]
 
 _DRIVER_LIBRARIES = ("libcuda.so.1", "libcuda.so", "nvcuda.dll")
 _MANAGEMENT_LIBRARIES = ("libnvidia-ml.so.1", "nvml.dll")
@@ -161,3 +162,11 @@ def _load(names: tuple[str, ...]) -> ctypes.CDLL | None:
         except OSError:
             continue
     return None
+
+
+def why_not_built_for_here(targets: Sequence[str]) -> str | None:
+    """Why an engine for these architectures does not run on the first GPU; None where it may, or there is no GPU."""
+    gpus = find_gpus().gpus
+    if not targets or "current" in targets or not gpus or gpus[0].sm in targets:
+        return None
+    return f"it was built for {', '.join(targets)}, the GPU here is {gpus[0].name} ({gpus[0].sm})"

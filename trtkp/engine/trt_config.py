@@ -46,13 +46,15 @@ def set_options(trt: Any, builder: Any, config: Any, request: BuildRequest) -> N
         _set_flag(trt, config, "REFIT", "--refit")
     if options.strip_weights:
         _set_flag(trt, config, "STRIP_PLAN", "--strip-weights")
-    if options.version_compatible:
-        _set_flag(trt, config, "VERSION_COMPATIBLE", "--version-compatible")
+    embeds = options.embed_plugins and request.plugins is not None
+    if embeds and not hasattr(config, "plugins_to_serialize"):
+        raise InputError("--embed-plugins: this TensorRT embeds no plugins", remedy="leave it out")
+    if options.version_compatible or embeds:
+        option = "--version-compatible" if options.version_compatible else "--embed-plugins"
+        _set_flag(trt, config, "VERSION_COMPATIBLE", option)
     if options.hardware_compatible != "none":
         _set_hardware(trt, config, options.hardware_compatible)
-    if options.embed_plugins and request.plugins is not None:
-        if not hasattr(config, "plugins_to_serialize"):
-            raise InputError("--embed-plugins: this TensorRT embeds no plugins", remedy="leave it out")
+    if embeds:
         config.plugins_to_serialize = [str(request.plugins)]
 
 

@@ -27,9 +27,9 @@ class TrtOptions:
     Attributes:
         timing_cache: folder of the caches of tactics' times, one for each library, version and GPU; None for none.
         workspace_mib: most memory that a tactic may take for its work; None for the library's default.
-        version_compatible: the engine runs in later minor versions too.
+        version_compatible: the engine runs in later minor versions too; it carries a runtime of its own.
         hardware_compatible: GPUs that the engine runs on besides the one at hand.
-        embed_plugins: the engine carries the plugin library, and loads with host code allowed.
+        embed_plugins: the engine carries the plugin library; implies ``version_compatible``, as others carry none.
         refit: weights can be exchanged later.
         strip_weights: the engine holds no weights that can be refitted; implies ``refit``.
     """
@@ -41,6 +41,11 @@ class TrtOptions:
     embed_plugins: bool = False
     refit: bool = False
     strip_weights: bool = False
+
+    @property
+    def carries_code(self) -> bool:
+        """Whether the engine holds code of the host, which whoever opens it must allow."""
+        return self.version_compatible or self.embed_plugins
 
     def check(self) -> None:
         """Refuse values that mean nothing.
@@ -64,7 +69,7 @@ class RunOptions:
     Attributes:
         contexts: execution contexts, so many runs at a time.
         graphs: replay a run's kernels as a CUDA graph, from the second run at the same shapes on.
-        allow_host_code: load engines that carry a plugin library, which runs as part of this process.
+        allow_host_code: load engines that carry a plugin library or a runtime, which run as part of this process.
         refit_from: ONNX file of the same graph, whose weights take the place of the engine's.
     """
 

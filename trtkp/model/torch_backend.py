@@ -153,16 +153,18 @@ class TorchBackend:
         """
         import torch
 
-        dims = {
-            dim.name: torch.export.Dim(dim.name, min=dim.minimum, max=dim.maximum)
-            for spec in self.inputs
-            for dim in spec.shape
-            if isinstance(dim, Dim)
-        }
-        shapes = tuple({i: dims[d.name] for i, d in enumerate(s.shape) if isinstance(d, Dim)} for s in self.inputs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
+                dims = {
+                    dim.name: torch.export.Dim(dim.name, min=dim.minimum, max=dim.maximum)
+                    for spec in self.inputs
+                    for dim in spec.shape
+                    if isinstance(dim, Dim)
+                }
+                shapes = tuple(
+                    {i: dims[d.name] for i, d in enumerate(spec.shape) if isinstance(d, Dim)} for spec in self.inputs
+                )
                 program = torch.export.export(module, self.example(), dynamic_shapes=shapes, strict=False)
             except Exception as error:
                 raise InputError(f"PyTorch cannot export the trained net ({_first_line(error)})", file=self.path,

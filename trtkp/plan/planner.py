@@ -165,7 +165,10 @@ def weigh(
     if len(timed) == 1:
         return _named(LayerPlan("", "", "dense", "no other form is worth timing", False, {"dense": 1.0}, reasons), node)
     timed.sort(key=[*LOWERINGS, PLUGIN].index)
-    return _named(_by_time(race_layer(node, timed, value_shapes, threads, cache, budget_s, target), reasons), node)
+    failed: dict[str, str] = {}
+    times = race_layer(node, timed, value_shapes, threads, cache, budget_s, target, failed)
+    reasons |= {name: f"cannot be built: {failed.get(name, 'as another')}" for name in timed if name not in times}
+    return _named(_by_time(times, reasons), node)
 
 
 def _named(layer: LayerPlan, node: ir.Node) -> LayerPlan:

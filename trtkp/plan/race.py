@@ -51,10 +51,14 @@ def race(
     threads: int | None,
     budget_s: float,
     target: EngineTarget | None = None,
+    failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
-    """Times of several models on the same random inputs, in turn: in ONNX Runtime, or on a target's GPU."""
+    """Times of several models on the same random inputs, in turn: in ONNX Runtime, or on a target's GPU.
+
+    There ``failed`` gets the reasons of those that cannot be built, which are left out.
+    """
     if target is not None:
-        return target.race(models, shapes, budget_s)
+        return target.race(models, shapes, budget_s, failed)
     from trtkp.engine.onnxruntime import OrtRunner
 
     with ExitStack() as stack:
@@ -74,10 +78,11 @@ def race_layer(
     cache: TimingCache,
     budget_s: float = LAYER_BUDGET_S,
     target: EngineTarget | None = None,
+    failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
-    """Times of the named forms of one packed node."""
+    """Times of the named forms of one packed node; see `race`."""
     models = {name: single_layer(node, name, value_shapes) for name in names}
-    return race_cached(models, value_shapes, threads, cache, budget_s, target)
+    return race_cached(models, value_shapes, threads, cache, budget_s, target, failed)
 
 
 def race_cached(
@@ -87,6 +92,7 @@ def race_cached(
     cache: TimingCache,
     budget_s: float,
     target: EngineTarget | None = None,
+    failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
     """`race`, but models of equal structure run once, and not at all if they ran against each other before."""
     structures = {name: structure(model) for name, model in models.items()}
@@ -97,10 +103,11 @@ def race_cached(
     times = cache.get(distinct, threads, where)
     if times is None:
         labels = {key: next(name for name in models if structures[name] == key) for key in distinct}
-        timed = race({labels[key]: model for key, model in distinct.items()}, shapes, threads, budget_s, target)
-        times = {key: timed[label] for key, label in labels.items()}
-        cache.put(times, threads, where)
-    return {name: times[structures[name]] for name in models}
+        timed = race({labels[key]: model for key, model in distinct.items()}, shapes, threads, budget_s, target, failed)
+        times = {key: timed[label] for key, label in labels.items() if label in timed}
+        if len(times) == len(distinct):
+            cache.put(times, threads, where)
+    return {name: times[key] for name, key in structures.items() if key in times}
 
 
 def single_layer(node: ir.Node, lowering: str, value_shapes: Mapping[str, Shape]) -> ir.Model:

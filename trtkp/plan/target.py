@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +25,7 @@ from trtkp.engine import Backend, BuildRequest
 from trtkp.engine.feeds import random_feeds
 from trtkp.engine.gpu import find_gpus
 from trtkp.engine.trt_options import TrtOptions
-from trtkp.errors import InputError
+from trtkp.errors import InputError, JobError
 from trtkp.graph.edit import ints
 from trtkp.graph.ops import DOMAIN, OpName
 from trtkp.graph.packing import PackedConv
@@ -46,6 +46,8 @@ __all__ = ["EngineTarget", "machine_of", "plugin_nodes"]
 _FP32_MACS = {80: 64}
 _FP32_MACS_LATER = 128
 _WARMUP, _RUNS = 3, 30
+#: Compute capability that the kernels need.
+_OLDEST = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,21 @@ class EngineTarget:
         library: of the plugins; None where it is not installed.
         backend: builds and opens; None where nothing can be timed.
         precision: of the engines.
-        timing_cache: TensorRT's own cache of tactics.
+        level: effort of the builder.
+        trt: options of the builds, those of the engine in the end.
     """
 
     gpu: Gpu
     library: Library | None = None
     backend: Backend | None = None
     precision: str = "fp32"
-    timing_cache: Path | None = None
+    level: int | None = None
+    trt: TrtOptions | None = None
 
     @classmethod
-    def here(cls, backend: Backend, *, precision: str, plugins: bool, timing_cache: Path | None) -> EngineTarget | None:
+    def here(
+        cls, backend: Backend, *, precision: str, plugins: bool, level: int | None = None, trt: TrtOptions | None = None
+    ) -> EngineTarget | None:
         """The first GPU of this machine; None where there is none."""
         gpus = find_gpus().gpus
         if not gpus:
@@ -82,14 +88,16 @@ class EngineTarget:
                 L2_cache_size=gpus[0].cache_bytes,
             )
         )
-        return cls(figures, installed_plugins() if plugins else None, backend, precision, timing_cache)
+        library = installed_plugins() if plugins and (major, minor) >= _OLDEST else None
+        return cls(figures, library, backend, precision, level, trt)
 
     @cached_property
     def identity(self) -> str:
         """What times depend on besides the graph."""
         found = self.backend.availability().version if self.backend is not None else None
         library = sha256(self.library.path.read_bytes()).hexdigest() if self.library is not None else None
-        return repr((self.gpu.name, found, library, self.precision))
+        options = replace(self.trt, timing_cache=None) if self.trt is not None else None
+        return repr((self.gpu.name, found, library, self.precision, self.level, options))
 
     def plugin_seconds(self, node: ir.Node, packed: PackedConv, source: Shape, target: Shape) -> float:
         """Predicted seconds of a packed operator as a plugin, by its best tactic.
@@ -124,8 +132,20 @@ class EngineTarget:
             raise InputError("no tactic of the plugin can be predicted")
         return found[0].seconds
 
-    def race(self, models: Mapping[str, ir.Model], shapes: Mapping[str, Shape], budget_s: float) -> dict[str, Timing]:
+    def race(
+        self,
+        models: Mapping[str, ir.Model],
+        shapes: Mapping[str, Shape],
+        budget_s: float,
+        failed: dict[str, str] | None,
+    ) -> dict[str, Timing]:
         """GPU times of several models on the same random inputs, in turn; each is built into an engine first.
+
+        Args:
+            models: by name; ``dense`` is among them.
+            shapes: of the inputs.
+            budget_s: seconds.
+            failed: gets the reasons of those, but for ``dense``, that cannot be built; None raises them.
 
         Raises:
             JobError: one of them could not be built or run.
@@ -134,7 +154,13 @@ class EngineTarget:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtkp-race-")))
             calls = {}
             for number, (name, model) in enumerate(models.items()):
-                runner = stack.enter_context(self._opened(model, shapes, folder / str(number)))
+                try:
+                    runner = stack.enter_context(self._opened(model, shapes, folder / str(number)))
+                except JobError as error:
+                    if failed is None or name == "dense":
+                        raise
+                    failed[name] = error.message
+                    continue
                 feeds = random_feeds(runner.inputs, shapes, seed=0)
                 calls[name] = lambda runner=runner, feeds=feeds: runner.timed(feeds, graphs=False).gpu
             return _in_turn(calls, budget_s)
@@ -153,7 +179,8 @@ class EngineTarget:
                 precision=self.precision,  # type: ignore[arg-type]  # fp32 or fp16
                 plugins=self.library.path if self.library is not None and count else None,
                 plugin_nodes=count,
-                trt=TrtOptions(timing_cache=self.timing_cache),
+                optimization_level=self.level,
+                trt=replace(self.trt or TrtOptions(), strip_weights=False, refit=False),
             )
         )
         return self.backend.open(built.files[0])  # type: ignore[return-value]  # TrtBackend's

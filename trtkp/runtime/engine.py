@@ -34,7 +34,7 @@ Feed: TypeAlias = npt.NDArray[Any] | View
 _REMEDIES = {
     "Cannot find plugin": "install the plugin library, see trtkp doctor",
     "getCreator": "install the plugin library, see trtkp doctor",
-    "HostCode": "it carries a plugin library: set TRTKP_ALLOW_HOST_CODE=1 where you trust its source",
+    "HostCode": "it carries code of its own: set TRTKP_ALLOW_HOST_CODE=1 where you trust its source",
     "incompatible serialization": "build it again with the TensorRT that is installed here",
     "ersion tag does not match": "build it again with the TensorRT that is installed here",
 }
@@ -63,7 +63,7 @@ class Engine(Closing):
         path: the serialised engine.
         device: where it runs.
         plugins: library of the plugins that it may need.
-        allow_host_code: let it load a plugin library that it carries.
+        allow_host_code: let it load a plugin library or a runtime that it carries.
         refit_from: ONNX file whose weights take the place of the engine's.
 
     Raises:

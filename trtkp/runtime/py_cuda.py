@@ -32,7 +32,9 @@ class PyCudaDevice(Device):
     @property
     def why_no_graphs(self) -> str | None:
         """A reason where cuda-bindings is not installed."""
-        return None if importable("cuda.bindings") else "pycuda captures no CUDA graphs: pip install cuda-bindings as well"
+        return (
+            None if importable("cuda.bindings") else "pycuda captures no CUDA graphs: pip install cuda-bindings as well"
+        )
 
     @contextmanager
     def current(self) -> Iterator[None]:

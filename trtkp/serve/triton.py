@@ -13,7 +13,6 @@ from shlex import quote
 from typing import Any
 
 from trtkp.bundle import Bundle
-from trtkp.bundle.writer import hash_file
 from trtkp.closing import Closing
 from trtkp.errors import InputError
 from trtkp.serve.contract import Contract, TensorContract
@@ -166,6 +165,11 @@ def _platform(bundle: Bundle) -> tuple[str, str]:
 def _copy(bundle: Bundle, platform: str, folder: Path) -> None:
     folder.mkdir(parents=True)
     if platform == "tensorrt_plan":
+        if bundle.manifest.tensorrt is not None and bundle.manifest.tensorrt.strip_weights:
+            raise InputError(
+                "its engine holds no weights, and Triton has none to give it", file=bundle.path,
+                remedy="build without --strip-weights",
+            )  # fmt: skip
         shutil.copyfile(bundle.file("model.engine"), folder / "model.plan")
         return
     shutil.copyfile(bundle.file("engine.onnx"), folder / "model.onnx")
@@ -187,18 +191,13 @@ def _backend_settings(staging: _Staging, output: Path, found: Sequence[tuple[str
 
         library = find_library()
         for _, bundle in needy:
-            assert bundle.manifest.tensorrt is not None
-            if hash_file(library) != bundle.manifest.tensorrt.plugin_library:
-                raise InputError(
-                    f"its engine was made with another build of the plugins than {library}", file=bundle.path,
-                    remedy="build the bundle again, or name its library with TRTKP_LIBRARY",
-                )  # fmt: skip
+            bundle.check_plugin_library(library)
         first = needy[0][0]
         for file in (library, library.with_name(_REGISTERING)):  # the second loads the first
             shutil.copyfile(file, staging / first / file.name)
         settings.append(f"plugins={output.absolute() / first / _REGISTERING}")
-    if any(b.manifest.tensorrt is not None and b.manifest.tensorrt.embed_plugins for _, _, b in found):
-        settings.append("version-compatible=true")  # which lets engines load the library that they carry
+    if any(b.manifest.tensorrt is not None and b.manifest.tensorrt.carries_code for _, _, b in found):
+        settings.append("version-compatible=true")  # which lets engines load the code that they carry
     return settings
 
 
