@@ -34,7 +34,7 @@ def test_the_plan() -> None:
 
 
 def test_a_tiny_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--out", str(tmp_path / "study"), "--scale", "smoke", "--tables", "two-four"]
+    command = ["--out", str(tmp_path / "study"), "--scale", "smoke", "--tables", "two-four", "--jobs", "2"]
     assert main([*command, "--most", "2"]) == 0
     assert "left: 8" in capsys.readouterr().out
     results = tmp_path / "study" / "results.jsonl"
