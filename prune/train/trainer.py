@@ -158,7 +158,7 @@ class Trainer:
         self._totals.zero_()
         self._save(epoch + 1, 0)
         if self.log is not None or self.test is not None:
-            due = self.test_every and (epoch + 1) % self.test_every == 0
+            due = self.test_every > 0 and (epoch + 1) % self.test_every == 0
             accuracy = self.test(self.model) if self.test is not None and due else None
             if self.log is not None and self.processes.first:
                 extra = self.regulariser.report() if self.regulariser is not None else {}
