@@ -17,7 +17,8 @@ Pruning takes a threshold over the whole net, keeps the largest kernel of every 
 numbers; ``equalise`` gives them equal ones as V-SKP does. Without training this is plain L1 kernel pruning.
 
 Not from the paper: with ``filter_group`` and ``channel_block`` (`prune.granularity`) norms are means over blocks, in
-the threshold and in the penalty, which so pushes the kernels of a block alike; ``proximal`` shrinks whole blocks.
+the threshold and in the penalty, which so pushes the kernels of a block alike; ``proximal`` shrinks whole blocks, those of
+n kernels sqrt(n) as strongly, as the group lasso does (Yuan and Lin, JRSS B 68, 2006): one strength suits every n.
 ``nm`` keeps 2:4 inside the lists (`prune.nm`), which then remove so much less.
 """
 
@@ -92,8 +93,8 @@ class PPTKP:
         strength: lambda.
         quantiles: of the dense norms, where the breakpoints are.
         intensities: gamma, one more than there are breakpoints.
-        proximal: shrink with ``w <- w · max(0, 1 - lr · lambda · gamma / ||w||_2)`` after each step, which reaches
-            exact zeros, instead of adding ``lambda · gamma · sign(w)`` to the gradient.
+        proximal: shrink with ``w <- w · max(0, 1 - lr · lambda · gamma · sqrt(n) / ||w||_2)`` after each step, which
+            reaches exact zeros, instead of adding ``lambda · gamma · sign(w)`` to the gradient.
     """
 
     ratio: float | None = None
@@ -265,10 +266,15 @@ def _height(counts: npt.NDArray[Any], floor: int, *, stop_at_equal: bool = False
 
 
 def _quantile(norms: npt.NDArray[Any], sizes: npt.NDArray[Any], ratio: float) -> float:
-    """The largest norm whose kernels and all smaller ones are at most a share ``ratio``; below all where none are."""
+    """The largest norm whose kernels and all smaller ones are at most a share ``ratio``; below all where none are.
+
+    Zero where that share is zero and more: nothing is lost with them, however many there are.
+    """
     order = np.argsort(norms, kind="stable")
     allowed = exact_floor(ratio * int(sizes.sum()))
     count = int(np.searchsorted(np.cumsum(sizes[order]), allowed, side="right"))
+    if count and norms[order[count - 1]] == 0:
+        return 0.0
     # equal norms stay or go together
     while 0 < count < len(order) and norms[order[count - 1]] == norms[order[count]]:
         count -= 1
