@@ -127,7 +127,9 @@ def _groups(scale: Scale, seed: int) -> Iterator[Run]:
         shared = {**lists, "filter_group": group, "cluster": True}
         yield run(f"l1 {group}", "l1", shared, dense, (0, 0, both))
         yield run(f"pptkp {group} after", "pptkp", shared, alone.name, (0, 0, scale.tune))
-        yield run(f"pptkp {group} aware", "pptkp", {**shared, **_pptkp(_DECIDING)}, dense, (0, scale.towards, scale.tune))
+        yield run(
+            f"pptkp {group} aware", "pptkp", {**shared, **_pptkp(_DECIDING)}, dense, (0, scale.towards, scale.tune)
+        )
 
 
 def _two_four(scale: Scale, seed: int) -> Iterator[Run]:
