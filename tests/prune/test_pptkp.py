@@ -104,6 +104,24 @@ def test_kernels_that_are_zero_go_however_many_there_are(new_layer: NewLayer) ->
         assert np.array_equal(mask, weight != 0)
 
 
+@pytest.mark.parametrize("settings", [{}, {"equalise": True}, {"filter_group": 4}, {"channel_block": 2}])
+def test_retained_channels_are_multiples(new_layer: NewLayer, settings: dict[str, Any]) -> None:
+    weight = np.random.default_rng(0).normal(size=(16, 30, 3, 3)) * np.random.default_rng(1).uniform(
+        0.5, 2, (16, 1, 1, 1)
+    )
+    layer = new_layer(name="w", filters=16, channels=30, kernel=(3, 3))
+    plain, whole = (
+        PPTKP(ratio=0.55, round_to=multiple, **settings).masks([layer], {"w": weight})["w"].any(axis=(2, 3))
+        for multiple in (1, 4)
+    )
+    counts, whole_counts = plain.sum(axis=1), whole.sum(axis=1)
+    assert set(whole_counts) <= {4, 8, 12, 16, 20, 24, 28, 30}
+    assert set(counts) - set(whole_counts)  # what was rounded is not a multiple by itself
+    assert (np.abs(counts - whole_counts) <= 3).all()
+    nested = (plain & whole).sum(axis=1)
+    assert (nested == np.minimum(counts, whole_counts)).all()
+
+
 def drift(norms: np.ndarray[Any, Any], taus: tuple[float, ...], gammas: tuple[float, ...], steps: int) -> Any:
     """Pure decay of the norms: ``da = -rate gamma(a)``."""
     norms = norms.copy()
