@@ -93,9 +93,13 @@ class CoefficientSearch(Regulariser):
 
     def masks(self) -> Masks:
         """By the method's ratio, or by its threshold."""
-        scores = {
-            name: matrix.detach().abs().flatten(1).double().cpu().numpy() for name, matrix in self.coefficients.items()
-        }
+        if self._method.ratio is None:
+            scores = {name: matrix.detach().abs().flatten(1).double().cpu().numpy()
+                      for name, matrix in self.coefficients.items()}  # fmt: skip
+        else:
+            folded = {name: getattr(module, attribute).detach().float().cpu().numpy()
+                      for name, (module, attribute) in self._owners.items()}  # fmt: skip
+            scores = self._method.scores(self._layers, folded, self._blocks)
         return self._method.masks_of_scores(self._layers, scores, self._blocks, self._method.ratio)
 
     def finish(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.granularity import Blocks
 from trtkp.prune.method import Masks
 from trtkp.prune.pptkp import PPTKP, kernel_norms, pools, pruning_points
 from trtkp.prune.regulariser import Regulariser, layer_parameters, layer_weights
@@ -37,12 +38,8 @@ class NormDependentL1(Regulariser):
         self._model, self._layers, self._method = model, list(layers), method
         weights = layer_weights(model, layers)
         self._parameters = layer_parameters(model, layers)
-        self._blocks = method.blocks(layers, weights)
         self._gammas = torch.tensor(list(method.intensities), dtype=torch.float64)
-        self._owners = {
-            name: (torch.from_numpy(blocks.group_of_filter), torch.from_numpy(blocks.block_of_channel))
-            for name, blocks in self._blocks.items()
-        }
+        self._take(method.blocks(layers, weights))
         self.breakpoints: dict[str, torch.Tensor] = {}
         for pool in pools(layers):
             norms = np.concatenate(
@@ -50,6 +47,21 @@ class NormDependentL1(Regulariser):
             )
             taus = torch.from_numpy(np.quantile(norms, list(method.quantiles)))
             self.breakpoints |= {layer.name: taus for layer in pool}
+
+    def _take(self, blocks: dict[str, Blocks]) -> None:
+        import torch
+
+        self._blocks = blocks
+        self._owners = {
+            name: (torch.from_numpy(own.group_of_filter), torch.from_numpy(own.block_of_channel))
+            for name, own in blocks.items()
+        }
+
+    def after_epoch(self, epoch: int) -> None:
+        """Group filters again by what the penalty has made of their norms, where they are clustered."""
+        del epoch
+        if self._method.cluster:
+            self._take(self._method.blocks(self._layers, layer_weights(self._model, self._layers)))
 
     def after_backward(self) -> None:
         """Add ``lambda · gamma(a) · sign(w)`` to the gradients."""
@@ -126,8 +138,6 @@ class NormDependentL1(Regulariser):
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on with those."""
-        from trtkp.prune.granularity import Blocks
-
         for layer in self._layers:
             self.breakpoints[layer.name] = state[f"tau.{layer.name}"]
             group = state[f"group.{layer.name}"]

@@ -14,7 +14,9 @@ trained from scratch in the shapes found. One filter per group with ``remove_fil
 
 ``nm`` (ours) keeps 2:4 inside the stripes (`prune.nm`), which then remove so much less.
 
-One-shot (ours): a position's score is the mean magnitude of its stripes in the group over that of the layer.
+With a ratio in place of the threshold (ours), one-shot or after a search, a position's score is the mean magnitude of
+its stripes of ``W~`` in the group over that of the layer: a short search moves A little, and ``|A|`` alone would then
+decide between positions whose weights differ more.
 """
 
 from __future__ import annotations
@@ -163,12 +165,19 @@ class SOKS:
         if self.shapes is not None:
             return {layer.name: shape_mask(SHAPES[self.shapes], layer) for layer in layers}
         blocks = {layer.name: self.blocks(layer, weights[layer.name]) for layer in layers}
-        scores = {}
+        scores = self.scores(layers, weights, blocks)
+        return self.masks_of_scores(layers, scores, blocks, _RATIO if self.ratio is None else self.ratio)
+
+    def scores(
+        self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """Mean magnitude of every position's stripes in a group over that of the layer, [G, R·S]."""
+        found = {}
         for layer in layers:
             magnitude = np.abs(weights[layer.name].reshape(layer.filters, layer.channels, layer.taps))
             mean = float(magnitude.mean(dtype=np.float64))
-            scores[layer.name] = blocks[layer.name].mean(magnitude)[:, 0] / max(mean, 1e-30)
-        return self.masks_of_scores(layers, scores, blocks, _RATIO if self.ratio is None else self.ratio)
+            found[layer.name] = blocks[layer.name].mean(magnitude)[:, 0] / max(mean, 1e-30)
+        return found
 
     def masks_of_scores(
         self,
