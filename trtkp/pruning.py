@@ -361,6 +361,9 @@ class _Run:
 
     def _take(self, masks: Masks, lists: Masks) -> None:
         """Masks that remove something, each of which leaves something."""
+        converts = isinstance(self.method, Converting)
+        if converts and not can_regularise(self.method):
+            return  # the net that it made has none
         for name, mask in masks.items():
             if not mask.any():
                 raise InputError(
@@ -374,7 +377,7 @@ class _Run:
         if getattr(self.method, "fully_connected", False):
             self._take_matrices()
         for layer in self.layers:
-            if layer.name not in self.masks:
+            if layer.name not in self.masks and not converts:  # what was converted is not left as it was
                 self.left_dense[layer.name] = "the method removes nothing from it"
         if not self.masks:
             self.warnings.append(f"method {self.method.name} pruned no layer")

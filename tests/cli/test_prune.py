@@ -133,10 +133,12 @@ def test_every_method_trains(trtkp: Trtkp, work: Path, options: str) -> None:
     ("method", "stage"),
     [
         ("kep", "Regularise"), ("soks", "Regularise"), ("pptkp", "Regularise"), ("soks", "Finetune"),
-        ("dppnet", "Prepare"), ("dppnet", "Regularise"), ("dppnet", "Finetune"),
+        ("dppnet", "Prepare"), ("dppnet", "Regularise"), ("dppnet", "Finetune"), ("channels", "Finetune"),
     ],
 )  # fmt: skip
 def test_an_interrupted_pruning_goes_on(work: Path, method: str, stage: str) -> None:
+    if method == "channels":
+        pytest.importorskip("torch_pruning", reason="package torch-pruning is not installed")
     training = Training(
         data=Preprocessing(flip=True, pad=1),
         prepare=Recipe(epochs=3 if method == "dppnet" else 0, batch=30, lr=0.1),
@@ -165,7 +167,8 @@ def test_an_interrupted_pruning_goes_on(work: Path, method: str, stage: str) -> 
     for name in one:
         assert np.array_equal(one[name], other[name]), name
     assert whole.manifest.accuracy == again.manifest.accuracy
-    assert whole.manifest.report == again.manifest.report
+    for part in ("report", "left_dense", "warnings"):
+        assert getattr(whole.manifest, part) == getattr(again.manifest, part)
     rows = [[row["stage"], row["epoch"], row["loss"]] for row in rows_of("p/log.csv")]
     assert rows == [[row["stage"], row["epoch"], row["loss"]] for row in rows_of("whole/log.csv")]
 
@@ -217,6 +220,16 @@ def test_dynamic_patterns_are_learnt_in_three_stages(dynamic: Path) -> None:
     kept = sum(576 * 64 * count / 9 for count in taps.values())
     assert removed["layers"] == pytest.approx(1 - kept / (2 * 576 * 64))
     assert removed["net_with_overhead"] < removed["net"] < removed["layers"]
+
+
+def test_a_dynamic_layer_that_keeps_every_position_is_recorded_once(trtkp: Trtkp, work: Path) -> None:
+    """It is one of the layers that were converted: none of them is left dense."""
+    done = trtkp("prune", "net.pt2", "-m", "dppnet", "--alpha", "0", "--data", "data.npz", "--epochs", "1", "-o", "p",
+                 "--json")  # fmt: skip
+    assert done.status == 0, done.err
+    assert {layer["name"]: layer["density"] for layer in done.document["layers"]} == {"3.weight": 1, "7.weight": 1}
+    assert done.document["left_dense"] == {"0.weight": "stem"}
+    assert "method dppnet pruned no layer" in done.document["warnings"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
