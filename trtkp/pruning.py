@@ -206,6 +206,8 @@ class _Run:
             trust_pickle=options.trust_pickle,
         )
         self.warnings += self.source.warnings
+        if isinstance(self.method, Converting):
+            self._torch_backend().dynamic_shapes()  # what is trained is exported in the end
         specs = self.source.inputs
         self.profile = profile = make_profile(
             specs, {}, parse_shape_options(list(options.input_shape), specs, "--input-shape"), {}

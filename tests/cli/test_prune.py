@@ -256,6 +256,23 @@ def test_dynamic_patterns_are_built_and_exact_for_any_batch(dynamic: Path, tmp_p
     assert bundle.manifest.totals.dense_macs == load_pruned(dynamic / "dynamic").manifest.totals.retained_macs
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_dynamic_patterns_can_be_trained_further(dynamic: Path, tmp_path: Path, precision: str) -> None:
+    """The positions that are read stay; the layer that is pruned now has its zeros."""
+    training = Training(finetune=Recipe(epochs=1, batch=30, lr=0.1, precision=precision))
+    before = load_pruned(dynamic / "dynamic")
+    options = PruneOptions(include=["0"], training=training)
+    made = prune(before.model, tmp_path / "p", method="kep", n=4, options=options, data=dynamic / "data.npz")
+    accuracy = made.manifest.accuracy
+    assert accuracy is not None
+    assert accuracy["dense"] > 0.8
+    weights, trained = (load_model(one.model).parameters() for one in (before, made))
+    assert np.array_equal(trained["0.weight"] != 0, made.index_sets["0.weight"].mask())
+    for name in ("3.weight", "3.attention.attend.weight", "7.weight"):
+        assert trained[name].shape == weights[name].shape
+        assert not np.array_equal(trained[name], weights[name])
+
+
 def test_tensorrt_rtx_builds_dynamic_patterns(dynamic: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     options = BuildOptions(backend="tensorrt-rtx", targets=["sm89"], precision="fp16")
@@ -316,6 +333,26 @@ def test_channels_are_tuned_for_as_long_as_was_asked(trtkp: Trtkp, work: Path) -
     command = ("prune", "net.pt2", "-m", "channels", "--ratio", "0.5", "--data", "data.npz", "--epochs", "2", "-o", "p")
     assert trtkp(*command).status == 0
     assert [row["stage"] for row in rows_of("p/log.csv")] == ["finetune"] * 2
+
+
+@pytest.mark.parametrize("method", ["dppnet", "channels"])
+def test_sizes_that_no_other_net_can_be_exported_for_are_refused_before_anything_is_trained(
+    work: Path, method: str
+) -> None:
+    """Multiples of four: the size is no symbol of its own."""
+    torch.export.save(export(small_net(), (1, 8, 8), size_step=4), "sized.pt2")
+    stage = Recipe(epochs=1, batch=30)
+    towards = stage if method == "dppnet" else Recipe()
+    options = PruneOptions(input_shape=["1x1x8x8"], training=Training(regularise=towards, finetune=stage))
+    phases: list[str] = []
+    with pytest.raises(InputError) as error:
+        prune(
+            "sized.pt2", "p", method=method, options=options, data="data.npz", progress=lambda *p: phases.append(p[0])
+        )
+    assert str(error.value).startswith("sized.pt2: an input has a size 4*")
+    assert str(error.value).endswith("; export the model with a dynamic batch alone")
+    assert phases == []
+    assert not training_folder(Path("p")).exists()
 
 
 def test_batch_normalisation_of_features(trtkp: Trtkp, work: Path) -> None:

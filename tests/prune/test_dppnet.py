@@ -104,6 +104,34 @@ def test_exported_with_a_dynamic_batch() -> None:
         torch.testing.assert_close(program(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
+def test_the_packed_operator_has_the_gradients_of_what_it_came_from() -> None:
+    """Through weights, attention, bias and input, also under automatic mixed precision, where it stays in float32."""
+    layer, x = layer_with(stride=2, bias=True).double(), torch.randn(3, 6, 9, 7, dtype=torch.float64)
+    freeze(layer)
+    assert layer.support().all()  # so the packed weight is the masked one, transposed
+    net = nn.Sequential(layer)
+    one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    layer(one).square().sum().backward()
+    want = [one.grad, layer.weight.grad, *(p.grad for p in layer.attention.parameters()), layer.bias.grad]
+    want[1] = (want[1] * layer.mask[:, None, None]).flatten(3).transpose(2, 3).flatten(2)
+    for parameter in layer.parameters():
+        parameter.grad = None
+    pack(net)
+    net(other).square().sum().backward()
+    packed = net[0]
+    got = [other.grad, packed.weight.grad, *(p.grad for p in packed.attention.parameters()), packed.bias.grad]
+    expanded = layer.mask.flatten(1)[:, None, :, None].expand(4, 5, 9, 6).flatten(2)
+    got[1] = packed.weight.grad * expanded
+    for left, right in zip(got, want, strict=True):
+        torch.testing.assert_close(left, right)
+    net.float().zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(nn.functional.conv2d(x.float(), torch.eye(6)[:, :, None, None]))  # bfloat16 comes in
+    assert out.dtype == torch.float32
+    out.sum().backward()
+    assert packed.weight.grad.abs().sum() > 0
+
+
 def test_conversion_nearly_keeps_what_the_net_computes() -> None:
     torch.manual_seed(0)
     net = resnet.resnet20_cifar().eval()
