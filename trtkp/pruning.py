@@ -223,6 +223,8 @@ class _Run:
         except TrtkpError as error:
             raise error if error.file is not None else error.in_file(self.path) from error
         self.layers = list({layer.name: layer for layer in chosen}.values())
+        if isinstance(self.method, Converting) and not self.layers:
+            raise InputError(f"method {self.method.name} finds no layer to prune", file=self.path)
 
     def _load_data(self, profile: Profile) -> None:
         from trtkp.prune.train.data import load_parts
@@ -341,7 +343,10 @@ class _Run:
         """The net of the method in place of the model's."""
         backend = self._torch_backend()
         seed = self.options.training.seed
-        self.module = method.convert(backend.graph_module(), self.layers, backend.example(), seed)
+        try:
+            self.module = method.convert(backend.graph_module(), self.layers, backend.example(), seed)
+        except InputError as error:
+            raise error if error.file is not None else error.in_file(self.path) from None
 
     def _regularised(self, start: Checkpoint | None) -> tuple[Masks, Masks]:
         from trtkp.prune.regulariser import layer_weights

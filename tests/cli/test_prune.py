@@ -387,6 +387,7 @@ def test_an_onnx_file_is_pruned_one_shot(trtkp: Trtkp, folder: Path) -> None:
         ("--epochs 1 --data classes.npz", "labels 0..7, the model has 3 classes"),
         ("--epochs 1 --data wide.npz", "wide.npz: has samples of shape [1, 8, 9], the model takes [1, 8, 8]"),
         ("--epochs 1 --data nan.npz", "nan.npz: holds NaN or infinity"),
+        ("-m dppnet --skip * --epochs 1 --data data.npz", "net.pt2: method dppnet finds no layer to prune"),
         ("--epochs -1 --data data.npz", "-1 epochs"),
         ("--ratio 1.5", "--ratio 1.5: not a share"),
         ("-m vskp --regularise-epochs 2 --data data.npz", "--regularise-epochs means nothing to method vskp"),

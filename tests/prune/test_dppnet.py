@@ -23,6 +23,7 @@ from trtkp.prune.dynamic import (
     use_patterns,
 )
 from trtkp.prune.modules import with_modules
+from trtkp.prune.regulariser import layer_parameters
 from trtkp.prune.train.data import Arrays, Loader
 from trtkp.prune.train.processes import Processes
 from trtkp.prune.train.recipe import Preprocessing, Recipe
@@ -148,26 +149,68 @@ def test_conversion_nearly_keeps_what_the_net_computes() -> None:
         convert(grouped, ["0"])
 
 
-class Tied(nn.Module):
-    """One weight at two strides."""
+class OneConvolution(nn.Module):
+    """Base of nets that use theirs in another way than its module does."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(4, 4, 3, padding=1)
 
+
+class Tied(OneConvolution):
+    """One weight at two strides."""
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.conv2d(self.conv(x), self.conv.weight, self.conv.bias, 2)
 
 
-class Kept(nn.Module):
+class Kept(OneConvolution):
     """A weight that something else reads too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(4, 4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(x) * self.conv.weight.abs().mean()
+
+
+class ComputedBias(OneConvolution):
+    """A bias that is no parameter."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(x, self.conv.weight, 2 * self.conv.bias)
+
+
+class Buffer(OneConvolution):
+    """A weight that is none either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weight = self.conv.weight.detach()
+        del self.conv.weight
+        self.conv.register_buffer("weight", weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+class NoModule(nn.Module):
+    """A weight of the net itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 4, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(x, self.kernel)
+
+
+class ComputedClassifier(OneConvolution):
+    """A fully connected layer whose bias is computed, behind an ordinary convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(self.conv(x).mean(dim=(2, 3)), self.fc.weight, self.fc.bias + 1)
 
 
 @pytest.mark.parametrize(
@@ -175,15 +218,45 @@ class Kept(nn.Module):
     [
         (lambda: nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), "of one group"),
         (lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding="same")), "padded with zeros"),
-        (Tied, "no convolution is called conv"),
-        (Kept, "no convolution is called conv"),
+        (Tied, "layer conv.weight: calls on its weight differ in their arguments: it cannot be replaced; leave it out"),
+        (Kept, "layer conv.weight: something else reads its weight too"),
+        (ComputedBias, "layer conv.weight: its bias is computed"),
+        (Buffer, "layer conv.weight: its weight is a buffer"),
+        (NoModule, "layer kernel: its weight is no module's own"),
     ],
 )
 def test_a_program_whose_convolution_cannot_be_converted(net: Any, words: str) -> None:
     program = torch.export.export(net().eval(), (torch.randn(2, 4, 8, 8),)).module(check_guards=False)
-    name = next(name for name, parameter in program.named_parameters() if parameter.ndim == 4)
+    name = next(name for name, tensor in program.state_dict().items() if tensor.ndim == 4)
     with pytest.raises(InputError, match=words):
-        convert(with_modules(program), [name.removesuffix(".weight")])
+        convert(with_modules(program, {name}), [name.removesuffix(".weight")])
+
+
+def test_a_buffer_is_not_trained(new_layer: Any) -> None:
+    layer = new_layer(filters=4, channels=4, name="conv.weight")
+    with pytest.raises(InputError, match=r"layer conv\.weight: a buffer, which is not trained; leave it out"):
+        layer_parameters(Buffer(), [layer])
+
+
+@pytest.mark.parametrize("net", [Tied, Kept, ComputedBias, Buffer, NoModule, ComputedClassifier])
+def test_what_stays_a_call_is_none_of_the_layers_that_are_needed(net: Any) -> None:
+    x = torch.randn(2, 4, 8, 8)
+    program = torch.export.export(net().eval(), (x,)).module(check_guards=False)
+    want = program(x)
+    assert torch.equal(with_modules(program, ()).eval()(x), want)
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [
+        (ComputedBias, "layer conv.weight: its bias is computed: it cannot be replaced; make it a module"),
+        (ComputedClassifier, "layer fc.weight: its bias is computed"),
+    ],
+)
+def test_all_layers_are_needed_where_channels_go(net: Any, words: str) -> None:
+    program = torch.export.export(net().eval(), (torch.randn(2, 4, 8, 8),)).module(check_guards=False)
+    with pytest.raises(InputError, match=words):
+        with_modules(program)
 
 
 def test_a_shared_weight_becomes_one_dynamic_convolution() -> None:
