@@ -173,6 +173,11 @@ class Allocated:
         return found
 
     @property
+    def expects_two_four(self) -> bool:
+        """As the method's lists are chosen."""
+        return bool(getattr(self.make(self.allocation.method, **self.allocation.settings), "expects_two_four", False))
+
+    @property
     def retrain(self) -> bool:
         """The method's setting, where it has one."""
         return bool(self.allocation.settings.get("retrain", False))

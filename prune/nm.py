@@ -2,7 +2,8 @@
 
 The form that sparse tensor cores compute (``mma.sp``): a coarse list that filters share, and a fine choice of every
 filter inside it. The list and the choice share one budget: to remove the share ``ratio`` of a layer, lists remove
-`list_ratio` of it and the choice halves what they leave.
+`list_ratio` of it and the choice halves what they leave. Lists of channels are chosen by what 2:4 can be expected to
+keep of them (`expected_kept`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import QUAD, QUAD_KEPT, IndexSet, from_mask
 
-__all__ = ["FORMS", "check_nm", "list_ratio", "refined", "two_four_mask"]
+__all__ = ["FORMS", "check_nm", "expected_kept", "list_ratio", "refined", "two_four_mask"]
 
 #: What ``--nm`` takes.
 FORMS = ("2:4",)
@@ -39,6 +40,21 @@ def list_ratio(ratio: float, nm: str | None = FORMS[0]) -> float:
     Without ``nm`` the lists remove all of it.
     """
     return ratio if nm is None else max(0.0, 2 * ratio - 1)
+
+
+def expected_kept(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``w · p(q)``, what 2:4 can be expected to keep of every weight, as ``weight`` [F, C, R, S].
+
+    A weight's rank i, from 0, is that of its magnitude among those of its filter and tap, of equal ones the later
+    channel above; ``q = (i + 1/2) / C``. It is among the two largest of itself and three others, each of which is
+    smaller with probability q, where at least two of the three are:
+
+        p(q) = q³ + 3 q² (1 - q).
+    """
+    order = np.argsort(np.abs(weight), axis=1, kind="stable")
+    q = (np.argsort(order, axis=1, kind="stable") + 0.5) / weight.shape[1]
+    kept: npt.NDArray[Any] = weight * (q**3 + 3 * q**2 * (1 - q)).astype(np.promote_types(weight.dtype, np.float32))
+    return kept
 
 
 def refined(

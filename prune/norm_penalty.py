@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.method import Masks
+from trtkp.prune.method import Masks, list_weights
 from trtkp.prune.pptkp import PPTKP, kernel_norms, pools, pruning_points
 from trtkp.prune.regulariser import Regulariser, layer_parameters, layer_weights
 
@@ -109,7 +109,8 @@ class NormDependentL1(Regulariser):
 
     def masks(self) -> Masks:
         """At the method's ratio or pruning point, in the blocks that were trained."""
-        return self._method.masks_of_blocks(self._layers, layer_weights(self._model, self._layers), self._blocks)
+        weights = list_weights(self._method, layer_weights(self._model, self._layers))
+        return self._method.masks_of_blocks(self._layers, weights, self._blocks)
 
     def report(self) -> dict[str, Any]:
         """The pruning points that the weights have now, of the larger kernels (of 1x1 where there are no others)."""
