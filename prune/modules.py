@@ -16,7 +16,6 @@ from trtkp.errors import InputError
 
 __all__ = ["with_modules"]
 
-_BATCH_NORM = "aten::batch_norm"
 _STATE = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})
 
 
@@ -29,8 +28,7 @@ def with_modules(program: torch.fx.GraphModule, needed: Collection[str] | None =
 
     Args:
         program: of an exported program.
-        needed: names of weights whose calls may not stay; without it those of all convolutions and fully connected
-            layers.
+        needed: names of weights whose calls may not stay; without it those of all convolutions.
 
     Raises:
         InputError: such a call stays.
@@ -39,15 +37,11 @@ def with_modules(program: torch.fx.GraphModule, needed: Collection[str] | None =
     made: dict[str, nn.Module] = {}
     for name, calls in _layers(program).items():
         owner = name.rpartition(".")[0]
-        reason = _obstacle(program, name, calls)
-        if reason is not None:
-            if name in needed if needed is not None else _kind(calls[0]) != _BATCH_NORM:
-                remedy = (
-                    "leave it out with --skip" if needed is not None else "make it a module with parameters of its own"
-                )
-                raise InputError(f"{reason}: it cannot be replaced", layer=name, remedy=remedy)
-            continue
-        module = _MAKERS[_kind(calls[0])](program, _arguments(calls[0]))
+        kind, reason = _MAKERS[_kind(calls[0])], _obstacle(program, name, calls)
+        if reason is not None and (kind is _convolution if needed is None else name in needed):
+            remedy = "make it a module with parameters of its own" if needed is None else "leave it out with --skip"
+            raise InputError(f"{reason}: it cannot be replaced", layer=name, remedy=remedy)
+        module = kind(program, _arguments(calls[0])) if reason is None else None
         if module is None:
             continue
         made[owner] = module
@@ -165,5 +159,5 @@ _MAKERS: dict[str, Callable[[torch.fx.GraphModule, dict[str, Any]], nn.Module | 
     "aten::conv2d": _convolution,
     "aten::convolution": _convolution,
     "aten::linear": _linear,
-    _BATCH_NORM: _batch_norm,
+    "aten::batch_norm": _batch_norm,
 }
