@@ -20,11 +20,15 @@ def provenance() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _git("rev-parse", "--short", "HEAD") + ("-dirty" if _git("status", "--porcelain", "-uno") else ""),
-        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip(),
+        "command": f"python -m benchmarks.{_module(Path(sys.argv[0]))} {' '.join(sys.argv[1:])}".strip(),
         "cpu": _cpu(),
         "python": platform.python_version(),
         "libraries": {name: found for name in _LIBRARIES if (found := _version(name)) is not None},
     }
+
+
+def _module(path: Path) -> str:
+    return path.parent.name if path.stem == "__main__" else path.stem
 
 
 def _git(*arguments: str) -> str:

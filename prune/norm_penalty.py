@@ -64,7 +64,7 @@ class NormDependentL1(Regulariser):
                     parameter.grad += self._pull(layer, parameter) * parameter.sign()
 
     def after_step(self, lr: float) -> None:
-        """``w <- w · max(0, 1 - lr · lambda · gamma(a) / ||w||_2)``, norms over whole blocks."""
+        """``w <- w · max(0, 1 - lr · lambda · gamma(a) · sqrt(n) / ||w||_2)``, norms over blocks of ``n`` kernels."""
         import torch
 
         if not self._method.proximal:
@@ -72,8 +72,8 @@ class NormDependentL1(Regulariser):
         with torch.no_grad():
             for layer in self._layers:
                 parameter = self._parameters[layer.name]
-                squares = self._pooled(layer, parameter.square().sum(dim=(2, 3)))
-                norms = self._spread(layer, squares.sqrt())
+                squares = self._pooled(layer, parameter.square().sum(dim=(2, 3)), mean=True)
+                norms = self._spread(layer, squares.sqrt())  # over sqrt(n)
                 shrink = (1 - lr * self._pull(layer, parameter) / norms.clamp_min(1e-30)).clamp_min(0)
                 parameter.mul_(shrink)
 

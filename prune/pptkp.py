@@ -17,7 +17,8 @@ Pruning takes a threshold over the whole net, keeps the largest kernel of every 
 numbers; ``equalise`` gives them equal ones as V-SKP does. Without training this is plain L1 kernel pruning.
 
 Not from the paper: with ``filter_group`` and ``channel_block`` (`prune.granularity`) norms are means over blocks, in
-the threshold and in the penalty, which so pushes the kernels of a block alike; ``proximal`` shrinks whole blocks.
+the threshold and in the penalty, which so pushes the kernels of a block alike; ``proximal`` shrinks whole blocks, those
+of n kernels sqrt(n) as strongly, as the group lasso does (Yuan and Lin, JRSS B 68, 2006): one strength suits every n.
 ``nm`` keeps 2:4 inside the lists (`prune.nm`), which then remove so much less; norms for a ratio are then those of what
 2:4 is expected to keep. Pruning points are margins of the norms as they are.
 """
@@ -35,7 +36,7 @@ import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.granularity import Blocks, blocks_of
+from trtkp.prune.granularity import Blocks, blocks_of, rounded
 from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks
 from trtkp.prune.nm import check_nm, list_ratio
@@ -89,12 +90,13 @@ class PPTKP:
         filter_group: filters that share a list.
         channel_block: consecutive channels that a list takes or leaves together.
         cluster: group filters of like norms, instead of consecutive ones.
+        round_to: retained channels of every list are a multiple of this, where the layer has as many.
         nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
         strength: lambda.
         quantiles: of the dense norms, where the breakpoints are.
         intensities: gamma, one more than there are breakpoints.
-        proximal: shrink with ``w <- w · max(0, 1 - lr · lambda · gamma / ||w||_2)`` after each step, which reaches
-            exact zeros, instead of adding ``lambda · gamma · sign(w)`` to the gradient.
+        proximal: shrink with ``w <- w · max(0, 1 - lr · lambda · gamma · sqrt(n) / ||w||_2)`` after each step, which
+            reaches exact zeros, instead of adding ``lambda · gamma · sign(w)`` to the gradient.
     """
 
     ratio: float | None = None
@@ -105,6 +107,7 @@ class PPTKP:
     filter_group: int = 1
     channel_block: int = 1
     cluster: bool = False
+    round_to: int = 1
     nm: str | None = None
     strength: float = 1e-4
     quantiles: Sequence[float] = (0.25, 0.5, 0.75)
@@ -116,7 +119,7 @@ class PPTKP:
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
         check_allocation(self.allocation)
-        check_granularity(self.filter_group, self.channel_block)
+        check_granularity(self.filter_group, self.channel_block, self.round_to)
         check_nm(self.nm)
         if self.ratio is not None and self.point is not None:
             raise InputError("--ratio and --point exclude each other", remedy="give one of them")
@@ -189,7 +192,10 @@ class PPTKP:
             names = [layer.name for layer in pool]
             threshold = self._threshold([norms[name] for name in names], [blocks[name] for name in names], ratio)
             for layer in pool:
-                kept = blocks[layer.name].spread(self._kept(norms[layer.name], threshold))
+                rows = self._kept(norms[layer.name], threshold)
+                if self.round_to > 1:
+                    rows = self._rounded(rows, norms[layer.name])
+                kept = blocks[layer.name].spread(rows)
                 masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
         return masks
 
@@ -215,6 +221,13 @@ class PPTKP:
         empty = ~kept.any(axis=1)
         kept[empty, norms[empty].argmax(axis=1)] = True
         return kept
+
+    def _rounded(self, kept: npt.NDArray[np.bool_], norms: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """As many blocks of every row as ``round_to`` allows, the largest; of equal ones the earlier."""
+        multiple = -(-self.round_to // self.channel_block)
+        counts = [rounded(int(count), multiple, norms.shape[1]) for count in kept.sum(axis=1)]
+        ranks = np.argsort(np.argsort(-norms, axis=1, kind="stable"), axis=1)
+        return ranks < np.array(counts)[:, None]
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> NormDependentL1:
         """The norm-dependent penalty, its breakpoints those of the module's weights."""
@@ -271,10 +284,15 @@ def _height(counts: npt.NDArray[Any], floor: int, *, stop_at_equal: bool = False
 
 
 def _quantile(norms: npt.NDArray[Any], sizes: npt.NDArray[Any], ratio: float) -> float:
-    """The largest norm whose kernels and all smaller ones are at most a share ``ratio``; below all where none are."""
+    """The largest norm whose kernels and all smaller ones are at most a share ``ratio``; below all where none are.
+
+    Zero where that share is zero and more: nothing is lost with them, however many there are.
+    """
     order = np.argsort(norms, kind="stable")
     allowed = exact_floor(ratio * int(sizes.sum()))
     count = int(np.searchsorted(np.cumsum(sizes[order]), allowed, side="right"))
+    if count and norms[order[count - 1]] == 0:
+        return 0.0
     # equal norms stay or go together
     while 0 < count < len(order) and norms[order[count - 1]] == norms[order[count]]:
         count -= 1

@@ -66,6 +66,7 @@ class PruneOptions:
         training: what is trained and how; without epochs nothing is.
         device: where to train, such as ``cuda``; without it a GPU where there is one.
         restart: forget the checkpoint of a training that was interrupted.
+        test_every: epochs between two accuracies in the log; 0 for none.
     """
 
     input_shape: Sequence[str] = ()
@@ -76,6 +77,13 @@ class PruneOptions:
     training: Training = field(default_factory=Training)
     device: str | None = None
     restart: bool = False
+    test_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.test_every < 0:
+            raise InputError(
+                f"--test-every {self.test_every}: a number of epochs", remedy="give 1 or more, 0 for never"
+            )
 
 
 def prune(
@@ -450,6 +458,7 @@ class _Run:
             seed=training.seed,
             device=self._device,
             test=lambda _: self._measure(),
+            test_every=self.options.test_every,
             checkpoint=self._checkpoint,
             fingerprint=self._fingerprint(),
             notes={"accuracy": self.accuracy, "report": self.report},

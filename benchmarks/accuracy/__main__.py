@@ -1,6 +1,6 @@
 """The study of the methods' accuracy: every run that is not done yet, then the tables of docs/accuracy.md.
 
-    python -m benchmarks.accuracy --out study                       # again, until it says "left: nothing"
+    python -m benchmarks.accuracy --out study --jobs 2              # again, until it says "left: nothing"
     python -m benchmarks.accuracy --out study --tables groups,two-four
     python -m benchmarks.accuracy --out study --latency             # on a quiet machine, when the runs are done
     python -m benchmarks.accuracy.report study/results.jsonl docs   # docs/accuracy.md and its plots
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.execute import execute, make_data, timed
+from benchmarks.accuracy.execute import make_data, row_of, timed
 from benchmarks.accuracy.plan import SCALES, TABLES, runs_of
+from benchmarks.accuracy.schedule import in_turn
 from benchmarks.provenance import provenance
-from trtkp.errors import TrtkpError
 
 __all__ = ["main"]
 
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--most", type=int, help="runs at most")
     parser.add_argument("--latency", action="store_true", help="time the engines of the table of methods")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the threads")
     options = parser.parse_args(arguments)
     scale, folder, tables = SCALES[options.scale], options.out, set(options.tables.split(","))
     (folder / "nets").mkdir(parents=True, exist_ok=True)
@@ -57,16 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
     needed = {run.start for run in wanted} | {by_name[run.start].start for run in wanted if run.start}
     left = [run for run in runs if (run.table in tables or run.name in needed) and run.name not in done]
     failed = 0
-    for run in left[: options.most]:
-        row: dict[str, Any] = {
-            "name": run.name, "table": run.table, "label": run.label, "data": run.data, "seed": run.seed,
-            "method": run.method, "epochs": run.epochs, "scale": scale.digest(), "provenance": provenance(),
-        }  # fmt: skip
-        try:
-            row |= execute(run, folder, scale)
-        except TrtkpError as error:
-            row["failed"], failed = str(error), failed + 1
-        add_row(results, row)
+    work = partial(row_of, folder=folder, scale=scale)
+    for run, row in in_turn(left[: options.most], done, work, options.jobs, options.threads):
+        failed += "failed" in row
+        add_row(results, row | {"scale": scale.digest(), "provenance": provenance()})
         shown = row.get("failed") or f"{row['accuracy']['pruned']:.2%} at {row['macs']:.1%} of the MACs"
         print(f"{run.name}: {run.label}: {shown}, {row.get('seconds', 0)} s", flush=True)
     rest = len(left[options.most :]) if options.most is not None else 0

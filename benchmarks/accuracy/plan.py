@@ -80,13 +80,18 @@ class Run:
 
 
 #: Settings of the penalties, for trainings of a few hundred steps where the papers have tens of thousands.
-_PPTKP = {"strength": 3e-4}
+_PPTKP = {"strength": 0.03, "proximal": True}
 _SOKS = {"sparsity": 5e-3, "margin": 1e-3, "diversity": 1e-3}
 _KEP = {"delta": 5e-3}
 _ALPHAS = (1e-4, 2e-4)
 _DECIDING = 0.875
 _RATIOS = (5 / 9, 7 / 9)
 _GROUP = 16
+
+
+def _pptkp(ratio: float) -> dict[str, Any]:
+    """Breakpoints up to the ratio: what is to stay is not pushed."""
+    return {**_PPTKP, "quantiles": [ratio * 4 / 7, ratio * 6 / 7, ratio]}
 
 
 def runs_of(scale: Scale) -> list[Run]:
@@ -112,18 +117,19 @@ def _groups(scale: Scale, seed: int) -> Iterator[Run]:
         name = f"groups-{seed}-{label.replace(' ', '-')}"
         return Run(name, "groups", label, "shapes", seed, method, settings, start, epochs)
 
-    lists = {"ratio": _DECIDING, "allocation": "uniform", "equalise": True}
-    alone = run("regularised", "pptkp", {"ratio": 0.0, **_PPTKP}, dense, (0, scale.towards, 0))
+    lists = {"ratio": _DECIDING, "allocation": "uniform"}
+    alone = run("regularised", "pptkp", {"ratio": 0.0, **_pptkp(_DECIDING)}, dense, (0, scale.towards, 0))
     yield run("dense, trained on", "none", {}, dense, (0, 0, both))
-    yield run("l1 1", "l1", {"ratio": _DECIDING, "allocation": "uniform"}, dense, (0, 0, both))
+    yield run("l1 1", "l1", lists, dense, (0, 0, both))
     yield alone
     yield run("pptkp 1", "pptkp", lists, alone.name, (0, 0, scale.tune))
     for group in scale.groups:
         shared = {**lists, "filter_group": group, "cluster": True}
-        settings = {"ratio": _DECIDING, "allocation": "uniform", "filter_group": group, "cluster": True}
-        yield run(f"l1 {group}", "l1", settings, dense, (0, 0, both))
+        yield run(f"l1 {group}", "l1", shared, dense, (0, 0, both))
         yield run(f"pptkp {group} after", "pptkp", shared, alone.name, (0, 0, scale.tune))
-        yield run(f"pptkp {group} aware", "pptkp", {**shared, **_PPTKP}, dense, (0, scale.towards, scale.tune))
+        yield run(
+            f"pptkp {group} aware", "pptkp", {**shared, **_pptkp(_DECIDING)}, dense, (0, scale.towards, scale.tune)
+        )
 
 
 def _two_four(scale: Scale, seed: int) -> Iterator[Run]:
@@ -182,8 +188,8 @@ def _methods(scale: Scale, table: str, data: str) -> Iterator[Run]:
         yield run(f"l1 {share}, {group} x 1", "l1", base | coarse, plain)
         yield run(f"vskp {share}", "vskp", base, plain)
         yield run(f"vskp {share}, {group} x 1", "vskp", base | coarse, plain)
-        yield run(f"pptkp {share}", "pptkp", base | _PPTKP, trained)
-        yield run(f"pptkp {share}, {group} x 1", "pptkp", base | coarse | _PPTKP, trained)
+        yield run(f"pptkp {share}", "pptkp", base | _pptkp(ratio), trained)
+        yield run(f"pptkp {share}, {group} x 1", "pptkp", base | coarse | _pptkp(ratio), trained)
         yield run(f"soks {share}", "soks", base | _SOKS, trained)
         yield run(f"soks {share}, per layer", "soks", base | _SOKS | {"groups": 1}, trained)
         yield run(f"kep {share}", "kep", base | _KEP, trained)

@@ -63,7 +63,8 @@ class Trainer:
         teacher: the dense net, for distillation.
         seed: of dropout.
         device: where to train; the model's own without it.
-        test: gives the accuracy of the model, after every epoch.
+        test: gives the accuracy of the model, for the log.
+        test_every: epochs between two such accuracies; 0 for none.
         checkpoint: file to keep checkpoints in; None keeps none.
         fingerprint: of this training, for `load_checkpoint`.
         keep: tensors that go into every checkpoint under their own names.
@@ -83,6 +84,7 @@ class Trainer:
     seed: int = 0
     device: torch.device | None = None
     test: Callable[[torch.nn.Module], float] | None = None
+    test_every: int = 1
     checkpoint: Path | None = None
     fingerprint: str = ""
     keep: Mapping[str, torch.Tensor] = field(default_factory=dict)
@@ -156,7 +158,8 @@ class Trainer:
         self._totals.zero_()
         self._save(epoch + 1, 0)
         if self.log is not None or self.test is not None:
-            accuracy = self.test(self.model) if self.test is not None else None
+            due = self.test_every > 0 and (epoch + 1) % self.test_every == 0
+            accuracy = self.test(self.model) if self.test is not None and due else None
             if self.log is not None and self.processes.first:
                 extra = self.regulariser.report() if self.regulariser is not None else {}
                 self.log.add({

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_the_plan() -> None:
 
 
 def test_a_tiny_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--out", str(tmp_path / "study"), "--scale", "smoke", "--tables", "two-four"]
+    command = ["--out", str(tmp_path / "study"), "--scale", "smoke", "--tables", "two-four", "--jobs", "2"]
     assert main([*command, "--most", "2"]) == 0
     assert "left: 8" in capsys.readouterr().out
     results = tmp_path / "study" / "results.jsonl"
@@ -83,3 +84,27 @@ def test_rows_that_failed_are_run_again_and_shown(tmp_path: Path) -> None:
         assert f"accuracy-{name}.svg" in page
         assert (tmp_path / f"accuracy-{name}.svg").read_text().count('r="4"') == 2 + 1
     assert json.loads(path.read_text().splitlines()[0])["failed"] == "gone"
+
+
+def test_the_page_says_what_the_tables_decide() -> None:
+    where = {"command": "c", "cpu": "p", "libraries": {"torch": "2"}, "commit": "0", "date": "d"}
+
+    def rows(table: str, accuracies: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
+        return [
+            {"name": f"{label}{seed}", "table": table, "label": label, "seed": seed, "method": "x", "data": "shapes",
+             "accuracy": {"pruned": accuracy, "one-shot": 0.1}, "macs": 0.4, "params": 0.4, "mass": None,
+             "provenance": where}
+            for label, both in accuracies.items() for seed, accuracy in enumerate(both)
+        ]  # fmt: skip
+
+    page = document([
+        *rows("dense", {"dense": (0.9, 0.9)}),
+        *rows("groups", {
+            "l1 1": (0.88, 0.87), "pptkp 1": (0.90, 0.89), "l1 8": (0.86, 0.86), "pptkp 8 after": (0.84, 0.86),
+            "pptkp 8 aware": (0.88, 0.87),
+        }),
+        *rows("searched", {"searched": (0.8, 0.8), "ASK_4a": (0.81, 0.82), "ASK_4b": (0.7, 0.7)}),
+    ])  # fmt: skip
+    assert "PPT-KP loses 2.00 points less than plain L1." in page
+    assert "| 8 | 86.00% | 85.00% | 87.50% | 2.50 | 56% |" in page
+    assert "The searched shapes are 1.50 points below the better fixed ones." in page

@@ -125,7 +125,9 @@ def test_every_method_trains(trtkp: Trtkp, work: Path, options: str) -> None:
     assert len(pruned.index_sets) == 2
     for name, index in pruned.index_sets.items():
         assert not weights[name][~index.mask()].any()
-    stages = {row["stage"] for row in rows_of("p/log.csv")}
+    rows = rows_of("p/log.csv")
+    assert all(row["test_accuracy"] for row in rows)
+    stages = {row["stage"] for row in rows}
     assert stages == ({"finetune"} if "vskp" in options or "ASK" in options else {"regularise", "finetune"})
 
 
@@ -297,6 +299,15 @@ def test_dynamic_patterns_need_training_and_pytorch(trtkp: Trtkp, work: Path, bu
     done = trtkp("prune", str(built / "net.onnx"), "-m", "dppnet", "--data", "data.npz", "--epochs", "1", "-o", "p")
     assert done.status == 2
     assert not Path("p").exists()
+
+
+def test_accuracies_in_the_log_are_as_rare_as_asked(trtkp: Trtkp, work: Path) -> None:
+    command = ["prune", "net.pt2", "-m", "vskp", "--data", "data.npz", "--epochs", "2", "-o", "p", "--test-every"]
+    assert trtkp(*command, "2").status == 0
+    assert [bool(row["test_accuracy"]) for row in rows_of("p/log.csv")] == [False, True]
+    refused = trtkp(*command, "-1")
+    assert refused.status == 2
+    assert "--test-every -1: a number of epochs" in refused.err
 
 
 def test_a_checkpoint_of_another_training_is_refused_until_restart(trtkp: Trtkp, work: Path) -> None:

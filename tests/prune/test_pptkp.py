@@ -79,6 +79,49 @@ def test_proximal_step_shrinks_norms_and_reaches_exact_zero(new_layer: NewLayer)
     assert (net[0].weight == 0).any()
 
 
+def test_the_proximal_step_shrinks_blocks_of_any_size_alike(new_layer: NewLayer) -> None:
+    """A block of equal kernels shrinks as each of them alone would."""
+    shrunk = []
+    for group in (1, 4):
+        net = net_of((4, 6, 3))
+        with torch.no_grad():
+            net[0].weight[:] = net[0].weight[:1].clone()
+        method = PPTKP(strength=2.0, quantiles=(0.5,), intensities=(1.0, 0.25), proximal=True, filter_group=group)
+        regulariser = method.regulariser(net, layers_of(net, new_layer))
+        regulariser.after_step(0.1)
+        shrunk.append(net[0].weight.detach().clone())
+    torch.testing.assert_close(shrunk[0], shrunk[1])
+    assert (shrunk[0].norm() < net_of((4, 6, 3))[0].weight[:1].expand(4, -1, -1, -1).norm()).all()
+
+
+def test_kernels_that_are_zero_go_however_many_there_are(new_layer: NewLayer) -> None:
+    """Training may zero more than the ratio: what is left stays, and nothing else goes or comes back."""
+    weight = np.random.default_rng(0).normal(size=(8, 8, 3, 3))
+    weight[:, :5] = 0
+    layer = new_layer(name="w", filters=8, channels=8, kernel=(3, 3))
+    for allocation in ("global", "uniform"):
+        mask = PPTKP(ratio=0.5, allocation=allocation).masks([layer], {"w": weight})["w"]
+        assert np.array_equal(mask, weight != 0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"equalise": True}, {"filter_group": 4}, {"channel_block": 2}])
+def test_retained_channels_are_multiples(new_layer: NewLayer, settings: dict[str, Any]) -> None:
+    weight = np.random.default_rng(0).normal(size=(16, 30, 3, 3)) * np.random.default_rng(1).uniform(
+        0.5, 2, (16, 1, 1, 1)
+    )
+    layer = new_layer(name="w", filters=16, channels=30, kernel=(3, 3))
+    plain, whole = (
+        PPTKP(ratio=0.55, round_to=multiple, **settings).masks([layer], {"w": weight})["w"].any(axis=(2, 3))
+        for multiple in (1, 4)
+    )
+    counts, whole_counts = plain.sum(axis=1), whole.sum(axis=1)
+    assert set(whole_counts) <= {4, 8, 12, 16, 20, 24, 28, 30}
+    assert set(counts) - set(whole_counts)  # what was rounded is not a multiple by itself
+    assert (np.abs(counts - whole_counts) <= 3).all()
+    nested = (plain & whole).sum(axis=1)
+    assert (nested == np.minimum(counts, whole_counts)).all()
+
+
 def drift(norms: np.ndarray[Any, Any], taus: tuple[float, ...], gammas: tuple[float, ...], steps: int) -> Any:
     """Pure decay of the norms: ``da = -rate gamma(a)``."""
     norms = norms.copy()

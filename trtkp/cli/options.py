@@ -482,6 +482,10 @@ Device = Annotated[
     typer.Option("--device", help="cpu or cuda. (default: a GPU where there is one)", rich_help_panel=_TRAINING),
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Forget an interrupted training.", rich_help_panel=_TRAINING)]
+TestEvery = Annotated[
+    int,
+    typer.Option("--test-every", help="Epochs between accuracies in the log, 0 for none.", rich_help_panel=_TRAINING),
+]
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 

@@ -320,6 +320,18 @@ def test_distillation_pulls_towards_the_teacher(new_net: NewNet, data: Arrays) -
     assert distances[1] < 0.5 * distances[0]
 
 
+@pytest.mark.parametrize(("every", "measured"), [(0, ""), (1, "123"), (2, "2")])
+def test_the_log_has_the_accuracy_as_often_as_asked(
+    new_net: NewNet, data: Arrays, tmp_path: Path, every: int, measured: str
+) -> None:
+    log = TrainingLog(tmp_path)
+    trainer = Trainer(new_net(), loader(data), RECIPE, log=log, test=lambda _: 0.5, test_every=every)
+    trainer.run()
+    log.close()
+    rows = list(csv.DictReader(log.path.open()))
+    assert "".join(row["epoch"] for row in rows if row["test_accuracy"]) == measured
+
+
 def test_log_has_a_row_per_epoch_also_after_going_on(new_net: NewNet, data: Arrays, tmp_path: Path) -> None:
     log = TrainingLog(tmp_path)
     net = new_net()

@@ -1,0 +1,47 @@
+"""Several runs of the study at a time, each after the one whose net it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from benchmarks.accuracy.plan import Run
+
+__all__ = ["in_turn"]
+
+Row = dict[str, Any]
+
+
+def in_turn(
+    runs: Sequence[Run], done: set[str], work: Callable[[Run], Row], jobs: int, threads: int
+) -> Iterator[tuple[Run, Row]]:
+    """Every run that can be done, and its row, as they finish.
+
+    Args:
+        runs: in the order in which they begin.
+        done: names of the runs whose nets are there; grows. A run whose start never gets there is left out.
+        work: gives the row of a run, with ``failed`` where there is no net; goes to other processes.
+        jobs: runs at a time.
+        threads: of all of them together.
+    """
+    left, running = list(runs), dict[Future[Row], Run]()
+    # a process that was forked after PyTorch's threads began would hang
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(max(1, threads // jobs),)
+    ) as pool:
+        while True:
+            ready = [run for run in left if run.start is None or run.start in done]
+            for run in ready[: jobs - len(running)]:
+                running[pool.submit(work, run)] = run
+                left.remove(run)
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                run, row = running.pop(future), future.result()
+                if "failed" not in row:
+                    done.add(run.name)
+                yield run, row
