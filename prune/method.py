@@ -17,7 +17,7 @@ import numpy.typing as npt
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import IndexSet, from_mask
-from trtkp.prune.nm import expected_kept, refined
+from trtkp.prune.nm import in_expected_order, refined
 
 __all__ = ["Masks", "Method", "Pruning", "index_set", "list_weights", "prune_one_shot", "select_layers"]
 
@@ -110,13 +110,14 @@ def select_layers(
 
 
 def list_weights(method: Method, weights: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, npt.NDArray[Any]]:
-    """What a method is to choose its lists by: the weights, or what 2:4 inside is expected to keep of them.
+    """The weights that a method is to choose its lists by.
 
-    The latter where lists choose among channels, as the method's ``expects_two_four`` says; stripes keep all of them.
+    In the order of what 2:4 inside is expected to keep, where lists choose among channels and the method says so with
+    ``expects_two_four``; stripes keep all channels.
     """
     if not getattr(method, "expects_two_four", False):
         return weights
-    return {name: expected_kept(weight) for name, weight in weights.items()}
+    return {name: in_expected_order(weight) for name, weight in weights.items()}
 
 
 def prune_one_shot(

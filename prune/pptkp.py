@@ -19,8 +19,8 @@ numbers; ``equalise`` gives them equal ones as V-SKP does. Without training this
 Not from the paper: with ``filter_group`` and ``channel_block`` (`prune.granularity`) norms are means over blocks, in
 the threshold and in the penalty, which so pushes the kernels of a block alike; ``proximal`` shrinks whole blocks, those
 of n kernels sqrt(n) as strongly, as the group lasso does (Yuan and Lin, JRSS B 68, 2006): one strength suits every n.
-``nm`` keeps 2:4 inside the lists (`prune.nm`), which then remove so much less; norms for a ratio are then those of what
-2:4 is expected to keep. Pruning points are margins of the norms as they are.
+``nm`` keeps 2:4 inside the lists (`prune.nm`), which then remove so much less; at a ratio, the kernels of a filter are
+ranked by what 2:4 is expected to keep of them. Pruning points are margins of the norms as they are.
 """
 
 from __future__ import annotations
