@@ -57,7 +57,6 @@ def write_report(results: Path, folder: Path) -> None:
 
 def document(rows: Sequence[Row]) -> str:
     """The whole page."""
-    where = rows[-1]["provenance"]
     parts = [
         _INTRODUCTION,
         _seeds_table(
@@ -72,15 +71,19 @@ def document(rows: Sequence[Row]) -> str:
         "![Accuracy against latency](accuracy-latency.svg)\n" if _latency(rows) else "",
         _methods_table(rows, "digits", "The same on scikit-learn's digits"),
         _failures(rows),
-        _measured(where),
+        _measured(rows),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _measured(where: dict[str, Any]) -> str:
+def _measured(rows: Sequence[Row]) -> str:
+    where = rows[-1]["provenance"]
+    commits = list(dict.fromkeys(row["provenance"]["commit"] for row in rows))
+    hours = sum(row.get("seconds", 0.0) for row in rows) / 3600
     return (
         f"Measured with `{where['command']}` on {where['cpu']}, PyTorch {where['libraries']['torch']}, "
-        f"commit {where['commit']}, {where['date']}.\n"
+        f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}, {where['date']}; "
+        f"the runs took {hours:.1f} hours in all, several at a time.\n"
     )
 
 
