@@ -39,7 +39,7 @@ class LayerSettings(BaseModel):
         channel_block: likewise.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     ratio: float = Field(ge=0, lt=1)
     filter_group: int | None = Field(default=None, ge=1)
@@ -56,7 +56,7 @@ class Allocation(BaseModel):
         layers: parameter name to what is its own.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format: Literal[1] = 1
     method: str
@@ -155,7 +155,7 @@ class Allocated:
     make: Callable[..., Method]
 
     def __post_init__(self) -> None:
-        for setting in ("fully_connected", "reactivate"):
+        for setting in ("allocation", "fully_connected", "reactivate"):
             if self.allocation.settings.get(setting):
                 raise InputError(
                     f"{setting.replace('_', '-')} means nothing to an allocation by layers", remedy="leave it out"
@@ -171,6 +171,11 @@ class Allocated:
         """The method's setting of 2:4 inside lists."""
         found: str | None = self.allocation.settings.get("nm")
         return found
+
+    @property
+    def expects_two_four(self) -> bool:
+        """As the method's lists are chosen."""
+        return bool(getattr(self.make(self.allocation.method, **self.allocation.settings), "expects_two_four", False))
 
     @property
     def retrain(self) -> bool:

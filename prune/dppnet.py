@@ -113,7 +113,7 @@ class DPPNet:
         from trtkp.prune.modules import with_modules
 
         del example
-        net = with_modules(model)
+        net = with_modules(model, {layer.name for layer in layers})
         names = [layer.name.removesuffix(".weight") for layer in layers]
         convert(net, names, self.patterns, self.temperature, noise=self.noise, seed=seed)
         return net

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import IndexSet, from_mask
-from trtkp.prune.nm import refined
+from trtkp.prune.nm import in_expected_order, refined
 
-__all__ = ["Masks", "Method", "Pruning", "index_set", "prune_one_shot", "select_layers"]
+__all__ = ["Masks", "Method", "Pruning", "index_set", "list_weights", "prune_one_shot", "select_layers"]
 
 #: Parameter name to mask, True where a weight is kept, shaped as the weight.
 Masks = dict[str, npt.NDArray[np.bool_]]
@@ -109,6 +109,17 @@ def select_layers(
     return chosen, reasons
 
 
+def list_weights(method: Method, weights: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, npt.NDArray[Any]]:
+    """The weights that a method is to choose its lists by.
+
+    In the order of what 2:4 inside is expected to keep, where lists choose among channels and the method says so with
+    ``expects_two_four``; stripes keep all channels.
+    """
+    if not getattr(method, "expects_two_four", False):
+        return weights
+    return {name: in_expected_order(weight) for name, weight in weights.items()}
+
+
 def prune_one_shot(
     method: Method,
     layers: Sequence[ConvLayer],
@@ -125,7 +136,8 @@ def prune_one_shot(
     """
     chosen, reasons = select_layers(method, layers, include, skip)
     unique = list({layer.name: layer for layer in chosen}.values())
-    masks = method.masks(unique, weights) if unique else {}
+    own = {layer.name: weights[layer.name] for layer in unique}
+    masks = method.masks(unique, list_weights(method, own)) if unique else {}
     lists: Masks = {}
     if getattr(method, "nm", None) is not None:
         lists, masks = masks, refined(masks, weights, unique)

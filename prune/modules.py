@@ -6,33 +6,42 @@ parameters that carry the names of the modules that they came from. Here they be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import nn
+
+from trtkp.errors import InputError
 
 __all__ = ["with_modules"]
 
 _STATE = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})
 
 
-def with_modules(program: torch.fx.GraphModule) -> torch.fx.GraphModule:
+def with_modules(program: torch.fx.GraphModule, needed: Collection[str] | None = None) -> torch.fx.GraphModule:
     """The same net, parameters shared, with modules in the place of calls.
 
-    A call stays where something else reads its weight, where its module holds more than the layer, or where calls on
-    one weight differ in their arguments.
+    A call stays where a module would not compute the same, or would not hold the parameters of those names: where its
+    weight is not read as a layer's own, or by something else too; where its weight or bias is computed, or a buffer;
+    where its module holds more than the layer, or where calls on one weight differ in their arguments.
+
+    Args:
+        program: of an exported program.
+        needed: names of weights whose calls may not stay; without it those of all convolutions.
+
+    Raises:
+        InputError: such a call stays.
     """
     graph = program.graph
     made: dict[str, nn.Module] = {}
-    for owner, calls in _layers(program).items():
-        makers = [(_MAKERS[_kind(node)], _arguments(node)) for node in calls]
-        readers = {user for node in graph.nodes if node.target == f"{owner}.weight" for user in node.users}
-        state = {name for name, _ in _state(program.get_submodule(owner))}
-        alike = all(_settings(given) == _settings(makers[0][1]) for _, given in makers)
-        if readers != set(calls) or not state <= _STATE or not alike:
-            continue
-        module = makers[0][0](program, makers[0][1])
+    for name, calls in _layers(program).items():
+        owner = name.rpartition(".")[0]
+        kind, reason = _MAKERS[_kind(calls[0])], _obstacle(program, name, calls)
+        if reason is not None and (kind is _convolution if needed is None else name in needed):
+            remedy = "make it a module with parameters of its own" if needed is None else "leave it out with --skip"
+            raise InputError(f"{reason}: it cannot be replaced", layer=name, remedy=remedy)
+        module = kind(program, _arguments(calls[0])) if reason is None else None
         if module is None:
             continue
         made[owner] = module
@@ -52,15 +61,33 @@ def with_modules(program: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
 
 def _layers(program: torch.fx.GraphModule) -> dict[str, list[torch.fx.Node]]:
-    """The calls on every weight, by the name of the module that it came from."""
+    """The calls on every weight, by its name."""
     found: dict[str, list[torch.fx.Node]] = {}
     for node in program.graph.nodes:
         weight = _arguments(node).get("weight") if _kind(node) in _MAKERS else None
         if isinstance(weight, torch.fx.Node) and weight.op == "get_attr":
-            owner, _, leaf = str(weight.target).rpartition(".")
-            if owner and leaf == "weight":
-                found.setdefault(owner, []).append(node)
+            found.setdefault(str(weight.target), []).append(node)
     return found
+
+
+def _obstacle(program: torch.fx.GraphModule, name: str, calls: list[torch.fx.Node]) -> str | None:
+    """Why calls on a weight cannot become a module of the name that it has, or None."""
+    owner, _, leaf = name.rpartition(".")
+    if not owner or leaf != "weight":
+        return "its weight is no module's own"
+    given = _arguments(calls[0])
+    for part in (part for part in given if part in _STATE):
+        if given[part] is not None and given[part].op != "get_attr":
+            return f"its {part} is computed"
+        if part in ("weight", "bias") and not isinstance(_tensor(program, given[part]), nn.Parameter | None):
+            return f"its {part} is a buffer"
+    if {user for node in program.graph.nodes if node.target == name for user in node.users} != set(calls):
+        return "something else reads its weight too"
+    if not {part for part, _ in _state(program.get_submodule(owner))} <= _STATE:
+        return "its module holds more than its weights"
+    if any(_settings(_arguments(node)) != _settings(given) for node in calls):
+        return "calls on its weight differ in their arguments"
+    return None
 
 
 def _kind(node: torch.fx.Node) -> str:

@@ -2,7 +2,8 @@
 
 The form that sparse tensor cores compute (``mma.sp``): a coarse list that filters share, and a fine choice of every
 filter inside it. The list and the choice share one budget: to remove the share ``ratio`` of a layer, lists remove
-`list_ratio` of it and the choice halves what they leave.
+`list_ratio` of it and the choice halves what they leave. Which channels a list takes is decided by what 2:4 can be
+expected to keep of them (`expected_kept`, `in_expected_order`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import QUAD, QUAD_KEPT, IndexSet, from_mask
 
-__all__ = ["FORMS", "check_nm", "list_ratio", "refined", "two_four_mask"]
+__all__ = ["FORMS", "check_nm", "expected_kept", "in_expected_order", "list_ratio", "refined", "two_four_mask"]
 
 #: What ``--nm`` takes.
 FORMS = ("2:4",)
@@ -39,6 +40,39 @@ def list_ratio(ratio: float, nm: str | None = FORMS[0]) -> float:
     Without ``nm`` the lists remove all of it.
     """
     return ratio if nm is None else max(0.0, 2 * ratio - 1)
+
+
+def expected_kept(weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """``w · p(q)``, what 2:4 can be expected to keep of every weight of ``weight`` [F, C, R, S].
+
+    A weight's rank i, from 0, is that of its magnitude among those of its filter and tap, of equal ones the later
+    channel above; ``q = (i + 1/2) / C``. It is among the two largest of itself and three others, each of which is
+    smaller with probability q, where at least two of the three are:
+
+        p(q) = q³ + 3 q² (1 - q).
+    """
+    q = (_ranks(np.abs(weight)) + 0.5) / weight.shape[1]
+    kept: npt.NDArray[np.float64] = weight * (q**3 + 3 * q**2 * (1 - q))
+    return kept
+
+
+def in_expected_order(weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """``weight`` [F, C, R, S] with kernels scaled: in every filter the n-th smallest norm goes to the n-th least kept.
+
+    The L1 norms of a filter stay the same set, so between filters and layers nothing moves; inside of one they follow
+    the norms of `expected_kept`. Those do not compare filters: their probabilities are of lists that keep all channels.
+    """
+    norms = np.abs(weight).sum(axis=(2, 3), dtype=np.float64)
+    ranks = _ranks(np.abs(expected_kept(weight)).sum(axis=(2, 3)))
+    wanted = np.take_along_axis(np.sort(norms, axis=1), ranks, axis=1)
+    scale = np.divide(wanted, norms, out=np.ones_like(norms), where=norms > 0)
+    scaled: npt.NDArray[np.float64] = weight * scale[:, :, None, None]
+    return scaled
+
+
+def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Rank along axis 1 from 0, of equal values the later above."""
+    return np.argsort(np.argsort(values, axis=1, kind="stable"), axis=1, kind="stable")
 
 
 def refined(

@@ -10,7 +10,7 @@ import numpy as np
 
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks
-from trtkp.prune.method import Masks
+from trtkp.prune.method import Masks, list_weights
 from trtkp.prune.pptkp import PPTKP, kernel_norms, pools, pruning_points
 from trtkp.prune.regulariser import Regulariser, layer_parameters, layer_weights
 
@@ -24,7 +24,7 @@ _POINTWISE = 0.6
 
 
 class NormDependentL1(Regulariser):
-    """The penalty on the kernels of some layers; breakpoints and blocks are those of the weights at the start.
+    """The penalty on the kernels of some layers; breakpoints are those of the weights at the start.
 
     Args:
         model: the module, whose parameters carry the layers' names.
@@ -121,7 +121,8 @@ class NormDependentL1(Regulariser):
 
     def masks(self) -> Masks:
         """At the method's ratio or pruning point, in the blocks that were trained."""
-        return self._method.masks_of_blocks(self._layers, layer_weights(self._model, self._layers), self._blocks)
+        weights = list_weights(self._method, layer_weights(self._model, self._layers))
+        return self._method.masks_of_blocks(self._layers, weights, self._blocks)
 
     def report(self) -> dict[str, Any]:
         """The pruning points that the weights have now, of the larger kernels (of 1x1 where there are no others)."""

@@ -2,11 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache
 from math import floor
+from reprlib import repr as shortened
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from trtkp.errors import InputError
 
-__all__ = ["check_allocation", "check_granularity", "check_ratio", "exact_floor"]
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+__all__ = ["check_allocation", "check_granularity", "check_ratio", "check_types", "exact_floor"]
+
+#: What is asked for where a value has another type.
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
+
+
+def check_types(method: object, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that are not of the types of a method's fields.
+
+    Nothing is converted: "8" and true are no numbers, 8 is one that may have decimals. None is a setting left out.
+
+    Raises:
+        InputError: with the setting's name, and what it takes.
+    """
+    from pydantic import ValidationError
+
+    for name, (kind, adapter) in _types(method).items():
+        if settings.get(name) is not None:
+            try:
+                adapter.validate_python(settings[name], strict=True)
+            except ValidationError:
+                raise InputError(
+                    f"setting {name}: {shortened(settings[name])} is of the wrong type", remedy=f"give {_words(kind)}"
+                ) from None
+
+
+@cache
+def _types(method: object) -> dict[str, tuple[Any, TypeAdapter[Any]]]:
+    """The type of every field, and what checks it."""
+    from pydantic import TypeAdapter
+
+    kinds = get_type_hints(method)
+    return {name: (kinds[name], TypeAdapter(kinds[name])) for name in getattr(method, "__dataclass_fields__", ())}
+
+
+def _words(kind: Any) -> str:
+    """A type in words."""
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    if get_origin(kind) is Sequence:
+        return "a list of numbers"
+    return " or ".join(_WORDS[part] for part in get_args(kind) or (kind,) if part is not NoneType)
 
 
 def check_ratio(ratio: float | None, flag: str = "--ratio") -> None:

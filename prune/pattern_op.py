@@ -1,12 +1,14 @@
 """``torch.ops.trtkp.dynamic_pattern_conv``: a convolution whose kernel is put together for every sample.
 
 One operator, so that an exported program holds one node and the ONNX graph one ``DynamicPatternConv`` of the same
-inputs (`trtkp.graph.ops`). It computes on any device; it has no gradient, training uses `prune.dynamic`.
+inputs (`trtkp.graph.ops`). It computes on any device. Its gradient goes through the computation once more, in float32
+under automatic mixed precision: a deployed net can be trained further, with the positions that it reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +42,13 @@ def pattern_conv(
         pads: top, left, bottom, right.
         dilations: of height and width.
     """
+    return _computed(x, weight, taps, attention, bias, weight_shape, strides, pads, dilations)
+
+
+def _computed(
+    x: Tensor, weight: Tensor, taps: Tensor, attention: Tensor, bias: Tensor,
+    weight_shape: Sequence[int], strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int],
+) -> Tensor:  # fmt: skip
     filters, channels, rows, columns = weight_shape
     count, listed = x.shape[0], taps.flatten().long()
     packed = torch.einsum("npf,pfk->nfk", attention, weight).unflatten(2, (len(listed), channels))
@@ -62,3 +71,23 @@ def _fake(
         for i in range(2)
     ]
     return x.new_empty((x.shape[0], weight_shape[0], *size))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 (as PyTorch calls it)
+    ctx.save_for_backward(*inputs[:5])
+    ctx.geometry = inputs[5:]
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Of the tensors but ``taps``."""
+    given = [tensor.detach() for tensor in ctx.saved_tensors]
+    wanted = [given[i].requires_grad_() for i in (0, 1, 3, 4)]
+    with torch.enable_grad():
+        out = _computed(*given, *ctx.geometry)
+    x, weight, attention, bias = torch.autograd.grad(out, wanted, gradient)
+    return x, weight, None, attention, bias, None, None, None, None
+
+
+pattern_conv.register_autograd(_gradients, setup_context=_keep)
+for _device in ("cpu", "cuda"):
+    pattern_conv.register_autocast(_device, torch.float32)

@@ -19,7 +19,8 @@ numbers; ``equalise`` gives them equal ones as V-SKP does. Without training this
 Not from the paper: with ``filter_group`` and ``channel_block`` (`prune.granularity`) norms are means over blocks, in
 the threshold and in the penalty, which so pushes the kernels of a block alike; ``proximal`` shrinks whole blocks, those
 of n kernels sqrt(n) as strongly, as the group lasso does (Yuan and Lin, JRSS B 68, 2006): one strength suits every n.
-``nm`` keeps 2:4 inside the lists (`prune.nm`), which then remove so much less.
+``nm`` keeps 2:4 inside the lists (`prune.nm`), which then remove so much less; at a ratio, the kernels of a filter are
+ranked by what 2:4 is expected to keep of them. Pruning points are margins of the norms as they are.
 """
 
 from __future__ import annotations
@@ -143,6 +144,11 @@ class PPTKP:
         if self.ratio is None and self.point is None:
             effective["ratio"] = _RATIO
         return effective
+
+    @property
+    def expects_two_four(self) -> bool:
+        """Lists are of channels; a pruning point is a threshold of the norms that were trained."""
+        return self.nm is not None and self.point is None
 
     def paper_index_bytes(self, index: IndexSet) -> int:
         """Bytes of ragged lists: a channel of 1 byte (2 from 257 channels on) per kernel, int32 row pointers."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from os import PathLike, fspath
 from typing import Any
 
 from trtkp.errors import InputError
@@ -11,12 +12,13 @@ from trtkp.prune.dppnet import DPPNet
 from trtkp.prune.kep import KEP
 from trtkp.prune.l1 import L1
 from trtkp.prune.method import Method
+from trtkp.prune.options import check_types
 from trtkp.prune.pptkp import PPTKP
 from trtkp.prune.soks import SOKS
 from trtkp.prune.vskp import VSKP
 from trtkp.prune.zeros import Dense, FromZeros
 
-__all__ = ["METHODS", "make_method"]
+__all__ = ["METHODS", "check_settings", "make_method"]
 
 #: What ``--allocation`` takes besides a file.
 ALLOCATIONS = ("global", "uniform")
@@ -42,20 +44,34 @@ def make_method(name: str, **settings: Any) -> Method:
     Raises:
         InputError: an unknown method, a setting that it does not have, or a bad value.
     """
-    if name not in METHODS:
-        raise InputError(f"--method {name}: not known", remedy=f"use one of {', '.join(METHODS)}")
     given = {key: value for key, value in settings.items() if value is not None}
-    known = getattr(METHODS[name], "__dataclass_fields__", {})
-    for key in given:
-        if key not in known:
-            raise InputError(f"--{key.replace('_', '-')} means nothing to method {name}", remedy="leave it out")
+    if isinstance(given.get("allocation"), PathLike):
+        given["allocation"] = fspath(given["allocation"])
+    check_settings(name, given)
     allocation = given.get("allocation")
     if allocation is None or allocation in ALLOCATIONS:
-        try:
-            return METHODS[name](**given)
-        except TypeError as error:
-            raise InputError(f"settings of method {name}: a value of the wrong kind ({error})") from None
-    from trtkp.prune.allocation import Allocated, load_allocation  # needs pydantic, which nothing else here does
+        return METHODS[name](**given)
+    from trtkp.prune.allocation import Allocated, load_allocation
 
     del given["allocation"]
-    return Allocated(load_allocation(allocation, name, **given), make_method)
+    read = load_allocation(allocation, name, **given)
+    try:
+        check_settings(name, read.settings)
+        return Allocated(read, make_method)
+    except InputError as error:
+        raise error.in_file(allocation) from None
+
+
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Whether a method has such settings, of such types; values are checked where they are used.
+
+    Raises:
+        InputError: an unknown method or setting, or a value of another type.
+    """
+    if name not in METHODS:
+        raise InputError(f"--method {name}: not known", remedy=f"use one of {', '.join(METHODS)}")
+    known = getattr(METHODS[name], "__dataclass_fields__", {})
+    for key in settings:
+        if key not in known:
+            raise InputError(f"--{key.replace('_', '-')} means nothing to method {name}", remedy="leave it out")
+    check_types(METHODS[name], settings)

@@ -174,12 +174,15 @@ def layer_parameters(model: torch.nn.Module, layers: Sequence[ConvLayer]) -> dic
     """The weight of every layer.
 
     Raises:
-        InputError: no parameter of that name, or another shape.
+        InputError: no parameter of that name, a buffer, or another shape.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))  # tied ones under each of their names
+    buffers = dict(model.named_buffers())
     found = {}
     for layer in layers:
         parameter = parameters.get(layer.name)
+        if layer.name in buffers:
+            raise InputError("a buffer, which is not trained", layer=layer.name, remedy="leave it out with --skip")
         if parameter is None:
             raise InputError("the model has no such parameter", layer=layer.name, remedy="take layers of this model")
         if tuple(parameter.shape) != layer.weight_shape:

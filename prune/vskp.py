@@ -19,7 +19,7 @@ for fully connected layers, which are not convolutions and so have no index sets
 Not from the paper: ``filter_group`` and ``channel_block`` choose whole blocks of kernels (`prune.granularity`) by their
 mean score, ``cluster`` groups filters that score alike, ``round_to`` rounds the retained number of channels; at 1 x 1
 the method is the paper's. ``nm`` keeps 2:4 inside the lists (`prune.nm`): ``ratio`` is then what both remove, the lists
-so much less.
+so much less, and the kernels of a filter are ranked by what 2:4 is expected to keep of them.
 """
 
 from __future__ import annotations
@@ -114,6 +114,11 @@ class VSKP:
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter."""
         return asdict(self)
+
+    @property
+    def expects_two_four(self) -> bool:
+        """Lists are of channels, and chosen with 2:4 in view."""
+        return self.nm is not None
 
     def paper_index_bytes(self, index: IndexSet) -> int:
         """Bytes of the bitmap form, ceil(C/8) per filter."""

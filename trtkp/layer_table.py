@@ -57,15 +57,21 @@ def read_layers(
 
 
 def matrix_names(graph: ir.Model) -> list[str]:
-    """Parameter names of the weights of fully connected layers, in graph order."""
-    weights = [
-        value
-        for node in graph.graph
-        if node.domain == "" and node.op_type in ("Gemm", "MatMul")
-        for value in node.inputs[:2]
-        if value is not None and value.name in graph.graph.initializers and value.shape is not None
-    ]
-    return list(dict.fromkeys(str(value.name) for value in weights if len(value.shape or ()) == 2))
+    """Parameter names of the weights [outputs, inputs] of fully connected layers, in graph order.
+
+    Those of a layer on ``[N, ..., C]`` are transposed in front of a product.
+    """
+    products = [node for node in graph.graph if node.domain == "" and node.op_type in ("Gemm", "MatMul")]
+    weights = [_untransposed(value) for node in products for value in node.inputs[:2] if value is not None]
+    names = [str(value.name) for value in weights if value.shape is not None and len(value.shape) == 2]
+    return list(dict.fromkeys(name for name in names if name in graph.graph.initializers))
+
+
+def _untransposed(value: ir.Value) -> ir.Value:
+    node = value.producer()
+    if node is None or node.op_type != "Transpose" or node.inputs[0] is None:
+        return value
+    return node.inputs[0]
 
 
 def _check_weights(graph: ir.Model, source: SourceModel, floating: str) -> None:

@@ -214,6 +214,8 @@ class _Run:
             trust_pickle=options.trust_pickle,
         )
         self.warnings += self.source.warnings
+        if isinstance(self.method, Converting):
+            self._torch_backend().dynamic_shapes()  # what is trained is exported in the end
         specs = self.source.inputs
         self.profile = profile = make_profile(
             specs, {}, parse_shape_options(list(options.input_shape), specs, "--input-shape"), {}
@@ -229,6 +231,8 @@ class _Run:
         except TrtkpError as error:
             raise error if error.file is not None else error.in_file(self.path) from error
         self.layers = list({layer.name: layer for layer in chosen}.values())
+        if isinstance(self.method, Converting) and not self.layers:
+            raise InputError(f"method {self.method.name} finds no layer to prune", file=self.path)
 
     def _load_data(self, profile: Profile) -> None:
         from trtkp.prune.train.data import load_parts
@@ -347,7 +351,10 @@ class _Run:
         """The net of the method in place of the model's."""
         backend = self._torch_backend()
         seed = self.options.training.seed
-        self.module = method.convert(backend.graph_module(), self.layers, backend.example(), seed)
+        try:
+            self.module = method.convert(backend.graph_module(), self.layers, backend.example(), seed)
+        except InputError as error:
+            raise error if error.file is not None else error.in_file(self.path) from None
 
     def _regularised(self, start: Checkpoint | None) -> tuple[Masks, Masks]:
         from trtkp.prune.regulariser import layer_weights
@@ -369,6 +376,9 @@ class _Run:
 
     def _take(self, masks: Masks, lists: Masks) -> None:
         """Masks that remove something, each of which leaves something."""
+        converts = isinstance(self.method, Converting)
+        if converts and not can_regularise(self.method):
+            return  # the net that it made has none
         for name, mask in masks.items():
             if not mask.any():
                 raise InputError(
@@ -382,7 +392,7 @@ class _Run:
         if getattr(self.method, "fully_connected", False):
             self._take_matrices()
         for layer in self.layers:
-            if layer.name not in self.masks:
+            if layer.name not in self.masks and not converts:  # what was converted is not left as it was
                 self.left_dense[layer.name] = "the method removes nothing from it"
         if not self.masks:
             self.warnings.append(f"method {self.method.name} pruned no layer")

@@ -83,7 +83,7 @@ class Run:
 _PPTKP = {"strength": 0.03, "proximal": True}
 _SOKS = {"sparsity": 5e-3, "margin": 1e-3, "diversity": 1e-3}
 _KEP = {"delta": 5e-3}
-_ALPHAS = (1e-4, 2e-4)
+_ALPHAS = (2e-4, 3e-4)
 _DECIDING = 0.875
 _RATIOS = (5 / 9, 7 / 9)
 _GROUP = 16

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trtkp.errors import InputError, JobError
+from trtkp.prune.registry import check_settings
 
 __all__ = ["STAGES", "Preprocessing", "Recipe", "Training", "read_recipe"]
 
@@ -155,12 +156,13 @@ def read_recipe(path: str | PathLike[str]) -> Training:
         raise InputError(f"not a readable recipe ({reason})", file=path) from None
     try:
         top = _checked(found or {}, {"method", "settings", "data", "seed", *STAGES}, "the recipe")
+        settings = {key: _setting(value) for key, value in _checked(top.get("settings", {}), None, "settings").items()}
+        if (method := top.get("method")) is not None:
+            check_settings(_number(method, str, "method"), settings)
         stages = {name: _made(Recipe, top[name], name) for name in STAGES if name in top}
         return Training(
-            method=top.get("method"),
-            settings={
-                key: _setting(value) for key, value in _checked(top.get("settings", {}), None, "settings").items()
-            },
+            method=method,
+            settings=settings,
             data=_made(Preprocessing, top.get("data", {}), "data"),
             seed=_number(top.get("seed", 0), int, "seed"),
             **stages,

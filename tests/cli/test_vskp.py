@@ -71,6 +71,33 @@ def test_fully_connected_layers(trtkp: Trtkp, work: Path) -> None:
     )
 
 
+class Tokens(nn.Module):
+    """Fully connected layers on [N, T, C], of which one is applied twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3)
+        self.mix, self.plain, self.head = nn.Linear(8, 8), nn.Linear(8, 6, bias=False), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.conv(self.stem(x).relu()).flatten(2).transpose(1, 2)
+        return self.head(self.plain(self.mix(self.mix(tokens).relu())).mean(dim=1))
+
+
+def test_fully_connected_layers_on_tokens(trtkp: Trtkp, work: Path) -> None:
+    torch.manual_seed(0)
+    torch.export.save(export(Tokens().eval(), (1, 8, 8)), "tokens.pt2")
+    before = load_model("tokens.pt2").parameters()
+    command = ("prune", "tokens.pt2", "-m", "vskp", "--ratio", "0.5", "--fully-connected", "-o", "p", "--json")
+    done = trtkp(*command, "--data", "data.npz", "--epochs", "1")
+    assert done.status == 0, done.err
+    names = ["mix.weight", "plain.weight", "head.weight"]
+    assert list(done.document["report"]["fully_connected"]) == names
+    weights = load_model(load_pruned("p").model).parameters()
+    for name in names:
+        assert np.array_equal(weights[name] != 0, mask_of_matrix(before[name], 0.5))
+
+
 def test_filters_that_nothing_reads_are_read_again(trtkp: Trtkp, work: Path) -> None:
     """The third convolution's kernels for channels 2 and 7 are the smallest: no filter keeps them."""
     net = load_model("net.pt2").module()

@@ -23,6 +23,7 @@ from trtkp.prune.dynamic import (
     use_patterns,
 )
 from trtkp.prune.modules import with_modules
+from trtkp.prune.regulariser import layer_parameters
 from trtkp.prune.train.data import Arrays, Loader
 from trtkp.prune.train.processes import Processes
 from trtkp.prune.train.recipe import Preprocessing, Recipe
@@ -104,6 +105,34 @@ def test_exported_with_a_dynamic_batch() -> None:
         torch.testing.assert_close(program(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
+def test_the_packed_operator_has_the_gradients_of_what_it_came_from() -> None:
+    """Through weights, attention, bias and input, also under automatic mixed precision, where it stays in float32."""
+    layer, x = layer_with(stride=2, bias=True).double(), torch.randn(3, 6, 9, 7, dtype=torch.float64)
+    freeze(layer)
+    assert layer.support().all()  # so the packed weight is the masked one, transposed
+    net = nn.Sequential(layer)
+    one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    layer(one).square().sum().backward()
+    want = [one.grad, layer.weight.grad, *(p.grad for p in layer.attention.parameters()), layer.bias.grad]
+    want[1] = (want[1] * layer.mask[:, None, None]).flatten(3).transpose(2, 3).flatten(2)
+    for parameter in layer.parameters():
+        parameter.grad = None
+    pack(net)
+    net(other).square().sum().backward()
+    packed = net[0]
+    got = [other.grad, packed.weight.grad, *(p.grad for p in packed.attention.parameters()), packed.bias.grad]
+    expanded = layer.mask.flatten(1)[:, None, :, None].expand(4, 5, 9, 6).flatten(2)
+    got[1] = packed.weight.grad * expanded
+    for left, right in zip(got, want, strict=True):
+        torch.testing.assert_close(left, right)
+    net.float().zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(nn.functional.conv2d(x.float(), torch.eye(6)[:, :, None, None]))  # bfloat16 comes in
+    assert out.dtype == torch.float32
+    out.sum().backward()
+    assert packed.weight.grad.abs().sum() > 0
+
+
 def test_conversion_nearly_keeps_what_the_net_computes() -> None:
     torch.manual_seed(0)
     net = resnet.resnet20_cifar().eval()
@@ -120,26 +149,68 @@ def test_conversion_nearly_keeps_what_the_net_computes() -> None:
         convert(grouped, ["0"])
 
 
-class Tied(nn.Module):
-    """One weight at two strides."""
+class OneConvolution(nn.Module):
+    """Base of nets that use theirs in another way than its module does."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(4, 4, 3, padding=1)
 
+
+class Tied(OneConvolution):
+    """One weight at two strides."""
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.conv2d(self.conv(x), self.conv.weight, self.conv.bias, 2)
 
 
-class Kept(nn.Module):
+class Kept(OneConvolution):
     """A weight that something else reads too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(4, 4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(x) * self.conv.weight.abs().mean()
+
+
+class ComputedBias(OneConvolution):
+    """A bias that is no parameter."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(x, self.conv.weight, 2 * self.conv.bias)
+
+
+class Buffer(OneConvolution):
+    """A weight that is none either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weight = self.conv.weight.detach()
+        del self.conv.weight
+        self.conv.register_buffer("weight", weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+class NoModule(nn.Module):
+    """A weight of the net itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 4, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(x, self.kernel)
+
+
+class ComputedClassifier(OneConvolution):
+    """A fully connected layer whose bias is computed, behind an ordinary convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(self.conv(x).mean(dim=(2, 3)), self.fc.weight, self.fc.bias + 1)
 
 
 @pytest.mark.parametrize(
@@ -147,15 +218,38 @@ class Kept(nn.Module):
     [
         (lambda: nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), "of one group"),
         (lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding="same")), "padded with zeros"),
-        (Tied, "no convolution is called conv"),
-        (Kept, "no convolution is called conv"),
+        (Tied, "layer conv.weight: calls on its weight differ in their arguments: it cannot be replaced; leave it out"),
+        (Kept, "layer conv.weight: something else reads its weight too"),
+        (ComputedBias, "layer conv.weight: its bias is computed"),
+        (Buffer, "layer conv.weight: its weight is a buffer"),
+        (NoModule, "layer kernel: its weight is no module's own"),
     ],
 )
 def test_a_program_whose_convolution_cannot_be_converted(net: Any, words: str) -> None:
     program = torch.export.export(net().eval(), (torch.randn(2, 4, 8, 8),)).module(check_guards=False)
-    name = next(name for name, parameter in program.named_parameters() if parameter.ndim == 4)
+    name = next(name for name, tensor in program.state_dict().items() if tensor.ndim == 4)
     with pytest.raises(InputError, match=words):
-        convert(with_modules(program), [name.removesuffix(".weight")])
+        convert(with_modules(program, {name}), [name.removesuffix(".weight")])
+
+
+def test_a_buffer_is_not_trained(new_layer: Any) -> None:
+    layer = new_layer(filters=4, channels=4, name="conv.weight")
+    with pytest.raises(InputError, match=r"layer conv\.weight: a buffer, which is not trained; leave it out"):
+        layer_parameters(Buffer(), [layer])
+
+
+@pytest.mark.parametrize("net", [Tied, Kept, ComputedBias, Buffer, NoModule, ComputedClassifier])
+def test_what_stays_a_call_is_none_of_the_layers_that_are_needed(net: Any) -> None:
+    x = torch.randn(2, 4, 8, 8)
+    program = torch.export.export(net().eval(), (x,)).module(check_guards=False)
+    want = program(x)
+    assert torch.equal(with_modules(program, ()).eval()(x), want)
+
+
+def test_all_convolutions_are_needed_where_channels_go() -> None:
+    program = torch.export.export(ComputedBias().eval(), (torch.randn(2, 4, 8, 8),)).module(check_guards=False)
+    with pytest.raises(InputError, match=r"layer conv\.weight: its bias is computed: it cannot be replaced; make it a"):
+        with_modules(program)
 
 
 def test_a_shared_weight_becomes_one_dynamic_convolution() -> None:

@@ -22,8 +22,9 @@ from trtkp.prune.accounting import account
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import IndexSet, Kind, from_mask
 from trtkp.prune.kep import KEP
-from trtkp.prune.method import prune_one_shot
-from trtkp.prune.nm import list_ratio, refined, two_four_mask
+from trtkp.prune.method import list_weights, prune_one_shot
+from trtkp.prune.nm import expected_kept, in_expected_order, list_ratio, refined, two_four_mask
+from trtkp.prune.pptkp import PPTKP
 from trtkp.prune.registry import make_method
 from trtkp.prune.storage import load_index_sets, save_index_sets
 from trtkp.prune.train.recipe import Recipe, Training
@@ -98,6 +99,121 @@ def test_equal_magnitudes_keep_the_earlier_entry(taps: tuple[int, int]) -> None:
     index = from_mask(np.ones((1, 6, *taps), bool))
     kept = two_four_mask(np.ones((1, 6, *taps)), index)
     assert kept[0, :, 0, 0].tolist() == [True, True, False, False, True, True]
+
+
+def test_what_can_be_expected_to_stay_is_what_stays() -> None:
+    """Over random orders of the channels, which are random quads, every weight stays as often as is expected."""
+    rng, channels, orders = np.random.default_rng(0), 64, 2000
+    weight = rng.normal(size=(1, channels, 1, 2))
+    index, stayed = from_mask(np.ones(weight.shape, bool)), np.zeros(weight.shape)
+    for _ in range(orders):
+        order = rng.permutation(channels)
+        stayed[:, order] += two_four_mask(weight[:, order], index)
+    share = expected_kept(weight) / weight
+    assert np.abs(share - stayed / orders).max() < 0.05
+    assert np.abs(share - stayed / orders).mean() < 0.012
+    assert share.mean() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_formula_by_hand() -> None:
+    """Four channels: q is 1/8, 3/8, 5/8, 7/8 in the order of the magnitudes; of equal ones the later is above."""
+    weight = np.array([[-4, 1, 2, 3], [5, 5, 5, 5]], np.float16).reshape(2, 4, 1, 1)
+    p = [q * q * (3 - 2 * q) for q in (0.125, 0.375, 0.625, 0.875)]
+    got = expected_kept(weight)
+    np.testing.assert_allclose(got[0, :, 0, 0], [-4 * p[3], p[0], 2 * p[1], 3 * p[2]])
+    np.testing.assert_allclose(got[1, :, 0, 0], np.multiply(5, p))
+
+
+def test_norms_stay_a_set_in_the_order_of_what_is_expected() -> None:
+    weight = np.random.default_rng(0).normal(size=(6, 32, 3, 3)).astype(np.float32)
+    weight[2, 5:9] = 0
+    norms, scaled = (np.abs(w).sum(axis=(2, 3), dtype=np.float64) for w in (weight, in_expected_order(weight)))
+    expected = np.abs(expected_kept(weight)).sum(axis=(2, 3))
+    np.testing.assert_allclose(np.sort(scaled, axis=1), np.sort(norms, axis=1), rtol=1e-6)
+    assert np.array_equal(np.argsort(scaled, axis=1, kind="stable"), np.argsort(expected, axis=1, kind="stable"))
+    assert not np.array_equal(np.argsort(norms, axis=1), np.argsort(expected, axis=1))
+    single = weight[:, :, :1, :1]  # one weight a kernel: the order is the same
+    assert np.array_equal(in_expected_order(single), single)
+
+
+@pytest.mark.parametrize("ratio", [0.75, 0.875])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("vskp", {}),
+        ("vskp", {"filter_group": 16}),
+        ("l1", {"allocation": "global"}),
+        ("l1", {"filter_group": 8}),
+        ("pptkp", {}),
+        ("pptkp", {"allocation": "global"}),
+    ],
+)
+def test_lists_chosen_with_two_four_in_view_retain_more(
+    name: str, settings: dict[str, Any], ratio: float, new_layer: Any
+) -> None:
+    """The mean magnitude that stays, over nets of random weights, beside lists chosen by whole kernels."""
+    layers = [new_layer(filters=64, channels=32, name=name) for name in "abc"]
+    method = make_method(name, **{"ratio": ratio, "allocation": "uniform", "nm": "2:4", **settings})
+    gains = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        weights = {
+            layer.name: rng.normal(size=layer.weight_shape) * rng.uniform(0.5, 1.5, (64, 1, 1, 1)) for layer in layers
+        }
+        kept = {}
+        for way, masks in (
+            ("plain", refined(method.masks(layers, weights), weights, layers)),
+            ("expected", prune_one_shot(method, layers, weights).masks),
+        ):
+            values = np.concatenate([np.abs(weights[layer][mask]) for layer, mask in masks.items()])
+            kept[way] = len(values), values.sum()
+        assert kept["expected"][0] == pytest.approx(kept["plain"][0], rel=1e-3)
+        gains.append(kept["expected"][1] / kept["plain"][1] - 1)
+    assert np.mean(gains) > 3e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("vskp", {"ratio": 0.5}),
+        ("pptkp", {"ratio": 0.5}),
+        ("kep", {"n": 4, "share": "per-filter"}),
+        ("soks", {"ratio": 7 / 9, "groups": 2}),
+    ],
+)
+def test_lists_that_keep_all_channels_are_those_of_the_weights(
+    name: str, settings: dict[str, Any], new_layer: Any
+) -> None:
+    layer, rng = new_layer(filters=16, channels=32, name="w"), np.random.default_rng(0)
+    weights = {"w": rng.normal(size=layer.weight_shape)}
+    method = make_method(name, allocation="uniform", nm="2:4", **settings)
+    pruning = prune_one_shot(method, [layer], weights)
+    lists = method.masks([layer], weights)
+    assert np.array_equal(pruning.lists["w"], lists["w"])
+    assert np.array_equal(pruning.masks["w"], refined(lists, weights, [layer])["w"])
+
+
+def test_a_pruning_point_is_one_of_the_norms_as_they_are(new_layer: Any) -> None:
+    layer, rng = new_layer(filters=64, channels=64, name="w"), np.random.default_rng(0)
+    scale = np.where(rng.random((64, 64, 1, 1)) < 0.6, 0.2, 1.0)  # two heaps of norms, and a margin between them
+    weights = {"w": rng.uniform(0.5, 1.5, layer.weight_shape) * scale}
+    method = PPTKP(point=1, nm="2:4")
+    (lists,) = prune_one_shot(method, [layer], weights).lists.values()
+    assert np.array_equal(lists[:, :, 0, 0], scale[:, :, 0, 0] == 1)
+    assert list_weights(method, weights) is weights
+
+
+def test_trained_lists_are_chosen_so_too(new_layer: Any) -> None:
+    """By the weights at the end of the training, with the method's own settings and with those of an allocation."""
+    net, layer = nn.Sequential(nn.Conv2d(32, 32, 3)), new_layer(filters=32, channels=32, name="0.weight")
+    method = PPTKP(ratio=0.75, allocation="uniform", nm="2:4")
+    regulariser = method.regulariser(net, [layer])
+    with torch.no_grad():
+        net[0].weight.copy_(torch.randn(net[0].weight.shape, generator=torch.Generator().manual_seed(0)))
+    weights = {"0.weight": net[0].weight.detach().numpy()}
+    lists = prune_one_shot(method, [layer], weights).lists["0.weight"]
+    assert np.array_equal(regulariser.masks()["0.weight"], lists)
+    assert not np.array_equal(method.masks([layer], weights)["0.weight"], lists)
 
 
 def good() -> IndexSet:
@@ -185,11 +301,14 @@ def test_two_four_by_an_allocation(new_layer: Any, tmp_path: Path) -> None:
     """The settings of an allocation file hold for the refinement too; a layer's own ratio is what both remove."""
     path = tmp_path / "a.json"
     path.write_text('{"method": "vskp", "settings": {"nm": "2:4"}, "layers": {"w": {"ratio": 0.75}}}')
-    layer, rng = new_layer(filters=16, channels=32, name="w"), np.random.default_rng(0)
+    layer = new_layer(filters=16, channels=32, name="w")
+    weight = np.random.default_rng(0).normal(size=layer.weight_shape)
     method = make_method("vskp", allocation=str(path))
-    pruning = prune_one_shot(method, [layer], {"w": rng.normal(size=layer.weight_shape)})
+    pruning = prune_one_shot(method, [layer], {"w": weight})
     assert pruning.lists["w"].mean() == 0.5
     assert pruning.masks["w"].mean() == 0.25
+    alone = prune_one_shot(VSKP(0.75, "uniform", nm="2:4"), [layer], {"w": weight})
+    assert np.array_equal(pruning.lists["w"], alone.lists["w"])
 
 
 @pytest.mark.parametrize(
@@ -249,6 +368,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("vskp", {"ratio": 0.75, "filter_group": 8, "allocation": "uniform"}),
         ("kep", {"n": 4, "share": "per-layer", "delta": 0.05, "every": 1}),
         ("soks", {"ratio": 7 / 9, "groups": 2, "allocation": "uniform"}),
+        ("pptkp", {"ratio": 0.75, "filter_group": 4, "equalise": True, "allocation": "uniform"}),
     ],
 )
 def test_trained_with_exact_zeros_and_taken_up_again(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["TorchBackend"]
 
 _EVAL = "call model.eval() before torch.export.export"
+_BATCH_ALONE = "export the model with a dynamic batch alone"
 
 
 class TorchBackend:
@@ -153,23 +154,34 @@ class TorchBackend:
         """
         import torch
 
+        shapes = self.dynamic_shapes()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                dims = {
-                    dim.name: torch.export.Dim(dim.name, min=dim.minimum, max=dim.maximum)
-                    for spec in self.inputs
-                    for dim in spec.shape
-                    if isinstance(dim, Dim)
-                }
-                shapes = tuple(
-                    {i: dims[d.name] for i, d in enumerate(spec.shape) if isinstance(d, Dim)} for spec in self.inputs
-                )
                 program = torch.export.export(module, self.example(), dynamic_shapes=shapes, strict=False)
             except Exception as error:
                 raise InputError(f"PyTorch cannot export the trained net ({_first_line(error)})", file=self.path,
-                                 remedy="export the model with a dynamic batch alone") from None  # fmt: skip
+                                 remedy=_BATCH_ALONE) from None  # fmt: skip
             torch.export.save(program, path)
+
+    def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
+        """The dynamic sizes of every input, for exporting another module of the same inputs.
+
+        Raises:
+            InputError: a size that is a product or a sum of others, which nothing but the model's own export knows.
+        """
+        import torch
+
+        dims = {d.name: d for spec in self.inputs for d in spec.shape if isinstance(d, Dim)}
+        for name in dims:
+            if not name.isidentifier():
+                raise InputError(
+                    f"an input has a size {name}, for which no other net can be exported",
+                    file=self.path,
+                    remedy=_BATCH_ALONE,
+                )
+        made = {name: torch.export.Dim(name, min=dim.minimum, max=dim.maximum) for name, dim in dims.items()}
+        return tuple({i: made[d.name] for i, d in enumerate(spec.shape) if isinstance(d, Dim)} for spec in self.inputs)
 
     def _tensor(self, spec: Any) -> torch.Tensor | None:
         """The weight, buffer or constant behind an input of the graph; None for the user's inputs."""
