@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ _POINTWISE = 0.6
 
 
 class NormDependentL1(Regulariser):
-    """The penalty on the kernels of some layers; breakpoints are those of the weights at the start.
+    """The penalty on the kernels of some layers; breakpoints are those of the weights when it begins.
 
     Args:
         model: the module, whose parameters carry the layers' names.
@@ -36,12 +36,19 @@ class NormDependentL1(Regulariser):
         import torch
 
         self._model, self._layers, self._method = model, list(layers), method
-        weights = layer_weights(model, layers)
         self._parameters = layer_parameters(model, layers)
         self._gammas = torch.tensor(list(method.intensities), dtype=torch.float64)
-        self._take(method.blocks(layers, weights))
         self.breakpoints: dict[str, torch.Tensor] = {}
-        for pool in pools(layers):
+        self._single = method.single_epochs > 0
+        self._begin(replace(method, filter_group=1) if self._single else method)
+
+    def _begin(self, method: PPTKP) -> None:
+        """Blocks and breakpoints of the weights as they are."""
+        import torch
+
+        weights = layer_weights(self._model, self._layers)
+        self._take(method.blocks(self._layers, weights))
+        for pool in pools(self._layers):
             norms = np.concatenate(
                 [self._blocks[layer.name].mean(kernel_norms(weights[layer.name])).ravel() for layer in pool]
             )
@@ -58,9 +65,12 @@ class NormDependentL1(Regulariser):
         }
 
     def after_epoch(self, epoch: int) -> None:
-        """Group filters again by what the penalty has made of their norms, where they are clustered."""
-        del epoch
-        if self._method.cluster:
+        """Group filters by what the penalty has made of their norms: when their turn has come, and then again."""
+        if self._single:
+            self._single = epoch < self._method.single_epochs
+            if not self._single:
+                self._begin(self._method)
+        elif self._method.cluster:
             self._take(self._method.blocks(self._layers, layer_weights(self._model, self._layers)))
 
     def after_backward(self) -> None:
@@ -120,9 +130,10 @@ class NormDependentL1(Regulariser):
         return values[:, :, None, None]
 
     def masks(self) -> Masks:
-        """At the method's ratio or pruning point, in the blocks that were trained."""
-        weights = list_weights(self._method, layer_weights(self._model, self._layers))
-        return self._method.masks_of_blocks(self._layers, weights, self._blocks)
+        """At the method's ratio or pruning point, in the blocks that the last epoch left."""
+        weights = layer_weights(self._model, self._layers)
+        blocks = self._method.blocks(self._layers, weights) if self._single else self._blocks
+        return self._method.masks_of_blocks(self._layers, list_weights(self._method, weights), blocks)
 
     def report(self) -> dict[str, Any]:
         """The pruning points that the weights have now, of the larger kernels (of 1x1 where there are no others)."""
@@ -139,12 +150,15 @@ class NormDependentL1(Regulariser):
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on with those."""
-        for layer in self._layers:
-            self.breakpoints[layer.name] = state[f"tau.{layer.name}"]
-            group = state[f"group.{layer.name}"]
-            order = np.argsort(group.numpy(), kind="stable")
-            method = self._method
-            self._blocks[layer.name] = Blocks(
-                layer.filters, layer.channels, layer.groups, method.filter_group, method.channel_block, order
+        method = self._method
+        groups = {layer.name: state[f"group.{layer.name}"].numpy() for layer in self._layers}
+        single = all(int(groups[layer.name].max()) + 1 == layer.filters for layer in self._layers)
+        self._single = self._single and single
+        self._take({
+            layer.name: Blocks(
+                layer.filters, layer.channels, layer.groups, 1 if self._single else method.filter_group,
+                method.channel_block, np.argsort(groups[layer.name], kind="stable"),
             )
-            self._owners[layer.name] = (group, self._owners[layer.name][1])
+            for layer in self._layers
+        })  # fmt: skip
+        self.breakpoints = {layer.name: state[f"tau.{layer.name}"] for layer in self._layers}

@@ -92,6 +92,8 @@ class PPTKP:
         cluster: group filters of like norms, instead of consecutive ones.
         round_to: retained channels of every list are a multiple of this, where the layer has as many.
         nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
+        single_epochs: of the penalty on single kernels, before filters are grouped by the norms that it leaves and
+            whole blocks are pushed.
         strength: lambda.
         quantiles: of the dense norms, where the breakpoints are.
         intensities: gamma, one more than there are breakpoints.
@@ -109,6 +111,7 @@ class PPTKP:
     cluster: bool = False
     round_to: int = 1
     nm: str | None = None
+    single_epochs: int = 0
     strength: float = 1e-4
     quantiles: Sequence[float] = (0.25, 0.5, 0.75)
     intensities: Sequence[float] = (1.0, 0.5, 0.25, 0.0)
@@ -135,6 +138,8 @@ class PPTKP:
                 f"{len(self.intensities)} intensities for {len(self.quantiles)} breakpoints",
                 remedy="give one more, none negative",
             )
+        if self.single_epochs < 0:
+            raise InputError(f"single_epochs {self.single_epochs}: a number of epochs")
         if not (isfinite(self.strength) and self.strength >= 0):
             raise InputError(f"strength {self.strength}: not a penalty's")
 

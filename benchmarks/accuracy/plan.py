@@ -81,7 +81,7 @@ class Run:
 
 #: Settings of the penalties, for trainings of a few hundred steps where the papers have tens of thousands.
 _PPTKP = {"strength": 0.03, "proximal": True}
-_SOKS = {"sparsity": 5e-3, "margin": 1e-3, "diversity": 1e-3}
+_SOKS = {"sparsity": 1e-3, "margin": 1e-3, "diversity": 1e-3}
 _KEP = {"delta": 5e-3}
 _ALPHAS = (2e-4, 3e-4)
 _DECIDING = 0.875
@@ -157,16 +157,20 @@ def _two_four(scale: Scale, seed: int) -> Iterator[Run]:
 
 
 def _searched(scale: Scale, seed: int) -> Iterator[Run]:
-    """SOKS's searched shapes against the fixed ones of four positions, at equal parameters."""
-    fixed = (0, 0, scale.towards + scale.tune)
-    found: list[tuple[str, dict[str, Any], tuple[int, int, int]]] = [
-        ("searched", {"ratio": 5 / 9, "allocation": "uniform", **_SOKS}, (0, scale.towards, scale.tune)),
-        ("ASK_4a", {"shapes": "ASK_4a"}, fixed),
-        ("ASK_4b", {"shapes": "ASK_4b"}, fixed),
+    """SOKS's searched shapes against those of largest magnitude and the fixed ones of four positions."""
+    both = scale.towards + scale.tune
+    share: dict[str, Any] = {"ratio": 5 / 9, "allocation": "uniform"}
+    rows: list[tuple[str, dict[str, Any], tuple[int, int, int]]] = [
+        ("searched", share | _SOKS, (0, scale.towards, scale.tune)),
+        ("searched, then trained as long", share | _SOKS, (0, scale.towards, both)),
+        ("largest magnitude", share, (0, 0, both)),
+        ("ASK_4a", {"shapes": "ASK_4a"}, (0, 0, both)),
+        ("ASK_4b", {"shapes": "ASK_4b"}, (0, 0, both)),
     ]
-    for label, settings, epochs in found:
-        name = f"searched-{seed}-{label}"
-        yield Run(name, "searched", label, "shapes", seed, "soks", settings, f"shapes-{seed}", epochs)
+    for number, (label, settings, epochs) in enumerate(rows):
+        yield Run(
+            f"searched-{seed}-{number}", "searched", label, "shapes", seed, "soks", settings, f"shapes-{seed}", epochs
+        )
 
 
 def _methods(scale: Scale, table: str, data: str) -> Iterator[Run]:

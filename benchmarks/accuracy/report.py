@@ -23,8 +23,8 @@ _INTRODUCTION = """# Accuracy of the methods
 Ten classes of generated shapes, 32 x 32 in colour (`examples/shapes_data.py`), noisy enough that the dense net, a
 residual CNN of five 3x3 convolutions (`examples/nets/shapes.py`), stays well below 100 %. Nothing is pruned but the 3x3
 convolutions behind the stem; `uniform` allocation, so that rows of one ratio have about equal MACs, which are given for
-the whole net. Every row of a table had the same number of epochs after the dense net's training, DPPNet those of its
-first stage more.
+the whole net. Every row of a table had the same number of epochs after the dense net's training, where it does not say
+otherwise; DPPNet had those of its first stage more.
 
 What the set can tell: how methods and granularities rank under one short training, on a net that has some slack. What
 it cannot: the published accuracies. Those are of larger nets on CIFAR and ImageNet, after hundreds of epochs; a net of
@@ -96,7 +96,8 @@ blocks of clustered filters.
 _TWO_FOUR = """V-SKP's lists with and without 2:4 inside, and channel pruning with the ratio that leaves as many MACs.
 `mass` is the share of the magnitudes of the pruned layers that is kept, before any fine-tune.
 """
-_SEARCHED = """Four positions of nine in either case, four filter groups.
+_SEARCHED = """Four positions of nine, four filter groups: searched with coefficient matrices, taken by the magnitudes of
+the dense net, or fixed. The second row has the search on top of the others' epochs, as the authors train what they found.
 """
 
 
@@ -153,11 +154,15 @@ def _won_back(rows: Sequence[Row]) -> str:
 
 def _searched_or_fixed(rows: Sequence[Row]) -> str:
     means = _means(rows, "searched")
-    fixed = [accuracy for label, accuracy in means.items() if label != "searched"]
+    fixed = [accuracy for label, accuracy in means.items() if label.startswith("ASK")]
     if "searched" not in means or not fixed:
         return ""
-    gain = 100 * (means["searched"] - max(fixed))
-    return f"The searched shapes are {abs(gain):.2f} points {'above' if gain > 0 else 'below'} the better fixed ones.\n"
+    parts = []
+    for label, accuracy in means.items():
+        if not label.startswith("ASK"):
+            gain = 100 * (accuracy - max(fixed))
+            parts.append(f"{label}: {abs(gain):.2f} points {'above' if gain > 0 else 'below'}")
+    return f"Against the better fixed shapes: {'; '.join(parts)}.\n"
 
 
 def _trained_on(references: dict[int, float]) -> str:

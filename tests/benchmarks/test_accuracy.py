@@ -28,7 +28,8 @@ def test_the_plan() -> None:
     for table in TABLES[1:]:
         lengths = set()
         for run in runs:
-            if run.table == table and run.label != "regularised" and run.method != "dppnet":
+            longer = run.method == "dppnet" or "as long" in run.label
+            if run.table == table and run.label != "regularised" and not longer:
                 start = by_name[run.start] if run.start else run
                 lengths.add(sum(run.epochs) + (sum(start.epochs) if start.label == "regularised" else 0))
         assert len(lengths) == 1, table
@@ -103,8 +104,10 @@ def test_the_page_says_what_the_tables_decide() -> None:
             "l1 1": (0.88, 0.87), "pptkp 1": (0.90, 0.89), "l1 8": (0.86, 0.86), "pptkp 8 after": (0.84, 0.86),
             "pptkp 8 aware": (0.88, 0.87),
         }),
-        *rows("searched", {"searched": (0.8, 0.8), "ASK_4a": (0.81, 0.82), "ASK_4b": (0.7, 0.7)}),
+        *rows("searched", {
+            "searched": (0.8, 0.8), "longer": (0.82, 0.82), "ASK_4a": (0.81, 0.82), "ASK_4b": (0.7, 0.7),
+        }),
     ])  # fmt: skip
     assert "PPT-KP loses 2.00 points less than plain L1." in page
     assert "| 8 | 86.00% | 85.00% | 87.50% | 2.50 | 56% |" in page
-    assert "The searched shapes are 1.50 points below the better fixed ones." in page
+    assert "Against the better fixed shapes: searched: 1.50 points below; longer: 0.50 points above." in page

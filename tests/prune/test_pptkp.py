@@ -226,6 +226,25 @@ def test_groups_share_their_lists_and_are_pushed_alike(new_layer: NewLayer, clus
     assert torch.equal(again.breakpoints["0.weight"], regulariser.breakpoints["0.weight"])
 
 
+@pytest.mark.parametrize("cluster", [False, True])
+def test_filters_are_clustered_anew_after_an_epoch(new_layer: NewLayer, cluster: bool) -> None:
+    net = net_of((8, 12, 3))
+    regulariser = PPTKP(ratio=0.5, filter_group=4, cluster=cluster).regulariser(net, layers_of(net, new_layer))
+    before = regulariser._blocks["0.weight"].group_of_filter.copy()
+    mixed = np.array([f for group in range(2) for f in np.flatnonzero(before == group)[:2]])
+    with torch.no_grad():  # two filters of either group lose the same half, the others the other half
+        net[0].weight[:, 6:] = 0
+        net[0].weight[mixed] = net[0].weight[mixed].flip(1)
+    regulariser.after_epoch(1)
+    after = regulariser._blocks["0.weight"].group_of_filter
+    if cluster:
+        assert len(set(after[mixed])) == 1
+        kept = regulariser.masks()["0.weight"].any(axis=(2, 3))
+        assert np.array_equal(kept, net[0].weight.detach().abs().sum(dim=(2, 3)).numpy() > 0)
+    else:
+        assert np.array_equal(after, before)
+
+
 def test_interface_and_index_bytes(new_layer: NewLayer) -> None:
     assert isinstance(PPTKP(), Method)
     assert isinstance(PPTKP(), Trainable)

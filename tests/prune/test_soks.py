@@ -186,6 +186,19 @@ def test_coefficients_scale_the_filters_of_their_group_and_fold(new_layer: NewLa
     torch.testing.assert_close(net[2].weight, before[1])
 
 
+def test_a_ratio_after_a_search_goes_by_the_folded_stripes(new_layer: NewLayer) -> None:
+    net = net_with()
+    with torch.no_grad():
+        net[0].weight[:] = 1 + torch.arange(9.0).reshape(3, 3)
+    search = SOKS(groups=2, ratio=4 / 9, allocation="uniform").regulariser(net, layers_of(net, new_layer))
+    with torch.no_grad():  # the first position, as small as it is, becomes the largest of the second group
+        search.coefficients["0.weight"][1, 0, 0] = 20
+    mask = search.masks()["0.weight"][:, 0].reshape(8, 9)
+    # 8 of both groups' 18 positions: 1 to 4 of either go, but for that one, and the lower of the two fives
+    assert (mask[:4] == [False] * 5 + [True] * 4).all()
+    assert (mask[4:] == [True] + [False] * 3 + [True] * 5).all()
+
+
 def test_search_by_training_drops_positions_that_do_not_matter(new_layer: NewLayer) -> None:
     """The target reads the centre column only: coefficients elsewhere go."""
     torch.manual_seed(0)
