@@ -96,8 +96,9 @@ blocks of clustered filters.
 _TWO_FOUR = """V-SKP's lists with and without 2:4 inside, and channel pruning with the ratio that leaves as many MACs.
 `mass` is the share of the magnitudes of the pruned layers that is kept, before any fine-tune.
 """
-_SEARCHED = """Four positions of nine, four filter groups: searched with coefficient matrices, taken by the magnitudes of
-the dense net, or fixed. The second row has the search on top of the others' epochs, as the authors train what they found.
+_SEARCHED = """Four positions of nine, four filter groups: searched with coefficient matrices, taken by the magnitudes
+of the dense net, or fixed. The second row has the search on top of the others' epochs, as the authors train the shapes
+that they found.
 """
 
 
