@@ -89,9 +89,10 @@ _RATIOS = (5 / 9, 7 / 9)
 _GROUP = 16
 
 
-def _pptkp(ratio: float) -> dict[str, Any]:
-    """Breakpoints up to the ratio: what is to stay is not pushed."""
-    return {**_PPTKP, "quantiles": [ratio * 4 / 7, ratio * 6 / 7, ratio]}
+def _pptkp(scale: Scale, ratio: float, **grouped: Any) -> dict[str, Any]:
+    """Breakpoints up to the ratio: what is to stay is not pushed. With groups, single kernels are pushed first."""
+    single = {"single_epochs": round(0.6 * scale.towards)} if grouped else {}
+    return {**_PPTKP, "quantiles": [ratio * 4 / 7, ratio * 6 / 7, ratio], **grouped, **single}
 
 
 def runs_of(scale: Scale) -> list[Run]:
@@ -118,18 +119,17 @@ def _groups(scale: Scale, seed: int) -> Iterator[Run]:
         return Run(name, "groups", label, "shapes", seed, method, settings, start, epochs)
 
     lists = {"ratio": _DECIDING, "allocation": "uniform"}
-    alone = run("regularised", "pptkp", {"ratio": 0.0, **_pptkp(_DECIDING)}, dense, (0, scale.towards, 0))
+    alone = run("regularised", "pptkp", {"ratio": 0.0, **_pptkp(scale, _DECIDING)}, dense, (0, scale.towards, 0))
     yield run("dense, trained on", "none", {}, dense, (0, 0, both))
     yield run("l1 1", "l1", lists, dense, (0, 0, both))
     yield alone
     yield run("pptkp 1", "pptkp", lists, alone.name, (0, 0, scale.tune))
     for group in scale.groups:
-        shared = {**lists, "filter_group": group, "cluster": True}
+        grouped: dict[str, Any] = {"filter_group": group, "cluster": True}
+        shared, aware = lists | grouped, lists | _pptkp(scale, _DECIDING, **grouped)
         yield run(f"l1 {group}", "l1", shared, dense, (0, 0, both))
         yield run(f"pptkp {group} after", "pptkp", shared, alone.name, (0, 0, scale.tune))
-        yield run(
-            f"pptkp {group} aware", "pptkp", {**shared, **_pptkp(_DECIDING)}, dense, (0, scale.towards, scale.tune)
-        )
+        yield run(f"pptkp {group} aware", "pptkp", aware, dense, (0, scale.towards, scale.tune))
 
 
 def _two_four(scale: Scale, seed: int) -> Iterator[Run]:
@@ -192,8 +192,8 @@ def _methods(scale: Scale, table: str, data: str) -> Iterator[Run]:
         yield run(f"l1 {share}, {group} x 1", "l1", base | coarse, plain)
         yield run(f"vskp {share}", "vskp", base, plain)
         yield run(f"vskp {share}, {group} x 1", "vskp", base | coarse, plain)
-        yield run(f"pptkp {share}", "pptkp", base | _pptkp(ratio), trained)
-        yield run(f"pptkp {share}, {group} x 1", "pptkp", base | coarse | _pptkp(ratio), trained)
+        yield run(f"pptkp {share}", "pptkp", base | _pptkp(scale, ratio), trained)
+        yield run(f"pptkp {share}, {group} x 1", "pptkp", base | _pptkp(scale, ratio, **coarse), trained)
         yield run(f"soks {share}", "soks", base | _SOKS, trained)
         yield run(f"soks {share}, per layer", "soks", base | _SOKS | {"groups": 1}, trained)
         yield run(f"kep {share}", "kep", base | _KEP, trained)

@@ -90,8 +90,8 @@ def _measured(rows: Sequence[Row]) -> str:
 #: Of the rows of one group size.
 _KINDS = (("l1", ""), ("pptkp", " after"), ("pptkp", " aware"))
 _GROUPS = """`l1` and `pptkp` with 7 of 8 kernels removed, with lists of one filter and of groups.
-`after`: trained under PPT-KP's penalty on single kernels, groups chosen afterwards; `aware`: the penalty is on the
-blocks of clustered filters.
+`after`: trained under PPT-KP's penalty on single kernels, groups chosen afterwards; `aware`: after three fifths of
+those epochs the filters are clustered by the norms that the penalty has made, and whole blocks are pushed.
 """
 _TWO_FOUR = """V-SKP's lists with and without 2:4 inside, and channel pruning with the ratio that leaves as many MACs.
 `mass` is the share of the magnitudes of the pruned layers that is kept, before any fine-tune.

@@ -245,6 +245,35 @@ def test_filters_are_clustered_anew_after_an_epoch(new_layer: NewLayer, cluster:
         assert np.array_equal(after, before)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_single_kernels_are_pushed_before_blocks(new_layer: NewLayer, epochs: int) -> None:
+    """Two of three epochs alone; then groups of the norms that there are, with breakpoints of their own."""
+    net = net_of((8, 12, 3))
+    layers = layers_of(net, new_layer)
+    method = PPTKP(ratio=0.5, filter_group=4, cluster=True, single_epochs=2, strength=1.0)
+    regulariser = method.regulariser(net, layers)
+    single = regulariser.breakpoints["0.weight"]
+    for epoch in range(1, epochs + 1):
+        net[0].weight.grad = torch.zeros_like(net[0].weight)
+        regulariser.after_backward()
+        pull = net[0].weight.grad.abs().amax(dim=(2, 3))
+        norms = net[0].weight.detach().abs().sum(dim=(2, 3))
+        if epoch <= 2:
+            zone = torch.bucketize(norms, regulariser.breakpoints["0.weight"].to(norms), right=True)
+            torch.testing.assert_close(pull, torch.tensor(method.intensities)[zone] * (norms > 0))
+        with torch.no_grad():
+            net[0].weight[::2, :6] = 0  # what even filters do not read
+        regulariser.after_epoch(epoch)
+        again = method.regulariser(net_of((8, 12, 3), seed=3), layers)
+        again.restore(regulariser.state())
+        assert again._single == regulariser._single == (epoch < 2)
+        assert again._blocks["0.weight"].shape == ((8, 12) if epoch < 2 else (2, 12))
+    assert (regulariser.breakpoints["0.weight"] is single) == (epochs == 1)
+    mask = regulariser.masks()["0.weight"][:, :, 0, 0]
+    assert len(np.unique(mask, axis=0)) <= 2  # lists of groups, also where the training ended before there were any
+    assert len(np.unique(mask[::2], axis=0)) == 1
+
+
 def test_interface_and_index_bytes(new_layer: NewLayer) -> None:
     assert isinstance(PPTKP(), Method)
     assert isinstance(PPTKP(), Trainable)
