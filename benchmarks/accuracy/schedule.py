@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any
 
 import torch
@@ -31,7 +33,7 @@ def in_turn(
     left, running = list(runs), dict[Future[Row], Run]()
     # a process that was forked after PyTorch's threads began would hang
     with ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(max(1, threads // jobs),)
+        jobs, mp_context=get_context("spawn"), initializer=_start, initargs=(max(1, threads // jobs),)
     ) as pool:
         while True:
             ready = [run for run in left if run.start is None or run.start in done]
@@ -45,3 +47,16 @@ def in_turn(
                 if "failed" not in row:
                     done.add(run.name)
                 yield run, row
+
+
+def _start(threads: int) -> None:
+    torch.set_num_threads(threads)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A run whose parent was killed would go on beside the one that is started in its place."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

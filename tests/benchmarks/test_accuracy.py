@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +90,37 @@ def test_rows_that_failed_are_run_again_and_shown(tmp_path: Path) -> None:
         assert f"accuracy-{name}.svg" in page
         assert (tmp_path / f"accuracy-{name}.svg").read_text().count('r="4"') == 2 + 1
     assert json.loads(path.read_text().splitlines()[0])["failed"] == "gone"
+
+
+_KILLED = """
+from benchmarks.accuracy.plan import Run
+from benchmarks.accuracy.schedule import in_turn
+from endless import work
+if __name__ == "__main__":
+    list(in_turn([Run("a", "t", "l", "shapes", 0, "none")], set(), work, 1, 1))
+"""
+
+
+def test_a_killed_study_leaves_no_run_behind(tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    (tmp_path / "endless.py").write_text(
+        f"import os, time\ndef work(run):\n    open({str(noted)!r}, 'w').write(f'{{os.getpid()}}.')\n    time.sleep(600)\n"
+    )
+    (tmp_path / "main.py").write_text(_KILLED)
+    path = os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])
+    study = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], env=os.environ | {"PYTHONPATH": path})
+    until(lambda: noted.exists() and noted.read_text().endswith("."))
+    worker = int(noted.read_text()[:-1])
+    study.kill()
+    study.wait()
+    until(lambda: not Path(f"/proc/{worker}").exists())
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_the_page_says_what_the_tables_decide() -> None:
