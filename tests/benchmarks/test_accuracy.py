@@ -101,11 +101,17 @@ if __name__ == "__main__":
 """
 
 
+_ENDLESS = """
+import os, time
+def work(run):
+    open(NOTED, "w").write(f"{os.getpid()}.")
+    time.sleep(600)
+"""
+
+
 def test_a_killed_study_leaves_no_run_behind(tmp_path: Path) -> None:
     noted = tmp_path / "pid"
-    (tmp_path / "endless.py").write_text(
-        f"import os, time\ndef work(run):\n    open({str(noted)!r}, 'w').write(f'{{os.getpid()}}.')\n    time.sleep(600)\n"
-    )
+    (tmp_path / "endless.py").write_text(_ENDLESS.replace("NOTED", repr(str(noted))))
     (tmp_path / "main.py").write_text(_KILLED)
     path = os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])
     study = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], env=os.environ | {"PYTHONPATH": path})
@@ -113,7 +119,12 @@ def test_a_killed_study_leaves_no_run_behind(tmp_path: Path) -> None:
     worker = int(noted.read_text()[:-1])
     study.kill()
     study.wait()
-    until(lambda: not Path(f"/proc/{worker}").exists())
+    until(lambda: ended(worker))
+
+
+def ended(process: int) -> bool:
+    status = Path(f"/proc/{process}/status")
+    return not status.exists() or "zombie" in status.read_text()
 
 
 def until(done: Callable[[], bool]) -> None:
