@@ -191,7 +191,7 @@ class Allocated:
         """The method's, for all layers of the same settings together."""
         alike: dict[LayerSettings, list[ConvLayer]] = {}
         for layer in layers:
-            alike.setdefault(self.allocation.layers[layer.name], []).append(layer)
+            alike.setdefault(self._settings_of(layer), []).append(layer)
         methods = [(self._of(part[0]), part) for part in alike.values()]
         return Together([method.regulariser(model, part) for method, part in methods if isinstance(method, Trainable)])
 
@@ -213,6 +213,7 @@ class Allocated:
         """One mask per layer, each layer by itself."""
         masks: Masks = {}
         for layer in layers:
+            self._settings_of(layer)
             masks |= self._of(layer).masks([layer], weights)
         return masks
 
@@ -220,6 +221,16 @@ class Allocated:
         """Index bytes of a layer in the method's own form."""
         counter = getattr(self.make(self.allocation.method, **self.allocation.settings), "paper_index_bytes", None)
         return int(counter(index)) if counter is not None else index.nbytes
+
+    def _settings_of(self, layer: ConvLayer) -> LayerSettings:
+        given = self.allocation.layers.get(layer.name)
+        if given is None:
+            raise InputError(
+                "the allocation file says nothing of it",
+                layer=layer.name,
+                remedy="name it there, or leave out --layers",
+            )
+        return given
 
     def _of(self, layer: ConvLayer) -> Method:
         given = self.allocation.layers.get(layer.name)

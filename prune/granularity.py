@@ -7,6 +7,7 @@ partition, so the weights stay where they are. The last block of either kind is 
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,10 @@ def cluster_filters(scores: npt.NDArray[Any], size: int, groups: int = 1) -> npt
     return np.array(order, np.int64)
 
 
-def rounded(count: int, multiple: int, most: int) -> int:
-    """The multiple nearest to ``count``, at least one multiple and at most ``most`` (which need not be one)."""
-    return min(most, max(1, (2 * count + multiple) // (2 * multiple)) * multiple)
+def rounded(count: int, round_to: int, channel_block: int, most: int) -> int:
+    """The number of blocks nearest to ``count`` whose channels are a multiple of ``round_to``.
+
+    At least one multiple, at most ``most`` (which need not be one), and ``most`` where that many are kept.
+    """
+    multiple = round_to // gcd(round_to, channel_block)
+    return most if count >= most else min(most, max(1, (2 * count + multiple) // (2 * multiple)) * multiple)

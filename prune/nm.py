@@ -59,8 +59,9 @@ def expected_kept(weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 def in_expected_order(weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """``weight`` [F, C, R, S] with kernels scaled: in every filter the n-th smallest norm goes to the n-th least kept.
 
-    The L1 norms of a filter stay the same set, so between filters and layers nothing moves; inside of one they follow
-    the norms of `expected_kept`. Those do not compare filters: their probabilities are of lists that keep all channels.
+    The L1 norms of a filter stay the same set, so with lists of one filter nothing moves between filters and layers;
+    inside of one they follow the norms of `expected_kept`. Those do not compare filters: their probabilities are of
+    lists that keep all channels.
     """
     norms = np.abs(weight).sum(axis=(2, 3), dtype=np.float64)
     ranks = _ranks(np.abs(expected_kept(weight)).sum(axis=(2, 3)))

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks
@@ -40,7 +41,7 @@ class NormDependentL1(Regulariser):
         self._gammas = torch.tensor(list(method.intensities), dtype=torch.float64)
         self.breakpoints: dict[str, torch.Tensor] = {}
         self._single = method.single_epochs > 0
-        self._begin(replace(method, filter_group=1) if self._single else method)
+        self._begin(replace(method, filter_group=1, channel_block=1) if self._single else method)
 
     def _begin(self, method: PPTKP) -> None:
         """Blocks and breakpoints of the weights as they are."""
@@ -132,32 +133,39 @@ class NormDependentL1(Regulariser):
     def masks(self) -> Masks:
         """At the method's ratio or pruning point, in the blocks that the last epoch left."""
         weights = layer_weights(self._model, self._layers)
-        blocks = self._method.blocks(self._layers, weights) if self._single else self._blocks
-        return self._method.masks_of_blocks(self._layers, list_weights(self._method, weights), blocks)
+        listed = list_weights(self._method, weights)
+        return self._method.masks_of_blocks(self._layers, listed, self._last_blocks(weights))
+
+    def _last_blocks(self, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, Blocks]:
+        """The blocks of the masks: those that are pushed, or would be next."""
+        return self._method.blocks(self._layers, weights) if self._single else self._blocks
 
     def report(self) -> dict[str, Any]:
         """The pruning points that the weights have now, of the larger kernels (of 1x1 where there are no others)."""
         weights = layer_weights(self._model, self._layers)
-        pool = pools(self._layers)[0]
-        norms = [self._blocks[layer.name].mean(kernel_norms(weights[layer.name])).ravel() for layer in pool]
-        found = pruning_points(np.concatenate(norms))
-        return {"points": [{"point": i, **asdict(point)} for i, point in enumerate(found, 1)]}
+        blocks = self._last_blocks(weights)
+        points = []
+        for pool in pools(self._layers)[:1]:
+            norms = [blocks[layer.name].mean(kernel_norms(weights[layer.name])).ravel() for layer in pool]
+            points = pruning_points(np.concatenate(norms))
+        return {"points": [{"point": i, **asdict(point)} for i, point in enumerate(points, 1)]}
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Breakpoints and groups of filters."""
+        """Breakpoints, groups of filters, and whether single kernels are pushed."""
+        import torch
+
         groups = {f"group.{name}": owners[0] for name, owners in self._owners.items()}
-        return groups | {f"tau.{name}": taus for name, taus in self.breakpoints.items()}
+        taus = {f"tau.{name}": taus for name, taus in self.breakpoints.items()}
+        return groups | taus | {"single": torch.tensor(self._single)}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on with those."""
-        method = self._method
-        groups = {layer.name: state[f"group.{layer.name}"].numpy() for layer in self._layers}
-        single = all(int(groups[layer.name].max()) + 1 == layer.filters for layer in self._layers)
-        self._single = self._single and single
+        self._single = bool(state["single"])
+        sizes = (1, 1) if self._single else (self._method.filter_group, self._method.channel_block)
         self._take({
             layer.name: Blocks(
-                layer.filters, layer.channels, layer.groups, 1 if self._single else method.filter_group,
-                method.channel_block, np.argsort(groups[layer.name], kind="stable"),
+                layer.filters, layer.channels, layer.groups, *sizes,
+                np.argsort(state[f"group.{layer.name}"].numpy(), kind="stable"),
             )
             for layer in self._layers
         })  # fmt: skip

@@ -31,13 +31,22 @@ def check_types(method: object, settings: Mapping[str, Any]) -> None:
     from pydantic import ValidationError
 
     for name, (kind, adapter) in _types(method).items():
-        if settings.get(name) is not None:
-            try:
-                adapter.validate_python(settings[name], strict=True)
-            except ValidationError:
-                raise InputError(
-                    f"setting {name}: {shortened(settings[name])} is of the wrong type", remedy=f"give {_words(kind)}"
-                ) from None
+        value = settings.get(name)
+        if value is None:
+            continue
+        try:
+            adapter.validate_python(value, strict=True)
+        except ValidationError:
+            fits = False
+        else:
+            fits = _plain(value)
+        if not fits:
+            raise InputError(f"setting {name}: {shortened(value)} is of the wrong type", remedy=f"give {_words(kind)}")
+
+
+def _plain(value: object) -> bool:
+    """Whether a record can hold it; what checks types takes fractions and NumPy's numbers for numbers, too."""
+    return all(map(_plain, value)) if isinstance(value, list | tuple) else isinstance(value, int | float | str)
 
 
 @cache

@@ -10,8 +10,8 @@ pruning points. Reconstructed (the full text was not at hand): with norms ``a = 
 Norms drift towards zero at a speed proportional to gamma(a). At a breakpoint the speed jumps, and what flows past it is
 conserved, so the density under it is gamma_b / gamma_{b-1} times that above: a dip under every breakpoint. That smaller
 norms are pushed harder is our inference; ``intensities`` may say otherwise. Breakpoints are quantiles of the dense
-net's norms. 1x1 layers have norms, breakpoints and thresholds of their own and 0.6 times the strength, as the same
-group's code has it.
+net's norms, or of those that ``single_epochs`` of the penalty left. 1x1 layers have norms, breakpoints and thresholds
+of their own and 0.6 times the strength, as the same group's code has it.
 
 Pruning takes a threshold over the whole net, keeps the largest kernel of every filter, and leaves filters with unequal
 numbers; ``equalise`` gives them equal ones as V-SKP does. Without training this is plain L1 kernel pruning.
@@ -95,7 +95,8 @@ class PPTKP:
         single_epochs: of the penalty on single kernels, before filters are grouped by the norms that it leaves and
             whole blocks are pushed.
         strength: lambda.
-        quantiles: of the dense norms, where the breakpoints are.
+        quantiles: of the norms when the penalty begins (on single kernels, and again on blocks), where the breakpoints
+            are.
         intensities: gamma, one more than there are breakpoints.
         proximal: shrink with ``w <- w · max(0, 1 - lr · lambda · gamma · sqrt(n) / ||w||_2)`` after each step, which
             reaches exact zeros, instead of adding ``lambda · gamma · sign(w)`` to the gradient.
@@ -129,7 +130,7 @@ class PPTKP:
         if self.point is not None and (self.point < 1 or self.allocation != "global"):
             raise InputError(f"--point {self.point}: points are counted from 1, over the whole net")
         rising = [0.0, *self.quantiles, 1.0]
-        if any(low >= high for low, high in pairwise(rising)):
+        if not all(low < high for low, high in pairwise(rising)):
             raise InputError(f"quantiles {list(self.quantiles)}: not rising between 0 and 1")
         if len(self.intensities) != len(self.quantiles) + 1 or not all(
             isfinite(gamma) and gamma >= 0 for gamma in self.intensities
@@ -197,7 +198,7 @@ class PPTKP:
             names = [layer.name for layer in pool]
             threshold = self._threshold([norms[name] for name in names], [blocks[name] for name in names], ratio)
             for layer in pool:
-                rows = self._kept(norms[layer.name], threshold)
+                rows = self._kept(norms[layer.name], threshold, ratio)
                 if self.round_to > 1:
                     rows = self._rounded(rows, norms[layer.name])
                 kept = blocks[layer.name].spread(rows)
@@ -217,22 +218,32 @@ class PPTKP:
             )
         return points[self.point - 1].threshold
 
-    def _kept(self, norms: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.bool_]:
+    def _kept(self, norms: npt.NDArray[np.float64], threshold: float, ratio: float) -> npt.NDArray[np.bool_]:
         """Blocks above the threshold, and the largest of every row that has none."""
-        below = norms <= threshold
         if self.equalise:
-            return equalised(norms, min(norms.shape[1] - 1, int(below.sum()) // len(norms)))
-        kept = ~below
+            return equalised(norms, self._equal_count(norms, threshold, ratio))
+        kept = norms > threshold
         empty = ~kept.any(axis=1)
         kept[empty, norms[empty].argmax(axis=1)] = True
         return kept
 
+    def _equal_count(self, norms: npt.NDArray[np.float64], threshold: float, ratio: float) -> int:
+        """Blocks that every row loses: the mean number below the threshold.
+
+        Where that is zero, there are more zeros than the ratio, and beyond it goes only what is zero in every row.
+        """
+        rows, columns = norms.shape
+        count = int((norms <= threshold).sum()) // rows
+        if threshold == 0:
+            count = min(count, max(int((norms == 0).sum(axis=1).min()), exact_floor(ratio * columns)))
+        return min(columns - 1, count)
+
     def _rounded(self, kept: npt.NDArray[np.bool_], norms: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        """As many blocks of every row as ``round_to`` allows, the largest; of equal ones the earlier."""
-        multiple = -(-self.round_to // self.channel_block)
-        counts = [rounded(int(count), multiple, norms.shape[1]) for count in kept.sum(axis=1)]
-        ranks = np.argsort(np.argsort(-norms, axis=1, kind="stable"), axis=1)
-        return ranks < np.array(counts)[:, None]
+        """As many blocks of every row as ``round_to`` allows, the largest; of equal ones the later, as `equalised`."""
+        columns = norms.shape[1]
+        counts = [rounded(int(count), self.round_to, self.channel_block, columns) for count in kept.sum(axis=1)]
+        ranks = np.argsort(np.argsort(norms, axis=1, kind="stable"), axis=1)
+        return ranks >= columns - np.array(counts)[:, None]
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> NormDependentL1:
         """The norm-dependent penalty, its breakpoints those of the module's weights."""
@@ -291,13 +302,13 @@ def _height(counts: npt.NDArray[Any], floor: int, *, stop_at_equal: bool = False
 def _quantile(norms: npt.NDArray[Any], sizes: npt.NDArray[Any], ratio: float) -> float:
     """The largest norm whose kernels and all smaller ones are at most a share ``ratio``; below all where none are.
 
-    Zero where that share is zero and more: nothing is lost with them, however many there are.
+    Zero where more than that share of the kernels is zero, unless nothing is to go: zeros can go for nothing.
     """
     order = np.argsort(norms, kind="stable")
     allowed = exact_floor(ratio * int(sizes.sum()))
-    count = int(np.searchsorted(np.cumsum(sizes[order]), allowed, side="right"))
-    if count and norms[order[count - 1]] == 0:
+    if 0 < allowed < int(sizes[norms == 0].sum()):
         return 0.0
+    count = int(np.searchsorted(np.cumsum(sizes[order]), allowed, side="right"))
     # equal norms stay or go together
     while 0 < count < len(order) and norms[order[count - 1]] == norms[order[count]]:
         count -= 1

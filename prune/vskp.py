@@ -183,7 +183,7 @@ class VSKP:
     def _rounded(self, kept: int, layer: ConvLayer) -> int:
         """Retained blocks, at least one, so many that their channels are a multiple of ``round_to``."""
         blocks = -(-layer.channels // self.channel_block)
-        return rounded(max(1, kept), -(-self.round_to // self.channel_block), blocks)
+        return rounded(max(1, kept), self.round_to, self.channel_block, blocks)
 
     def _below_threshold(
         self, layers: Sequence[ConvLayer], scores: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]

@@ -57,21 +57,40 @@ def read_layers(
 
 
 def matrix_names(graph: ir.Model) -> list[str]:
-    """Parameter names of the weights [outputs, inputs] of fully connected layers, in graph order.
+    """Parameter names of the weights of fully connected layers, in the order of the parameters.
 
-    Those of a layer on ``[N, ..., C]`` are transposed in front of a product.
+    Those are matrices that nothing reads but products with what is no constant; of a layer on ``[N, ..., C]`` they are
+    transposed in front of the product.
     """
-    products = [node for node in graph.graph if node.domain == "" and node.op_type in ("Gemm", "MatMul")]
-    weights = [_untransposed(value) for node in products for value in node.inputs[:2] if value is not None]
-    names = [str(value.name) for value in weights if value.shape is not None and len(value.shape) == 2]
-    return list(dict.fromkeys(name for name in names if name in graph.graph.initializers))
+    return [
+        name
+        for name, value in graph.graph.initializers.items()
+        if value.shape is not None and len(value.shape) == 2 and _only_multiplies(graph, value)
+    ]
 
 
-def _untransposed(value: ir.Value) -> ir.Value:
+def _only_multiplies(graph: ir.Model, value: ir.Value) -> bool:
+    readers = [use.node for use in value.uses()]
+    return bool(readers) and all(_multiplies(graph, node, value) for node in readers)
+
+
+def _multiplies(graph: ir.Model, node: ir.Node, value: ir.Value) -> bool:
+    if node.domain == "" and node.op_type == "Transpose":
+        return _only_multiplies(graph, node.outputs[0])
+    factors = [factor for factor in node.inputs[:2] if factor is not None and factor is not value]
+    return (
+        node.domain == ""
+        and node.op_type in ("Gemm", "MatMul")
+        and bool(factors)
+        and not any(_is_constant(graph, factor) for factor in factors)
+    )
+
+
+def _is_constant(graph: ir.Model, value: ir.Value) -> bool:
     node = value.producer()
-    if node is None or node.op_type != "Transpose" or node.inputs[0] is None:
-        return value
-    return node.inputs[0]
+    if node is not None and node.op_type == "Transpose" and node.inputs[0] is not None:
+        return _is_constant(graph, node.inputs[0])
+    return value.name in graph.graph.initializers or (node is not None and node.op_type == "Constant")
 
 
 def _check_weights(graph: ir.Model, source: SourceModel, floating: str) -> None:

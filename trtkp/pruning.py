@@ -403,7 +403,11 @@ class _Run:
 
         weights = self.source.parameters()
         ratio = self.method.settings()["ratio"]
-        self.matrices = {name: mask_of_matrix(weights[name], ratio) for name in matrix_names(self.graph)}
+        names = [name for name in matrix_names(self.graph) if name in weights]
+        if self.source.format != "onnx":  # nor buffers
+            module = self.module or self.source.module()
+            names = [name for name in names if name in dict(module.named_parameters(remove_duplicate=False))]
+        self.matrices = {name: mask_of_matrix(weights[name], ratio) for name in names}
         kept = {name: int(mask.sum()) for name, mask in self.matrices.items()}
         self.report["fully_connected"] = {name: [count, weights[name].size] for name, count in kept.items()}
 

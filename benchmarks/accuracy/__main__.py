@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.execute import make_data, row_of, timed
-from benchmarks.accuracy.plan import SCALES, TABLES, runs_of
+from benchmarks.accuracy.execute import execute, make_data, timed
+from benchmarks.accuracy.plan import SCALES, TABLES, Run, runs_of
 from benchmarks.accuracy.schedule import in_turn
 from benchmarks.provenance import provenance
 
@@ -44,30 +44,43 @@ def main(arguments: list[str] | None = None) -> int:
     if any(row["scale"] != scale.digest() for row in read_rows(results)):
         parser.error(f"{folder} holds a study of another scale: its data and nets are others")
     rows = read_rows(results, scale.digest())
-    done = {row["name"] for row in rows if "failed" not in row}
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: at least one")
+    runs, where = runs_of(scale), provenance()
+    planned = {run.name: run for run in runs}
+    done = {row["name"] for row in rows if row["name"] in planned and _is_of(planned[row["name"]], row)}
     if options.latency:
         names = [row["name"] for row in rows if row.get("table") == "methods" and row["name"] in done]
         latency = timed(["shapes-0", *names], folder, options.threads, 8)
         add_row(results, {"name": "latency", "scale": scale.digest(), "threads": options.threads, "batch": 8,
-                          "latency": latency, "provenance": provenance()})  # fmt: skip
+                          "latency": latency, "provenance": where})  # fmt: skip
         return 0
     make_data(folder, scale)
-    runs = runs_of(scale)
-    by_name = {run.name: run for run in runs}
     wanted = [run for run in runs if run.table in tables]
     # and what they start from
-    needed = {run.start for run in wanted} | {by_name[run.start].start for run in wanted if run.start}
+    needed = {run.start for run in wanted} | {planned[run.start].start for run in wanted if run.start}
     left = [run for run in runs if (run.table in tables or run.name in needed) and run.name not in done]
     failed = 0
-    work = partial(row_of, folder=folder, scale=scale)
+    work = partial(execute, folder=folder, scale=scale)
     for run, row in in_turn(left[: options.most], done, work, options.jobs, options.threads):
         failed += "failed" in row
-        add_row(results, row | {"scale": scale.digest(), "provenance": provenance()})
+        what = {"name": run.name, "table": run.table, "label": run.label, "data": run.data, "seed": run.seed,
+                "method": run.method, "epochs": run.epochs}  # fmt: skip
+        add_row(results, what | row | {"scale": scale.digest(), "provenance": where})
         shown = row.get("failed") or f"{row['accuracy']['pruned']:.2%} at {row['macs']:.1%} of the MACs"
         print(f"{run.name}: {run.label}: {shown}, {row.get('seconds', 0)} s", flush=True)
     rest = len(left[options.most :]) if options.most is not None else 0
-    print(f"left: {rest or 'nothing'}")
+    print(f"left: {rest + failed or 'nothing'}")
     return int(failed > 0)
+
+
+def _is_of(run: Run, row: dict[str, Any]) -> bool:
+    """Whether a row is of this run, as it is planned now; for ``macs`` it has the ratio that was found."""
+    if "failed" in row:
+        return False
+    wanted = {name: value for name, value in run.settings.items() if name != "macs"}
+    had = {name: value for name, value in row["settings"].items() if name in wanted or "macs" not in run.settings}
+    return list(run.epochs) == list(row["epochs"]) and wanted == had
 
 
 def read_rows(path: Path, scale: str | None = None) -> list[dict[str, Any]]:

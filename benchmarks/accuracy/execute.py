@@ -17,14 +17,13 @@ from examples.nets import export
 from examples.nets.digits import digits_cnn
 from examples.nets.shapes import shapes_cnn
 from trtkp.bundle.pruned import Pruned
-from trtkp.errors import TrtkpError
 from trtkp.model import SourceModel, load_model
 from trtkp.model.torch_backend import TorchBackend
 from trtkp.prune.channels import Channels
 from trtkp.prune.train.recipe import Preprocessing, Recipe, Training
 from trtkp.pruning import PruneOptions, prune
 
-__all__ = ["make_data", "row_of", "timed"]
+__all__ = ["execute", "make_data", "timed"]
 
 _LR, _DENSE_LR, _BATCH = 0.05, 0.1, 64
 _SHAPES = {"shapes": (3, 32, 32), "digits": (1, 16, 16)}
@@ -50,19 +49,7 @@ def _write(path: Path, train: tuple[np.ndarray, ...], test: tuple[np.ndarray, ..
     part.replace(path)
 
 
-def row_of(run: Run, folder: Path, scale: Scale) -> dict[str, Any]:
-    """What a run is and what came of it, or why nothing did; see `_execute`."""
-    row = {
-        "name": run.name, "table": run.table, "label": run.label, "data": run.data, "seed": run.seed,
-        "method": run.method, "epochs": run.epochs,
-    }  # fmt: skip
-    try:
-        return row | _execute(run, folder, scale)
-    except TrtkpError as error:
-        return row | {"failed": str(error)}
-
-
-def _execute(run: Run, folder: Path, scale: Scale) -> dict[str, Any]:
+def execute(run: Run, folder: Path, scale: Scale) -> dict[str, Any]:
     """Train what the run says, from where an interrupted one stopped, and measure it.
 
     Args:

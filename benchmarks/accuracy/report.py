@@ -83,7 +83,7 @@ def _measured(rows: Sequence[Row]) -> str:
     return (
         f"Measured with `{where['command']}` on {where['cpu']}, PyTorch {where['libraries']['torch']}, "
         f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}, {where['date']}; "
-        f"the runs took {hours:.1f} hours in all, several at a time.\n"
+        f"the runs took {hours:.1f} hours, added up.\n"
     )
 
 
@@ -126,10 +126,12 @@ def _seeds_table(rows: Sequence[Row], table: str, title: str, text: str) -> str:
 
 
 def _means(rows: Sequence[Row], table: str) -> dict[str, float]:
-    """Mean accuracy over the seeds, by label."""
-    found = _of(rows, table)
-    labels = dict.fromkeys(row["label"] for row in found)
-    return {label: mean(_accuracy(row) for row in found if row["label"] == label) for label in labels}
+    """Mean accuracy over the seeds, by label; of rows that have all seeds."""
+    found: dict[str, list[float]] = {}
+    for row in _of(rows, table):
+        found.setdefault(row["label"], []).append(_accuracy(row))
+    seeds = max(map(len, found.values()), default=0)
+    return {label: mean(accuracies) for label, accuracies in found.items() if len(accuracies) == seeds}
 
 
 def _won_back(rows: Sequence[Row]) -> str:
@@ -146,6 +148,8 @@ def _won_back(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for group in groups:
+        if not {f"{kind} {group}{when}" for kind, when in _KINDS} <= means.keys():
+            continue
         plain, after, aware = (means[f"{kind} {group}{when}"] for kind, when in _KINDS)
         loss = means["pptkp 1"] - after
         share = f"{(aware - after) / loss:.0%}" if loss > 0 else "-"

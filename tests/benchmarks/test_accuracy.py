@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from benchmarks.accuracy.__main__ import add_row, main, read_rows
-from benchmarks.accuracy.plan import SCALES, TABLES, runs_of
+from benchmarks.accuracy.plan import SCALES, TABLES, Run, runs_of
 from benchmarks.accuracy.report import document, write_report
+from benchmarks.accuracy.schedule import in_turn
 
 
 def test_the_plan() -> None:
@@ -62,6 +63,10 @@ def test_a_tiny_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert 0.5 < half["mass"] < 1
     assert main(command) == 0
     assert capsys.readouterr().out == "left: nothing\n"
+    with results.open("a") as file:  # as the run was with other settings
+        file.write(json.dumps(rows[-1] | {"settings": {"ratio": 0.1}}) + "\n")
+    assert main([*command, "--most", "0"]) == 0
+    assert capsys.readouterr().out == "left: 1\n"
     write_report(results, tmp_path)
     page = (tmp_path / "accuracy.md").read_text()
     assert "## 2:4 inside the lists" in page
@@ -90,6 +95,29 @@ def test_rows_that_failed_are_run_again_and_shown(tmp_path: Path) -> None:
         assert f"accuracy-{name}.svg" in page
         assert (tmp_path / f"accuracy-{name}.svg").read_text().count('r="4"') == 2 + 1
     assert json.loads(path.read_text().splitlines()[0])["failed"] == "gone"
+
+
+def _worked(run: Run) -> dict[str, Any]:
+    if run.name == "fails":
+        raise RuntimeError("no")
+    if run.name == "dies":
+        os._exit(1)
+    return {"accuracy": len(run.name)}
+
+
+def test_runs_that_fail_lose_no_other(tmp_path: Path) -> None:
+    def run(name: str, start: str | None = None) -> Run:
+        return Run(name, "t", "l", "shapes", 0, "none", {}, start)
+
+    runs = [run("fails"), run("after", "fails"), run("good"), run("then", "good")]
+    rows = {each.name: row for each, row in in_turn(runs, set(), _worked, 2, 2)}
+    assert rows == {
+        "fails": {"failed": "RuntimeError: no"}, "after": {"failed": "there is no fails"},
+        "good": {"accuracy": 4}, "then": {"accuracy": 4},
+    }  # fmt: skip
+    rows = {each.name: row for each, row in in_turn([run("dies"), run("good")], set(), _worked, 1, 1)}
+    assert rows.keys() == {"dies", "good"}
+    assert all("failed" in row for row in rows.values())
 
 
 _KILLED = """
@@ -157,4 +185,8 @@ def test_the_page_says_what_the_tables_decide() -> None:
     ])  # fmt: skip
     assert "PPT-KP loses 2.00 points less than plain L1." in page
     assert "| 8 | 86.00% | 85.00% | 87.50% | 2.50 | 56% |" in page
+    partly = document([*rows("groups", {"l1 1": (0.9, 0.9), "pptkp 1": (0.9, 0.9), "pptkp 8 aware": (0.9, 0.9)}),
+                       *rows("dense", {"dense": (0.9, 0.9)})])  # fmt: skip
+    assert "won back" in partly
+    assert "| 8 |" not in partly
     assert "Against the better fixed shapes: searched: 1.50 points below; longer: 0.50 points above." in page

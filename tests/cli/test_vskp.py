@@ -98,6 +98,33 @@ def test_fully_connected_layers_on_tokens(trtkp: Trtkp, work: Path) -> None:
         assert np.array_equal(weights[name] != 0, mask_of_matrix(before[name], 0.5))
 
 
+class Lookalikes(nn.Module):
+    """Matrices that are no weights of fully connected layers, and one that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 3)
+        self.left, self.right = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8, 8))
+        self.table = nn.Parameter(torch.randn(8, 8))
+        self.fixed: torch.Tensor
+        self.register_buffer("fixed", torch.randn(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.conv(self.stem(x).relu()).flatten(2).transpose(1, 2)
+        mixed = tokens @ torch.full((8, 8), 0.3) @ self.fixed @ (self.left @ self.right)
+        return self.head((mixed @ self.table + self.table[0]).mean(dim=1))
+
+
+def test_matrices_that_are_no_weights_of_fully_connected_layers_stay(trtkp: Trtkp, work: Path) -> None:
+    torch.manual_seed(0)
+    torch.export.save(export(Lookalikes().eval(), (1, 8, 8)), "lookalikes.pt2")
+    command = ("prune", "lookalikes.pt2", "-m", "vskp", "--ratio", "0.5", "--fully-connected", "-o", "p", "--json")
+    for data in ((), ("--data", "data.npz", "--epochs", "1")):
+        done = trtkp(*command, *data)
+        assert done.status == 0, done.err
+        assert list(done.document["report"]["fully_connected"]) == ["head.weight"]
+
+
 def test_filters_that_nothing_reads_are_read_again(trtkp: Trtkp, work: Path) -> None:
     """The third convolution's kernels for channels 2 and 7 are the smallest: no filter keeps them."""
     net = load_model("net.pt2").module()

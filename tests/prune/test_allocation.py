@@ -167,3 +167,16 @@ def test_a_search_taken_up_under_an_allocation_folds_its_coefficients(
     assert "parametrizations.weight.original" in dict(net[0].named_parameters())
     penalty.finish()
     assert [name for name, _ in net.named_parameters()] == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+
+def test_a_layer_that_is_chosen_but_not_in_the_file_is_named(
+    new_layer: Callable[..., ConvLayer], tmp_path: Path
+) -> None:
+    layers = [new_layer(name=f"{i}.weight", filters=4, channels=4) for i in range(2)]
+    net = nn.Sequential(*(nn.Conv2d(4, 4, 3) for _ in layers))
+    path = write(tmp_path / "a.json", method="pptkp", settings={}, layers={"0.weight": {"ratio": 0.5}})
+    method = make_method("pptkp", allocation=str(path))
+    weights = {layer.name: np.ones(layer.weight_shape) for layer in layers}
+    for ask in (lambda: method.masks(layers, weights), lambda: method.regulariser(net, layers)):  # type: ignore[attr-defined]
+        with pytest.raises(InputError, match=r"1\.weight.*the allocation file says nothing of it"):
+            ask()

@@ -75,8 +75,15 @@ def test_like_filters_are_clustered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "multiple", "most", "expected"),
-    [(20, 1, 40, 20), (20, 8, 40, 24), (19, 8, 40, 16), (1, 8, 40, 8), (0, 8, 40, 8), (41, 16, 44, 44), (3, 8, 5, 5)],
-)
-def test_rounding(count: int, multiple: int, most: int, expected: int) -> None:
-    assert rounded(count, multiple, most) == expected
+    ("count", "round_to", "block", "most", "expected"),
+    [
+        (20, 1, 1, 40, 20), (20, 8, 1, 40, 24), (19, 8, 1, 40, 16), (1, 8, 1, 40, 8), (0, 8, 1, 40, 8),
+        (41, 16, 1, 44, 44), (3, 8, 1, 5, 5), (13, 4, 1, 13, 13), (12, 4, 1, 13, 12),
+        (5, 4, 2, 20, 6), (5, 4, 3, 20, 4), (5, 8, 3, 20, 8), (5, 4, 6, 20, 6), (5, 4, 8, 20, 5),
+    ],
+)  # fmt: skip
+def test_rounding(count: int, round_to: int, block: int, most: int, expected: int) -> None:
+    """Blocks whose channels are a multiple, or all of them."""
+    found = rounded(count, round_to, block, most)
+    assert found == expected
+    assert found == most or found * block % round_to == 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trtkp.errors import InputError
@@ -24,6 +26,8 @@ from trtkp.prune.registry import METHODS, make_method
         ("dppnet", {"alpha": "much"}, "setting alpha: 'much' is of the wrong type; give a number"),
         ("pptkp", {"quantiles": 0.5}, "setting quantiles: 0.5 is of the wrong type; give a list of numbers"),
         ("pptkp", {"intensities": ["a"]}, "setting intensities: ['a'] is of the wrong type; give a list of numbers"),
+        ("kep", {"ratio": np.float32(0.5)}, "setting ratio: np.float32(0.5) is of the wrong type; give a number"),
+        ("kep", {"ratio": Fraction(1, 2)}, "setting ratio: Fraction(1, 2) is of the wrong type; give a number"),
         ("channels", {"allocation": {"a": 1}}, "setting allocation: {'a': 1} is of the wrong type; give a name"),
     ],
 )

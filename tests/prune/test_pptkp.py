@@ -15,8 +15,10 @@ from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import from_mask
 from trtkp.prune.method import Method
+from trtkp.prune.norm_penalty import NormDependentL1
 from trtkp.prune.pptkp import PPTKP, kernel_norms, pruning_points
 from trtkp.prune.regulariser import Trainable
+from trtkp.prune.vskp import VSKP
 
 NewLayer = Callable[..., ConvLayer]
 
@@ -104,6 +106,29 @@ def test_kernels_that_are_zero_go_however_many_there_are(new_layer: NewLayer) ->
         assert np.array_equal(mask, weight != 0)
 
 
+def test_equal_numbers_go_by_the_ratio_where_zeros_are_uneven(new_layer: NewLayer) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(8, 16, 3, 3))
+    weight[:6, :14] = 0
+    layer = new_layer(name="w", filters=8, channels=16, kernel=(3, 3))
+    kept = PPTKP(ratio=0.5, equalise=True).masks([layer], {"w": weight})["w"].any(axis=(2, 3))
+    assert (kept.sum(axis=1) == 8).all()
+    weight[6:, :10] = 0  # what is zero in every filter goes, also beyond the ratio
+    kept = PPTKP(ratio=0.5, equalise=True).masks([layer], {"w": weight})["w"].any(axis=(2, 3))
+    assert (kept.sum(axis=1) == 6).all()
+    assert kept[6:, 10:].all()
+
+
+def test_a_large_block_of_zeros_goes_beyond_the_ratio_and_none_at_no_ratio(new_layer: NewLayer) -> None:
+    weight = np.random.default_rng(0).normal(size=(4, 9, 3, 3))
+    weight[:, :4] = 0  # a whole block of channels, and the short last one
+    weight[:, 8:] = 0
+    layer = new_layer(name="w", filters=4, channels=9, kernel=(3, 3))
+    for ratio, share in ((0.25, 4 / 9), (0.0, 1.0)):
+        kept = PPTKP(ratio=ratio, filter_group=4, channel_block=4).masks([layer], {"w": weight})["w"]
+        assert kept.mean() == pytest.approx(share)
+
+
 @pytest.mark.parametrize("settings", [{}, {"equalise": True}, {"filter_group": 4}, {"channel_block": 2}])
 def test_retained_channels_are_multiples(new_layer: NewLayer, settings: dict[str, Any]) -> None:
     weight = np.random.default_rng(0).normal(size=(16, 30, 3, 3)) * np.random.default_rng(1).uniform(
@@ -120,6 +145,22 @@ def test_retained_channels_are_multiples(new_layer: NewLayer, settings: dict[str
     assert (np.abs(counts - whole_counts) <= 3).all()
     nested = (plain & whole).sum(axis=1)
     assert (nested == np.minimum(counts, whole_counts)).all()
+
+
+@pytest.mark.parametrize(("block", "multiple"), [(3, 4), (6, 4), (3, 8), (2, 4), (8, 4)])
+def test_channels_are_multiples_with_blocks_of_any_size(new_layer: NewLayer, block: int, multiple: int) -> None:
+    weight = np.random.default_rng(0).normal(size=(16, 24, 3, 3))
+    layer = new_layer(name="w", filters=16, channels=24, kernel=(3, 3))
+    for method in (PPTKP(ratio=0.5, channel_block=block, round_to=multiple),
+                   VSKP(ratio=0.5, channel_block=block, round_to=multiple)):  # fmt: skip
+        counts = method.masks([layer], {"w": weight})["w"].any(axis=(2, 3)).sum(axis=1)
+        assert not (counts % multiple).any()
+
+
+def test_full_lists_are_not_rounded(new_layer: NewLayer) -> None:
+    layer = new_layer(name="w", filters=4, channels=13, kernel=(3, 3))
+    weight = np.random.default_rng(0).normal(size=(4, 13, 3, 3))
+    assert PPTKP(ratio=0.0, round_to=4).masks([layer], {"w": weight})["w"].all()
 
 
 def drift(norms: np.ndarray[Any, Any], taus: tuple[float, ...], gammas: tuple[float, ...], steps: int) -> Any:
@@ -274,6 +315,35 @@ def test_single_kernels_are_pushed_before_blocks(new_layer: NewLayer, epochs: in
     assert len(np.unique(mask[::2], axis=0)) == 1
 
 
+@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_restored_it_goes_on_as_it_would_have(new_layer: NewLayer, group: int, stop: int) -> None:
+    method = PPTKP(ratio=0.5, filter_group=group, cluster=True, single_epochs=2, strength=0.5, proximal=True)
+
+    def epochs(regulariser: NormDependentL1, first: int, last: int) -> None:
+        for epoch in range(first, last + 1):
+            for _ in range(20):
+                regulariser.after_step(0.05)
+            regulariser.after_epoch(epoch)
+
+    net = net_of((8, 12, 3))
+    whole = method.regulariser(net, layers_of(net, new_layer))
+    epochs(whole, 1, stop)
+    other = net_of((8, 12, 3), seed=1)
+    other.load_state_dict(net.state_dict())
+    again = method.regulariser(other, layers_of(other, new_layer))
+    again.restore(whole.state())
+    epochs(whole, stop + 1, 5)
+    epochs(again, stop + 1, 5)
+    assert torch.equal(net[0].weight, other[0].weight)
+    assert torch.equal(whole.breakpoints["0.weight"], again.breakpoints["0.weight"])
+    assert np.array_equal(whole.masks()["0.weight"], again.masks()["0.weight"])
+
+
+def test_no_layer_has_no_points() -> None:
+    assert PPTKP().regulariser(net_of((4, 3, 3)), []).report() == {"points": []}
+
+
 def test_interface_and_index_bytes(new_layer: NewLayer) -> None:
     assert isinstance(PPTKP(), Method)
     assert isinstance(PPTKP(), Trainable)
@@ -293,6 +363,8 @@ def test_interface_and_index_bytes(new_layer: NewLayer) -> None:
         ({"ratio": 0.5, "point": 1}, "--ratio and --point exclude each other"),
         ({"point": 0}, "--point 0"),
         ({"quantiles": (0.5, 0.25), "intensities": (1, 1, 1)}, "not rising"),
+        ({"quantiles": (0.25, float("nan"), 0.75)}, "not rising"),
+        ({"single_epochs": -1}, "single_epochs -1: a number of epochs"),
         ({"intensities": (1.0, 0.0)}, "2 intensities for 3 breakpoints"),
         ({"strength": float("nan")}, "strength nan"),
         ({"filter_group": 0}, "sizes start at 1"),
