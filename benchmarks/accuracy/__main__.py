@@ -22,7 +22,7 @@ from benchmarks.accuracy.plan import SCALES, TABLES, Run, runs_of
 from benchmarks.accuracy.schedule import in_turn
 from benchmarks.provenance import provenance
 
-__all__ = ["main"]
+__all__ = ["is_of", "main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--jobs {options.jobs}: at least one")
     runs, where = runs_of(scale), provenance()
     planned = {run.name: run for run in runs}
-    done = {row["name"] for row in rows if row["name"] in planned and _is_of(planned[row["name"]], row)}
+    done = {row["name"] for row in rows if row["name"] in planned and is_of(planned[row["name"]], row)}
     if options.latency:
         names = [row["name"] for row in rows if row.get("table") == "methods" and row["name"] in done]
         latency = timed(["shapes-0", *names], folder, options.threads, 8)
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     return int(failed > 0)
 
 
-def _is_of(run: Run, row: dict[str, Any]) -> bool:
+def is_of(run: Run, row: dict[str, Any]) -> bool:
     """Whether a row is of this run, as it is planned now; for ``macs`` it has the ratio that was found."""
     if "failed" in row:
         return False

@@ -166,6 +166,7 @@ def _searched(scale: Scale, seed: int) -> Iterator[Run]:
         ("largest magnitude", share, (0, 0, both)),
         ("ASK_4a", {"shapes": "ASK_4a"}, (0, 0, both)),
         ("ASK_4b", {"shapes": "ASK_4b"}, (0, 0, both)),
+        ("ASK_4a, as long as search and training", {"shapes": "ASK_4a"}, (0, 0, scale.towards + both)),
     ]
     for number, (label, settings, epochs) in enumerate(rows):
         yield Run(
