@@ -175,7 +175,7 @@ def timed(names: list[str], folder: Path, threads: int, batch: int) -> dict[str,
             plain = name == names[0]
             source, method = (net / "model.pt2", "none") if plain else (net, None)
             bundles.append(trtkp.build(source, Path(place) / name, method=method, options=options))
-        results = trtkp.bench(bundles, batch=batch, threads=threads, runs=100, seconds=60.0)
+        results = trtkp.bench(bundles, batch=batch, threads=threads, runs=1000, seconds=60.0)
     return {
         name: {"median_ms": r.timing.median_ms, "p10_ms": r.timing.p10_ms, "p90_ms": r.timing.p90_ms}
         for name, r in zip(names, results, strict=True)

@@ -194,7 +194,8 @@ def _methods_table(rows: Sequence[Row], table: str, title: str) -> str:
     found, latency = _of(rows, table), _latency(rows)
     if not found:
         return ""
-    dense = [row for row in _of(rows, "dense") if row["data"] == found[0]["data"]]
+    plain = [*_of(rows, "dense"), *(row for row in _of(rows, "groups") if row["method"] == "none")]
+    dense = [row for row in plain if (row["data"], row["seed"]) == (found[0]["data"], found[0]["seed"])]
     timed = latency["shapes-0"]["median_ms"] if latency and table == "methods" else None
     lines = [f"## {title}", ""]
     head = ["net", "MACs", "parameters", "mass", "before tuning", "accuracy"] + (["latency, of dense"] if timed else [])
