@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from math import ceil, floor
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -236,11 +237,14 @@ def _latency(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def plot(points: Sequence[tuple[float, float, str]], across: str) -> str:
-    """Accuracy against a share, a colour for each method."""
-    low = min((accuracy for _, accuracy, _ in points), default=0.0)
-    low, high = int(low * 20) / 20, max((accuracy for _, accuracy, _ in points), default=1.0)
-    high = max(high, low + 0.05)
-    widest = max([1.0, *(share for share, _, _ in points)])
+    """Accuracy against a share, a colour for each method; outliers are counted instead of drawn."""
+    accuracies = sorted(accuracy for _, accuracy, _ in points) or [0.0, 1.0]
+    lower, upper = (accuracies[len(accuracies) * part // 4] for part in (1, 3))
+    low = floor(100 * max(accuracies[0], lower - 1.5 * (upper - lower))) / 100
+    high = max(ceil(100 * accuracies[-1]) / 100, low + 0.05)
+    widest = min(max([1.0, *(share for share, _, _ in points)]), 1.2)
+    drawn = [point for point in points if point[1] >= low and point[0] <= widest]
+    outside = f" ({len(points) - len(drawn)} nets lie outside)" if len(drawn) < len(points) else ""
 
     def scale(size: int, margin: int) -> Callable[[float], float]:
         return lambda part: margin + part * (size - margin - _MARGIN)
@@ -253,7 +257,7 @@ def plot(points: Sequence[tuple[float, float, str]], across: str) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif">',
         '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{_MARGIN}" y="24" font-size="14">Accuracy against the {across}, generated shapes</text>',
+        f'<text x="{_MARGIN}" y="24" font-size="14">Accuracy against the {across}, generated shapes{outside}</text>',
         '<g font-size="11">',
     ]
     for step in range(6):
@@ -262,13 +266,13 @@ def plot(points: Sequence[tuple[float, float, str]], across: str) -> str:
         parts.append(f'<polyline points="{left:.1f},{height:.1f} {right:.1f},{height:.1f}" stroke="#ddd" fill="none"/>')
         parts.append(f'<text x="{left - 44:.1f}" y="{height + 4:.1f}">{accuracy:.1%}</text>')
         share = widest * step / 5
-        parts.append(f'<text x="{at(share, low)[0] - 8:.1f}" y="{_HEIGHT - _MARGIN + 18}">{share:.1f}</text>')
+        parts.append(f'<text x="{at(share, low)[0] - 8:.1f}" y="{_HEIGHT - _MARGIN + 18}">{share:.0%}</text>')
     methods = list(dict.fromkeys(method for _, _, method in points))
     for number, method in enumerate(methods):
         colour, height = _COLOURS[number % len(_COLOURS)], 50 + 16 * number
         parts.append(f'<circle cx="{_WIDTH - _LEGEND + 30}" cy="{height}" r="4" fill="{colour}"/>')
         parts.append(f'<text x="{_WIDTH - _LEGEND + 40}" y="{height + 4}">{method}</text>')
-        for share, accuracy, other in points:
+        for share, accuracy, other in drawn:
             if other == method:
                 left, top = at(share, accuracy)
                 parts.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="4" fill="{colour}" fill-opacity="0.7"/>')
