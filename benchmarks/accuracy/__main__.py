@@ -41,9 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     results = folder / "results.jsonl"
     if unknown := tables - set(TABLES):
         parser.error(f"no table {', '.join(sorted(unknown))}: there are {', '.join(TABLES)}")
-    if any(row["scale"] != scale.digest() for row in read_rows(results)):
+    rows = read_rows(results)
+    if any(row["scale"] != scale.digest() for row in rows):
         parser.error(f"{folder} holds a study of another scale: its data and nets are others")
-    rows = read_rows(results, scale.digest())
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs}: at least one")
     runs, where = runs_of(scale), provenance()

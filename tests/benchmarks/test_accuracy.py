@@ -155,11 +155,11 @@ def test_a_killed_study_leaves_no_run_behind(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(_KILLED)
     path = os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])
     study = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], env=os.environ | {"PYTHONPATH": path})
-    until(lambda: noted.exists() and noted.read_text().endswith("."))
+    assert within(120, lambda: noted.exists() and noted.read_text().endswith("."))
     worker = int(noted.read_text()[:-1])
     study.kill()
     study.wait()
-    until(lambda: ended(worker))
+    assert within(60, lambda: ended(worker))
 
 
 def ended(process: int) -> bool:
@@ -167,11 +167,12 @@ def ended(process: int) -> bool:
     return not status.exists() or "zombie" in status.read_text()
 
 
-def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not done():
-        assert time.monotonic() < deadline
+def within(seconds: float, done: Callable[[], bool]) -> bool:
+    """Whether it is so before the time is up."""
+    deadline = time.monotonic() + seconds
+    while not done() and time.monotonic() < deadline:
         time.sleep(0.1)
+    return done()
 
 
 def test_the_page_says_what_the_tables_decide() -> None:
