@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +86,7 @@ BLOCK = 8
 
 
 @dataclass(frozen=True)
-class Convolution:
+class Convolution(ABC):
     """What every case has: activations [N, C, H, W] with their pitches, epilogue and geometry."""
 
     x: Array
@@ -101,9 +102,9 @@ class Convolution:
     pitches: tuple[int, int, int]
 
     @property
+    @abstractmethod
     def weight_shape(self) -> tuple[int, ...]:
         """F, C, R and S."""
-        raise NotImplementedError
 
     @property
     def output_size(self) -> tuple[int, int]:

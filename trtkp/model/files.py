@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import zipfile
 from pathlib import Path
 from typing import IO, Literal
 
 from trtkp.errors import InputError
+from trtkp.model.zipcheck import open_zip
 
 __all__ = ["Content", "digest_of", "open_model", "sniff"]
 
@@ -81,13 +81,8 @@ def sniff(handle: IO[bytes], path: Path) -> Content:
 
 def _sniff_zip(handle: IO[bytes], path: Path) -> Content:
     try:
-        with zipfile.ZipFile(handle) as archive:
+        with open_zip(handle, path) as archive:
             names = archive.namelist()
-            # The tail of a cut-off program may hold a whole archive: its pickled sample inputs.
-            if min((info.header_offset for info in archive.infolist()), default=0):
-                raise zipfile.BadZipFile("does not begin at the file's beginning")
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, OverflowError):
-        raise InputError("is a damaged or cut-off ZIP archive", file=path, remedy="copy or save it again") from None
     finally:
         handle.seek(0)
     inner = {name.split("/", 1)[-1] for name in names}

@@ -9,10 +9,28 @@ from typing import IO
 
 from trtkp.errors import InputError
 
-__all__ = ["CheckedZip"]
+__all__ = ["CheckedZip", "open_zip"]
 
 _MAX_MEMBERS = 200_000
 _AGAIN = "copy or save the file again"
+
+
+def open_zip(handle: IO[bytes], path: Path) -> zipfile.ZipFile:
+    """An archive that begins at the file's beginning; its directory was read, no member.
+
+    Raises:
+        InputError: it is broken.
+    """
+    handle.seek(0)
+    try:
+        archive = zipfile.ZipFile(handle)
+        # The tail of a cut-off program may hold a whole archive: its pickled sample inputs.
+        if min((info.header_offset for info in archive.infolist()), default=0):
+            raise zipfile.BadZipFile("does not begin at the file's beginning")
+    # NotImplementedError: what zipfile raises for versions of the format that it does not read
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, OverflowError) as error:
+        raise InputError(f"is a damaged or cut-off ZIP archive ({error})", file=path, remedy=_AGAIN) from None
+    return archive
 
 
 class CheckedZip:
@@ -28,14 +46,8 @@ class CheckedZip:
 
     def __init__(self, handle: IO[bytes], path: Path) -> None:
         self.path = path
-        handle.seek(0)
-        try:
-            self._zip = zipfile.ZipFile(handle)
-            infos = self._zip.infolist()
-            if min((info.header_offset for info in infos), default=0):
-                raise zipfile.BadZipFile("does not begin at the file's beginning")
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, OverflowError) as error:
-            raise InputError(f"is a damaged or cut-off ZIP archive ({error})", file=path, remedy=_AGAIN) from None
+        self._zip = open_zip(handle, path)
+        infos = self._zip.infolist()
         self._check(infos, handle.seek(0, os.SEEK_END))
         roots = {info.filename.split("/", 1)[0] for info in infos if "/" in info.filename}
         # Programs saved by PyTorch up to 2.6 have no root folder.
