@@ -176,14 +176,10 @@ class VSKP:
         else:
             removed = self._below_threshold(layers, scores, blocks)
         return [
-            columns[layer.name] - self._rounded(columns[layer.name] - count, layer)
+            columns[layer.name]
+            - rounded(columns[layer.name] - count, self.round_to, self.channel_block, columns[layer.name])
             for layer, count in zip(layers, removed, strict=True)
         ]
-
-    def _rounded(self, kept: int, layer: ConvLayer) -> int:
-        """Retained blocks, at least one, so many that their channels are a multiple of ``round_to``."""
-        blocks = -(-layer.channels // self.channel_block)
-        return rounded(max(1, kept), self.round_to, self.channel_block, blocks)
 
     def _below_threshold(
         self, layers: Sequence[ConvLayer], scores: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]

@@ -6,20 +6,18 @@ python -m benchmarks.accuracy.report study/results.jsonl docs    # accuracy.md, 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import ceil, floor
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from benchmarks.accuracy.plan import SCALES, runs_of
+from benchmarks.scatter import Axis, scatter
 
 __all__ = ["document", "plot", "write_report"]
 
 Row = dict[str, Any]
-
-_WIDTH, _HEIGHT, _MARGIN, _LEGEND = 760, 440, 60, 200
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f")
 
 _INTRODUCTION = """# Accuracy of the methods
 
@@ -103,7 +101,7 @@ _GROUPS = """`l1` and `pptkp` with 7 of 8 kernels removed, with lists of one fil
 those epochs the filters are clustered by the norms that the penalty has made, and whole blocks are pushed. `mass` is
 the share of the magnitudes of the pruned layers that is kept, of the net that a row starts from: for `pptkp 1` and
 `after` the one that the penalty has made. `l1` has the same number of kernels in every filter; `pptkp` has one
-threshold in a layer and keeps one kernel of every filter at least, so it has up to half a point more of the MACs.
+threshold in a layer and keeps one kernel of every filter at least, so it has a little more of the MACs.
 """
 _TWO_FOUR = """V-SKP's lists with and without 2:4 inside, and channel pruning with the ratio that leaves as many MACs.
 `mass` is the share of the magnitudes of the pruned layers that is kept, before any fine-tune.
@@ -111,9 +109,6 @@ _TWO_FOUR = """V-SKP's lists with and without 2:4 inside, and channel pruning wi
 _SEARCHED = """Four positions of nine, four filter groups: searched with coefficient matrices, taken by the magnitudes
 of the dense net, or fixed. The second row has the search on top of the others' epochs, as the authors train the shapes
 that they found; the last has as many epochs as that.
-
-In so few epochs no coefficient comes below a twentieth of its matrix's largest, the threshold: what the search decides
-against is cut off as abruptly as by magnitude, and at equal epochs in all there are half as many left to mend it.
 """
 
 
@@ -183,6 +178,13 @@ def _searched_or_fixed(rows: Sequence[Row]) -> str:
             if fixed and not label.startswith("ASK"):
                 gain = 100 * (accuracy - max(fixed))
                 parts.append(f"{label}: {abs(gain):.2f} points {'above' if gain > 0 else 'below'}")
+    below = [row["report"]["below_threshold"] for row in _of(rows, "searched") if row.get("report")]
+    if parts and below:
+        parts[-1] += (
+            f". Of the coefficients {mean(below):.1%} came below a twentieth of their matrix's largest, the threshold: the "
+            "others that the search decides against are cut off as abruptly as by magnitude, and with as many epochs in "
+            "all there are half as many left to mend it"
+        )
     return f"Against the better fixed shapes of as many epochs in all: {'; '.join(parts)}.\n" if parts else ""
 
 
@@ -237,46 +239,20 @@ def _latency(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def plot(points: Sequence[tuple[float, float, str]], across: str) -> str:
-    """Accuracy against a share, a colour for each method; outliers are counted instead of drawn."""
+    """Accuracy against a share, a colour for each method; outliers lie outside."""
     accuracies = sorted(accuracy for _, accuracy, _ in points) or [0.0, 1.0]
     lower, upper = (accuracies[len(accuracies) * part // 4] for part in (1, 3))
-    low = floor(100 * max(accuracies[0], lower - 1.5 * (upper - lower))) / 100
-    high = max(ceil(100 * accuracies[-1]) / 100, low + 0.05)
+    low = floor(100 * max(accuracies[0], lower - 1.5 * (upper - lower)))
+    high = max(ceil(100 * accuracies[-1]), low + 5)
     widest = min(max([1.0, *(share for share, _, _ in points)]), 1.2)
-    drawn = [point for point in points if point[1] >= low and point[0] <= widest]
-    outside = f" ({len(points) - len(drawn)} nets lie outside)" if len(drawn) < len(points) else ""
-
-    def scale(size: int, margin: int) -> Callable[[float], float]:
-        return lambda part: margin + part * (size - margin - _MARGIN)
-
-    x, y = scale(_WIDTH - _LEGEND, _MARGIN), scale(_HEIGHT, _MARGIN)
-
-    def at(share: float, accuracy: float) -> tuple[float, float]:
-        return x(share / widest), _HEIGHT - y((accuracy - low) / (high - low))
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{_MARGIN}" y="24" font-size="14">Accuracy against the {across}, generated shapes{outside}</text>',
-        '<g font-size="11">',
-    ]
-    for step in range(6):
-        accuracy = low + (high - low) * step / 5
-        (left, height), (right, _) = at(0, accuracy), at(widest, accuracy)
-        parts.append(f'<polyline points="{left:.1f},{height:.1f} {right:.1f},{height:.1f}" stroke="#ddd" fill="none"/>')
-        parts.append(f'<text x="{left - 44:.1f}" y="{height + 4:.1f}">{accuracy:.1%}</text>')
-        share = widest * step / 5
-        parts.append(f'<text x="{at(share, low)[0] - 8:.1f}" y="{_HEIGHT - _MARGIN + 18}">{share:.0%}</text>')
-    methods = list(dict.fromkeys(method for _, _, method in points))
-    for number, method in enumerate(methods):
-        colour, height = _COLOURS[number % len(_COLOURS)], 50 + 16 * number
-        parts.append(f'<circle cx="{_WIDTH - _LEGEND + 30}" cy="{height}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{_WIDTH - _LEGEND + 40}" y="{height + 4}">{method}</text>')
-        for share, accuracy, other in drawn:
-            if other == method:
-                left, top = at(share, accuracy)
-                parts.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="4" fill="{colour}" fill-opacity="0.7"/>')
-    return "\n".join([*parts, "</g></svg>"]) + "\n"
+    series: dict[str, list[tuple[float, float]]] = {}
+    for share, accuracy, method in points:
+        series.setdefault(method, []).append((share, accuracy))
+    return scatter(
+        f"Accuracy against the {across}, generated shapes", series,
+        Axis(0, widest, [step / 5 for step in range(6)], ".0%"),
+        Axis(low / 100, high / 100, [part / 100 for part in range(low, high + 1)], ".0%"),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-__all__ = ["markdown", "plot", "write_report"]
+from benchmarks.scatter import Axis, scatter
 
-_WIDTH, _HEIGHT, _MARGIN = 720, 420, 56
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
+__all__ = ["markdown", "plot", "write_report"]
 
 
 def write_report(path: Path) -> None:
@@ -141,41 +140,12 @@ def plot(document: dict[str, Any]) -> str:
         for _, form, item in _timed(part) if name.startswith("layers-") else []:
             points.setdefault(form.rsplit(", ", 1)[0], []).append((item["density"], item["speed_up"]))
     top = max([4.2, *(speed for found in points.values() for _, speed in found)])
-
-    def at(density: float, speed: float) -> str:
-        return (
-            f"{_MARGIN + density * (_WIDTH - 260):.1f},{_HEIGHT - _MARGIN - speed / top * (_HEIGHT - 2 * _MARGIN):.1f}"
-        )
-
     run = document["runs"][-1]
-    title = f"Speed-up over dense cuDNN, {_text(run['gpu'])}{' (meaningless)' if 'note' in run else ''}"
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{_MARGIN}" y="24" font-size="14">{title}</text><g font-size="11">',
-    ]
-    for speed in range(int(top) + 1):
-        x, y = at(0, speed).split(",")
-        parts.append(f'<text x="{float(x) - 20}" y="{float(y) + 4}">{speed}</text>')
-        parts.append(f'<polyline points="{at(0, speed)} {at(1, speed)}" stroke="#ddd" fill="none"/>')
-    for density in (0.25, 0.5, 0.75, 1.0):
-        x, y = at(density, 0).split(",")
-        parts.append(f'<text x="{float(x) - 8}" y="{float(y) + 16}">{density}</text>')
-    ideal = " ".join(at(d / 100, 100 / d) for d in range(100, int(100 / top), -2))
-    parts.append(f'<polyline points="{ideal}" stroke="#888" stroke-dasharray="4" fill="none"/>')
-    for number, (form, found) in enumerate(points.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        y = 50 + 16 * number
-        parts.append(f'<circle cx="{_WIDTH - 180}" cy="{y}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{_WIDTH - 170}" y="{y + 4}">{_text(form)}</text>')
-        for density, speed in found:
-            x, y_at = at(density, speed).split(",")
-            parts.append(f'<circle cx="{x}" cy="{y_at}" r="3" fill="{colour}" fill-opacity="0.6"/>')
-    return "\n".join([*parts, "</g></svg>"]) + "\n"
-
-
-def _text(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+    return scatter(
+        f"Speed-up over dense cuDNN, {run['gpu']}{' (meaningless)' if 'note' in run else ''}", points,
+        Axis(0, 1, (0.25, 0.5, 0.75, 1.0)), Axis(0, top, range(int(top) + 1)),
+        [(percent / 100, 100 / percent) for percent in range(100, int(100 / top), -2)],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
