@@ -181,9 +181,9 @@ def _searched_or_fixed(rows: Sequence[Row]) -> str:
     below = [row["report"]["below_threshold"] for row in _of(rows, "searched") if row.get("report")]
     if parts and below:
         parts[-1] += (
-            f". Of the coefficients {mean(below):.1%} came below a twentieth of their matrix's largest, the threshold: the "
-            "others that the search decides against are cut off as abruptly as by magnitude, and with as many epochs in "
-            "all there are half as many left to mend it"
+            f". Of the coefficients {mean(below):.1%} came below a twentieth of their matrix's largest, the threshold: "
+            "the others that the search decides against are cut off as abruptly as by magnitude, and with as many "
+            "epochs in all there are half as many left to mend it"
         )
     return f"Against the better fixed shapes of as many epochs in all: {'; '.join(parts)}.\n" if parts else ""
 
