@@ -56,8 +56,9 @@ class Grouping:
         return sum(len(filters) * len(channels) for filters, channels in zip(self.filters, self.lists, strict=True))
 
 
+@lru_cache(maxsize=1)
 def kept_kernels(packed: PackedConv) -> Bits:
-    """Which channels every filter reads at any tap, bool [F, C]."""
+    """Which channels every filter reads at any tap, bool [F, C], read-only; kept, as every form of a layer asks."""
     filters, channels, rows, columns = packed.weight_shape
     tap, channel = packed.columns()
     listed = np.zeros((len(packed.index), channels + 1), bool)
@@ -65,6 +66,7 @@ def kept_kernels(packed: PackedConv) -> Bits:
     listed[group, channel[group, column]] = True
     kept = np.zeros((filters + 1, channels), bool)
     kept[packed.filters] = listed[packed.row_group, :channels]
+    kept.setflags(write=False)
     return kept[:filters]
 
 
