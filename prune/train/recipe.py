@@ -124,6 +124,11 @@ class Training:
     finetune: Recipe = field(default_factory=Recipe)
     seed: int = 0
 
+    @property
+    def epochs(self) -> int:
+        """Of all stages."""
+        return sum(getattr(self, stage).epochs for stage in STAGES)
+
     def with_stage(self, stage: str, **changes: Any) -> Training:
         """The same with fields of a stage changed; values of None change nothing."""
         given = {key: value for key, value in changes.items() if value is not None}

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-import trtkp.pruning
+import trtkp.pruning.subject
+import trtkp.pruning.writing
 from examples.nets import export
 from trtkp.bundle import load as trtkp_load
 from trtkp.bundle.pruned import load_pruned
@@ -78,7 +79,7 @@ def work(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy; it is the current folder."""
     copy = shutil.copytree(source, tmp_path / "work")
     monkeypatch.chdir(copy)
-    monkeypatch.setattr(trtkp.pruning, "named_graph", graph_once)
+    monkeypatch.setattr(trtkp.pruning.subject, "named_graph", graph_once)
     return copy
 
 
@@ -452,7 +453,7 @@ def test_a_failure_leaves_an_older_directory(work: Path, monkeypatch: pytest.Mon
     def fail(*_: object) -> None:
         raise JobError("disk on fire")
 
-    monkeypatch.setattr(trtkp.pruning, "save_index_sets", fail)
+    monkeypatch.setattr(trtkp.pruning.writing, "save_index_sets", fail)
     with pytest.raises(JobError, match="disk on fire"):
         prune("net.pt2", "p", method="kep", n=2)
     assert (work / "p" / "manifest.json").read_bytes() == before

@@ -1,0 +1,9 @@
+"""``trtkp prune``: model file → masks, with or without training → a directory that ``trtkp build`` takes."""
+
+from __future__ import annotations
+
+from trtkp.pruning.options import PruneOptions, with_epochs
+from trtkp.pruning.run import prune
+from trtkp.pruning.stages import training_folder
+
+__all__ = ["PruneOptions", "prune", "training_folder", "with_epochs"]

@@ -1,0 +1,123 @@
+"""What pruning comes to: masks, the net that they belong to, and what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from glob import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+from trtkp.layer_table import matrix_names
+from trtkp.prune.index_set import IndexSet
+from trtkp.prune.method import Masks, Method, index_set, prune_one_shot
+from trtkp.prune.regulariser import Converting, can_regularise
+from trtkp.pruning.subject import Subject
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Outcome"]
+
+
+@dataclass(eq=False)
+class Outcome:
+    """Begins empty, and is filled as the work goes on.
+
+    Attributes:
+        subject: what is pruned.
+        method: how.
+        module: the net that was trained or made; without one the source's weights are masked as they are.
+        masks: of the layers that lose something, bool [F, C, R, S], by parameter name.
+        lists: what the masks with 2:4 inside refine.
+        matrices: masks of fully connected layers, bool [out, in].
+        left_dense: layers that are not pruned, and why.
+        accuracy: measured, by stage.
+        report: the method's own figures.
+        seconds: of each stage.
+        warnings: what the user should know.
+    """
+
+    subject: Subject
+    method: Method
+    module: torch.nn.Module | None = None
+    masks: Masks = field(default_factory=dict)
+    lists: Masks = field(default_factory=dict)
+    matrices: Masks = field(default_factory=dict)
+    left_dense: dict[str, str] = field(init=False)
+    accuracy: dict[str, float] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left_dense = dict(self.subject.left_dense)
+        self.warnings = list(self.subject.source.warnings)
+
+    @property
+    def all_masks(self) -> Masks:
+        """Of convolutions and of fully connected layers."""
+        return self.masks | self.matrices
+
+    @property
+    def index_sets(self) -> dict[str, IndexSet]:
+        """Of every pruned convolution."""
+        groups = {layer.name: layer.groups for layer in self.subject.layers}
+        return {name: index_set(mask, self.lists.get(name), groups[name]) for name, mask in sorted(self.masks.items())}
+
+    def prune_untrained(self, seed: int) -> None:
+        """Masks of the weights as the file has them; a method that makes another net makes it, with new weights."""
+        if isinstance(self.method, Converting):
+            self.module = self.subject.convert(self.method, seed)
+        else:
+            self.prune_one_shot(self.subject.weights)
+
+    def prune_one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Masks of the given weights."""
+        layers = self.subject.layers
+        pruning = prune_one_shot(self.method, layers, weights, [escape(layer.name) for layer in layers])
+        self.take(pruning.masks, pruning.lists)
+
+    def take(self, masks: Masks, lists: Masks) -> None:
+        """Masks, and the lists of those with 2:4 inside; kept are those that remove something.
+
+        Raises:
+            InputError: one leaves nothing.
+        """
+        converts = isinstance(self.method, Converting)
+        if converts and not can_regularise(self.method):
+            return  # the net that it made has none
+        for name, mask in masks.items():
+            if not mask.any():
+                raise InputError(
+                    f"{self.method.name} would remove all filters of it",
+                    file=self.subject.path,
+                    layer=name,
+                    remedy="prune less, or leave the layer out with --skip",
+                )
+        self.masks = {name: mask for name, mask in masks.items() if not mask.all()}
+        self.lists = {name: lists[name] for name in self.masks if name in lists}
+        if getattr(self.method, "fully_connected", False):
+            self._take_matrices()
+        for layer in self.subject.layers:
+            if layer.name not in self.masks and not converts:  # what was converted is not left as it was
+                self.left_dense[layer.name] = "the method removes nothing from it"
+        if not self.masks:
+            self.warnings.append(f"method {self.method.name} pruned no layer")
+
+    def _take_matrices(self) -> None:
+        """Masks of the fully connected layers, by V-SKP's rule."""
+        from trtkp.prune.vskp import mask_of_matrix
+
+        source = self.subject.source
+        weights = source.parameters()
+        ratio = self.method.settings()["ratio"]
+        names = [name for name in matrix_names(self.subject.graph) if name in weights]
+        if source.format != "onnx":  # nor buffers
+            module = self.module or source.module()
+            names = [name for name in names if name in dict(module.named_parameters(remove_duplicate=False))]
+        self.matrices = {name: mask_of_matrix(weights[name], ratio) for name in names}
+        kept = {name: int(mask.sum()) for name, mask in self.matrices.items()}
+        self.report["fully_connected"] = {name: [count, weights[name].size] for name, count in kept.items()}

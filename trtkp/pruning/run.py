@@ -1,0 +1,79 @@
+"""Pruning from a model file to a directory."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from trtkp.bundle import BundleWriter
+from trtkp.bundle.pruned import Pruned, PrunedManifest
+from trtkp.bundle.writer import check_replaceable
+from trtkp.errors import InputError
+from trtkp.prune.method import Method
+from trtkp.prune.registry import make_method
+from trtkp.pruning.options import PruneOptions, check_stages
+from trtkp.pruning.outcome import Outcome
+from trtkp.pruning.stages import Progress, Stages, forget
+from trtkp.pruning.subject import Subject
+from trtkp.pruning.writing import Writing
+
+__all__ = ["prune"]
+
+
+def prune(
+    model: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    method: str | Method = "kep",
+    options: PruneOptions | None = None,
+    data: str | PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Pruned:
+    """Prune a model, training it before and after where data and epochs are given.
+
+    Interrupted, the next call with the same arguments goes on from the last checkpoint, which lies beside the output.
+    Under torchrun all processes train, and the first one writes.
+
+    Args:
+        model: model file, in any form that `trtkp.model.load_model` takes; training needs one from PyTorch.
+        output: directory to write; an older one there is replaced once the new one is whole.
+        method: a method, or its name with ``settings``.
+        options: training and so on.
+        data: what to train and measure accuracy with; see `trtkp.prune.train.data.load_parts`.
+        progress: called as the work goes on.
+        settings: of the method.
+
+    Raises:
+        InputError: bad options, model or data; nothing was written.
+        JobError: the training failed; an older directory is untouched, and the last good checkpoint is kept.
+    """
+    from trtkp.prune.train.processes import joined
+
+    options = options or PruneOptions()
+    chosen = make_method(method, **settings) if isinstance(method, str) else method
+    check_stages(chosen, options.training)
+    target = Path(output)
+    check_replaceable(target)
+    if data is None and options.training.epochs:
+        raise InputError(f"{options.training.epochs} epochs of training need data", remedy="give --data")
+    if data is None:
+        outcome = Outcome(Subject.load(Path(model), None, chosen, options), chosen)
+        outcome.prune_untrained(options.training.seed)
+        return Pruned(target, _write(outcome, options, target))
+    with joined() as processes:
+        outcome = Outcome(Subject.load(Path(model), Path(data), chosen, options), chosen)
+        Stages(outcome, options, target, processes, progress).run()
+        published = _write(outcome, options, target) if processes.first else None
+        processes.wait()
+    return Pruned(target, published)
+
+
+def _write(outcome: Outcome, options: PruneOptions, output: Path) -> PrunedManifest:
+    writing = Writing(outcome, options, output)
+    with BundleWriter(output) as writer:
+        writing.write(writer.staging)
+        manifest = writer.publish(writing.manifest)
+    forget(output)
+    return manifest
