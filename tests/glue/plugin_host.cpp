@@ -14,23 +14,25 @@
 //
 // What the plugins log is printed as "log SEVERITY MESSAGE", what they report to a recorder as "recorded MESSAGE".
 
-#ifndef TRTKP_LIVE
-#include "emulator.h"
-#endif
-
 #include "../../plugins/glue/entry.h"
 #include "../../plugins/glue/host.h"
+#include "case.h"
+#include "check.h"
+#include "played_context.h"
+
+#ifndef TRTKP_LIVE
+#include "emulator.h"
+#include "played_registry.h"
+#endif
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <dlfcn.h>
 #include <fstream>
 #include <memory>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -38,224 +40,10 @@ namespace
 {
 
 using namespace nvinfer1;
+using namespace host;
 namespace glue = trtkp::glue;
 
-int constexpr kFailureStatus = 70;
-
-[[noreturn]] void die(std::string const& what)
-{
-    std::printf("host: %s\n", what.c_str());
-    std::exit(kFailureStatus);
-}
-
-void expect(bool condition, std::string const& what)
-{
-    if (!condition)
-    {
-        die(what);
-    }
-}
-
-int32_t gVersion = 110000;
-
-class Recorder : public IErrorRecorder
-{
-public:
-    int32_t getNbErrors() const noexcept override
-    {
-        return 0;
-    }
-    ErrorCode getErrorCode(int32_t) const noexcept override
-    {
-        return ErrorCode::kSUCCESS;
-    }
-    char const* getErrorDesc(int32_t) const noexcept override
-    {
-        return "";
-    }
-    bool hasOverflowed() const noexcept override
-    {
-        return false;
-    }
-    void clear() noexcept override {}
-    bool reportError(ErrorCode code, char const* description) noexcept override
-    {
-        std::printf("recorded %d %s\n", static_cast<int>(code), description);
-        return false;
-    }
-    int32_t incRefCount() noexcept override
-    {
-        return 1;
-    }
-    int32_t decRefCount() noexcept override
-    {
-        return 0;
-    }
-};
-
-#ifndef TRTKP_LIVE
-bool isV10()
-{
-    return gVersion >= 100000 && gVersion < 110000;
-}
-
-template <typename Base>
-struct PlayedLogger : Base
-{
-    void log(glue::Severity severity, char const* message) noexcept override
-    {
-        std::printf("log %d %s\n", static_cast<int>(severity), message);
-    }
-};
-
-struct Logger11 : PlayedLogger<glue::v11::Logger>
-{
-    InterfaceInfo getInterfaceInfo() const noexcept override
-    {
-        return {"ILogger", 1, 0};
-    }
-};
-
-PlayedLogger<glue::v10::Logger> gLogger10;
-Logger11 gLogger11;
-
-struct Finder10 : glue::v10::LoggerFinder
-{
-    glue::v10::Logger* findLogger() override
-    {
-        std::printf("finder 10\n");
-        return &gLogger10;
-    }
-};
-
-struct Finder11 : glue::v11::LoggerFinder
-{
-    InterfaceInfo getInterfaceInfo() const noexcept override
-    {
-        return {"ILoggerFinder", 1, 0};
-    }
-    glue::v11::Logger* findLogger() override
-    {
-        std::printf("finder 11\n");
-        return &gLogger11;
-    }
-};
-
-// What both registries do; a creator that is there is refused, as TensorRT refuses it.
-struct Creators
-{
-    std::vector<IPluginCreatorInterface*> all;
-    int32_t refused{0};
-
-    IPluginCreatorInterface* find(char const* name, char const* version, char const* space)
-    {
-        for (auto* const each : all)
-        {
-            auto* const creator = static_cast<IPluginCreatorV3One*>(each);
-            if (std::strcmp(creator->getPluginName(), name) == 0
-                && std::strcmp(creator->getPluginVersion(), version) == 0
-                && std::strcmp(creator->getPluginNamespace(), space) == 0)
-            {
-                return each;
-            }
-        }
-        return nullptr;
-    }
-
-    bool add(IPluginCreatorInterface& creator, char const* space)
-    {
-        auto& typed = static_cast<IPluginCreatorV3One&>(creator);
-        bool const isNew = find(typed.getPluginName(), typed.getPluginVersion(), space) == nullptr;
-        refused += isNew ? 0 : 1;
-        if (isNew)
-        {
-            all.push_back(&creator);
-        }
-        return isNew;
-    }
-} gCreators;
-
-Recorder gRegistryRecorder;
-
-template <typename Base>
-struct PlayedRegistry : Base
-{
-    void setErrorRecorder(IErrorRecorder*) noexcept override {}
-    IErrorRecorder* getErrorRecorder() const noexcept override
-    {
-        return &gRegistryRecorder;
-    }
-    bool isParentSearchEnabled() const override
-    {
-        return false;
-    }
-    void setParentSearchEnabled(bool) override {}
-    void* loadLibrary(char const*) noexcept override
-    {
-        return nullptr;
-    }
-    void deregisterLibrary(void*) noexcept override {}
-    bool registerCreator(IPluginCreatorInterface& creator, char const* space) noexcept override
-    {
-        return gCreators.add(creator, space);
-    }
-    IPluginCreatorInterface* const* getAllCreators(int32_t* count) const noexcept override
-    {
-        *count = static_cast<int32_t>(gCreators.all.size());
-        return gCreators.all.data();
-    }
-    IPluginCreatorInterface* getCreator(char const* name, char const* version, char const* space) noexcept override
-    {
-        return gCreators.find(name, version, space);
-    }
-};
-
-struct Registry10 : PlayedRegistry<glue::v10::Registry>
-{
-    bool registerOldCreator(void*, char const*) noexcept override
-    {
-        die("registerOldCreator");
-    }
-    void* getOldCreators(int32_t*) const noexcept override
-    {
-        die("getOldCreators");
-    }
-    void* getOldCreator(char const*, char const*, char const*) noexcept override
-    {
-        die("getOldCreator");
-    }
-    bool deregisterOldCreator(void*) noexcept override
-    {
-        die("deregisterOldCreator");
-    }
-} gRegistry10;
-
-PlayedRegistry<glue::v11::Registry> gRegistry11;
-
-} // namespace
-
-extern "C" void* getPluginRegistry()
-{
-    return isV10() ? static_cast<void*>(static_cast<glue::v10::Registry*>(&gRegistry10))
-                   : static_cast<glue::v11::Registry*>(&gRegistry11);
-}
-
-extern "C" void* getLogger()
-{
-    return isV10() ? static_cast<void*>(static_cast<glue::v10::Logger*>(&gLogger10))
-                   : static_cast<glue::v11::Logger*>(&gLogger11);
-}
-
-extern "C" int32_t getInferLibVersion()
-{
-    return gVersion;
-}
-
-namespace
-{
-
-#else
-
+#ifdef TRTKP_LIVE
 // A library is loaded as hosts do: by the registry, or by dlopen where it registers itself.
 template <typename Registry>
 IPluginCreatorInterface* liveCreator(void* registry, char const* library, char const* name)
@@ -271,219 +59,6 @@ IPluginCreatorInterface* liveCreator(void* registry, char const* library, char c
 char const* gLibrary = nullptr;
 
 #endif
-
-// Sizes are numbers here: an expression computes at once.
-class Number : public IDimensionExpr, public apiv::VDimensionExpr
-{
-public:
-    explicit Number(int64_t value)
-        : mValue{value}
-    {
-        mImpl = this;
-    }
-    bool isConstant() const override
-    {
-        return true;
-    }
-    int64_t getConstantValue() const override
-    {
-        return mValue;
-    }
-    bool isSizeTensor() const override
-    {
-        return false;
-    }
-
-private:
-    int64_t mValue;
-};
-
-class Builder : public IExprBuilder, public apiv::VExprBuilder
-{
-public:
-    Builder()
-    {
-        mImpl = this;
-    }
-    IDimensionExpr const* constant(int64_t value) override
-    {
-        return &mNumbers.emplace_back(value);
-    }
-    IDimensionExpr const* operation(
-        DimensionOperation op, IDimensionExpr const& first, IDimensionExpr const& second) override
-    {
-        int64_t const a = first.getConstantValue();
-        int64_t const b = second.getConstantValue();
-        switch (op)
-        {
-        case DimensionOperation::kSUM:
-            return constant(a + b);
-        case DimensionOperation::kFLOOR_DIV:
-            return constant(a / b - (a % b < 0 ? 1 : 0));
-        default:
-            die("an operation that is not played");
-        }
-    }
-    IDimensionExpr const* declareSizeTensor(int32_t, IDimensionExpr const&, IDimensionExpr const&) override
-    {
-        die("declareSizeTensor");
-    }
-
-private:
-    std::deque<Number> mNumbers;
-};
-
-class Context : public IPluginResourceContext
-{
-public:
-    IGpuAllocator* getGpuAllocator() const noexcept override
-    {
-        return nullptr;
-    }
-    IErrorRecorder* getErrorRecorder() const noexcept override
-    {
-        return &mRecorder;
-    }
-
-private:
-    mutable Recorder mRecorder;
-};
-
-// Fields in memory of their own, each of exactly its size.
-class Fields
-{
-public:
-    void add(std::string const& name, int32_t type, int32_t length, std::vector<char> const* bytes)
-    {
-        mNames.push_back(name);
-        char* data = nullptr;
-        if (bytes != nullptr)
-        {
-            data = static_cast<char*>(std::malloc(bytes->size()));
-            std::memcpy(data, bytes->data(), bytes->size());
-        }
-        mFields.emplace_back(mNames.back().c_str(), data, static_cast<PluginFieldType>(type), length);
-    }
-
-    explicit Fields(PluginFieldCollection const& others)
-    {
-        for (int32_t i = 0; i < others.nbFields; ++i)
-        {
-            auto const& field = others.fields[i];
-            auto const* const data = static_cast<char const*>(field.data);
-            std::vector<char> const bytes(data, data + 4 * field.length);
-            add(field.name, static_cast<int32_t>(field.type), field.length, &bytes);
-        }
-    }
-
-    Fields() = default;
-    Fields(Fields const&) = delete;
-
-    ~Fields()
-    {
-        for (auto const& field : mFields)
-        {
-            std::free(const_cast<void*>(field.data));
-        }
-    }
-
-    PluginFieldCollection const* collection()
-    {
-        mCollection = {static_cast<int32_t>(mFields.size()), mFields.data()};
-        return &mCollection;
-    }
-
-private:
-    std::deque<std::string> mNames;
-    std::vector<PluginField> mFields;
-    PluginFieldCollection mCollection;
-};
-
-struct Tensor
-{
-    Dims dims{};
-    size_t bytes{0};
-};
-
-struct Case
-{
-    std::string op;
-    std::string spoilt;
-    TensorRTPhase phase{TensorRTPhase::kBUILD};
-    DataType type{DataType::kFLOAT};
-    int64_t least{1};
-    Fields fields;
-    std::vector<Tensor> tensors; // the output is the last
-};
-
-void readCase(char const* path, Case& read)
-{
-    std::ifstream file{path};
-    expect(file.good(), "no case file");
-    for (std::string line; std::getline(file, line);)
-    {
-        std::istringstream words{line};
-        std::string key;
-        words >> key;
-        if (key == "version")
-        {
-            words >> gVersion;
-        }
-        else if (key == "operator")
-        {
-            words >> read.op;
-        }
-        else if (key == "spoil")
-        {
-            words >> read.spoilt;
-        }
-        else if (key == "phase")
-        {
-            int32_t number = 0;
-            words >> number;
-            read.phase = static_cast<TensorRTPhase>(number);
-        }
-        else if (key == "type")
-        {
-            int32_t number = 0;
-            words >> number;
-            read.type = static_cast<DataType>(number);
-        }
-        else if (key == "least")
-        {
-            words >> read.least;
-        }
-        else if (key == "field")
-        {
-            std::string name;
-            std::string digits;
-            int32_t type = 0;
-            int32_t length = 0;
-            words >> name >> type >> length;
-            bool const hasData = static_cast<bool>(words >> digits);
-            std::vector<char> bytes;
-            for (size_t i = 0; i + 1 < digits.size(); i += 2)
-            {
-                bytes.push_back(static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16)));
-            }
-            read.fields.add(name, type, length, hasData ? &bytes : nullptr);
-        }
-        else if (key == "tensor")
-        {
-            Tensor tensor;
-            words >> tensor.bytes;
-            for (int64_t size = 0; words >> size;)
-            {
-                tensor.dims.d[tensor.dims.nbDims++] = size;
-            }
-            read.tensors.push_back(tensor);
-        }
-        else
-        {
-            die("no such line: " + line);
-        }
-    }
-}
 
 IPluginCreatorV3One& creatorOf(std::string const& name)
 {
@@ -774,6 +349,7 @@ int main(int argc, char** argv)
     return command == "create" ? create(given) : run(given, argv[2], argv[3]);
 #else
     emulation::setSeed(1);
+    gVersion = given.version;
     Finder10 finder10;
     Finder11 finder11;
     if (given.spoilt == "finder")

@@ -1,0 +1,180 @@
+// The registry, logger and version of a TensorRT that is not there; plugins find them by the names of its functions.
+
+#pragma once
+
+#include "../../plugins/glue/entry.h"
+#include "../../plugins/glue/host.h"
+#include "check.h"
+#include "played_context.h"
+
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+namespace host
+{
+
+namespace glue = trtkp::glue;
+
+inline int32_t gVersion = 110000;
+
+inline bool isV10()
+{
+    return gVersion >= 100000 && gVersion < 110000;
+}
+
+template <typename Base>
+struct PlayedLogger : Base
+{
+    void log(glue::Severity severity, char const* message) noexcept override
+    {
+        std::printf("log %d %s\n", static_cast<int>(severity), message);
+    }
+};
+
+struct Logger11 : PlayedLogger<glue::v11::Logger>
+{
+    InterfaceInfo getInterfaceInfo() const noexcept override
+    {
+        return {"ILogger", 1, 0};
+    }
+};
+
+inline PlayedLogger<glue::v10::Logger> gLogger10;
+inline Logger11 gLogger11;
+
+struct Finder10 : glue::v10::LoggerFinder
+{
+    glue::v10::Logger* findLogger() override
+    {
+        std::printf("finder 10\n");
+        return &gLogger10;
+    }
+};
+
+struct Finder11 : glue::v11::LoggerFinder
+{
+    InterfaceInfo getInterfaceInfo() const noexcept override
+    {
+        return {"ILoggerFinder", 1, 0};
+    }
+    glue::v11::Logger* findLogger() override
+    {
+        std::printf("finder 11\n");
+        return &gLogger11;
+    }
+};
+
+// What both registries do; a creator that is there is refused, as TensorRT refuses it.
+struct Creators
+{
+    std::vector<IPluginCreatorInterface*> all;
+    int32_t refused{0};
+
+    IPluginCreatorInterface* find(char const* name, char const* version, char const* space)
+    {
+        for (auto* const each : all)
+        {
+            auto* const creator = static_cast<IPluginCreatorV3One*>(each);
+            if (std::strcmp(creator->getPluginName(), name) == 0
+                && std::strcmp(creator->getPluginVersion(), version) == 0
+                && std::strcmp(creator->getPluginNamespace(), space) == 0)
+            {
+                return each;
+            }
+        }
+        return nullptr;
+    }
+
+    bool add(IPluginCreatorInterface& creator, char const* space)
+    {
+        auto& typed = static_cast<IPluginCreatorV3One&>(creator);
+        bool const isNew = find(typed.getPluginName(), typed.getPluginVersion(), space) == nullptr;
+        refused += isNew ? 0 : 1;
+        if (isNew)
+        {
+            all.push_back(&creator);
+        }
+        return isNew;
+    }
+};
+
+inline Creators gCreators;
+
+inline Recorder gRegistryRecorder;
+
+template <typename Base>
+struct PlayedRegistry : Base
+{
+    void setErrorRecorder(IErrorRecorder*) noexcept override {}
+    IErrorRecorder* getErrorRecorder() const noexcept override
+    {
+        return &gRegistryRecorder;
+    }
+    bool isParentSearchEnabled() const override
+    {
+        return false;
+    }
+    void setParentSearchEnabled(bool) override {}
+    void* loadLibrary(char const*) noexcept override
+    {
+        return nullptr;
+    }
+    void deregisterLibrary(void*) noexcept override {}
+    bool registerCreator(IPluginCreatorInterface& creator, char const* space) noexcept override
+    {
+        return gCreators.add(creator, space);
+    }
+    IPluginCreatorInterface* const* getAllCreators(int32_t* count) const noexcept override
+    {
+        *count = static_cast<int32_t>(gCreators.all.size());
+        return gCreators.all.data();
+    }
+    IPluginCreatorInterface* getCreator(char const* name, char const* version, char const* space) noexcept override
+    {
+        return gCreators.find(name, version, space);
+    }
+};
+
+struct Registry10 : PlayedRegistry<glue::v10::Registry>
+{
+    bool registerOldCreator(void*, char const*) noexcept override
+    {
+        die("registerOldCreator");
+    }
+    void* getOldCreators(int32_t*) const noexcept override
+    {
+        die("getOldCreators");
+    }
+    void* getOldCreator(char const*, char const*, char const*) noexcept override
+    {
+        die("getOldCreator");
+    }
+    bool deregisterOldCreator(void*) noexcept override
+    {
+        die("deregisterOldCreator");
+    }
+};
+
+inline Registry10 gRegistry10;
+
+inline PlayedRegistry<glue::v11::Registry> gRegistry11;
+
+} // namespace host
+
+extern "C" void* getPluginRegistry()
+{
+    return host::isV10() ? static_cast<void*>(static_cast<trtkp::glue::v10::Registry*>(&host::gRegistry10))
+                         : static_cast<trtkp::glue::v11::Registry*>(&host::gRegistry11);
+}
+
+extern "C" void* getLogger()
+{
+    return host::isV10() ? static_cast<void*>(static_cast<trtkp::glue::v10::Logger*>(&host::gLogger10))
+                         : static_cast<trtkp::glue::v11::Logger*>(&host::gLogger11);
+}
+
+extern "C" int32_t getInferLibVersion()
+{
+    return host::gVersion;
+}
