@@ -156,10 +156,6 @@ class Deployed:
 class Converting(Protocol):
     """A method that changes modules before it trains, and so makes another net."""
 
-    @property
-    def name(self) -> str:
-        """Of the method."""
-
     def convert(
         self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], example: Sequence[torch.Tensor], seed: int
     ) -> torch.fx.GraphModule:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FIELDS", "TrainingLog"]
+__all__ = ["FIELDS", "LOG_FILE", "TrainingLog"]
+
+LOG_FILE = "log.csv"
 
 FIELDS = ("stage", "epoch", "lr", "loss", "train_accuracy", "test_accuracy", "seconds", "extra")
 
@@ -22,7 +24,7 @@ class TrainingLog:
 
     def __init__(self, folder: Path, *, tensorboard: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "log.csv"
+        self.path = folder / LOG_FILE
         self._writer: Any = None
         if tensorboard:
             try:

@@ -45,7 +45,7 @@ PROGRAMS = {
     "run_conv": [HERE / "run_conv.cpp", *LIBRARY],
     "run_dynamic": [HERE / "run_dynamic.cpp", *LIBRARY],
     "launch_checks": [HERE / "launch_checks.cpp", *LIBRARY],
-    "plugin_host": [PLUGIN_HOST, *GLUE, *LIBRARY],
+    "plugin_host": [PLUGIN_HOST, PLUGIN_HOST.with_name("played_registry.cpp"), *GLUE, *LIBRARY],
     "self_test": [HERE / "emulator.cpp", HERE / "self_test.cpp"],
 }
 #: Where sources are.

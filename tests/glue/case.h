@@ -1,8 +1,11 @@
-// A case of plugin_host, as the text that describes it has it.
+// A case for plugin_host to play, read from a text of lines: "version V" (of the TensorRT that is played, such as
+// 110000), "operator NAME", "phase P", "field NAME TYPE LENGTH [BYTES in hexadecimal]", "type T", "tensor BYTES
+// DIMS..." for each input, then the output (where the first input has its profile's least batch as "least N"), and
+// "spoil WHAT".
 
 #pragma once
 
-#include "../../plugins/glue/entry.h"
+#include "../../plugins/glue/tensorrt.h"
 #include "check.h"
 
 #include <cstdlib>

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "../../plugins/glue/entry.h"
+#include "../../plugins/glue/tensorrt.h"
 #include "check.h"
 
 #include <cstdio>

@@ -2,7 +2,6 @@
 
 #pragma once
 
-#include "../../plugins/glue/entry.h"
 #include "../../plugins/glue/host.h"
 #include "check.h"
 #include "played_context.h"
@@ -161,20 +160,3 @@ inline Registry10 gRegistry10;
 inline PlayedRegistry<glue::v11::Registry> gRegistry11;
 
 } // namespace host
-
-extern "C" void* getPluginRegistry()
-{
-    return host::isV10() ? static_cast<void*>(static_cast<trtkp::glue::v10::Registry*>(&host::gRegistry10))
-                         : static_cast<trtkp::glue::v11::Registry*>(&host::gRegistry11);
-}
-
-extern "C" void* getLogger()
-{
-    return host::isV10() ? static_cast<void*>(static_cast<trtkp::glue::v10::Logger*>(&host::gLogger10))
-                         : static_cast<trtkp::glue::v11::Logger*>(&host::gLogger11);
-}
-
-extern "C" int32_t getInferLibVersion()
-{
-    return host::gVersion;
-}

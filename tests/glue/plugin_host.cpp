@@ -1,9 +1,6 @@
 // Plays TensorRT's part for the plugins over emulated kernels: plugin_host COMMAND CASE [OUTPUT].
 //
-// CASE is a text of lines: "version V" (of the TensorRT that is played, such as 110000), "operator NAME", "phase P",
-// "field NAME TYPE LENGTH [BYTES in hexadecimal]", "type T", "tensor BYTES DIMS..." for each input, then the output
-// (where the first input has its profile's least batch as "least N"), and "spoil WHAT". The bytes of the inputs stand
-// in CASE.bin.
+// CASE is a file that case.h describes. The bytes of the inputs stand in CASE.bin.
 //
 //   create    creates the plugin and says whether it was refused
 //   run       build phase, engine, runtime phase; writes OUTPUT.TACTIC for every tactic

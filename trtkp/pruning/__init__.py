@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from trtkp.pruning.folder import training_folder
 from trtkp.pruning.options import PruneOptions, with_epochs
 from trtkp.pruning.run import prune
-from trtkp.pruning.stages import training_folder
 
 __all__ = ["PruneOptions", "prune", "training_folder", "with_epochs"]

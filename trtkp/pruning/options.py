@@ -48,10 +48,10 @@ class PruneOptions:
 
 
 def check_stages(method: Method, training: Training) -> None:
-    """Refuse stages that the method does not have, and a method without the one that it needs.
+    """Refuse a stage ``prepare`` of a method that has none, and a method that learns its patterns with no training.
 
     Raises:
-        InputError: naming the stage, or what to give.
+        InputError: naming the method, and what to leave out or to give.
     """
     if not (isinstance(method, Converting) and isinstance(method, Trainable)):
         if training.prepare.epochs:

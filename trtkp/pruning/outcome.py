@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from trtkp.errors import InputError
-from trtkp.layer_table import matrix_names
 from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks, Method, index_set, prune_one_shot
-from trtkp.prune.regulariser import Converting, can_regularise
+from trtkp.prune.regulariser import Converting, Deployed, can_regularise
 from trtkp.pruning.subject import Subject
+from trtkp.pruning.vskp import matrix_masks
 
 if TYPE_CHECKING:
     import torch
@@ -29,10 +29,12 @@ class Outcome:
     Attributes:
         subject: what is pruned.
         method: how.
-        module: the net that was trained or made; without one the source's weights are masked as they are.
+        module: the net, trained where epochs were given, or made by a method that makes one; without one the source's
+            weights are masked as they are.
         masks: of the layers that lose something, bool [F, C, R, S], by parameter name.
         lists: what the masks with 2:4 inside refine.
         matrices: masks of fully connected layers, bool [out, in].
+        deployed: of a net that the method made, what it is now; see `deploy`.
         left_dense: layers that are not pruned, and why.
         accuracy: measured, by stage.
         report: the method's own figures.
@@ -46,6 +48,7 @@ class Outcome:
     masks: Masks = field(default_factory=dict)
     lists: Masks = field(default_factory=dict)
     matrices: Masks = field(default_factory=dict)
+    deployed: Deployed | None = None
     left_dense: dict[str, str] = field(init=False)
     accuracy: dict[str, float] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
@@ -67,14 +70,7 @@ class Outcome:
         groups = {layer.name: layer.groups for layer in self.subject.layers}
         return {name: index_set(mask, self.lists.get(name), groups[name]) for name, mask in sorted(self.masks.items())}
 
-    def prune_untrained(self, seed: int) -> None:
-        """Masks of the weights as the file has them; a method that makes another net makes it, with new weights."""
-        if isinstance(self.method, Converting):
-            self.module = self.subject.convert(self.method, seed)
-        else:
-            self.prune_one_shot(self.subject.weights)
-
-    def prune_one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+    def take_one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         """Masks of the given weights."""
         layers = self.subject.layers
         pruning = prune_one_shot(self.method, layers, weights, [escape(layer.name) for layer in layers])
@@ -100,24 +96,22 @@ class Outcome:
         self.masks = {name: mask for name, mask in masks.items() if not mask.all()}
         self.lists = {name: lists[name] for name in self.masks if name in lists}
         if getattr(self.method, "fully_connected", False):
-            self._take_matrices()
+            ratio = self.method.settings()["ratio"]
+            self.matrices, self.report["fully_connected"] = matrix_masks(self.subject, self.module, ratio)
         for layer in self.subject.layers:
             if layer.name not in self.masks and not converts:  # what was converted is not left as it was
                 self.left_dense[layer.name] = "the method removes nothing from it"
         if not self.masks:
             self.warnings.append(f"method {self.method.name} pruned no layer")
 
-    def _take_matrices(self) -> None:
-        """Masks of the fully connected layers, by V-SKP's rule."""
-        from trtkp.prune.vskp import mask_of_matrix
+    def deploy(self) -> None:
+        """Make a net that the method made what is exported, in place; its masks are the ones of that."""
+        from trtkp.prune.train.modes import set_training
 
-        source = self.subject.source
-        weights = source.parameters()
-        ratio = self.method.settings()["ratio"]
-        names = [name for name in matrix_names(self.subject.graph) if name in weights]
-        if source.format != "onnx":  # nor buffers
-            module = self.module or source.module()
-            names = [name for name in names if name in dict(module.named_parameters(remove_duplicate=False))]
-        self.matrices = {name: mask_of_matrix(weights[name], ratio) for name in names}
-        kept = {name: int(mask.sum()) for name, mask in self.matrices.items()}
-        self.report["fully_connected"] = {name: [count, weights[name].size] for name, count in kept.items()}
+        if not isinstance(self.method, Converting):
+            return
+        assert self.module is not None
+        set_training(self.module.cpu(), False)
+        self.deployed = self.method.deployed(self.module, self.subject.layers, self.subject.table.macs)
+        self.masks = self.deployed.masks
+        self.report |= self.deployed.report

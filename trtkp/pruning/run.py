@@ -12,9 +12,11 @@ from trtkp.bundle.writer import check_replaceable
 from trtkp.errors import InputError
 from trtkp.prune.method import Method
 from trtkp.prune.registry import make_method
+from trtkp.prune.regulariser import Converting
+from trtkp.pruning.folder import forget_training
 from trtkp.pruning.options import PruneOptions, check_stages
 from trtkp.pruning.outcome import Outcome
-from trtkp.pruning.stages import Progress, Stages, forget
+from trtkp.pruning.stages import Progress, Stages
 from trtkp.pruning.subject import Subject
 from trtkp.pruning.writing import Writing
 
@@ -56,11 +58,11 @@ def prune(
     check_stages(chosen, options.training)
     target = Path(output)
     check_replaceable(target)
-    if data is None and options.training.epochs:
-        raise InputError(f"{options.training.epochs} epochs of training need data", remedy="give --data")
     if data is None:
+        if options.training.epochs:
+            raise InputError(f"{options.training.epochs} epochs of training need data", remedy="give --data")
         outcome = Outcome(Subject.load(Path(model), None, chosen, options), chosen)
-        outcome.prune_untrained(options.training.seed)
+        _prune_untrained(outcome, options.training.seed)
         return Pruned(target, _write(outcome, options, target))
     with joined() as processes:
         outcome = Outcome(Subject.load(Path(model), Path(data), chosen, options), chosen)
@@ -70,10 +72,19 @@ def prune(
     return Pruned(target, published)
 
 
+def _prune_untrained(outcome: Outcome, seed: int) -> None:
+    """Masks of the weights as the file has them; a method that makes another net makes it."""
+    if isinstance(outcome.method, Converting):
+        outcome.module = outcome.subject.converted(outcome.method, seed)
+    else:
+        outcome.take_one_shot(outcome.subject.weights)
+
+
 def _write(outcome: Outcome, options: PruneOptions, output: Path) -> PrunedManifest:
-    writing = Writing(outcome, options, output)
+    outcome.deploy()
     with BundleWriter(output) as writer:
-        writing.write(writer.staging)
+        writing = Writing(outcome, options, output, writer.staging)
+        writing.write()
         manifest = writer.publish(writing.manifest)
-    forget(output)
+    forget_training(output)
     return manifest

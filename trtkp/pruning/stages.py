@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -18,34 +17,21 @@ from trtkp.prune.method import Masks
 from trtkp.prune.nm import refined
 from trtkp.prune.regulariser import Converting, Trainable, can_regularise
 from trtkp.prune.train.recipe import STAGES
+from trtkp.pruning.folder import checkpoint_file, forget_training, training_folder
 from trtkp.pruning.options import PruneOptions
 from trtkp.pruning.outcome import Outcome
+from trtkp.pruning.vskp import reactivate_layers
 
 if TYPE_CHECKING:
     import torch
 
     from trtkp.prune.train.checkpoint import Checkpoint
-    from trtkp.prune.train.data import Dataset
+    from trtkp.prune.train.data import Dataset, Loader
     from trtkp.prune.train.processes import Processes
 
-__all__ = ["Progress", "Stages", "forget", "log_file", "training_folder"]
+__all__ = ["Progress", "Stages"]
 
 Progress = Callable[[str, int, int], None]
-
-
-def training_folder(output: Path) -> Path:
-    """Where a training keeps its checkpoint and its log: beside the output, hidden."""
-    return output.absolute().with_name(f".{output.absolute().name}.training")
-
-
-def log_file(output: Path) -> Path:
-    """The log in `training_folder`."""
-    return training_folder(output) / "log.csv"
-
-
-def forget(output: Path) -> None:
-    """Remove what the training kept beside the output."""
-    shutil.rmtree(training_folder(output), ignore_errors=True)
 
 
 class Stages:
@@ -65,19 +51,19 @@ class Stages:
         self._outcome, self._subject, self._method = outcome, outcome.subject, outcome.method
         self._parts, self._options = outcome.subject.parts, options
         self._processes, self._progress = processes, progress
-        self._output, self._checkpoint = output, training_folder(output) / "checkpoint.safetensors"
+        self._output = output
         self._device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._module = self._subject.source.module().to(self._device)
 
     def run(self) -> None:
         """Every stage, from the checkpoint of an interrupted training where there is one."""
         outcome = self._outcome
+        outcome.module = self._subject.source.module().to(self._device)
         start = self._begin()
         if "dense" not in outcome.accuracy:
             outcome.accuracy["dense"] = self._measure()
         if isinstance(self._method, Converting):
-            self._module = self._subject.convert(self._method, self._options.training.seed).to(self._device)
-        outcome.module = self._module
+            converted = self._subject.converted(self._method, self._options.training.seed)
+            outcome.module = converted.to(self._device)
         if start is not None and start.stage == "finetune":
             outcome.take(*(_masks_of(start.part(part)) for part in ("mask", "list")))
             self._fine_tune(start)
@@ -86,19 +72,24 @@ class Stages:
             self._fine_tune(None)
         outcome.accuracy["pruned"] = self._measure()
 
+    @property
+    def _module(self) -> torch.nn.Module:
+        assert self._outcome.module is not None
+        return self._outcome.module
+
     def _begin(self) -> Checkpoint | None:
-        """The checkpoint to go on from."""
+        """The checkpoint to go on from, the same in all processes; the outcome has the figures that it holds."""
         from trtkp.prune.train.checkpoint import load_checkpoint
 
         if self._options.restart and self._processes.first:
-            forget(self._output)
+            forget_training(self._output)
         self._processes.wait()
-        start = load_checkpoint(self._checkpoint, self._fingerprint())
+        start = load_checkpoint(checkpoint_file(self._output), self._fingerprint())
         where = (STAGES.index(start.stage), start.epoch, start.step) if start is not None else (-1, 0, 0)
         if not self._processes.agree(where, self._device):
             raise InputError(
                 "is not the same for every process",
-                file=self._checkpoint,
+                file=checkpoint_file(self._output),
                 remedy="put -o where all nodes see it, or give --restart to begin anew",
             )
         notes = start.numbers.get("notes", {}) if start is not None else {}
@@ -114,7 +105,7 @@ class Stages:
         if can_regularise(self._method) and training.regularise.epochs:
             self._outcome.take(*self._regularised(start))
         elif not isinstance(self._method, Converting):
-            self._outcome.prune_one_shot(self._weights())
+            self._outcome.take_one_shot(self._weights())
 
     def _regularised(self, start: Checkpoint | None) -> tuple[Masks, Masks]:
         """Masks that the method trains towards, and the lists of those with 2:4 inside."""
@@ -158,30 +149,7 @@ class Stages:
         keep |= {f"before.{name}": torch.from_numpy(weight) for name, weight in before.items()}
         self._stage("finetune", start, masks=held, keep=keep)
         if repairs:
-            self._reactivate(before)
-
-    def _reactivate(self, before: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Let layers read the filters before them that the fine-tune left unmoved."""
-        import torch
-
-        from trtkp.graph.chains import next_convolutions
-        from trtkp.prune.regulariser import layer_parameters
-        from trtkp.prune.vskp import reactivate, unmoved_filters
-
-        subject, masks = self._subject, self._outcome.masks
-        tuned, parameters = self._weights(), layer_parameters(self._module, subject.layers)
-        restored = {}
-        for name, following in next_convolutions(subject.graph).items():
-            if name not in masks or following not in masks:
-                continue
-            channels = unmoved_filters(before[name], tuned[name])
-            mask, weight = reactivate(channels, masks[following], subject.weights[following], tuned[following])
-            if changed := int((mask & ~masks[following])[:, :, 0, 0].sum()):
-                restored[following] = changed
-                masks[following] = mask
-                with torch.no_grad():
-                    parameters[following].copy_(torch.from_numpy(weight))
-        self._outcome.report["reactivated"] = restored
+            outcome.report["reactivated"] = reactivate_layers(self._subject, self._module, outcome.masks, before)
 
     def _stage(self, name: str, start: Checkpoint | None, **options: Any) -> None:
         from trtkp.prune.train.log import TrainingLog
@@ -190,7 +158,7 @@ class Stages:
         outcome, training = self._outcome, self._options.training
         recipe = getattr(training, name)
         began = time.perf_counter()
-        log = TrainingLog(self._checkpoint.parent) if self._processes.first else None
+        log = TrainingLog(training_folder(self._output)) if self._processes.first else None
         if log is not None:
             log.forget(name, start.epoch + 1 if start is not None else 1)
         teacher = None
@@ -209,7 +177,7 @@ class Stages:
             device=self._device,
             test=lambda _: self._measure(),
             test_every=self._options.test_every,
-            checkpoint=self._checkpoint,
+            checkpoint=checkpoint_file(self._output),
             fingerprint=self._fingerprint(),
             notes={"accuracy": outcome.accuracy, "report": outcome.report},
             log=log,
@@ -224,7 +192,7 @@ class Stages:
                 log.close()
         outcome.seconds[name] = round(time.perf_counter() - began, 3)
 
-    def _loader(self, data: Dataset, batch: int, *, augment: bool) -> Any:
+    def _loader(self, data: Dataset, batch: int, *, augment: bool) -> Loader:
         from trtkp.prune.train.data import Loader
 
         training = self._options.training

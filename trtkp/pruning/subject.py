@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trtkp.prune.conv_layer import ConvLayer
     from trtkp.prune.train.data import Parts
 
-__all__ = ["Subject", "torch_backend"]
+__all__ = ["Subject"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Subject:
         """Read model and data.
 
         Raises:
-            InputError: of either, or layers and method that do not go together; every message names the file.
+            InputError: of either, of options, or of layers and method that do not go together.
         """
         from trtkp.model import load_model
 
@@ -71,7 +71,7 @@ class Subject:
             trust_pickle=options.trust_pickle,
         )
         if isinstance(method, Converting):
-            torch_backend(source, method.name).dynamic_shapes()  # what is trained is exported in the end
+            _check_export(source, method)
         shapes = parse_shape_options(list(options.input_shape), source.inputs, "--input-shape")
         profile = make_profile(source.inputs, {}, shapes, {})
         parts = None if data is None else _load_data(data, source, profile, options)
@@ -88,36 +88,43 @@ class Subject:
             raise InputError(f"method {method.name} finds no layer to prune", file=path)
         return cls(path, source, graph, table, layers, left_dense, weights, profile, parts)
 
-    def convert(self, method: Converting, seed: int) -> torch.nn.Module:
+    @property
+    def backend(self) -> TorchBackend:
+        """What knows a model from PyTorch as a program."""
+        from trtkp.model.torch_backend import TorchBackend
+
+        assert isinstance(self.source.backend, TorchBackend)
+        return self.source.backend
+
+    def converted(self, method: Converting, seed: int) -> torch.nn.Module:
         """The net of the method in place of the model's."""
-        backend = torch_backend(self.source, method.name)
         try:
-            return method.convert(backend.graph_module(), self.layers, backend.example(), seed)
+            return method.convert(self.backend.graph_module(), self.layers, self.backend.example(), seed)
         except InputError as error:
             raise error if error.file is not None else error.in_file(self.path) from None
 
 
-def torch_backend(source: SourceModel, method: str) -> TorchBackend:
-    """What knows the model as a PyTorch program.
-
-    Raises:
-        InputError: it is not from PyTorch.
-    """
+def _check_export(source: SourceModel, method: Method) -> None:
+    """What the method makes of the model is exported in the end: better refused before it is trained."""
     from trtkp.model.torch_backend import TorchBackend
 
     if not isinstance(source.backend, TorchBackend):
         raise InputError(
-            f"method {method} needs the model from PyTorch",
+            f"method {method.name} needs the model from PyTorch",
             file=source.path,
             remedy="give what torch.export.save wrote",
         )
-    return source.backend
+    source.backend.dynamic_shapes()
 
 
 def _load_data(data: Path, source: SourceModel, profile: Profile, options: PruneOptions) -> Parts:
     from trtkp.prune.train.data import load_parts
 
     training, specs = options.training, source.inputs
+    if source.format == "onnx":
+        raise InputError(
+            "an ONNX file cannot be trained", file=source.path, remedy="give the PyTorch model, or leave out --data"
+        )
     if len(specs) != 1:
         raise InputError(f"has {len(specs)} inputs, training needs a model of one", file=source.path)
     if training.epochs and isinstance(specs[0].shape[0], int):

@@ -10,12 +10,10 @@ import trtkp
 from trtkp.bundle.manifest import FileRecord
 from trtkp.bundle.pruned import PrunedLayer, PrunedManifest
 from trtkp.prune.accounting import account
-from trtkp.prune.regulariser import Converting, Deployed
 from trtkp.prune.storage import save_index_sets
+from trtkp.pruning.folder import log_file
 from trtkp.pruning.options import PruneOptions
 from trtkp.pruning.outcome import Outcome
-from trtkp.pruning.stages import log_file
-from trtkp.pruning.subject import torch_backend
 from trtkp.records import paper_counts, source_record, totals_record
 from trtkp.shapes import smallest_samples
 
@@ -26,68 +24,48 @@ __all__ = ["Writing"]
 
 
 class Writing:
-    """Writes an outcome; the manifest comes last, when the other files have their hashes."""
+    """Writes an outcome to a folder; the manifest comes last, when the other files have their hashes."""
 
-    def __init__(self, outcome: Outcome, options: PruneOptions, output: Path) -> None:
-        self._outcome, self._options, self._output = outcome, options, output
-        self._subject, self._method = outcome.subject, outcome.method
-        self._made: tuple[Deployed, LayerTable] | None = None
+    def __init__(self, outcome: Outcome, options: PruneOptions, output: Path, staging: Path) -> None:
+        self._outcome, self._subject = outcome, outcome.subject
+        self._options, self._output, self._staging = options, output, staging
+        self._model = staging / ("model.onnx" if self._subject.source.format == "onnx" else "model.pt2")
 
-    @property
-    def model_file(self) -> str:
-        """The model stays in the form that it came in."""
-        return "model.onnx" if self._subject.source.format == "onnx" else "model.pt2"
-
-    def write(self, staging: Path) -> None:
+    def write(self) -> None:
         """Model, index sets and log."""
-        model = staging / self.model_file
-        if isinstance(self._method, Converting):
-            self._write_converted(model, self._method)
-        elif self._subject.source.format == "onnx":
-            self._write_onnx(model)
+        if self._subject.source.format == "onnx":
+            self._write_onnx()
         else:
-            self._write_weights(model)
-        save_index_sets(staging / "index_sets.safetensors", self._outcome.index_sets)
+            self._write_program()
+        save_index_sets(self._staging / "index_sets.safetensors", self._outcome.index_sets)
         log = log_file(self._output)
         if log.exists():
-            (staging / log.name).write_bytes(log.read_bytes())
+            (self._staging / log.name).write_bytes(log.read_bytes())
 
-    def _write_onnx(self, file: Path) -> None:
+    def _write_onnx(self) -> None:
         import onnx_ir as ir
 
         from trtkp.graph.rewrite import apply_masks
 
         apply_masks(self._subject.graph, self._outcome.all_masks)
-        ir.save(self._subject.graph, file)
+        ir.save(self._subject.graph, self._model)
 
-    def _write_weights(self, file: Path) -> None:
+    def _write_program(self) -> None:
         from trtkp.prune.masked import apply_masks
 
-        source, module = self._subject.source, self._outcome.module
+        backend, module = self._subject.backend, self._outcome.module
+        if self._outcome.deployed is not None:
+            assert module is not None
+            backend.save_other(self._model, module)
+            return
         if module is None:
-            module = source.module()
+            module = self._subject.source.module()
             apply_masks(module, self._outcome.all_masks)
-        torch_backend(source, self._method.name).save(file, module.state_dict())
-
-    def _write_converted(self, file: Path, method: Converting) -> None:
-        """The net that the method made, as it is deployed."""
-        from trtkp.graph.layers import conv_layers
-        from trtkp.model import load_model
-        from trtkp.prune.train.modes import set_training
-
-        outcome, subject = self._outcome, self._subject
-        assert outcome.module is not None
-        set_training(outcome.module.cpu(), False)
-        deployed = method.deployed(outcome.module, subject.layers, subject.table.macs)
-        outcome.masks = deployed.masks
-        outcome.report |= deployed.report
-        torch_backend(subject.source, method.name).save_other(file, outcome.module)
-        written = load_model(file)
-        self._made = deployed, conv_layers(written.graph(), smallest_samples(written.inputs, subject.profile))
+        backend.save(self._model, module.state_dict())
 
     def manifest(self, files: dict[str, FileRecord]) -> PrunedManifest:
         """What was done."""
-        outcome, subject, method, options = self._outcome, self._subject, self._method, self._options
+        outcome, subject, method, options = self._outcome, self._subject, self._outcome.method, self._options
         index_sets = outcome.index_sets
         accounting = account(subject.table.layers, subject.table.params, subject.table.macs, index_sets)
         counter = getattr(method, "paper_index_bytes", None)
@@ -95,10 +73,10 @@ class Writing:
         counts = paper_counts(method.name, subject.source, subject.profile, accounting)
         totals = totals_record(accounting, paper, counts)
         retained = {cost.name: cost.params.retained for cost in accounting.layers}
-        if self._made is not None:
-            deployed, table = self._made
-            totals = totals.model_copy(update={"retained_params": table.params, "retained_macs": table.macs})
-            retained = deployed.params
+        if outcome.deployed is not None:
+            made = self._table()
+            totals = totals.model_copy(update={"retained_params": made.params, "retained_macs": made.macs})
+            retained = outcome.deployed.params
         return PrunedManifest(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             trtkp=trtkp.__version__,
@@ -107,7 +85,7 @@ class Writing:
             settings=method.settings(),
             include=list(options.include),
             skip=list(options.skip),
-            model=self.model_file,
+            model=self._model.name,
             layers=[
                 PrunedLayer(
                     name=name,
@@ -130,3 +108,11 @@ class Writing:
             warnings=outcome.warnings,
             files=files,
         )
+
+    def _table(self) -> LayerTable:
+        """The convolutions of the model that was written."""
+        from trtkp.graph.layers import conv_layers
+        from trtkp.model import load_model
+
+        written = load_model(self._model)
+        return conv_layers(written.graph(), smallest_samples(written.inputs, self._subject.profile))
