@@ -24,11 +24,14 @@ from examples.nets.resnet import resnet20_cifar
 from examples.nets.shapes import shapes_cnn
 from tests.examples.test_nets import macs_of
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_the_plan() -> None:
     runs = runs_of(SCALES["full"])
     names = [run.name for run in runs]
     assert len(set(names)) == len(names)
+    assert f"{len(runs)} trainings" in (ROOT / "docs/methods.md").read_text()
     for i, run in enumerate(runs):
         assert run.table in TABLES
         assert run.start is None or run.start in names[:i]
@@ -102,7 +105,7 @@ def test_the_net_is_of_the_size_that_the_page_says() -> None:
         return f"{sum(value.numel() for value in factory().parameters()) / 1e6:.2f} M", f"{macs / 1e6:.0f} M"
 
     (params, macs), (more_params, more_macs) = size(partial(shapes_cnn, SCALES["full"].width)), size(resnet20_cifar)
-    page = " ".join((Path(__file__).parents[2] / "docs/accuracy.md").read_text().split())
+    page = " ".join((ROOT / "docs/accuracy.md").read_text().split())
     assert f"It has {params} parameters and {macs} MACs, fewer than a ResNet-20 ({more_params} and {more_macs})" in page
 
 
@@ -130,15 +133,14 @@ def test_rows_that_failed_are_run_again_and_shown(tmp_path: Path) -> None:
 
 
 def test_the_documents_are_of_the_results(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    results = root / "benchmarks/results/accuracy.jsonl"
+    results = ROOT / "benchmarks/results/accuracy.jsonl"
     rows = {row["name"]: row for row in read_rows(results, SCALES["full"].digest())}
     runs = runs_of(SCALES["full"])
     assert rows.keys() == {run.name for run in runs} | {"latency"}
     assert all(is_of(run, rows[run.name]) for run in runs)
     write_report(results, tmp_path)
     for name in ("accuracy.md", "accuracy-macs.svg", "accuracy-latency.svg"):
-        assert (tmp_path / name).read_text() == (root / "docs" / name).read_text(), name
+        assert (tmp_path / name).read_text() == (ROOT / "docs" / name).read_text(), name
 
 
 def _worked(run: Run) -> dict[str, Any]:
@@ -189,7 +191,7 @@ def test_a_killed_study_leaves_no_run_behind(tmp_path: Path) -> None:
     noted = tmp_path / "pid"
     (tmp_path / "endless.py").write_text(_ENDLESS.replace("NOTED", repr(str(noted))))
     (tmp_path / "main.py").write_text(_KILLED)
-    path = os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
     study = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], env=os.environ | {"PYTHONPATH": path})
     assert within(120, lambda: noted.exists() and noted.read_text().endswith("."))
     worker = int(noted.read_text()[:-1])
