@@ -7,12 +7,11 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks
 from trtkp.prune.method import Masks, list_weights
-from trtkp.prune.pptkp import PPTKP, kernel_norms, pools, pruning_points
+from trtkp.prune.pptkp import PPTKP, kernel_norms, pools
 from trtkp.prune.regulariser import Regulariser, layer_parameters, layer_weights
 
 if TYPE_CHECKING:
@@ -134,21 +133,14 @@ class NormDependentL1(Regulariser):
         """At the method's ratio or pruning point, in the blocks that the last epoch left."""
         weights = layer_weights(self._model, self._layers)
         listed = list_weights(self._method, weights)
-        return self._method.masks_of_blocks(self._layers, listed, self._last_blocks(weights))
-
-    def _last_blocks(self, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, Blocks]:
-        """The blocks of the masks: those that are pushed, or would be next."""
-        return self._method.blocks(self._layers, weights) if self._single else self._blocks
+        # those that are pushed, or would be next
+        blocks = self._method.blocks(self._layers, weights) if self._single else self._blocks
+        return self._method.masks_of_blocks(self._layers, listed, blocks)
 
     def report(self) -> dict[str, Any]:
-        """The pruning points that the weights have now, of the larger kernels (of 1x1 where there are no others)."""
-        weights = layer_weights(self._model, self._layers)
-        blocks = self._last_blocks(weights)
-        points = []
-        for pool in pools(self._layers)[:1]:
-            norms = [blocks[layer.name].mean(kernel_norms(weights[layer.name])).ravel() for layer in pool]
-            points = pruning_points(np.concatenate(norms))
-        return {"points": [{"point": i, **asdict(point)} for i, point in enumerate(points, 1)]}
+        """The pruning points that the weights have now, by the kernel sizes of the norms that are compared."""
+        found = self._method.points(self._layers, layer_weights(self._model, self._layers))
+        return {"points": {sizes: [asdict(point) for point in points] for sizes, points in found.items()}}
 
     def state(self) -> dict[str, torch.Tensor]:
         """Breakpoints, groups of filters, and whether single kernels are pushed."""
