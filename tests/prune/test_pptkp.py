@@ -204,7 +204,7 @@ def test_the_regulariser_makes_the_margins_in_weights(new_layer: NewLayer) -> No
             net[0].weight.grad = torch.zeros_like(net[0].weight)
             regulariser.after_backward()
             optimizer.step()
-        points = regulariser.report()["points"]
+        points = regulariser.report()["points"]["3x3"]
         assert len(points) == count
         for point, tau in zip(points, regulariser.breakpoints["0.weight"].tolist() if count else [], strict=True):
             assert tau - 0.4 < point["threshold"] < tau + 0.05
@@ -341,7 +341,7 @@ def test_restored_it_goes_on_as_it_would_have(new_layer: NewLayer, group: int, s
 
 
 def test_no_layer_has_no_points() -> None:
-    assert PPTKP().regulariser(net_of((4, 3, 3)), []).report() == {"points": []}
+    assert PPTKP().regulariser(net_of((4, 3, 3)), []).report() == {"points": {}}
 
 
 def test_interface_and_index_bytes(new_layer: NewLayer) -> None:
@@ -377,7 +377,7 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
 
 def test_no_such_point(new_layer: NewLayer) -> None:
     weights = {"conv.weight": np.random.default_rng(0).normal(size=(4, 3, 3, 3))}
-    with pytest.raises(InputError, match="--point 1: the norms have 0 pruning points"):
+    with pytest.raises(InputError, match="--point 1: the norms of 3x3 kernels have 0 pruning points"):
         PPTKP(point=1).masks([new_layer()], weights)
 
 
