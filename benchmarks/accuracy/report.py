@@ -1,4 +1,4 @@
-"""Tables and plots of the study from its result file; runs anywhere, with nothing but Python.
+"""Tables and plots of the study from its result file.
 
 python -m benchmarks.accuracy.report study/results.jsonl docs    # accuracy.md, accuracy-macs.svg, accuracy-latency.svg
 """
