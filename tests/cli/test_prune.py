@@ -102,7 +102,8 @@ def test_dynamic_patterns_need_training_and_pytorch(trtkp: Trtkp, work: Path, bu
 
 def test_accuracies_in_the_log_are_as_rare_as_asked(trtkp: Trtkp, work: Path) -> None:
     command = ["prune", "net.pt2", "-m", "vskp", "--data", "data.npz", "--epochs", "2", "-o", "p", "--test-every"]
-    assert trtkp(*command, "2").status == 0
+    assert trtkp(*command, "2", "--tensorboard", "runs").status == 0
+    assert list(Path("runs/finetune").glob("events*"))
     assert [bool(row["test_accuracy"]) for row in rows_of("p/log.csv")] == [False, True]
     refused = trtkp(*command, "-1")
     assert refused.status == 2
@@ -180,6 +181,7 @@ def test_an_onnx_file_is_pruned_one_shot(trtkp: Trtkp, folder: Path) -> None:
         ("-m dppnet --skip * --epochs 1 --data data.npz", "net.pt2: method dppnet finds no layer to prune"),
         ("--epochs -1 --data data.npz", "-1 epochs"),
         ("--ratio 1.5", "--ratio 1.5: not a share"),
+        ("--data data.npz --tensorboard runs", "--tensorboard means nothing without training"),
         ("-m vskp --regularise-epochs 2 --data data.npz", "--regularise-epochs means nothing to method vskp"),
         ("-m soks --ratio 0.99 --groups 1 --remove-filters", "soks would remove all filters of it"),
         ("--lr 0 --epochs 1 --data data.npz", "learning rate 0.0"),
