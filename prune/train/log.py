@@ -13,6 +13,7 @@ __all__ = ["FIELDS", "LOG_FILE", "TrainingLog"]
 
 LOG_FILE = "log.csv"
 
+#: Seconds are those of the training, without the measuring.
 FIELDS = ("stage", "epoch", "lr", "loss", "train_accuracy", "test_accuracy", "seconds", "extra")
 
 

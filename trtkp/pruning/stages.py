@@ -159,8 +159,6 @@ class Stages:
         recipe = getattr(training, name)
         began = time.perf_counter()
         log = self._log()
-        if log is not None:
-            log.begin(name, start.epoch + 1 if start is not None else 1)
         teacher = None
         if recipe.distil:
             from trtkp.prune.train.modes import set_training
