@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
@@ -91,11 +92,23 @@ class CoefficientSearch(Regulariser):
                 terms.append(method.diversity * total)
         return torch.stack(terms).sum() if terms else torch.zeros(())
 
+    def after_backward(self) -> None:
+        """Zero the coefficients that are not above SWP's threshold, and their gradients."""
+        import torch
+
+        if not self._method.zeroes:
+            return
+        with torch.no_grad():
+            for matrix in self.coefficients.values():
+                above = matrix.abs() > self._method.threshold
+                matrix.mul_(above)
+                if matrix.grad is not None:
+                    matrix.grad.mul_(above)
+
     def masks(self) -> Masks:
         """By the method's ratio, or by its threshold."""
         if self._method.ratio is None:
-            scores = {name: matrix.detach().abs().flatten(1).double().cpu().numpy()
-                      for name, matrix in self.coefficients.items()}  # fmt: skip
+            scores = self._magnitudes()
         else:
             folded = {name: getattr(module, attribute).detach().float().cpu().numpy()
                       for name, (module, attribute) in self._owners.items()}  # fmt: skip
@@ -122,11 +135,13 @@ class CoefficientSearch(Regulariser):
 
     def report(self) -> dict[str, Any]:
         """Share of positions whose coefficient is below the threshold."""
-        shares = []
-        for matrix in self.coefficients.values():
-            rows = matrix.detach().abs().flatten(1)
-            shares.append((rows <= self._method.threshold * rows.max(dim=1, keepdim=True).values).float().mean())
+        shares = [1 - self._method.above_threshold(rows).mean() for rows in self._magnitudes().values()]
         return {"below_threshold": float(sum(shares) / max(1, len(shares)))}
+
+    def _magnitudes(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Of the coefficients of every layer, [G, R·S]."""
+        return {name: matrix.detach().abs().flatten(1).double().cpu().numpy()
+                for name, matrix in self.coefficients.items()}  # fmt: skip
 
 
 def _cost(layer: ConvLayer, kind: str) -> float:

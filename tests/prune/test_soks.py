@@ -12,14 +12,20 @@ import torch
 from torch import nn
 
 from examples.nets import export, resnet, vgg
+from trtkp.bundle.pruned import Pruned
 from trtkp.errors import InputError
+from trtkp.model import load_model
+from trtkp.pipeline import BuildOptions, build
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import Kind, from_mask
 from trtkp.prune.method import Method
 from trtkp.prune.regulariser import Trainable, can_regularise
 from trtkp.prune.soks import SHAPES, SOKS, shape_mask
 from trtkp.prune.train.initialise import initialise
-from trtkp.pruning import prune
+from trtkp.prune.train.recipe import Recipe, Training
+from trtkp.pruning import PruneOptions, prune
+from trtkp.pruning.stages import Progress
+from trtkp.verification import verify
 
 NewLayer = Callable[..., ConvLayer]
 
@@ -247,6 +253,97 @@ def test_one_filter_per_group_is_swp(new_layer: NewLayer) -> None:
     want = np.ones(54, bool)
     want[np.argsort(stripes.ravel(), kind="stable")[:32]] = False
     assert np.array_equal(mask[:, 0].reshape(54), want)
+
+
+def test_the_threshold_is_relative_and_swps_absolute(new_layer: NewLayer) -> None:
+    net = net_with()
+    layers = layers_of(net, new_layer)
+    coefficients = torch.tensor([[0.1] * 4 + [1.0] * 5, [0.008] * 8 + [0.009]]).reshape(2, 3, 3)
+    kept = {}
+    for remove in (False, True):
+        search = SOKS(groups=2, threshold=0.01, remove_filters=remove).regulariser(net, layers)
+        with torch.no_grad():
+            search.coefficients["0.weight"].copy_(coefficients)
+        kept[remove] = search.masks()["0.weight"][::4, 0].reshape(2, 9)
+        assert search.report()["below_threshold"] == (0.25 if remove else 0)
+        search.finish()
+        net = net_with()
+    assert kept[False].all()
+    assert (kept[True] == [[True] * 9, [False] * 9]).all()
+
+
+def test_swps_search_holds_at_zero_what_fell_to_the_threshold(new_layer: NewLayer) -> None:
+    net = net_with()
+    search = SOKS(filter_group=1, threshold=0.01, remove_filters=True).regulariser(net, layers_of(net, new_layer)[:1])
+    matrix = search.coefficients["0.weight"]
+    with torch.no_grad():
+        matrix[0, 0, 0], matrix[0, 1, 1], matrix[0, 2, 2] = 0.01, -0.005, -0.5
+    matrix.grad = torch.ones_like(matrix)
+    search.after_backward()
+    want = torch.ones(3, 3)
+    want[0, 0] = want[1, 1] = 0
+    assert torch.equal(matrix.grad[0], want)
+    want[2, 2] = -0.5
+    assert torch.equal(matrix.detach()[0], want)
+    other = SOKS(filter_group=1, threshold=0.99).regulariser(net_with(), layers_of(net_with(), new_layer)[:1])
+    with torch.no_grad():
+        other.coefficients["0.weight"] *= 0.5
+    other.after_backward()
+    assert other.coefficients["0.weight"].eq(0.5).all()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pruned]:
+    """Prunes a net of two convolutions, the second of 8 filters in scope, with 96 steps of search and no fine-tune."""
+    folder = tmp_path_factory.mktemp("soks")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    )  # fmt: skip
+    torch.export.save(export(net.eval(), (1, 8, 8)), folder / "net.pt2")
+    rng = np.random.default_rng(0)
+    labels = np.arange(160) % 3
+    images = rng.normal(0, 0.3, (160, 1, 8, 8)).astype(np.float32)
+    images[labels == 0, :, ::2] += 1
+    images[labels == 1, :, :, ::2] += 1
+    np.savez(folder / "data.npz", x=images[:120], y=labels[:120], x_test=images[120:], y_test=labels[120:])
+
+    def run(output: Path, progress: Progress | None = None, **settings: Any) -> Pruned:
+        search = Recipe(epochs=8, batch=10, lr=0.1, schedule="constant")
+        options = PruneOptions(training=Training(regularise=search, seed=5))
+        return prune(
+            folder / "net.pt2", output, method="soks", options=options, data=folder / "data.npz", progress=progress,
+            **settings,
+        )  # fmt: skip
+
+    return run
+
+
+_SWP = {"filter_group": 1, "remove_filters": True, "margin": 0.0, "diversity": 0.0, "sparsity": 0.1}
+
+
+@pytest.mark.slow
+def test_filters_vanish_in_a_search(trained: Callable[..., Pruned], tmp_path: Path) -> None:
+    pruned = trained(tmp_path / "p", threshold=0.01, **_SWP)
+    mask = pruned.index_sets["3.weight"].mask()
+    kept = mask[:, 0].reshape(8, 9).sum(axis=1)
+    assert 0 < np.count_nonzero(kept == 0) < 8
+    assert np.array_equal(load_model(pruned.model).parameters()["3.weight"] != 0, mask)
+    totals = pruned.manifest.totals
+    assert totals.dense_params - totals.retained_params == np.count_nonzero(~mask)
+    assert pruned.manifest.report == {"below_threshold": pytest.approx(1 - kept.mean() / 9)}
+    bundle = build(tmp_path / "p", tmp_path / "bundle", options=BuildOptions(backend="onnxruntime"))
+    assert [layer.kind for layer in bundle.manifest.layers] == ["dense", "stripe"]
+    assert verify(bundle).ok
+
+
+def test_a_search_that_removes_every_filter_is_refused(trained: Callable[..., Pruned], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="soks would remove all filters of it") as error:
+        trained(tmp_path / "p", threshold=0.99, **_SWP)
+    assert error.value.layer == "3.weight"
+    assert not (tmp_path / "p").exists()
 
 
 def test_interface(new_layer: NewLayer) -> None:
