@@ -17,6 +17,10 @@ positions with ``|A| > threshold`` stay, and the filters of a matrix that has no
 is not above it is set to zero, with its gradient. What reads a filter that went stays: batch normalisation makes it a
 constant.
 
+With ``cluster`` (ours) filters whose stripes W~ agree share a matrix. A search groups them anew after every epoch: the
+matrix of a group becomes the mean magnitude of those that its filters had, and what that changes goes into W, so that
+the net computes the same and no coefficient loses its way to the threshold.
+
 ``nm`` (ours) keeps 2:4 inside the stripes (`prune.nm`), which then remove so much less.
 
 With a ratio in place of the threshold (ours), one-shot or after a search, a position's score is the mean magnitude of
@@ -77,7 +81,7 @@ class SOKS:
         allocation: of ``ratio``: ``global`` or ``uniform``.
         groups: filter groups of a layer, of equal size; the authors' d is 1, 2 or 4.
         filter_group: filters of a group, instead of ``groups``; 1 is SWP's.
-        cluster: group filters of like stripes, instead of consecutive ones.
+        cluster: group filters of like stripes, instead of consecutive ones; in a search, anew after every epoch.
         shapes: a fixed set of `SHAPES`, which has its own number of groups; nothing is searched.
         nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
         remove_filters: a group may lose every position.

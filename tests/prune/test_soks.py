@@ -16,7 +16,9 @@ from trtkp.bundle.pruned import Pruned
 from trtkp.errors import InputError
 from trtkp.model import load_model
 from trtkp.pipeline import BuildOptions, build
+from trtkp.prune.coefficients import CoefficientSearch
 from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.granularity import Blocks
 from trtkp.prune.index_set import Kind, from_mask
 from trtkp.prune.method import Method
 from trtkp.prune.regulariser import Trainable, can_regularise
@@ -292,6 +294,158 @@ def test_swps_search_holds_at_zero_what_fell_to_the_threshold(new_layer: NewLaye
     assert other.coefficients["0.weight"].eq(0.5).all()
 
 
+def clustered(new_layer: NewLayer, **settings: Any) -> tuple[nn.Sequential, CoefficientSearch]:
+    """8 filters, those of odd number with the middle row only; grouped when the weights were different."""
+    net = nn.Sequential(net_with()[0])
+    layer = layers_of(net_with(), new_layer)[0]
+    search = SOKS(**{"groups": 2, "cluster": True} | settings).regulariser(net, [layer])
+    with torch.no_grad():
+        weight = net[0].parametrizations.weight.original
+        weight.copy_(torch.randn(weight.shape).sign() + 0.1 * torch.rand(weight.shape))
+        weight[1::2, :, 0] = weight[1::2, :, 2] = 0
+    return net, search
+
+
+def groups_in(net: nn.Sequential) -> list[int]:
+    return net[0].parametrizations.weight[0].group.tolist()
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_filters_of_like_stripes_share_a_shape(new_layer: NewLayer, cluster: bool) -> None:
+    layer = new_layer(filters=8, channels=4)
+    weight = 1 + 0.1 * np.random.default_rng(0).random(layer.weight_shape)
+    weight[1::2, :, 0] = weight[1::2, :, 2] = 0
+    weight[::2, :, 1] = 0
+    method = SOKS(groups=2, ratio=0.5, allocation="uniform", cluster=cluster)
+    mask = method.masks([layer], {layer.name: weight})[layer.name]
+    assert bool((mask >= (weight > 0)).all()) == cluster
+    assert from_mask(mask).filter_groups == 2
+
+
+def test_filters_are_grouped_anew_after_an_epoch_and_the_net_computes_the_same(new_layer: NewLayer) -> None:
+    net, search = clustered(new_layer)
+    before = np.array(groups_in(net))
+    assert len(set(before[::2])) == 2  # not yet as the weights want it
+    coefficients = torch.rand(2, 3, 3) - 0.5
+    coefficients[:, 0, 0] = 0
+    with torch.no_grad():
+        search.coefficients["0.weight"].copy_(coefficients)
+    x = torch.randn(2, 4, 8, 8)
+    want, matrix = net(x), search.coefficients["0.weight"]
+    search.after_epoch(1)
+    after = np.array(groups_in(net))
+    assert len(set(after[::2])) == len(set(after[1::2])) == 1
+    assert search.coefficients["0.weight"] is matrix is net[0].parametrizations.weight[0].coefficients
+    for group in range(2):
+        torch.testing.assert_close(matrix[group].detach(), coefficients[before[after == group]].abs().mean(dim=0))
+    torch.testing.assert_close(net(x), want)
+    assert net[0].weight[:, :, 0, 0].eq(0).all()
+    # masks are of the new groups
+    mask = search.masks()["0.weight"]
+    assert (mask[::2] == mask[0]).all()
+    assert (mask[1::2] == mask[1]).all()
+    assert not mask[:, :, 0, 0].any()
+    search.finish()
+    torch.testing.assert_close(net(x), want)
+
+
+def test_groups_that_stay_keep_their_numbers_and_signs(new_layer: NewLayer) -> None:
+    net, search = clustered(new_layer)
+    search.after_epoch(1)
+    groups = groups_in(net)
+    with torch.no_grad():  # the other group has the larger filters now, and would be the first
+        net[0].parametrizations.weight.original[::2] *= 0.01 if groups[0] == 0 else 100
+        search.coefficients["0.weight"].uniform_(-1, 1)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    search.after_epoch(2)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("settings", [{"cluster": False}, {"groups": None, "filter_group": 1}])
+def test_consecutive_filters_stay_together(new_layer: NewLayer, settings: dict[str, Any]) -> None:
+    net, search = clustered(new_layer, **settings)
+    with torch.no_grad():
+        search.coefficients["0.weight"].uniform_(-1, 1)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    search.after_epoch(1)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+def test_groups_never_cross_onnx_groups_and_short_ones_stay_short(new_layer: NewLayer) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(8, 10, 3, groups=2, bias=False))
+    layer = new_layer(name="0.weight", filters=10, channels=4, groups=2)
+    method = SOKS(filter_group=3, cluster=True)
+    search = method.regulariser(net, [layer])
+    x, seen = torch.randn(2, 8, 5, 5), set()
+    for epoch in range(1, 21):
+        with torch.no_grad():
+            net[0].parametrizations.weight.original.normal_()
+            search.coefficients["0.weight"].uniform_(-1, 1)
+        want, wanted = net(x), method.blocks(layer, net[0].weight.detach().numpy()).group_of_filter
+        search.after_epoch(epoch)
+        groups = groups_in(net)
+        seen.add(tuple(groups))
+        assert len(set(zip(groups, wanted, strict=True))) == 4  # by other numbers
+        assert np.bincount(groups).tolist() == [3, 2, 3, 2]
+        assert max(groups[:5]) < 2 <= min(groups[5:])
+        torch.testing.assert_close(net(x), want)
+    assert len(seen) > 2
+
+
+def test_a_search_finds_which_filters_belong_together(new_layer: NewLayer) -> None:
+    """Filters of the target read the middle row or the middle column, in turns: consecutive groups need the cross."""
+    torch.manual_seed(0)
+    teacher = nn.Conv2d(2, 8, 3, bias=False)
+    shape = torch.zeros(8, 1, 3, 3, dtype=torch.bool)
+    shape[::2, :, 1], shape[1::2, :, :, 1] = True, True
+    with torch.no_grad():
+        teacher.weight *= shape
+    kept = {}
+    for cluster in (False, True):
+        net = nn.Sequential(nn.Conv2d(2, 8, 3, bias=False))
+        search = SOKS(groups=2, sparsity=0.02, margin=1e-3, threshold=0.2, cluster=cluster).regulariser(
+            net, [new_layer(name="0.weight", filters=8, channels=2)]
+        )
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.2, momentum=0.9)
+        for step in range(1, 301):
+            x = torch.randn(16, 2, 6, 6)
+            loss = (net(x) - teacher(x)).square().mean() + search.loss()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if step % 20 == 0:
+                search.after_epoch(step // 20)
+        kept[cluster] = torch.from_numpy(search.masks()["0.weight"][:, :1])
+    assert torch.equal(kept[True], shape)
+    assert kept[False].float().mean() > 0.5
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_restored_search_goes_on_as_it_would_have(new_layer: NewLayer, stop: int) -> None:
+    def epochs(net: nn.Sequential, search: CoefficientSearch, first: int, last: int) -> list[list[int]]:
+        groups = []
+        for epoch in range(first, last + 1):
+            with torch.no_grad():  # a training that shifts what the filters read
+                noise = torch.randn(net[0].weight.shape, generator=torch.Generator().manual_seed(epoch))
+                net[0].parametrizations.weight.original.mul_(0.3).add_(noise)
+                search.coefficients["0.weight"].mul_(0.9 + 0.05 * noise[:2, 0])
+            search.after_epoch(epoch)
+            groups.append(groups_in(net))
+        return groups
+
+    net, whole = clustered(new_layer)
+    epochs(net, whole, 1, stop)
+    other, again = clustered(new_layer)
+    other.load_state_dict(net.state_dict())
+    again.restore(whole.state())
+    rest = epochs(net, whole, stop + 1, 5)
+    assert epochs(other, again, stop + 1, 5) == rest
+    assert len({tuple(groups) for groups in rest}) > 1
+    assert all(torch.equal(one, two) for one, two in zip(net.parameters(), other.parameters(), strict=True))
+    assert np.array_equal(whole.masks()["0.weight"], again.masks()["0.weight"])
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pruned]:
     """Prunes a net of two convolutions, the second of 8 filters in scope, with 96 steps of search and no fine-tune."""
@@ -337,6 +491,39 @@ def test_filters_vanish_in_a_search(trained: Callable[..., Pruned], tmp_path: Pa
     bundle = build(tmp_path / "p", tmp_path / "bundle", options=BuildOptions(backend="onnxruntime"))
     assert [layer.kind for layer in bundle.manifest.layers] == ["dense", "stripe"]
     assert verify(bundle).ok
+
+
+@pytest.mark.slow
+def test_an_interrupted_clustered_search_goes_on(
+    trained: Callable[..., Pruned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(phase: str, done: int, total: int) -> None:
+        if phase == "Regularise 5/8" and done == 2:
+            raise StopError
+
+    settings = {"groups": 2, "cluster": True, "sparsity": 0.1, "threshold": 0.3}
+    whole = trained(tmp_path / "whole", **settings)
+    regrouped, regroup = [], CoefficientSearch._regroup
+
+    def spy(self: CoefficientSearch, layer: ConvLayer, blocks: Blocks) -> None:
+        regrouped.append(layer.name)
+        regroup(self, layer, blocks)
+
+    monkeypatch.setattr(CoefficientSearch, "_regroup", spy)
+    with pytest.raises(StopError):
+        trained(tmp_path / "p", progress=stop, **settings)
+    assert regrouped  # what goes on is not what the source's weights have
+    phases: list[str] = []
+    again = trained(tmp_path / "p", progress=lambda phase, *_: phases.append(phase), **settings)
+    assert phases[0] == "Regularise 5/8"
+    one, other = (load_model(pruned.model).parameters() for pruned in (whole, again))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    mask = whole.index_sets["3.weight"].mask()[:, 0].reshape(8, 9)
+    assert len(np.unique(mask, axis=0)) == 2
+    assert len(np.unique(mask[:4], axis=0)) == 2  # not consecutive filters
 
 
 def test_a_search_that_removes_every_filter_is_refused(trained: Callable[..., Pruned], tmp_path: Path) -> None:
