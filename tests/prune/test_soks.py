@@ -526,6 +526,24 @@ def test_an_interrupted_clustered_search_goes_on(
     assert len(np.unique(mask[:4], axis=0)) == 2  # not consecutive filters
 
 
+@pytest.mark.parametrize("retrain", [False, True])
+def test_after_a_search_the_net_begins_anew_in_the_shapes_found(
+    trained: Callable[..., Pruned], tmp_path: Path, retrain: bool
+) -> None:
+    pruned = trained(tmp_path / "p", ratio=0.5, retrain=retrain)
+    mask = pruned.index_sets["3.weight"].mask()
+    assert 0.5 <= mask.mean() < 0.6
+    module = load_model(pruned.model).module()
+    found = {name: value.clone() for name, value in module.state_dict().items()}
+    assert pruned.manifest.settings["retrain"] is retrain
+    initialise(module, seed=5)  # the training's seed
+    begun = module.state_dict()
+    begun["3.weight"] = begun["3.weight"] * torch.from_numpy(mask)
+    floats = {name for name, value in begun.items() if value.is_floating_point()}
+    assert {name for name in floats if torch.equal(found[name], begun[name])} == (floats if retrain else set())
+    assert found["3.weight"][torch.from_numpy(mask)].ne(0).all()
+
+
 def test_a_search_that_removes_every_filter_is_refused(trained: Callable[..., Pruned], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="soks would remove all filters of it") as error:
         trained(tmp_path / "p", threshold=0.99, **_SWP)
