@@ -116,6 +116,27 @@ def test_flops_of_every_operator_in_the_graph(tmp_path: Path) -> None:
     assert gone == sum(5 * layer.weight_count // 9 * layer.macs_per_weight for layer in layers[1:])
 
 
+@pytest.mark.slow
+def test_flops_of_every_operator_in_vgg_16(tmp_path: Path) -> None:
+    """Its pools and the biases of its linear layers count, which ResNets have none of: the README's 314 and 140 M."""
+    with torch.device("meta"):
+        net = vgg.vgg16_cifar()
+    net = net.to_empty(device="cpu").eval()
+    with torch.no_grad():
+        for value in (*net.parameters(), *net.buffers()):
+            value.fill_(1)
+    torch.export.save(export(net, (3, 32, 32)), tmp_path / "net.pt2")
+    options = PruneOptions(include=["*"])  # the README's shapes are in the first convolution too
+    pruned = prune(tmp_path / "net.pt2", tmp_path / "p", method="soks", options=options, shapes="ASK_4a")
+    told = pruned.manifest.totals.as_in_paper
+    params, flops, layers = counted("VGG-16")
+    assert told is not None
+    assert (told.dense_params, told.dense_flops) == (params, flops) == (14_987_722, 314_419_210)
+    assert told.dense_flops - told.retained_flops == sum(5 * layer.macs // 9 for layer in layers)
+    assert [round(count / 1e6) for count in (told.dense_flops, told.retained_flops)] == [314, 140]
+    assert round(told.retained_params / 1e6, 2) == 6.82
+
+
 def test_soks_59_percent_is_a_mean_of_3_565_positions() -> None:
     params, _, layers = counted("VGG-16")
     conv = sum(layer.weight_count for layer in layers)
