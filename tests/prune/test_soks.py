@@ -24,7 +24,7 @@ from trtkp.prune.method import Method
 from trtkp.prune.regulariser import Trainable, can_regularise
 from trtkp.prune.soks import SHAPES, SOKS, shape_mask
 from trtkp.prune.train.initialise import initialise
-from trtkp.prune.train.recipe import Recipe, Training
+from trtkp.prune.train.recipe import Recipe, Training, read_recipe
 from trtkp.pruning import PruneOptions, prune
 from trtkp.pruning.stages import Progress
 from trtkp.verification import verify
@@ -598,6 +598,16 @@ def test_interface(new_layer: NewLayer) -> None:
 def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SOKS(**options)
+
+
+def test_the_recipe_of_swp() -> None:
+    training = read_recipe(Path(__file__).parents[2] / "examples" / "recipes" / "swp-cifar.yaml")
+    method = SOKS(**training.settings)
+    assert method.zeroes
+    assert (method.filter_group, method.threshold, method.sparsity) == (1, 0.01, 1e-5)
+    assert (method.margin, method.diversity, method.retrain) == (0, 0, False)
+    assert [training.regularise.rate(epoch) for epoch in (0, 80, 120, 159)] == pytest.approx([0.1, 0.01, 1e-3, 1e-3])
+    assert training.epochs == training.regularise.epochs == 160
 
 
 def test_initialise_begins_anew() -> None:
