@@ -87,6 +87,8 @@ _ALPHAS = (2e-4, 3e-4)
 _DECIDING = 0.875
 _RATIOS = (5 / 9, 7 / 9)
 _GROUP = 16
+#: Channels that stand or fall together where rows say so: the block that the tensor core kernels take.
+_BLOCK = 8
 
 
 def _pptkp(scale: Scale, ratio: float, **grouped: Any) -> dict[str, Any]:
@@ -124,12 +126,16 @@ def _groups(scale: Scale, seed: int) -> Iterator[Run]:
     yield run("l1 1", "l1", lists, dense, (0, 0, both))
     yield alone
     yield run("pptkp 1", "pptkp", lists, alone.name, (0, 0, scale.tune))
-    for group in scale.groups:
+    for group, block in [*((group, 1) for group in scale.groups), (min(_GROUP, max(scale.groups)), _BLOCK)]:
         grouped: dict[str, Any] = {"filter_group": group, "cluster": True}
+        size = f"{group}"
+        if block > 1:
+            grouped |= {"channel_block": block}
+            size = f"{group}x{block}"
         shared, aware = lists | grouped, lists | _pptkp(scale, _DECIDING, **grouped)
-        yield run(f"l1 {group}", "l1", shared, dense, (0, 0, both))
-        yield run(f"pptkp {group} after", "pptkp", shared, alone.name, (0, 0, scale.tune))
-        yield run(f"pptkp {group} aware", "pptkp", aware, dense, (0, scale.towards, scale.tune))
+        yield run(f"l1 {size}", "l1", shared, dense, (0, 0, both))
+        yield run(f"pptkp {size} after", "pptkp", shared, alone.name, (0, 0, scale.tune))
+        yield run(f"pptkp {size} aware", "pptkp", aware, dense, (0, scale.towards, scale.tune))
 
 
 def _two_four(scale: Scale, seed: int) -> Iterator[Run]:
