@@ -34,7 +34,7 @@ from trtkp.prune.granularity import Blocks, blocks_of
 from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks
 from trtkp.prune.nm import check_nm, list_ratio, refined
-from trtkp.prune.options import check_allocation, check_granularity, check_ratio
+from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor
 from trtkp.prune.regulariser import layer_weights
 from trtkp.prune.scope import no_element_to_drop, stem_or_depthwise
 
@@ -156,7 +156,7 @@ class KEP:
             return {layer.name: _at_least_one((1 - ratio) * layer.taps, layer.taps) for layer in layers}
         magnitudes = {layer.name: np.abs(weights[layer.name]).ravel() for layer in layers}
         total = sum(m.size for m in magnitudes.values())
-        cut = int(ratio * total)
+        cut = exact_floor(ratio * total)
         threshold = np.partition(np.concatenate(list(magnitudes.values())), cut)[cut]
         return {
             layer.name: _at_least_one(

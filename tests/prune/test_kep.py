@@ -141,6 +141,14 @@ def test_global_allocation(new_layer: NewLayer, ratio: float, low: int, high: in
     assert masks["high"].sum() == high
 
 
+def test_the_global_threshold_is_exact_where_the_share_is_an_integer(new_layer: NewLayer) -> None:
+    layer = new_layer(filters=1, channels=1, kernel=(10, 10))
+    weight = np.random.default_rng(0).permutation(np.arange(1, 101)).reshape(layer.weight_shape)
+    for hundredths in range(100):
+        n = KEP(ratio=hundredths / 100).allocate([layer], {layer.name: weight})
+        assert n == {layer.name: 100 - hundredths}, hundredths
+
+
 def test_scope(new_layer: NewLayer) -> None:
     assert isinstance(KEP(), Method)
     method = KEP()
