@@ -106,7 +106,8 @@ class Outcome:
         try:
             yield
         except InputError as error:
-            raise error if error.layer is None else error.in_file(self.subject.path) from None
+            unnamed = error.file is None and error.layer is not None
+            raise error.in_file(self.subject.path) if unnamed else error from None
 
     def deploy(self) -> None:
         """Make a net that the method made what is exported, in place; its masks are the ones of that."""
