@@ -498,7 +498,9 @@ class Line:
     def make_manifest(self, files: dict[str, FileRecord]) -> Manifest:
         """The manifest of what was done."""
         options = self.options
-        accounting = account(self.table.layers, self.table.params, self.table.macs, self.index_sets)
+        table = self.table
+        matrices = table.matrices_kept(self.method.matrices if isinstance(self.method, Stored) else {})
+        accounting = account(table.layers, table.params, table.macs, self.index_sets, matrices)
         paper = self._paper_bytes()
         halved = options.precision == "fp16" and not options.keep_io
         return Manifest(

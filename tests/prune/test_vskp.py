@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from torch import nn
 
 from examples.digits_data import load
 from examples.nets import resnet
+from tests.prune.known_nets import KnownNet
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import Kind, from_mask
@@ -31,6 +35,7 @@ from trtkp.prune.vskp import (
     reactivate,
     unmoved_filters,
 )
+from trtkp.records import paper_counts
 
 NewLayer = Callable[..., ConvLayer]
 
@@ -215,12 +220,63 @@ def test_bitmap_bytes_of_resnet_56_as_published(new_layer: NewLayer) -> None:
     assert 1 - kernels / sum(filters * channels for filters, channels in blocks) == 0.6875
 
 
-def test_parameters_of_resnet_56_as_the_authors_count_them() -> None:
-    """Over the state dict with BatchNorm's statistics, or without BatchNorm and biases."""
-    state = resnet.resnet56_cifar().state_dict()
-    counted = {name: tensor.numel() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    assert sum(counted.values()) == 857_082
-    assert sum(count for name, count in counted.items() if state[name].ndim > 1) == 848_944
+@dataclass(frozen=True)
+class Counts:
+    """A net's parameters and MACs, and its parameters as the authors count them, where those are known."""
+
+    factory: Callable[[], nn.Module]
+    shape: tuple[int, int, int]
+    params: int
+    macs: int
+    with_statistics: int | None = None
+    without_batch_norm: int | None = None
+
+
+KNOWN = {
+    "resnet56": Counts(resnet.resnet56_cifar, (3, 32, 32), 853_018, 125_485_696, 857_082, 848_944),
+    "resnet110": Counts(resnet.resnet110_cifar, (3, 32, 32), 1_727_962, 252_887_680),
+    "resnet50": Counts(resnet.resnet50, (3, 224, 224), 25_557_032, 4_089_184_256),
+}
+
+
+def counted_by_modules(net: Counts) -> tuple[int, int, int]:
+    """Elements of the state dict, weights among them, and elements that the batch normalisations give."""
+    elements = []
+    with torch.device("meta"), torch.no_grad():
+        model = net.factory().eval()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.register_forward_hook(lambda module, given, out: elements.append(out.numel()))
+        model(torch.empty(1, *net.shape))
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    weights = sum(value.numel() for value in state.values() if value.ndim > 1)
+    return sum(value.numel() for value in state.values()), weights, sum(elements)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_nets_as_the_authors_count_them(name: str, tmp_path: Path) -> None:
+    """Over the state dict with BatchNorm's statistics and a FLOP per element of it; without BatchNorm and biases."""
+    net = KNOWN[name]
+    torch.manual_seed(0)
+    known = KnownNet(net.factory(), net.shape, tmp_path)
+    assert (known.table.params, known.table.macs) == (net.params, net.macs)
+    pruning, accounting = known.pruned(VSKP(ratio=0.7))
+    counts = paper_counts("vskp", known.source, known.profile, accounting)
+    assert counts is not None
+    assert counts.other is not None
+    state, weights, elements = counted_by_modules(net)
+    assert (counts.dense_params, counts.dense_flops) == (state, net.macs + elements)
+    assert (counts.other.dense_params, counts.other.dense_flops) == (weights, net.macs)
+    if net.with_statistics is not None:
+        assert (counts.dense_params, counts.other.dense_params) == (net.with_statistics, net.without_batch_norm)
+    layers = {layer.name: layer for layer in known.table.layers}
+    zeros = {name: int((~mask).sum()) for name, mask in pruning.masks.items()}
+    flops = sum(count * prod(layers[name].output_size) for name, count in zeros.items())
+    for each in (counts, counts.other):
+        assert each.dense_params - each.retained_params == sum(zeros.values())
+        assert each.dense_flops - each.retained_flops == flops
+    assert flops > 0
 
 
 @pytest.mark.parametrize(
