@@ -14,7 +14,9 @@ from torch import nn
 
 from examples.nets import export
 from trtkp.bundle.pruned import load_pruned
+from trtkp.errors import InputError
 from trtkp.model import load_model
+from trtkp.pipeline import build
 from trtkp.prune.vskp import mask_of_matrix
 
 from .conftest import Trtkp
@@ -177,6 +179,23 @@ def test_filters_that_nothing_reads_are_read_again(trtkp: Trtkp, work: Path) -> 
     assert np.array_equal(weights.any(axis=(2, 3)), masks["mended"])
     done = trtkp(*command, "-o", "p", "--reactivate", "--filter-group", "4")
     assert done.message == "--reactivate changes single kernels; leave out --filter-group, --channel-block and --nm"
+
+
+def test_what_takes_a_fine_tune_is_refused_without_one(trtkp: Trtkp, work: Path) -> None:
+    for data in ((), ("--data", "data.npz")):
+        done = trtkp("prune", "net.pt2", "-m", "vskp", "--reactivate", "-o", "p", *data)
+        assert done.status == 2
+        assert done.message == "--reactivate mends what a fine-tune left unmoved; give --data and --epochs"
+    for options, words in (
+        (
+            {"reactivate": True},
+            "--reactivate mends .* a build trains nothing; use trtkp prune with --data",
+        ),
+        ({"fully_connected": True}, "--fully-connected prunes what has no index sets; use trtkp prune"),
+    ):
+        with pytest.raises(InputError, match=words):
+            build("net.pt2", "p", method="vskp", **options)
+    assert not Path("p").exists()
 
 
 @pytest.mark.parametrize(("form", "kind", "width"), [("bitmap", np.uint8, 2), ("list", np.int32, 6)])
