@@ -268,6 +268,32 @@ def test_group_lists_in_the_mask_and_so_in_the_penalty(new_layer: NewLayer) -> N
 # --- the known nets ---------------------------------------------------------------------------------------------------
 
 
+def test_refresh_groups_clustered_filters_again_after_every_epoch(new_layer: NewLayer) -> None:
+    rng = np.random.default_rng(0)
+    net = nn.Sequential(nn.Conv2d(6, 8, 3))
+    layer = new_layer(name="0.weight", filters=8, channels=6)
+    kinds = np.where(rng.random((2, 6, 3, 3)) < 0.4, 1.0, 0.1)
+    weight = torch.from_numpy(kinds[[0, 1] * 4] * rng.uniform(0.9, 1.1, layer.weight_shape)).float()
+    order = [0, 1, 2, 3, 5, 4, 7, 6]  # two filters change places with their neighbours of the other kind
+    for refresh in (False, True):
+        method = KEP(n=3, filter_group=4, cluster=True, refresh=refresh, every=1)
+        with torch.no_grad():
+            net[0].weight.copy_(weight)
+        penalty = method.regulariser(net, [layer])
+        before = penalty.masks()["0.weight"]
+        with torch.no_grad():
+            net[0].weight.copy_(weight[order])
+        penalty.after_step(0.1)
+        penalty.after_epoch(1)
+        after = penalty.masks()["0.weight"]
+        assert np.array_equal(after, before[order] if refresh else before)
+        again = method.regulariser(nn.Sequential(nn.Conv2d(6, 8, 3)), [layer])
+        assert not np.array_equal(again.masks()["0.weight"], after)
+        again.restore(penalty.state())
+        assert np.array_equal(again.masks()["0.weight"], after)
+        assert again.report()["mu"] == penalty.report()["mu"] > 0
+
+
 @dataclass(frozen=True)
 class Net:
     """A net, what KEP prunes in it, its constants, and the shares of params and MACs removed at n = 4, 3, 2, 1."""
