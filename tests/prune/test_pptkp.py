@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -242,6 +242,30 @@ def test_threshold_over_the_net_and_a_kernel_for_every_filter(new_layer: NewLaye
     assert masks["a"][2, :, 0, 0].sum() == 1
     even = PPTKP(ratio=0.5, equalise=True).masks(layers, weights)
     assert len(set(even["a"][:, :, 0, 0].sum(axis=1))) == 1
+
+
+@pytest.mark.parametrize(("ratio", "gone"), [(1 / 8, 1), (2 / 8, 1), (4 / 8, 1), (5 / 8, 5), (7 / 8, 7), (0.0, 0)])
+@pytest.mark.parametrize("order", [range(8), range(7, -1, -1), (3, 0, 5, 1, 7, 2, 4, 6)])
+def test_equal_norms_stay_or_go_together(new_layer: NewLayer, ratio: float, gone: int, order: Sequence[int]) -> None:
+    """Four equal norms over two layers, in whatever order: a share that would split them takes none of them."""
+    norms = np.array([1, 2, 2, 2, 2, 3, 4, 5])[list(order)]
+    layers = [new_layer(name=name, filters=1, channels=4) for name in "ab"]
+    weights = {
+        name: np.broadcast_to(part[None, :, None, None], (1, 4, 3, 3)) * np.ones((1, 4, 3, 3))
+        for name, part in zip("ab", (norms[:4], norms[4:]), strict=True)
+    }
+    masks = PPTKP(ratio=ratio).masks(layers, weights)
+    kept = np.concatenate([masks[name][0, :, 0, 0] for name in "ab"])
+    expected = norms > np.concatenate([[0], np.sort(norms)])[gone]
+    for part in (slice(0, 4), slice(4, 8)):  # a filter keeps its largest
+        if not expected[part].any():
+            expected[part.start + norms[part].argmax()] = True
+    assert np.array_equal(kept, expected)
+
+
+def test_norms_that_are_all_equal_all_stay(new_layer: NewLayer) -> None:
+    layer = new_layer(name="w", filters=4, channels=6)
+    assert PPTKP(ratio=0.5).masks([layer], {"w": np.ones(layer.weight_shape)})["w"].all()
 
 
 def test_uniform_takes_the_share_from_every_layer(new_layer: NewLayer) -> None:
