@@ -124,7 +124,7 @@ class CoefficientSearch(Regulariser):
         import torch
 
         module, attribute = self._owners[layer.name]
-        parametrization = module.parametrizations[attribute]  # type: ignore[union-attr, index]
+        parametrization: Any = module.parametrizations[attribute]  # type: ignore[index]
         scaled, weight, owner = parametrization[0], parametrization.original, blocks.group_of_filter
         with torch.no_grad():
             before = scaled.coefficients[scaled.group].double().cpu()  # of every filter, [F, R, S]

@@ -511,10 +511,11 @@ def _bound(totals: Any) -> str:
 
 def _print_paper(out: Console, totals: TotalsRecord) -> None:
     counts = totals.as_in_paper
-    if counts is not None:
+    while counts is not None:
         params = _before_after(counts.dense_params, counts.retained_params)
         flops = _before_after(counts.dense_flops, counts.retained_flops)
         out.print(f"  as in the paper ({counts.counting}): params {params}, FLOPs {flops}", soft_wrap=True)
+        counts = counts.other
 
 
 def _print_points(out: Console, points: Sequence[dict[str, Any]], totals: TotalsRecord) -> None:
