@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -141,6 +142,24 @@ def test_the_documents_are_of_the_results(tmp_path: Path) -> None:
     write_report(results, tmp_path)
     for name in ("accuracy.md", "accuracy-macs.svg", "accuracy-latency.svg"):
         assert (tmp_path / name).read_text() == (ROOT / "docs" / name).read_text(), name
+
+
+def test_what_is_said_of_the_penalty_against_plain_l1_is_so() -> None:
+    """The words of docs/methods.md and docs/accuracy.md, from the results: all seeds, the same epochs in all."""
+    found: dict[str, dict[int, float]] = {}
+    for row in read_rows(ROOT / "benchmarks/results/accuracy.jsonl", SCALES["full"].digest()):
+        if row.get("table") == "groups":
+            found.setdefault(row["label"], {})[row["seed"]] = row["accuracy"]["pruned"]
+    assert found["pptkp 1"].keys() == found["l1 1"].keys() == {0, 1, 2}
+    accuracy = {label: mean(seeds.values()) for label, seeds in found.items()}
+    methods, page = (" ".join((ROOT / "docs" / name).read_text().split()) for name in ("methods.md", "accuracy.md"))
+    gain = 100 * (accuracy["pptkp 1"] - accuracy["l1 1"])
+    assert ("PPT-KP loses less than plain L1" in methods) == (gain > 0)
+    assert f"PPT-KP loses {abs(gain):.2f} points {'less' if gain > 0 else 'more'} than plain L1" in page
+    lists = [label.split()[1] for label in accuracy if label.endswith(" aware")]
+    assert lists
+    less = all(accuracy[f"pptkp {n} aware"] - accuracy[f"l1 {n}"] > gain / 100 for n in lists)
+    assert ("with lists of groups far less" in methods) == less
 
 
 def _worked(run: Run) -> dict[str, Any]:
