@@ -119,7 +119,7 @@ def test_the_recipes_are_the_papers_trainings(file: Path) -> None:
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_the_recipes_are_the_papers_data(file: Path) -> None:
-    """Flip, a crop of the image padded by 4 (of the resized image on ImageNet), ImageNet's statistics; ASKs and SWP: others."""
+    """Flip, a crop of the image padded by 4 (resized on ImageNet), ImageNet's statistics; ASKs and SWP have others."""
     data = read_recipe(file).data
     assert data.flip
     assert (data.pad, data.resized_crop) == ((0, True) if "imagenet" in file.stem else (4, False))
