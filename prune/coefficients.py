@@ -123,9 +123,8 @@ class CoefficientSearch(Regulariser):
         """In double precision on the CPU, where all processes come to the same."""
         import torch
 
-        module, attribute = self._owners[layer.name]
-        parametrization: Any = module.parametrizations[attribute]  # type: ignore[index]
-        scaled, weight, owner = parametrization[0], parametrization.original, blocks.group_of_filter
+        parametrization, owner = self._parametrization(layer), blocks.group_of_filter
+        scaled, weight = parametrization[0], parametrization.original
         with torch.no_grad():
             before = scaled.coefficients[scaled.group].double().cpu()  # of every filter, [F, R, S]
             means = torch.stack([before[owner == group].abs().mean(dim=0) for group in range(blocks.shape[0])])
@@ -156,14 +155,18 @@ class CoefficientSearch(Regulariser):
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """The groups that were trained with; coefficients are in the module's own state."""
         for layer in self._layers:
-            module, attribute = self._owners[layer.name]
-            group = module.parametrizations[attribute][0].group.cpu().numpy()  # type: ignore[union-attr, index]
-            self._blocks[layer.name] = _blocks_of_groups(layer, group)
+            group = self._parametrization(layer)[0].group
+            self._blocks[layer.name] = _blocks_of_groups(layer, group.cpu().numpy())
 
     def report(self) -> dict[str, Any]:
         """Share of positions whose coefficient is below the threshold."""
         shares = [1 - self._method.above_threshold(rows).mean() for rows in self._magnitudes().values()]
         return {"below_threshold": float(sum(shares) / max(1, len(shares)))}
+
+    def _parametrization(self, layer: ConvLayer) -> Any:
+        """PyTorch's list of one: the coefficients, and what they are folded into as ``original``."""
+        module, attribute = self._owners[layer.name]
+        return module.parametrizations[attribute]  # type: ignore[index]
 
     def _folded(self) -> dict[str, npt.NDArray[Any]]:
         """The weights with the coefficients in them, float32 [F, C, R, S]."""
