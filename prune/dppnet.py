@@ -15,7 +15,9 @@ The softmax is positive, so for every input the same positions are read: the uni
 sparsity is not.
 
 Reconstructed: the authors train the first stage from scratch; here it starts from an ordinary net, each pattern its
-kernel with a little noise, the attention uniform, so that the converted net nearly computes what it did.
+kernel with a little noise, the attention uniform, so that the converted net nearly computes what it did. Different: the
+authors' scope includes the 1x1 convolutions of bottlenecks, whose masks can only drop whole patterns; here these stay
+as they are.
 
 `prune.dynamic` has the module, its conversion and its costs.
 """

@@ -16,9 +16,9 @@ is that of the pre-trained weights, as "prior knowledge" suggests; ``refresh`` r
 Not from the paper: ``filter_group`` and ``channel_block`` let the planes of a block (`prune.granularity`) share their
 positions, in the mask and so in the penalty, which pulls the lists of a group together. With ``cluster`` the groups are
 those of the pre-trained weights, like the mask that they share: other groups would have other positions, and so bring
-back what was pushed down and push what had to stay. PPT-KP can group again because its penalty follows the norms; here
-``refresh`` does. ``nm`` keeps 2:4 inside lists that are stripes (`prune.nm`); the penalty then pushes what either of
-the two drops.
+back what was pushed down and push what had to stay. PPT-KP can group again because its penalty follows the norms as
+they are; here that is what ``refresh`` is for. ``nm`` keeps 2:4 inside lists that are stripes (`prune.nm`); the penalty
+then pushes what either of the two drops.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ A method scores, allocates and masks in `Method.masks`. One that regularises tra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,6 +26,7 @@ __all__ = [
     "check_left",
     "index_set",
     "list_weights",
+    "prune_layers",
     "prune_one_shot",
     "select_layers",
 ]
@@ -151,15 +152,25 @@ def prune_one_shot(
     include: Sequence[str] = (),
     skip: Sequence[str] = (),
 ) -> Pruning:
-    """Masks from the weights as they are, with no training.
+    """Masks from the weights as they are, with no training, of the layers that `select_layers` chooses.
+
+    Raises:
+        InputError: see there and `prune_layers`.
+    """
+    chosen, reasons = select_layers(method, layers, include, skip)
+    pruning = prune_layers(method, chosen, weights)
+    return replace(pruning, left_dense=reasons | pruning.left_dense)
+
+
+def prune_layers(method: Method, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Pruning:
+    """Masks of the given layers from the weights as they are.
 
     A method with a setting ``nm`` of "2:4" gives lists; each filter keeps two of every four weights inside them.
 
     Raises:
-        InputError: see `select_layers`, the method and `check_left`.
+        InputError: see the method and `check_left`.
     """
-    chosen, reasons = select_layers(method, layers, include, skip)
-    unique = list({layer.name: layer for layer in chosen}.values())
+    unique = list({layer.name: layer for layer in layers}.values())
     own = {layer.name: weights[layer.name] for layer in unique}
     masks = method.masks(unique, list_weights(method, own)) if unique else {}
     lists: Masks = {}
@@ -167,7 +178,7 @@ def prune_one_shot(
         lists, masks = masks, refined(masks, weights, unique)
     check_left(method, masks, weights)
     masks = {name: mask for name, mask in masks.items() if not mask.all()}
-    reasons |= {layer.name: "the method removes nothing from it" for layer in unique if layer.name not in masks}
+    reasons = {layer.name: "the method removes nothing from it" for layer in unique if layer.name not in masks}
     stored = getattr(method, "index_sets", {})
     return Pruning(
         masks, reasons, {name: lists[name] for name in masks if name in lists}, {name: stored[name] for name in stored}

@@ -34,7 +34,7 @@ class Checkpoint:
         epoch: epochs done, in this stage.
         step: iterations done in the next epoch.
         totals: loss, right decisions and samples of that epoch so far.
-        numbers: the optimiser's and the scaler's.
+        numbers: the optimiser's and the scaler's, and of an epoch that is done its row in the log, without accuracy.
         tensors: the model's, the optimiser's, the regulariser's and the masks, each under its prefix.
     """
 

@@ -1,4 +1,4 @@
-"""The log of a training: a CSV file, and TensorBoard where it is installed."""
+"""The log of a training: a CSV file, and TensorBoard's event files where they are asked for."""
 
 from __future__ import annotations
 
@@ -7,34 +7,52 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trtkp.errors import InputError
+
 __all__ = ["FIELDS", "LOG_FILE", "TrainingLog"]
 
 LOG_FILE = "log.csv"
 
+#: Seconds are those of the training, without the measuring.
 FIELDS = ("stage", "epoch", "lr", "loss", "train_accuracy", "test_accuracy", "seconds", "extra")
 
 
 class TrainingLog:
-    """Appends a row per epoch; a training that goes on after a kill goes on in the same file.
+    """Appends a row per epoch; a training that goes on after a kill goes on in the same files.
 
     Args:
-        folder: where ``log.csv`` and TensorBoard's event files go.
-        tensorboard: write event files too, where the package is there.
+        folder: where ``log.csv`` goes.
+        events: where TensorBoard's event files go, a run for every stage; without it there are none.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool = True) -> None:
+    def __init__(self, folder: Path, events: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / LOG_FILE
+        self._events = events
         self._writer: Any = None
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                return
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
 
-    def forget(self, stage: str, epoch: int) -> None:
-        """Drop the rows of ``stage`` from ``epoch`` on, which a resumed training writes again, and what follows."""
+    def begin(self, stage: str, epoch: int) -> None:
+        """Log a stage from ``epoch`` on; what an earlier run wrote of it from there on, and what follows, is dropped.
+
+        Raises:
+            InputError: no event files can be written there.
+        """
+        self._forget(stage, epoch)
+        if self._events is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.close()
+        try:
+            self._writer = SummaryWriter(str(self._events / stage), purge_step=epoch)
+        except OSError as error:
+            raise InputError(
+                f"no event files can be written there ({error.strerror or error})",
+                file=self._events,
+                remedy="choose another --tensorboard",
+            ) from None
+
+    def _forget(self, stage: str, epoch: int) -> None:
         if not self.path.exists():
             return
         with self.path.open(newline="") as file:
@@ -54,7 +72,7 @@ class TrainingLog:
         if self._writer is not None:
             for name in ("lr", "loss", "train_accuracy", "test_accuracy"):
                 if row.get(name) not in (None, ""):
-                    self._writer.add_scalar(f"{row['stage']}/{name}", float(row[name]), int(row["epoch"]))
+                    self._writer.add_scalar(name, float(row[name]), int(row["epoch"]))
             self._writer.flush()
 
     def _append(self, row: Mapping[str, Any]) -> None:
@@ -69,3 +87,4 @@ class TrainingLog:
         """Give the event file back."""
         if self._writer is not None:
             self._writer.close()
+            self._writer = None

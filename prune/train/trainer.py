@@ -125,9 +125,14 @@ class Trainer:
             self._restore(start)
         self._since = torch.zeros(3, dtype=torch.float64, device=device)
         self._saved = time.monotonic()
+        row = start.numbers.get("row") if start is not None else None
+        if self.log is not None and self.processes.first:
+            self.log.begin(self.stage, first + (row is None))
         held = frozen_masks(self.model, self.masks) if self.masks else nullcontext()
         with torch.random.fork_rng(), held:
             self._module = self.processes.wrapped(self.model)
+            if row is not None:
+                self._report(row)  # a kill while its accuracy was measured left it out
             for epoch in range(first, recipe.epochs):
                 if epoch and self.regulariser is not None and self.regulariser.finished:
                     break
@@ -154,21 +159,29 @@ class Trainer:
         self._look(epoch, weights=True)
         if self.regulariser is not None:
             self.regulariser.after_epoch(epoch + 1)
-        loss, right, samples = self._totals.tolist()
+        row = self._row(epoch + 1, lr, time.monotonic() - began)
         self._totals.zero_()
-        self._save(epoch + 1, 0)
-        if self.log is not None or self.test is not None:
-            due = self.test_every > 0 and (epoch + 1) % self.test_every == 0
-            accuracy = self.test(self.model) if self.test is not None and due else None
-            if self.log is not None and self.processes.first:
-                extra = self.regulariser.report() if self.regulariser is not None else {}
-                self.log.add({
-                    "stage": self.stage, "epoch": epoch + 1, "lr": f"{lr:.6g}", "loss": f"{loss / samples:.6g}",
-                    "train_accuracy": f"{right / samples:.6g}",
-                    "test_accuracy": "" if accuracy is None else f"{accuracy:.6g}",
-                    "seconds": f"{time.monotonic() - began:.3g}",
-                    "extra": " ".join(f"{k}={v:.6g}" for k, v in extra.items() if isinstance(v, float)),
-                })  # fmt: skip
+        self._save(epoch + 1, 0, row)
+        self._report(row)
+
+    def _row(self, epoch: int, lr: float, seconds: float) -> dict[str, Any]:
+        """What the log says of an epoch of so many seconds, but for the accuracy that is yet to be measured."""
+        loss, right, samples = self._totals.tolist()
+        samples = max(1.0, samples)
+        extra = self.regulariser.report() if self.regulariser is not None else {}
+        return {
+            "stage": self.stage, "epoch": epoch, "lr": f"{lr:.6g}", "loss": f"{loss / samples:.6g}",
+            "train_accuracy": f"{right / samples:.6g}", "seconds": f"{seconds:.3g}",
+            "extra": " ".join(f"{k}={v:.6g}" for k, v in extra.items() if isinstance(v, float)),
+        }  # fmt: skip
+
+    def _report(self, row: Mapping[str, Any]) -> None:
+        """Measure the accuracy where it is due, and log the epoch."""
+        row = dict(row)
+        if self.test is not None and self.test_every and row["epoch"] % self.test_every == 0:
+            row["test_accuracy"] = f"{self.test(self.model):.6g}"
+        if self.log is not None and self.processes.first:
+            self.log.add(row)
 
     def _start_mode(self) -> None:
         set_training(self.model, True, freeze_batch_norm=self.recipe.freeze_batch_norm)
@@ -238,7 +251,7 @@ class Trainer:
             remedy="lower the learning rate, or train in fp32",
         )
 
-    def _save(self, epoch: int, step: int) -> None:
+    def _save(self, epoch: int, step: int, row: Mapping[str, Any] | None = None) -> None:
         self._saved = time.monotonic()
         if self.checkpoint is None or not self.processes.first:
             return
@@ -257,7 +270,7 @@ class Trainer:
                 epoch,
                 step,
                 (loss, right, samples),
-                {"optimizer": numbers, "scaler": self._scaler.state_dict(), "notes": dict(self.notes)},
+                {"optimizer": numbers, "scaler": self._scaler.state_dict(), "notes": dict(self.notes), "row": row},
                 dict(self.keep)
                 | {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()},
             ),

@@ -13,6 +13,12 @@ from trtkp.errors import InputError
 from trtkp.prune.accounting import Cost, Matrix, account
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import Kind, from_mask
+from trtkp.prune.kep import KEP
+from trtkp.prune.l1 import L1
+from trtkp.prune.method import Method, prune_one_shot
+from trtkp.prune.pptkp import PPTKP
+from trtkp.prune.soks import SOKS
+from trtkp.prune.vskp import VSKP
 
 NewLayer = Callable[..., ConvLayer]
 
@@ -82,3 +88,41 @@ def test_zeros_of_matrices_are_in_the_totals_alone(new_layer: NewLayer) -> None:
 def test_index_set_of_another_model(new_layer: NewLayer, name: str, mask: Any, groups: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         account([new_layer()], 108, 6912, {name: from_mask(mask, groups)})
+
+
+@pytest.mark.parametrize(
+    ("method", "kept"),  # the weights that each layer below keeps
+    [
+        (VSKP(ratio=0.5, allocation="uniform"), (8 * 6 * 9, 16 * 4 * 9, 16 * 8)),
+        (VSKP(ratio=0.3, allocation="uniform"), (8 * 9 * 9, 16 * 6 * 9, 16 * 12)),  # floor(0.3 C) go
+        (VSKP(ratio=0.5, allocation="uniform", pointwise=False), (8 * 6 * 9, 16 * 4 * 9, 16 * 16)),
+        (VSKP(ratio=0.5, allocation="uniform", nm="2:4"), (8 * 6 * 9, 16 * 4 * 9, 16 * 8)),  # half inside full lists
+        (L1(ratio=0.25, allocation="uniform"), (8 * 9 * 9, 16 * 6 * 9, 16 * 12)),
+        (PPTKP(ratio=0.5, allocation="uniform"), (48 * 9, 64 * 9, 128)),
+        (PPTKP(ratio=0.3, allocation="uniform"), ((96 - 28) * 9, (128 - 38) * 9, 256 - 76)),
+        (PPTKP(ratio=0.3, allocation="uniform", equalise=True), (8 * 9 * 9, 16 * 6 * 9, 16 * 12)),
+        (SOKS(ratio=4 / 9, groups=2), (96 * 5, 128 * 5, 256)),  # a 1x1 kernel has one position
+        (SOKS(ratio=5 / 9, groups=1), (96 * 4, 128 * 4, 256)),
+        (SOKS(shapes="ASK_4a"), (96 * 4, 128 * 4, 256)),
+        (SOKS(shapes="ASK_7"), (96 * 7, 128 * 7, 256)),
+        (KEP(n=2), (96 * 2, 128 * 2, 256)),
+        (KEP(n=5, share="per-layer"), (96 * 5, 128 * 5, 256)),
+    ],
+)
+def test_every_method_is_counted_exactly(new_layer: NewLayer, method: Method, kept: tuple[int, ...]) -> None:
+    """In integers, from weights to totals: 77 parameters and 999 MACs are of other operators."""
+    layers = [
+        new_layer(name="a", filters=8, channels=12, output_size=(8, 6)),
+        new_layer(name="b", filters=16, channels=8, output_size=(4, 3)),
+        new_layer(name="c", filters=16, channels=16, kernel=(1, 1), pads=(0,) * 4, output_size=(4, 3)),
+    ]
+    outputs = (48, 12, 12)
+    rng = np.random.default_rng(3)
+    weights = {layer.name: rng.normal(size=layer.weight_shape) for layer in layers}
+    dense = (864, 1152, 256)
+    params, macs = 77 + sum(dense), 999 + sum(n * size for n, size in zip(dense, outputs, strict=True))
+    sets = prune_one_shot(method, layers, weights).index_sets({layer.name: 1 for layer in layers})
+    result = account(layers, params, macs, sets)
+    assert [cost.params for cost in result.layers] == [Cost(*pair) for pair in zip(dense, kept, strict=True)]
+    assert result.params == Cost(params, 77 + sum(kept))
+    assert result.macs == Cost(macs, 999 + sum(n * size for n, size in zip(kept, outputs, strict=True)))

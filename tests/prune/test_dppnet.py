@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from torch import nn
 
 from examples.nets import resnet
 from trtkp.errors import InputError
+from trtkp.prune.conv_layer import ConvLayer
+from trtkp.prune.dppnet import DPPNet
 from trtkp.prune.dynamic import (
     Attention,
     DynamicPatternConv2d,
@@ -39,6 +42,14 @@ def layer_with(stride: int = 1, bias: bool = False, seed: int = 0) -> DynamicPat
         layer.theta.copy_(layer.weight.abs().mean() * (1 + 0.1 * torch.randn(4, 5)))
     use_patterns(layer)
     return layer
+
+
+def test_scope(new_layer: Callable[..., ConvLayer]) -> None:
+    """1x1 convolutions stay as they are, those of bottlenecks too."""
+    method = DPPNet()
+    assert method.inapplicable(new_layer()) is method.out_of_scope(new_layer()) is None
+    assert "1x1 kernel" in str(method.inapplicable(new_layer(kernel=(1, 1))))
+    assert method.out_of_scope(new_layer(kernel=(5, 5))) == "5x5 kernel"
 
 
 def test_gradient_of_the_step() -> None:

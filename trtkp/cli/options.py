@@ -486,6 +486,10 @@ TestEvery = Annotated[
     int,
     typer.Option("--test-every", help="Epochs between accuracies in the log, 0 for none.", rich_help_panel=_TRAINING),
 ]
+TensorBoard = Annotated[
+    Path | None,
+    typer.Option("--tensorboard", help="Folder for TensorBoard's event files.", rich_help_panel=_TRAINING),
+]
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 

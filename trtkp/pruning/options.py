@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from trtkp.errors import InputError
+from trtkp.packages import require
 from trtkp.prune.method import Method
 from trtkp.prune.regulariser import Converting, Trainable, can_regularise
 from trtkp.prune.train.recipe import Training
+from trtkp.pruning.folder import training_folder
 
-__all__ = ["PruneOptions", "check_stages", "with_epochs"]
+__all__ = ["PruneOptions", "check_stages", "check_tensorboard", "with_epochs"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class PruneOptions:
         device: where to train, such as ``cuda``; without it a GPU where there is one.
         restart: forget the checkpoint of a training that was interrupted.
         test_every: epochs between two accuracies in the log; 0 for none.
+        tensorboard: folder for TensorBoard's event files, which stay there; without it there are none.
     """
 
     input_shape: Sequence[str] = ()
@@ -39,6 +44,7 @@ class PruneOptions:
     device: str | None = None
     restart: bool = False
     test_every: int = 1
+    tensorboard: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.test_every < 0:
@@ -60,6 +66,25 @@ def check_stages(method: Method, training: Training) -> None:
             raise InputError(f"a stage prepare means nothing to method {method.name}", remedy="leave it out")
     elif not training.regularise.epochs:
         raise InputError(f"--method {method.name} learns its patterns in training", remedy="give --data and --epochs")
+
+
+def check_tensorboard(options: PruneOptions, output: Path) -> None:
+    """Refuse event files that could not be written, or that would go with what pruning replaces and removes.
+
+    Raises:
+        InputError: nothing is trained, or the folder cannot be that.
+        JobError: the package is not installed.
+    """
+    if options.tensorboard is None:
+        return
+    folder, remedy = Path(options.tensorboard), "choose another --tensorboard"
+    if not options.training.epochs:
+        raise InputError("--tensorboard means nothing without training", remedy="leave it out, or give --epochs")
+    require("--tensorboard", "train", {"tensorboard": "tensorboard"})
+    if folder.exists() and not folder.is_dir():
+        raise InputError("exists and is not a directory", file=folder, remedy=remedy)
+    if any(folder.resolve().is_relative_to(gone.resolve()) for gone in (output, training_folder(output))):
+        raise InputError("lies in a directory that pruning replaces", file=folder, remedy=remedy)
 
 
 def with_epochs(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from glob import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.prune.index_set import IndexSet
-from trtkp.prune.method import Masks, Method, check_left, index_set, prune_one_shot
+from trtkp.prune.method import Masks, Method, Pruning, check_left, index_set, prune_layers
 from trtkp.prune.regulariser import Converting, Deployed, can_regularise
+from trtkp.pruning.pptkp import points_report
 from trtkp.pruning.subject import Subject
 from trtkp.pruning.vskp import matrix_masks
 
@@ -73,10 +73,14 @@ class Outcome:
 
     def take_one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         """Masks of the given weights."""
-        layers = self.subject.layers
         with self._named():
-            pruning = prune_one_shot(self.method, layers, weights, [escape(layer.name) for layer in layers])
+            pruning = prune_layers(self.method, self.subject.layers, weights)
         self.take(pruning.masks, pruning.lists)
+        self.list_points(weights)
+
+    def list_points(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Report PPT-KP's pruning points of the weights that the masks came from."""
+        self.report |= points_report(self.subject, self.method, weights, Pruning(self.masks, {}, self.lists))
 
     def take(self, masks: Masks, lists: Masks) -> None:
         """Masks, and the lists of those with 2:4 inside; kept are those that remove something.

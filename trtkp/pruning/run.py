@@ -14,7 +14,7 @@ from trtkp.prune.method import Method
 from trtkp.prune.registry import make_method
 from trtkp.prune.regulariser import Converting
 from trtkp.pruning.folder import forget_training
-from trtkp.pruning.options import PruneOptions, check_stages
+from trtkp.pruning.options import PruneOptions, check_stages, check_tensorboard
 from trtkp.pruning.outcome import Outcome
 from trtkp.pruning.stages import Progress, Stages
 from trtkp.pruning.subject import Subject
@@ -58,6 +58,7 @@ def prune(
     check_stages(chosen, options.training)
     target = Path(output)
     check_replaceable(target)
+    check_tensorboard(options, target)
     if data is None:
         if options.training.epochs:
             raise InputError(f"{options.training.epochs} epochs of training need data", remedy="give --data")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from trtkp.prune.train.checkpoint import Checkpoint
     from trtkp.prune.train.data import Dataset, Loader
+    from trtkp.prune.train.log import TrainingLog
     from trtkp.prune.train.processes import Processes
 
 __all__ = ["Progress", "Stages"]
@@ -104,6 +105,8 @@ class Stages:
             start = None
         if can_regularise(self._method) and training.regularise.epochs:
             self._outcome.take(*self._regularised(start))
+            if not isinstance(self._method, Converting):  # the layers that were read are not in its net
+                self._outcome.list_points(self._weights())
         elif not isinstance(self._method, Converting):
             self._outcome.take_one_shot(self._weights())
 
@@ -152,15 +155,12 @@ class Stages:
             outcome.report["reactivated"] = reactivate_layers(self._subject, self._module, outcome.masks, before)
 
     def _stage(self, name: str, start: Checkpoint | None, **options: Any) -> None:
-        from trtkp.prune.train.log import TrainingLog
         from trtkp.prune.train.trainer import Trainer
 
         outcome, training = self._outcome, self._options.training
         recipe = getattr(training, name)
         began = time.perf_counter()
-        log = TrainingLog(training_folder(self._output)) if self._processes.first else None
-        if log is not None:
-            log.forget(name, start.epoch + 1 if start is not None else 1)
+        log = self._log()
         teacher = None
         if recipe.distil:
             from trtkp.prune.train.modes import set_training
@@ -191,6 +191,15 @@ class Stages:
             if log is not None:
                 log.close()
         outcome.seconds[name] = round(time.perf_counter() - began, 3)
+
+    def _log(self) -> TrainingLog | None:
+        """Of the process that writes."""
+        from trtkp.prune.train.log import TrainingLog
+
+        events = self._options.tensorboard
+        if not self._processes.first:
+            return None
+        return TrainingLog(training_folder(self._output), None if events is None else Path(events))
 
     def _loader(self, data: Dataset, batch: int, *, augment: bool) -> Loader:
         from trtkp.prune.train.data import Loader

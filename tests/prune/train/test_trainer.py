@@ -342,13 +342,52 @@ def test_log_has_a_row_per_epoch_also_after_going_on(new_net: NewNet, data: Arra
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert {row["test_accuracy"] for row in rows} == {"0.5"}
     assert float(rows[2]["loss"]) < float(rows[0]["loss"])
-    log.forget("finetune", 2)
+    log.begin("finetune", 2)
     assert [row["epoch"] for row in csv.DictReader(log.path.open())] == ["1"]
     with log.path.open("a") as file:
         file.write("finetune,2,0.0")  # a kill while it was written
-    log.forget("finetune", 3)
+    log.begin("finetune", 3)
     assert [row["epoch"] for row in csv.DictReader(log.path.open())] == ["1"]
-    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("unlucky", [2, 3])
+def test_a_kill_while_the_accuracy_is_measured_leaves_no_epoch_out(
+    new_net: NewNet, data: Arrays, tmp_path: Path, unlucky: int
+) -> None:
+    """The last epoch neither, after which nothing is left to train."""
+
+    class StopError(Exception):
+        pass
+
+    measured: list[int] = []
+
+    def accuracy(net: nn.Module) -> float:
+        measured.append(1)
+        if stop and len(measured) == unlucky:
+            raise StopError
+        return evaluate(net, loader(data, augment=False), torch.device("cpu"))
+
+    def rows(name: str) -> list[dict[str, str]]:
+        with (tmp_path / name / "log.csv").open(newline="") as file:
+            return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+    def trainer(name: str, net: nn.Sequential) -> Trainer:
+        return Trainer(net, loader(data), RECIPE, masks=masks_of(new_net()), checkpoint=tmp_path / name / "state",
+                       fingerprint="f", log=TrainingLog(tmp_path / name), test=accuracy)  # fmt: skip
+
+    stop = False
+    trainer("unbroken", new_net()).run()
+    assert len(rows("unbroken")) == RECIPE.epochs
+    measured.clear()
+    stop = True
+    with pytest.raises(StopError):
+        trainer("broken", new_net()).run()
+    assert len(rows("broken")) == unlucky - 1
+    stop = False
+    again = trainer("broken", new_net(seed=9))
+    again.run(load_checkpoint(tmp_path / "broken" / "state", "f"))
+    assert rows("broken") == rows("unbroken")
+    assert not again.model.training
 
 
 def test_checkpoints_are_refused_in_one_line(new_net: NewNet, data: Arrays, tmp_path: Path) -> None:
