@@ -83,6 +83,14 @@ class Blocks:
         means: npt.NDArray[np.float64] = sums / self.sizes.reshape(self.shape + (1,) * (sums.ndim - 2))
         return means
 
+    def equal_share(self, chosen: npt.NDArray[np.bool_]) -> int:
+        """Blocks of every filter group that hold the same share of kernels as the chosen: ``floor(columns · share)``.
+
+        Args:
+            chosen: blocks, [filter groups, channel blocks].
+        """
+        return int(self.sizes[chosen].sum()) * self.shape[1] // int(self.sizes.sum())
+
     def spread(self, blocks: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The value of its block for every kernel, [F, C, ...], from values [filter groups, channel blocks, ...]."""
         return blocks[self.group_of_filter][:, self.block_of_channel]

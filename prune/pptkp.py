@@ -197,7 +197,7 @@ class PPTKP:
         for pool in compared:
             threshold = self._threshold(pool, norms, blocks, ratio)
             for layer in pool:
-                rows = self._kept(norms[layer.name], threshold, ratio)
+                rows = self._kept(norms[layer.name], blocks[layer.name], threshold, ratio)
                 if self.round_to > 1:
                     rows = self._rounded(rows, norms[layer.name])
                 kept = blocks[layer.name].spread(rows)
@@ -235,22 +235,24 @@ class PPTKP:
             )
         return points[self.point - 1].threshold
 
-    def _kept(self, norms: npt.NDArray[np.float64], threshold: float, ratio: float) -> npt.NDArray[np.bool_]:
+    def _kept(
+        self, norms: npt.NDArray[np.float64], blocks: Blocks, threshold: float, ratio: float
+    ) -> npt.NDArray[np.bool_]:
         """Blocks above the threshold, and the largest of every row that has none."""
         if self.equalise:
-            return equalised(norms, self._equal_count(norms, threshold, ratio))
+            return equalised(norms, self._equal_count(norms, blocks, threshold, ratio))
         kept = norms > threshold
         empty = ~kept.any(axis=1)
         kept[empty, norms[empty].argmax(axis=1)] = True
         return kept
 
-    def _equal_count(self, norms: npt.NDArray[np.float64], threshold: float, ratio: float) -> int:
-        """Blocks that every row loses: the mean number below the threshold.
+    def _equal_count(self, norms: npt.NDArray[np.float64], blocks: Blocks, threshold: float, ratio: float) -> int:
+        """Blocks that every row loses: the share of kernels below the threshold.
 
         Where that is zero, there are more zeros than the ratio, and beyond it goes only what is zero in every row.
         """
-        rows, columns = norms.shape
-        count = int((norms <= threshold).sum()) // rows
+        columns = norms.shape[1]
+        count = blocks.equal_share(norms <= threshold)
         if threshold == 0:
             count = min(count, max(int((norms == 0).sum(axis=1).min()), exact_floor(ratio * columns)))
         return min(columns - 1, count)

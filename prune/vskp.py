@@ -18,8 +18,9 @@ for fully connected layers, which are not convolutions and so have no index sets
 
 Not from the paper: ``filter_group`` and ``channel_block`` choose whole blocks of kernels (`prune.granularity`) by their
 mean score, ``cluster`` groups filters that score alike, ``round_to`` rounds the retained number of channels; at 1 x 1
-the method is the paper's. ``nm`` keeps 2:4 inside the lists (`prune.nm`): ``ratio`` is then what both remove, the lists
-so much less, and the kernels of a filter are ranked by what 2:4 is expected to keep of them.
+the method is the paper's. Blocks keep a layer's share of kernels but for their rounding, ``floor(columns · share)``.
+``nm`` keeps 2:4 inside the lists (`prune.nm`): ``ratio`` is then what both remove, the lists so much less, and the
+kernels of a filter are ranked by what 2:4 is expected to keep of them.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ class VSKP:
             below = score <= threshold
             if layer.taps == 1:
                 below &= score < _largest(score, self.pointwise_keep)
-            removed.append(int(below.sum()) // len(score))
+            removed.append(blocks[layer.name].equal_share(below))
         return removed
 
 
