@@ -14,7 +14,7 @@ from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import IndexSet, Kind
 
-__all__ = ["Accounting", "Cost", "LayerCost", "account"]
+__all__ = ["Accounting", "Cost", "LayerCost", "Matrix", "account"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,15 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
+class Matrix:
+    """The weight of a fully connected layer, and the MACs for one sample of all products that read it."""
+
+    name: str
+    weights: int
+    macs: int
+
+
+@dataclass(frozen=True)
 class Accounting:
     """Every convolution node in graph order, and the totals of the net with all its other operators.
 
@@ -56,8 +65,17 @@ class Accounting:
     index_bytes: int
 
 
-def account(layers: Iterable[ConvLayer], params: int, macs: int, index_sets: Mapping[str, IndexSet]) -> Accounting:
+def account(
+    layers: Iterable[ConvLayer],
+    params: int,
+    macs: int,
+    index_sets: Mapping[str, IndexSet],
+    matrices: Mapping[Matrix, int] | None = None,
+) -> Accounting:
     """Costs of a net whose dense totals are ``params`` and ``macs``, pruned to ``index_sets``.
+
+    ``matrices`` are the pruned weights of fully connected layers, with the number that each keeps. They have no index
+    sets: their zeros are in the totals alone.
 
     Raises:
         InputError: an index set of no layer, or of another weight shape or number of groups than its layer.
@@ -69,6 +87,9 @@ def account(layers: Iterable[ConvLayer], params: int, macs: int, index_sets: Map
             raise InputError("index set of no layer", layer=name, remedy="take index sets made for this model")
     removed_params = sum(cost.params.dense - cost.params.retained for cost in once.values())
     removed_macs = sum(cost.macs.dense - cost.macs.retained for cost in costs)
+    for matrix, kept in (matrices or {}).items():
+        removed_params += matrix.weights - kept
+        removed_macs += matrix.macs // matrix.weights * (matrix.weights - kept)
     return Accounting(
         layers=costs,
         params=Cost(params, params - removed_params),

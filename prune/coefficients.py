@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
@@ -91,15 +92,56 @@ class CoefficientSearch(Regulariser):
                 terms.append(method.diversity * total)
         return torch.stack(terms).sum() if terms else torch.zeros(())
 
+    def after_backward(self) -> None:
+        """Zero the coefficients that are not above SWP's threshold, and their gradients."""
+        import torch
+
+        if not self._method.zeroes:
+            return
+        with torch.no_grad():
+            for matrix in self.coefficients.values():
+                above = matrix.abs() > self._method.threshold
+                matrix.mul_(above)
+                if matrix.grad is not None:
+                    matrix.grad.mul_(above)
+
+    def after_epoch(self, epoch: int) -> None:
+        """Where filters are clustered, group them by the stripes that the search has made; the net computes the same.
+
+        A group's matrix becomes the mean magnitude of those that its filters had, and the quotient goes into their
+        weights, ``A' o W' = A o W``: a matrix of its own would begin anew at every epoch, and reach no threshold.
+        """
+        if not self._method.cluster:
+            return
+        folded = self._folded()
+        for layer in self._layers:
+            blocks = _numbered_alike(self._method.blocks(layer, folded[layer.name]), self._blocks[layer.name], layer)
+            if (blocks.group_of_filter != self._blocks[layer.name].group_of_filter).any():
+                self._regroup(layer, blocks)
+
+    def _regroup(self, layer: ConvLayer, blocks: Blocks) -> None:
+        """In double precision on the CPU, where all processes come to the same."""
+        import torch
+
+        module, attribute = self._owners[layer.name]
+        parametrization: Any = module.parametrizations[attribute]  # type: ignore[index]
+        scaled, weight, owner = parametrization[0], parametrization.original, blocks.group_of_filter
+        with torch.no_grad():
+            before = scaled.coefficients[scaled.group].double().cpu()  # of every filter, [F, R, S]
+            means = torch.stack([before[owner == group].abs().mean(dim=0) for group in range(blocks.shape[0])])
+            scaled.coefficients.copy_(means)
+            scaled.group.copy_(torch.from_numpy(owner))
+            after = means[owner]
+            quotient = torch.where(after > 0, before / after, 1.0)  # zero of zeros is zero with any weight
+            weight.mul_(quotient[:, None].to(weight))
+        self._blocks[layer.name] = blocks
+
     def masks(self) -> Masks:
         """By the method's ratio, or by its threshold."""
         if self._method.ratio is None:
-            scores = {name: matrix.detach().abs().flatten(1).double().cpu().numpy()
-                      for name, matrix in self.coefficients.items()}  # fmt: skip
+            scores = self._magnitudes()
         else:
-            folded = {name: getattr(module, attribute).detach().float().cpu().numpy()
-                      for name, (module, attribute) in self._owners.items()}  # fmt: skip
-            scores = self._method.scores(self._layers, folded, self._blocks)
+            scores = self._method.scores(self._layers, self._folded(), self._blocks)
         return self._method.masks_of_scores(self._layers, scores, self._blocks, self._method.ratio)
 
     def finish(self) -> None:
@@ -116,17 +158,46 @@ class CoefficientSearch(Regulariser):
         for layer in self._layers:
             module, attribute = self._owners[layer.name]
             group = module.parametrizations[attribute][0].group.cpu().numpy()  # type: ignore[union-attr, index]
-            size = int(np.bincount(group).max())
-            order = np.argsort(group, kind="stable")
-            self._blocks[layer.name] = Blocks(layer.filters, layer.channels, layer.groups, size, layer.channels, order)
+            self._blocks[layer.name] = _blocks_of_groups(layer, group)
 
     def report(self) -> dict[str, Any]:
         """Share of positions whose coefficient is below the threshold."""
-        shares = []
-        for matrix in self.coefficients.values():
-            rows = matrix.detach().abs().flatten(1)
-            shares.append((rows <= self._method.threshold * rows.max(dim=1, keepdim=True).values).float().mean())
+        shares = [1 - self._method.above_threshold(rows).mean() for rows in self._magnitudes().values()]
         return {"below_threshold": float(sum(shares) / max(1, len(shares)))}
+
+    def _folded(self) -> dict[str, npt.NDArray[Any]]:
+        """The weights with the coefficients in them, float32 [F, C, R, S]."""
+        return {name: getattr(module, attribute).detach().float().cpu().numpy()
+                for name, (module, attribute) in self._owners.items()}  # fmt: skip
+
+    def _magnitudes(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Of the coefficients of every layer, [G, R·S]."""
+        return {name: matrix.detach().abs().flatten(1).double().cpu().numpy()
+                for name, matrix in self.coefficients.items()}  # fmt: skip
+
+
+def _blocks_of_groups(layer: ConvLayer, group: npt.NDArray[np.int64]) -> Blocks:
+    """The blocks whose filters are in the given groups, [F], over all channels."""
+    size, order = int(np.bincount(group).max()), np.argsort(group, kind="stable")
+    return Blocks(layer.filters, layer.channels, layer.groups, size, layer.channels, order)
+
+
+def _numbered_alike(blocks: Blocks, before: Blocks, layer: ConvLayer) -> Blocks:
+    """The same groups with the numbers of those before that they share most filters with.
+
+    An optimiser's momentum belongs to a number. Only groups of one ONNX group and of one size take each other's.
+    """
+    owner, count = blocks.group_of_filter, blocks.shape[0]
+    shared = np.zeros((count, count), np.int64)
+    np.add.at(shared, (owner, before.group_of_filter), 1)
+    part, size = np.arange(count) * layer.groups // count, blocks.sizes[:, 0]
+    shared[(part[:, None] != part) | (size[:, None] != size)] = -1
+    number = np.zeros(count, np.int64)
+    for _ in range(count):
+        new, old = np.unravel_index(shared.argmax(), shared.shape)
+        number[new] = old
+        shared[new], shared[:, old] = -1, -1
+    return _blocks_of_groups(layer, number[owner])
 
 
 def _cost(layer: ConvLayer, kind: str) -> float:

@@ -14,8 +14,11 @@ Training (`trtkp.prune.penalty.GrowingPenalty`) pushes what the prior mask drops
 is that of the pre-trained weights, as "prior knowledge" suggests; ``refresh`` ranks again after every epoch.
 
 Not from the paper: ``filter_group`` and ``channel_block`` let the planes of a block (`prune.granularity`) share their
-positions, in the mask and so in the penalty, which pulls the lists of a group together. ``nm`` keeps 2:4 inside lists
-that are stripes (`prune.nm`); the penalty then pushes what either of the two drops.
+positions, in the mask and so in the penalty, which pulls the lists of a group together. With ``cluster`` the groups are
+those of the pre-trained weights, like the mask that they share: other groups would have other positions, and so bring
+back what was pushed down and push what had to stay. PPT-KP can group again because its penalty follows the norms as
+they are; here that is what ``refresh`` is for. ``nm`` keeps 2:4 inside lists that are stripes (`prune.nm`); the penalty
+then pushes what either of the two drops.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from trtkp.prune.granularity import Blocks, blocks_of
 from trtkp.prune.index_set import IndexSet
 from trtkp.prune.method import Masks
 from trtkp.prune.nm import check_nm, list_ratio, refined
-from trtkp.prune.options import check_allocation, check_granularity, check_ratio
+from trtkp.prune.options import check_allocation, check_granularity, check_ratio, exact_floor
 from trtkp.prune.regulariser import layer_weights
 from trtkp.prune.scope import no_element_to_drop, stem_or_depthwise
 
@@ -73,7 +76,7 @@ class KEP:
         channel_block: with ``share`` none, consecutive channels whose planes share their positions.
         cluster: group filters of like energies, instead of consecutive ones.
         nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
-        refresh: in training, rank the elements again after every epoch.
+        refresh: in training, rank the elements again after every epoch, and with ``cluster`` group the filters again.
         delta: what the penalty's factor grows by, every ``every`` iterations.
         every: iterations between two raises.
         norm: the penalty's, ``l2`` (squared) or ``l1``.
@@ -156,7 +159,7 @@ class KEP:
             return {layer.name: _at_least_one((1 - ratio) * layer.taps, layer.taps) for layer in layers}
         magnitudes = {layer.name: np.abs(weights[layer.name]).ravel() for layer in layers}
         total = sum(m.size for m in magnitudes.values())
-        cut = int(ratio * total)
+        cut = exact_floor(ratio * total)
         threshold = np.partition(np.concatenate(list(magnitudes.values())), cut)[cut]
         return {
             layer.name: _at_least_one(

@@ -7,7 +7,7 @@ A method scores, allocates and masks in `Method.masks`. One that regularises tra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +19,17 @@ from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import IndexSet, from_mask
 from trtkp.prune.nm import in_expected_order, refined
 
-__all__ = ["Masks", "Method", "Pruning", "index_set", "list_weights", "prune_one_shot", "select_layers"]
+__all__ = [
+    "Masks",
+    "Method",
+    "Pruning",
+    "check_left",
+    "index_set",
+    "list_weights",
+    "prune_layers",
+    "prune_one_shot",
+    "select_layers",
+]
 
 #: Parameter name to mask, True where a weight is kept, shaped as the weight.
 Masks = dict[str, npt.NDArray[np.bool_]]
@@ -120,6 +130,21 @@ def list_weights(method: Method, weights: Mapping[str, npt.NDArray[Any]]) -> Map
     return {name: in_expected_order(weight) for name, weight in weights.items()}
 
 
+def check_left(method: Method, masks: Masks, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Refuse masks that leave nothing of a layer that had something: no net computes anything behind it.
+
+    Raises:
+        InputError: the layer, and what to do.
+    """
+    for name, mask in masks.items():
+        if not mask.any() and weights[name].any():
+            raise InputError(
+                f"{method.name} would remove all filters of it",
+                layer=name,
+                remedy="prune less, or leave the layer out with --skip",
+            )
+
+
 def prune_one_shot(
     method: Method,
     layers: Sequence[ConvLayer],
@@ -127,22 +152,33 @@ def prune_one_shot(
     include: Sequence[str] = (),
     skip: Sequence[str] = (),
 ) -> Pruning:
-    """Masks from the weights as they are, with no training.
+    """Masks from the weights as they are, with no training, of the layers that `select_layers` chooses.
+
+    Raises:
+        InputError: see there and `prune_layers`.
+    """
+    chosen, reasons = select_layers(method, layers, include, skip)
+    pruning = prune_layers(method, chosen, weights)
+    return replace(pruning, left_dense=reasons | pruning.left_dense)
+
+
+def prune_layers(method: Method, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Pruning:
+    """Masks of the given layers from the weights as they are.
 
     A method with a setting ``nm`` of "2:4" gives lists; each filter keeps two of every four weights inside them.
 
     Raises:
-        InputError: see `select_layers` and the method.
+        InputError: see the method and `check_left`.
     """
-    chosen, reasons = select_layers(method, layers, include, skip)
-    unique = list({layer.name: layer for layer in chosen}.values())
+    unique = list({layer.name: layer for layer in layers}.values())
     own = {layer.name: weights[layer.name] for layer in unique}
     masks = method.masks(unique, list_weights(method, own)) if unique else {}
     lists: Masks = {}
     if getattr(method, "nm", None) is not None:
         lists, masks = masks, refined(masks, weights, unique)
+    check_left(method, masks, weights)
     masks = {name: mask for name, mask in masks.items() if not mask.all()}
-    reasons |= {layer.name: "the method removes nothing from it" for layer in unique if layer.name not in masks}
+    reasons = {layer.name: "the method removes nothing from it" for layer in unique if layer.name not in masks}
     stored = getattr(method, "index_sets", {})
     return Pruning(
         masks, reasons, {name: lists[name] for name in masks if name in lists}, {name: stored[name] for name in stored}

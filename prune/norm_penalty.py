@@ -1,4 +1,7 @@
-"""PPT-KP's training: an L1 penalty whose intensity depends on the kernel's norm (`prune.pptkp` has the formula)."""
+"""PPT-KP's training: an L1 penalty whose intensity depends on the kernel's norm (`prune.pptkp` has the formula).
+
+With 2:4 inside the lists, weights that it would drop have the largest intensity, whatever their kernel's norm: ours.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks
 from trtkp.prune.method import Masks, list_weights
-from trtkp.prune.pptkp import PPTKP, kernel_norms, pools, pruning_points
+from trtkp.prune.nm import refined
+from trtkp.prune.pptkp import PPTKP, kernel_norms, pools
 from trtkp.prune.regulariser import Regulariser, layer_parameters, layer_weights
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ class NormDependentL1(Regulariser):
         self.breakpoints: dict[str, torch.Tensor] = {}
         self._single = method.single_epochs > 0
         self._begin(replace(method, filter_group=1, channel_block=1) if self._single else method)
+        self._drop()
 
     def _begin(self, method: PPTKP) -> None:
         """Blocks and breakpoints of the weights as they are."""
@@ -73,9 +77,24 @@ class NormDependentL1(Regulariser):
                 self._begin(self._method)
         elif self._method.cluster:
             self._take(self._method.blocks(self._layers, layer_weights(self._model, self._layers)))
+        self._drop()
+
+    def _drop(self) -> None:
+        """What 2:4 would drop of the lists that the weights as they are lead to, bool [F, C, R, S].
+
+        None of single kernels before they are grouped, and none on the way to a pruning point, which is found last.
+        """
+        import torch
+
+        self._dropped: dict[str, torch.Tensor] = {}
+        if self._method.nm is None or self._method.point is not None or self._single:
+            return
+        lists = self.masks()
+        kept = refined(lists, layer_weights(self._model, self._layers), self._layers)
+        self._dropped = {name: torch.from_numpy(lists[name] & ~kept[name]) for name in lists}
 
     def after_backward(self) -> None:
-        """Add ``lambda · gamma(a) · sign(w)`` to the gradients."""
+        """Add ``lambda · gamma(a) · sign(w)`` to the gradients, with the largest gamma where 2:4 drops."""
         import torch
 
         if self._method.proximal:
@@ -83,12 +102,21 @@ class NormDependentL1(Regulariser):
         with torch.no_grad():
             for layer in self._layers:
                 parameter = self._parameters[layer.name]
-                if parameter.grad is not None:
-                    parameter.grad += self._pull(layer, parameter) * parameter.sign()
+                if parameter.grad is None:
+                    continue
+                pull = self._pull(layer, parameter)
+                if layer.name in self._dropped:
+                    dropped = self._dropped[layer.name].to(parameter.device)
+                    pull = torch.where(dropped, self._strength(layer) * self._gammas.max().to(pull), pull)
+                parameter.grad += pull * parameter.sign()
 
     def after_step(self, lr: float) -> None:
-        """``w <- w · max(0, 1 - lr · lambda · gamma(a) · sqrt(n) / ||w||_2)``, norms over blocks of ``n`` kernels."""
+        """``w <- w · max(0, 1 - lr · lambda · gamma(a) · sqrt(n) / ||w||_2)``, norms over blocks of ``n`` kernels.
+
+        Then ``w <- sign(w) · max(0, |w| - lr · lambda · gamma)`` with the largest gamma where 2:4 drops.
+        """
         import torch
+        from torch.nn import functional
 
         if not self._method.proximal:
             return
@@ -99,6 +127,10 @@ class NormDependentL1(Regulariser):
                 norms = self._spread(layer, squares.sqrt())  # over sqrt(n)
                 shrink = (1 - lr * self._pull(layer, parameter) / norms.clamp_min(1e-30)).clamp_min(0)
                 parameter.mul_(shrink)
+                if layer.name in self._dropped:
+                    dropped = self._dropped[layer.name].to(parameter.device)
+                    threshold = lr * self._strength(layer) * float(self._gammas.max())
+                    parameter.copy_(torch.where(dropped, functional.softshrink(parameter, threshold), parameter))
 
     def _pull(self, layer: ConvLayer, parameter: torch.Tensor) -> torch.Tensor:
         """``lambda · gamma(a)`` of every kernel, [F, C, 1, 1]."""
@@ -106,8 +138,10 @@ class NormDependentL1(Regulariser):
 
         norms = self._pooled(layer, parameter.detach().abs().sum(dim=(2, 3)), mean=True)
         zone = torch.bucketize(norms, self.breakpoints[layer.name].to(norms), right=True)
-        strength = self._method.strength * (_POINTWISE if layer.taps == 1 else 1.0)
-        return self._spread(layer, strength * self._gammas.to(norms)[zone])
+        return self._spread(layer, self._strength(layer) * self._gammas.to(norms)[zone])
+
+    def _strength(self, layer: ConvLayer) -> float:
+        return self._method.strength * (_POINTWISE if layer.taps == 1 else 1.0)
 
     def _pooled(self, layer: ConvLayer, values: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
         """Sum or mean over every block, from values [F, C]."""
@@ -134,29 +168,23 @@ class NormDependentL1(Regulariser):
         """At the method's ratio or pruning point, in the blocks that the last epoch left."""
         weights = layer_weights(self._model, self._layers)
         listed = list_weights(self._method, weights)
-        return self._method.masks_of_blocks(self._layers, listed, self._last_blocks(weights))
-
-    def _last_blocks(self, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, Blocks]:
-        """The blocks of the masks: those that are pushed, or would be next."""
-        return self._method.blocks(self._layers, weights) if self._single else self._blocks
+        # those that are pushed, or would be next
+        blocks = self._method.blocks(self._layers, weights) if self._single else self._blocks
+        return self._method.masks_of_blocks(self._layers, listed, blocks)
 
     def report(self) -> dict[str, Any]:
-        """The pruning points that the weights have now, of the larger kernels (of 1x1 where there are no others)."""
-        weights = layer_weights(self._model, self._layers)
-        blocks = self._last_blocks(weights)
-        points = []
-        for pool in pools(self._layers)[:1]:
-            norms = [blocks[layer.name].mean(kernel_norms(weights[layer.name])).ravel() for layer in pool]
-            points = pruning_points(np.concatenate(norms))
-        return {"points": [{"point": i, **asdict(point)} for i, point in enumerate(points, 1)]}
+        """The pruning points that the weights have now, by the kernel sizes of the norms that are compared."""
+        found = self._method.points(self._layers, layer_weights(self._model, self._layers))
+        return {"points": {sizes: [asdict(point) for point in points] for sizes, points in found.items()}}
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Breakpoints, groups of filters, and whether single kernels are pushed."""
+        """Breakpoints, groups of filters, what 2:4 drops, and whether single kernels are pushed."""
         import torch
 
         groups = {f"group.{name}": owners[0] for name, owners in self._owners.items()}
         taus = {f"tau.{name}": taus for name, taus in self.breakpoints.items()}
-        return groups | taus | {"single": torch.tensor(self._single)}
+        dropped = {f"dropped.{name}": mask.to(torch.uint8) for name, mask in self._dropped.items()}
+        return groups | taus | dropped | {"single": torch.tensor(self._single)}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on with those."""
@@ -170,3 +198,5 @@ class NormDependentL1(Regulariser):
             for layer in self._layers
         })  # fmt: skip
         self.breakpoints = {layer.name: state[f"tau.{layer.name}"] for layer in self._layers}
+        held = {layer.name: state.get(f"dropped.{layer.name}") for layer in self._layers}
+        self._dropped = {name: mask.bool() for name, mask in held.items() if mask is not None}

@@ -7,12 +7,9 @@ from functools import cache
 from math import floor
 from reprlib import repr as shortened
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from trtkp.errors import InputError
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 __all__ = ["check_allocation", "check_granularity", "check_ratio", "check_types", "exact_floor"]
 
@@ -28,34 +25,29 @@ def check_types(method: object, settings: Mapping[str, Any]) -> None:
     Raises:
         InputError: with the setting's name, and what it takes.
     """
-    from pydantic import ValidationError
-
-    for name, (kind, adapter) in _types(method).items():
+    for name, kind in _types(method).items():
         value = settings.get(name)
-        if value is None:
-            continue
-        try:
-            adapter.validate_python(value, strict=True)
-        except ValidationError:
-            fits = False
-        else:
-            fits = _plain(value)
-        if not fits:
+        if value is not None and not _fits(value, kind):
             raise InputError(f"setting {name}: {shortened(value)} is of the wrong type", remedy=f"give {_words(kind)}")
 
 
-def _plain(value: object) -> bool:
-    """Whether a record can hold it; what checks types takes fractions and NumPy's numbers for numbers, too."""
-    return all(map(_plain, value)) if isinstance(value, list | tuple) else isinstance(value, int | float | str)
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of a type; true and false are no numbers, and NumPy's numbers are none either."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is Sequence:
+        (part,) = get_args(kind)
+        return isinstance(value, list | tuple) and all(_fits(each, part) for each in value)
+    if get_args(kind):  # one type or another
+        return any(_fits(value, part) for part in get_args(kind))
+    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 @cache
-def _types(method: object) -> dict[str, tuple[Any, TypeAdapter[Any]]]:
-    """The type of every field, and what checks it."""
-    from pydantic import TypeAdapter
-
+def _types(method: object) -> dict[str, Any]:
+    """The type of every field."""
     kinds = get_type_hints(method)
-    return {name: (kinds[name], TypeAdapter(kinds[name])) for name in getattr(method, "__dataclass_fields__", ())}
+    return {name: kinds[name] for name in getattr(method, "__dataclass_fields__", ())}
 
 
 def _words(kind: Any) -> str:

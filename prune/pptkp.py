@@ -26,7 +26,7 @@ ranked by what 2:4 is expected to keep of them. Pruning points are margins of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from trtkp.prune.norm_penalty import NormDependentL1
 
-__all__ = ["PPTKP", "PruningPoint", "kernel_norms", "pools", "pruning_points"]
+__all__ = ["PPTKP", "PruningPoint", "kernel_norms", "kernel_sizes", "pools", "pruning_points"]
 
 _RATIO = 0.5
 _BINS = 100
@@ -66,7 +66,7 @@ class PruningPoint:
 
     Attributes:
         threshold: norm up to which kernels go.
-        ratio: share of kernels that would go.
+        ratio: share of the norms up to it.
         depth: how much emptier the margin is than the lower of the heights beside it, 0 to 1.
     """
 
@@ -195,8 +195,7 @@ class PPTKP:
         compared = [[layer] for layer in layers] if self.allocation == "uniform" else pools(layers)
         masks: Masks = {}
         for pool in compared:
-            names = [layer.name for layer in pool]
-            threshold = self._threshold([norms[name] for name in names], [blocks[name] for name in names], ratio)
+            threshold = self._threshold(pool, norms, blocks, ratio)
             for layer in pool:
                 rows = self._kept(norms[layer.name], threshold, ratio)
                 if self.round_to > 1:
@@ -205,15 +204,33 @@ class PPTKP:
                 masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
         return masks
 
-    def _threshold(self, norms: Sequence[npt.NDArray[Any]], blocks: Sequence[Blocks], ratio: float) -> float:
-        pooled = np.concatenate([norm.ravel() for norm in norms])
-        sizes = np.concatenate([block.sizes.ravel() for block in blocks])
+    def points(
+        self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, list[PruningPoint]]:
+        """The pruning points of every pool, by `kernel_sizes`; ``point`` counts in each list."""
+        blocks = self.blocks(layers, weights)
+        norms = {layer.name: blocks[layer.name].mean(kernel_norms(weights[layer.name])) for layer in layers}
+        return {kernel_sizes(pool): pruning_points(_pooled(pool, norms)) for pool in pools(layers)}
+
+    def at(self, point: int) -> PPTKP:
+        """The same method at a pruning point."""
+        return replace(self, ratio=None, point=point, allocation="global")
+
+    def _threshold(
+        self,
+        pool: Sequence[ConvLayer],
+        norms: Mapping[str, npt.NDArray[Any]],
+        blocks: Mapping[str, Blocks],
+        ratio: float,
+    ) -> float:
+        pooled = _pooled(pool, norms)
         if self.point is None:
-            return _quantile(pooled, sizes, ratio)
+            return _quantile(pooled, np.concatenate([blocks[layer.name].sizes.ravel() for layer in pool]), ratio)
         points = pruning_points(pooled)
         if len(points) < self.point:
+            number = "1 pruning point" if len(points) == 1 else f"{len(points)} pruning points"
             raise InputError(
-                f"--point {self.point}: the norms have {len(points)} pruning points",
+                f"--point {self.point}: the norms of {kernel_sizes(pool)} kernels have {number}",
                 remedy="train longer or with more strength, or give --ratio",
             )
         return points[self.point - 1].threshold
@@ -264,6 +281,11 @@ def pools(layers: Sequence[ConvLayer]) -> list[list[ConvLayer]]:
     return [part for part in parts if part]
 
 
+def kernel_sizes(layers: Sequence[ConvLayer]) -> str:
+    """The sizes of the layers' kernels, such as ``3x3`` or ``3x3, 5x5``."""
+    return ", ".join(f"{rows}x{columns}" for rows, columns in sorted({layer.kernel for layer in layers}))
+
+
 def pruning_points(norms: npt.NDArray[Any], bins: int = _BINS) -> list[PruningPoint]:
     """The margins of a distribution of norms [K], in rising order of their thresholds.
 
@@ -297,6 +319,10 @@ def _height(counts: npt.NDArray[Any], floor: int, *, stop_at_equal: bool = False
     if stop_at_equal and end < len(counts) and end == 0 and counts[0] == floor:
         return 0  # a bin further left stands for this one
     return int(counts[:end].max(initial=0))
+
+
+def _pooled(layers: Sequence[ConvLayer], norms: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return np.concatenate([norms[layer.name].ravel() for layer in layers])
 
 
 def _quantile(norms: npt.NDArray[Any], sizes: npt.NDArray[Any], ratio: float) -> float:

@@ -14,6 +14,7 @@ from trtkp.prune.l1 import L1
 from trtkp.prune.method import Method
 from trtkp.prune.options import check_types
 from trtkp.prune.pptkp import PPTKP
+from trtkp.prune.regulariser import Converting
 from trtkp.prune.soks import SOKS
 from trtkp.prune.vskp import VSKP
 from trtkp.prune.zeros import Dense, FromZeros
@@ -51,6 +52,11 @@ def make_method(name: str, **settings: Any) -> Method:
     allocation = given.get("allocation")
     if allocation is None or allocation in ALLOCATIONS:
         return METHODS[name](**given)
+    if isinstance(METHODS[name], Converting):
+        raise InputError(
+            f"--allocation {allocation}: method {name} makes another net, and takes no settings by layers",
+            remedy=f"use {' or '.join(ALLOCATIONS)}, and --skip for layers that are to stay",
+        )
     from trtkp.prune.allocation import Allocated, load_allocation
 
     del given["allocation"]

@@ -10,7 +10,16 @@ the filters of a layer fall into d consecutive groups, and a group has one set o
 
 with k the layer's share of parameters or MACs (mean 1): sparsity, a margin between kept and dropped, and shapes that
 differ between groups. Positions with ``|A| > threshold · max|A|`` stay, at least one; A is folded into W, or the net is
-trained from scratch in the shapes found. One filter per group with ``remove_filters`` is SWP (NeurIPS 2020).
+trained from scratch in the shapes found.
+
+One filter per group with ``remove_filters`` is SWP (NeurIPS 2020). Its threshold is absolute, as A begins at 1:
+positions with ``|A| > threshold`` stay, and the filters of a matrix that has none go. At every step of the search what
+is not above it is set to zero, with its gradient. What reads a filter that went stays: batch normalisation makes it a
+constant.
+
+With ``cluster`` (ours) filters whose stripes W~ agree share a matrix. A search groups them anew after every epoch: the
+matrix of a group becomes the mean magnitude of those that its filters had, and what that changes goes into W, so that
+the net computes the same and no coefficient loses its way to the threshold.
 
 ``nm`` (ours) keeps 2:4 inside the stripes (`prune.nm`), which then remove so much less.
 
@@ -72,11 +81,12 @@ class SOKS:
         allocation: of ``ratio``: ``global`` or ``uniform``.
         groups: filter groups of a layer, of equal size; the authors' d is 1, 2 or 4.
         filter_group: filters of a group, instead of ``groups``; 1 is SWP's.
-        cluster: group filters of like stripes, instead of consecutive ones.
+        cluster: group filters of like stripes, instead of consecutive ones; in a search, anew after every epoch.
         shapes: a fixed set of `SHAPES`, which has its own number of groups; nothing is searched.
         nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
         remove_filters: a group may lose every position.
-        threshold: a position stays where its coefficient is above this share of its matrix's largest.
+        threshold: a position stays where its coefficient is above this share of its matrix's largest; with
+            ``remove_filters``, above this itself (SWP's is 0.01, of coefficients that begin at 1).
         sparsity: l1.
         margin: l2.
         diversity: l3.
@@ -122,6 +132,11 @@ class SOKS:
         for weight in (self.sparsity, self.margin, self.diversity):
             if not (isfinite(weight) and weight >= 0):
                 raise InputError(f"weight {weight} of a regulariser: not one")
+
+    @property
+    def zeroes(self) -> bool:
+        """Whether a search sets coefficients to zero as they fall to the threshold, as SWP's does."""
+        return self.remove_filters and self.ratio is None
 
     @property
     def searches(self) -> bool:
@@ -188,7 +203,7 @@ class SOKS:
     ) -> Masks:
         """Masks from scores [G, R·S] of every position: by ``ratio``, or without it by the threshold."""
         if ratio is None:
-            kept = {name: score > self.threshold * score.max(axis=1, keepdims=True) for name, score in scores.items()}
+            kept = {name: self.above_threshold(score) for name, score in scores.items()}
         else:
             kept = self._by_ratio(layers, scores, blocks, list_ratio(ratio, self.nm))
         masks: Masks = {}
@@ -200,6 +215,12 @@ class SOKS:
             of_filter = positions[blocks[layer.name].group_of_filter].reshape(layer.filters, 1, *layer.kernel)
             masks[layer.name] = np.broadcast_to(of_filter, layer.weight_shape).copy()
         return masks
+
+    def above_threshold(self, magnitudes: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which coefficients of a layer stay, from their magnitudes [G, R·S]."""
+        largest = 1.0 if self.remove_filters else magnitudes.max(axis=1, keepdims=True)
+        above: npt.NDArray[np.bool_] = magnitudes > self.threshold * largest
+        return above
 
     def _by_ratio(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
@@ -75,6 +75,7 @@ class Stored:
         index_sets: by parameter name.
         reasons: why other layers were left dense.
         paper_bytes: index bytes of layers in the method's own format, where it has one.
+        matrices: weights that pruned fully connected layers keep, by parameter name.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Stored:
     index_sets: Mapping[str, IndexSet]
     reasons: Mapping[str, str]
     paper_bytes: Mapping[str, int]
+    matrices: Mapping[str, int] = field(default_factory=dict)
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """Only what has an index set can be pruned."""

@@ -168,6 +168,11 @@ def build(
         chosen = make_method(method, **settings) if isinstance(method, str) else method
     if getattr(chosen, "fully_connected", False):
         raise InputError("--fully-connected prunes what has no index sets", remedy="use trtkp prune, then trtkp build")
+    if getattr(chosen, "reactivate", False):
+        raise InputError(
+            "--reactivate mends what a fine-tune left unmoved, and a build trains nothing",
+            remedy="use trtkp prune with --data and --epochs, then trtkp build",
+        )
     choice = choose_backend(options.backend)
     _check_buildable(choice.backend, options, has_data=data is not None)
     check_replaceable(Path(output))
@@ -498,7 +503,9 @@ class Line:
     def make_manifest(self, files: dict[str, FileRecord]) -> Manifest:
         """The manifest of what was done."""
         options = self.options
-        accounting = account(self.table.layers, self.table.params, self.table.macs, self.index_sets)
+        table = self.table
+        matrices = table.matrices_kept(self.method.matrices if isinstance(self.method, Stored) else {})
+        accounting = account(table.layers, table.params, table.macs, self.index_sets, matrices)
         paper = self._paper_bytes()
         halved = options.precision == "fp16" and not options.keep_io
         return Manifest(

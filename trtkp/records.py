@@ -83,26 +83,31 @@ def totals_record(accounting: Accounting, paper: Mapping[str, int], counts: Pape
 def paper_counts(method: str, source: SourceModel, profile: Profile, accounting: Accounting) -> PaperCounts | None:
     """The net as the authors of a method count it, where that is known and not the common counting.
 
-    V-SKP counts parameters over the state dict, batch normalisation's statistics included (PPT-KP, of the same group,
-    presumably too); SOKS counts FLOPs of every operator, as its authors' ASKs do.
+    V-SKP counts with batch normalisation (parameters over the state dict, statistics included; a FLOP per element) and
+    without it and biases; PPT-KP, of the same group, presumably too. SOKS counts FLOPs of every operator, as its
+    authors' ASKs do.
     """
-    from trtkp.graph.counting import elementwise_operations, statistics
+    from trtkp.graph.counting import batch_norm_elements, elementwise_operations, product_weights, statistics
 
-    params, flops = accounting.params, accounting.macs
+    def counted(counting: str, more_params: int, more_flops: int, other: PaperCounts | None = None) -> PaperCounts:
+        params, flops = accounting.params, accounting.macs
+        return PaperCounts(
+            counting=counting,
+            dense_params=params.dense + more_params,
+            retained_params=params.retained + more_params,
+            dense_flops=flops.dense + more_flops,
+            retained_flops=flops.retained + more_flops,
+            other=other,
+        )
+
+    graph, shapes = source.graph(), smallest_samples(source.inputs, profile)
     if method in ("vskp", "l1", "pptkp"):
-        counting, kept, more = "parameters with BatchNorm's statistics", statistics(source.graph()), 0
-    elif method == "soks":
-        shapes = smallest_samples(source.inputs, profile)
-        counting, kept, more = "FLOPs of every operator", 0, elementwise_operations(source.graph(), shapes)
-    else:
-        return None
-    return PaperCounts(
-        counting=counting,
-        dense_params=params.dense + kept,
-        retained_params=params.retained + kept,
-        dense_flops=flops.dense + more,
-        retained_flops=flops.retained + more,
-    )
+        without = counted("without BatchNorm and biases", product_weights(graph) - accounting.params.dense, 0)
+        more = batch_norm_elements(graph, shapes)
+        return counted("with BatchNorm and its statistics", statistics(graph), more, without)
+    if method == "soks":
+        return counted("FLOPs of every operator", 0, elementwise_operations(graph, shapes))
+    return None
 
 
 def layer_records(

@@ -1,9 +1,8 @@
-"""The study of the methods' accuracy: every run that is not done yet, then the tables of docs/accuracy.md.
+"""The study of the methods' accuracy: every run that is not done yet, latencies, then the page and its plots.
 
-    python -m benchmarks.accuracy --out study --jobs 2              # again, until it says "left: nothing"
+    python -m benchmarks.accuracy --out study --jobs 2 --docs docs  # all of it; killed, the same again
     python -m benchmarks.accuracy --out study --tables groups,two-four
-    python -m benchmarks.accuracy --out study --latency             # on a quiet machine, when the runs are done
-    python -m benchmarks.accuracy.report study/results.jsonl docs   # docs/accuracy.md and its plots
+    python -m benchmarks.accuracy --out study --latency             # again, on a quieter machine
 
 Each run adds a line to ``results.jsonl`` in the folder; a run that was killed goes on from its last checkpoint. Every
 run is seeded. ``--scale smoke`` is for the tests.
@@ -12,17 +11,21 @@ run is seeded. ``--scale smoke`` is for the tests.
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.execute import execute, make_data, timed
 from benchmarks.accuracy.plan import SCALES, TABLES, Run, runs_of
+from benchmarks.accuracy.report import write_report
+from benchmarks.accuracy.results import add_row, read_rows
 from benchmarks.accuracy.schedule import in_turn
 from benchmarks.provenance import provenance
 
 __all__ = ["is_of", "main"]
+
+#: Images of a batch when engines are timed.
+_BATCH = 8
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scale", choices=SCALES, default="full")
     parser.add_argument("--tables", default=",".join(TABLES), help=f"some of {', '.join(TABLES)}")
     parser.add_argument("--most", type=int, help="runs at most")
-    parser.add_argument("--latency", action="store_true", help="time the engines of the table of methods")
+    parser.add_argument("--latency", action="store_true", help="time the engines of the table of methods anew")
+    parser.add_argument("--docs", type=Path, help="where accuracy.md and its plots go once every run is done")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the threads")
     options = parser.parse_args(arguments)
@@ -50,10 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     planned = {run.name: run for run in runs}
     done = {row["name"] for row in rows if row["name"] in planned and is_of(planned[row["name"]], row)}
     if options.latency:
-        names = [row["name"] for row in rows if row.get("table") == "methods" and row["name"] in done]
-        latency = timed(["shapes-0", *names], folder, options.threads, 8)
-        add_row(results, {"name": "latency", "scale": scale.digest(), "threads": options.threads, "batch": 8,
-                          "latency": latency, "provenance": where})  # fmt: skip
+        _time(results, folder, options.threads, done)
         return 0
     make_data(folder, scale)
     wanted = [run for run in runs if run.table in tables]
@@ -71,7 +72,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{run.name}: {run.label}: {shown}, {row.get('seconds', 0)} s", flush=True)
     rest = len(left[options.most :]) if options.most is not None else 0
     print(f"left: {rest + failed or 'nothing'}")
+    if options.docs is not None and done >= planned.keys():
+        if not any(row["name"] == "latency" for row in read_rows(results)):
+            _time(results, folder, options.threads, done)
+        write_report(results, options.docs)
     return int(failed > 0)
+
+
+def _time(results: Path, folder: Path, threads: int, done: set[str]) -> None:
+    """Latencies of the nets of the table of methods, as a row of their own."""
+    rows = read_rows(results)
+    names = [row["name"] for row in rows if row.get("table") == "methods" and row["name"] in done]
+    latency = timed(["shapes-0", *names], folder, threads, _BATCH)
+    add_row(results, {"name": "latency", "scale": rows[-1]["scale"], "threads": threads, "batch": _BATCH,
+                      "latency": latency, "provenance": provenance()})  # fmt: skip
 
 
 def is_of(run: Run, row: dict[str, Any]) -> bool:
@@ -81,27 +95,6 @@ def is_of(run: Run, row: dict[str, Any]) -> bool:
     wanted = {name: value for name, value in run.settings.items() if name != "macs"}
     had = {name: value for name, value in row["settings"].items() if name in wanted or "macs" not in run.settings}
     return list(run.epochs) == list(row["epochs"]) and wanted == had
-
-
-def read_rows(path: Path, scale: str | None = None) -> list[dict[str, Any]]:
-    """The rows of a result file, the last of each name, of one scale where that is given."""
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    rows: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # cut off when the process was killed
-        if scale is None or row["scale"] == scale:
-            rows[row["name"]] = row
-    return list(rows.values())
-
-
-def add_row(path: Path, row: dict[str, Any]) -> None:
-    """One line at the end of a result file, on a line of its own whatever was cut off before it."""
-    broken = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as file:
-        file.write(("\n" if broken else "") + json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from trtkp.prune.nm import list_ratio
+
 __all__ = ["SCALES", "TABLES", "Run", "Scale", "runs_of"]
 
 #: In the order of what decides; ``dense`` are the nets that the others start from.
@@ -87,6 +89,8 @@ _ALPHAS = (2e-4, 3e-4)
 _DECIDING = 0.875
 _RATIOS = (5 / 9, 7 / 9)
 _GROUP = 16
+#: Channels that stand or fall together where rows say so: the block that the tensor core kernels take.
+_BLOCK = 8
 
 
 def _pptkp(scale: Scale, ratio: float, **grouped: Any) -> dict[str, Any]:
@@ -124,12 +128,18 @@ def _groups(scale: Scale, seed: int) -> Iterator[Run]:
     yield run("l1 1", "l1", lists, dense, (0, 0, both))
     yield alone
     yield run("pptkp 1", "pptkp", lists, alone.name, (0, 0, scale.tune))
-    for group in scale.groups:
+    for group, block in [*((group, 1) for group in scale.groups), (min(_GROUP, max(scale.groups)), _BLOCK)]:
         grouped: dict[str, Any] = {"filter_group": group, "cluster": True}
-        shared, aware = lists | grouped, lists | _pptkp(scale, _DECIDING, **grouped)
-        yield run(f"l1 {group}", "l1", shared, dense, (0, 0, both))
-        yield run(f"pptkp {group} after", "pptkp", shared, alone.name, (0, 0, scale.tune))
-        yield run(f"pptkp {group} aware", "pptkp", aware, dense, (0, scale.towards, scale.tune))
+        equal: dict[str, Any] = {}
+        size = f"{group}"
+        if block > 1:
+            grouped |= {"channel_block": block}
+            equal = {"equalise": True}  # of so few blocks a list, the one that is always kept would be many
+            size = f"{group}x{block}"
+        shared, aware = lists | grouped, lists | _pptkp(scale, _DECIDING, **grouped) | equal
+        yield run(f"l1 {size}", "l1", shared, dense, (0, 0, both))
+        yield run(f"pptkp {size} after", "pptkp", shared | equal, alone.name, (0, 0, scale.tune))
+        yield run(f"pptkp {size} aware", "pptkp", aware, dense, (0, scale.towards, scale.tune))
 
 
 def _two_four(scale: Scale, seed: int) -> Iterator[Run]:
@@ -149,10 +159,14 @@ def _two_four(scale: Scale, seed: int) -> Iterator[Run]:
         (f"{_DECIDING:.1%} one-filter lists, 2:4 inside", "vskp", {"ratio": _DECIDING, "nm": "2:4"}),
         (f"{_DECIDING:.1%} lists of {group}, 2:4 inside", "vskp", {"ratio": _DECIDING, "nm": "2:4", **coarse}),
     ]
+    trained = _pptkp(scale, list_ratio(_DECIDING), **coarse)
+    inside = {"ratio": _DECIDING, "nm": "2:4"}
+    rows.append((f"{_DECIDING:.1%} lists of {group}, 2:4 inside, pptkp", "pptkp", inside | trained))
     for number, (label, method, settings) in enumerate(rows):
+        epochs = (0, scale.towards, scale.tune) if method == "pptkp" else (0, 0, scale.towards + scale.tune)
         yield Run(
             f"two-four-{seed}-{number}", "two-four", label, "shapes", seed, method,
-            {**settings, "allocation": "uniform"}, f"shapes-{seed}", (0, 0, scale.towards + scale.tune),
+            {**settings, "allocation": "uniform"}, f"shapes-{seed}", epochs,
         )  # fmt: skip
 
 

@@ -8,21 +8,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
-from benchmarks.accuracy.__main__ import add_row, is_of, main, read_rows
+from benchmarks.accuracy.__main__ import is_of, main
 from benchmarks.accuracy.plan import SCALES, TABLES, Run, runs_of
 from benchmarks.accuracy.report import document, write_report
+from benchmarks.accuracy.results import add_row, read_rows
 from benchmarks.accuracy.schedule import in_turn
+from examples.nets.resnet import resnet20_cifar
+from examples.nets.shapes import shapes_cnn
+from tests.examples.test_nets import macs_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_plan() -> None:
     runs = runs_of(SCALES["full"])
     names = [run.name for run in runs]
     assert len(set(names)) == len(names)
+    assert f"{len(runs)} trainings" in (ROOT / "docs/methods.md").read_text()
     for i, run in enumerate(runs):
         assert run.table in TABLES
         assert run.start is None or run.start in names[:i]
@@ -74,6 +83,32 @@ def test_a_tiny_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "1 seed." in page
 
 
+def test_one_command_runs_times_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = [run for run in runs_of(SCALES["smoke"]) if run.name in ("shapes-0", "methods-1")]
+    monkeypatch.setattr("benchmarks.accuracy.__main__.runs_of", lambda scale: plan)
+    command = ["--out", str(tmp_path / "study"), "--scale", "smoke", "--docs", str(tmp_path)]
+    assert main([*command, "--most", "1"]) == 0
+    assert not (tmp_path / "accuracy.md").exists()
+    assert main(command) == 0
+    latency = {row["name"]: row for row in read_rows(tmp_path / "study" / "results.jsonl")}["latency"]
+    assert latency["latency"].keys() == {"shapes-0", "methods-1"}
+    assert all(0 < times["p10_ms"] <= times["median_ms"] <= times["p90_ms"] for times in latency["latency"].values())
+    page = (tmp_path / "accuracy.md").read_text()
+    assert "| l1 56% |" in page
+    assert "latency, of dense" in page
+    assert (tmp_path / "accuracy-latency.svg").read_text().count('r="3"') == 1
+
+
+def test_the_net_is_of_the_size_that_the_page_says() -> None:
+    def size(factory: Callable[[], nn.Module]) -> tuple[str, str]:
+        macs = sum(macs_of(factory, (3, 32, 32)).values())
+        return f"{sum(value.numel() for value in factory().parameters()) / 1e6:.2f} M", f"{macs / 1e6:.0f} M"
+
+    (params, macs), (more_params, more_macs) = size(partial(shapes_cnn, SCALES["full"].width)), size(resnet20_cifar)
+    page = " ".join((ROOT / "docs/accuracy.md").read_text().split())
+    assert f"It has {params} parameters and {macs} MACs, fewer than a ResNet-20 ({more_params} and {more_macs})" in page
+
+
 def test_rows_that_failed_are_run_again_and_shown(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     where = {"command": "c", "cpu": "p", "libraries": {"torch": "2"}, "commit": "0", "date": "d"}
@@ -98,15 +133,14 @@ def test_rows_that_failed_are_run_again_and_shown(tmp_path: Path) -> None:
 
 
 def test_the_documents_are_of_the_results(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    results = root / "benchmarks/results/accuracy.jsonl"
+    results = ROOT / "benchmarks/results/accuracy.jsonl"
     rows = {row["name"]: row for row in read_rows(results, SCALES["full"].digest())}
     runs = runs_of(SCALES["full"])
     assert rows.keys() == {run.name for run in runs} | {"latency"}
     assert all(is_of(run, rows[run.name]) for run in runs)
     write_report(results, tmp_path)
     for name in ("accuracy.md", "accuracy-macs.svg", "accuracy-latency.svg"):
-        assert (tmp_path / name).read_text() == (root / "docs" / name).read_text(), name
+        assert (tmp_path / name).read_text() == (ROOT / "docs" / name).read_text(), name
 
 
 def _worked(run: Run) -> dict[str, Any]:
@@ -134,7 +168,11 @@ def test_runs_that_fail_lose_no_other(tmp_path: Path) -> None:
 
 _KILLED = """
 from benchmarks.accuracy.plan import Run
+from benchmarks.accuracy.results import add_row, read_rows
 from benchmarks.accuracy.schedule import in_turn
+from examples.nets.resnet import resnet20_cifar
+from examples.nets.shapes import shapes_cnn
+from tests.examples.test_nets import macs_of
 from endless import work
 if __name__ == "__main__":
     list(in_turn([Run("a", "t", "l", "shapes", 0, "none")], set(), work, 1, 1))
@@ -153,7 +191,7 @@ def test_a_killed_study_leaves_no_run_behind(tmp_path: Path) -> None:
     noted = tmp_path / "pid"
     (tmp_path / "endless.py").write_text(_ENDLESS.replace("NOTED", repr(str(noted))))
     (tmp_path / "main.py").write_text(_KILLED)
-    path = os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
     study = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], env=os.environ | {"PYTHONPATH": path})
     assert within(120, lambda: noted.exists() and noted.read_text().endswith("."))
     worker = int(noted.read_text()[:-1])

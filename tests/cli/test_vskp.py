@@ -14,7 +14,9 @@ from torch import nn
 
 from examples.nets import export
 from trtkp.bundle.pruned import load_pruned
+from trtkp.errors import InputError
 from trtkp.model import load_model
+from trtkp.pipeline import build
 from trtkp.prune.vskp import mask_of_matrix
 
 from .conftest import Trtkp
@@ -50,9 +52,24 @@ def test_fully_connected_layers(trtkp: Trtkp, work: Path) -> None:
     done = trtkp(*command, "-o", "shot")
     assert done.status == 0, done.err
     totals = done.document["totals"]
-    counted = totals["as_in_paper"]
-    assert counted["dense_params"] == totals["dense_params"] + 24  # the statistics of 12 channels
-    assert counted["retained_flops"] == totals["retained_macs"]
+    # 12 channels of the second and third convolution keep 8 or so of 12 kernels each, the matrices 60 %
+    index_sets = load_pruned("shot").index_sets.values()
+    gone = {"conv": sum(int((~index.mask()).sum()) for index in index_sets), "matrix": 240 - 144 + 60 - 36}
+    assert gone["conv"] > 0
+    dense = {"params": 108 + 2 * 1296 + 3 * 12 + 24 + 300 + 23, "macs": 64 * (108 + 2 * 1296) + 300}
+    removed = {"params": gone["conv"] + gone["matrix"], "macs": 64 * gone["conv"] + gone["matrix"]}
+    for cost, count in dense.items():
+        assert (totals[f"dense_{cost}"], totals[f"retained_{cost}"]) == (count, count - removed[cost])
+    written = load_model(load_pruned("shot").model).parameters()
+    assert sum(int((array == 0).sum()) for array in written.values() if array.ndim > 1) == removed["params"]
+    # with the statistics of 12 channels and their 64 elements each; without BatchNorm and biases
+    counted, weights = totals["as_in_paper"], 108 + 2 * 1296 + 300
+    for counts, params, flops in (
+        (counted, dense["params"] + 24, dense["macs"] + 12 * 64),
+        (counted["other"], weights, dense["macs"]),
+    ):
+        assert (counts["dense_params"], counts["retained_params"]) == (params, params - removed["params"])
+        assert (counts["dense_flops"], counts["retained_flops"]) == (flops, flops - removed["macs"])
     assert done.document["report"]["fully_connected"] == {"9.weight": [144, 240], "11.weight": [36, 60]}
     tuned = trtkp(*command, "-o", "tuned", "--data", "data.npz", "--epochs", "1", "--lr", "0.1")
     assert tuned.status == 0, tuned.err
@@ -62,8 +79,13 @@ def test_fully_connected_layers(trtkp: Trtkp, work: Path) -> None:
             mask = mask_of_matrix(before[name], 0.4)
             assert np.array_equal(weights[name] != 0, mask)
             assert np.array_equal(weights[name][mask], before[name][mask]) == (folder == "shot")
-    assert trtkp("build", "tuned", "-o", "b", "-b", "onnxruntime").status == 0
+    built = trtkp("build", "tuned", "-o", "b", "-b", "onnxruntime", "--json")
+    assert built.status == 0, built.err
+    assert built.document["totals"] == tuned.document["totals"]
     assert trtkp("verify", "b").status == 0
+    shown = trtkp("inspect", "b").out
+    assert "as in the paper (with BatchNorm and its statistics): params" in shown
+    assert "as in the paper (without BatchNorm and biases): params" in shown
     plain = trtkp("prune", "net.pt2", "-m", "vskp", "--ratio", "0.4", "-o", "p", "--json").document
     assert "fully_connected" not in plain["report"]
     assert trtkp("prune", "net.pt2", "-m", "kep", "--fully-connected", "-o", "p").message.startswith(
@@ -96,6 +118,13 @@ def test_fully_connected_layers_on_tokens(trtkp: Trtkp, work: Path) -> None:
     weights = load_model(load_pruned("p").model).parameters()
     for name in names:
         assert np.array_equal(weights[name] != 0, mask_of_matrix(before[name], 0.5))
+    totals = done.document["totals"]
+    kept = load_pruned("p").index_sets["conv.weight"].retained
+    assert totals["dense_params"] == sum(array.size for array in before.values())
+    assert totals["dense_params"] - totals["retained_params"] == 576 - kept + 32 + 24 + 9
+    # 16 tokens, of which each goes through the first matrix twice
+    assert totals["dense_macs"] == 36 * 72 + 16 * 576 + 16 * (2 * 64 + 48) + 18
+    assert totals["dense_macs"] - totals["retained_macs"] == 16 * (576 - kept) + 16 * (2 * 32 + 24) + 9
 
 
 class Lookalikes(nn.Module):
@@ -150,6 +179,23 @@ def test_filters_that_nothing_reads_are_read_again(trtkp: Trtkp, work: Path) -> 
     assert np.array_equal(weights.any(axis=(2, 3)), masks["mended"])
     done = trtkp(*command, "-o", "p", "--reactivate", "--filter-group", "4")
     assert done.message == "--reactivate changes single kernels; leave out --filter-group, --channel-block and --nm"
+
+
+def test_what_takes_a_fine_tune_is_refused_without_one(trtkp: Trtkp, work: Path) -> None:
+    for data in ((), ("--data", "data.npz")):
+        done = trtkp("prune", "net.pt2", "-m", "vskp", "--reactivate", "-o", "p", *data)
+        assert done.status == 2
+        assert done.message == "--reactivate mends what a fine-tune left unmoved; give --data and --epochs"
+    for options, words in (
+        (
+            {"reactivate": True},
+            "--reactivate mends .* a build trains nothing; use trtkp prune with --data",
+        ),
+        ({"fully_connected": True}, "--fully-connected prunes what has no index sets; use trtkp prune"),
+    ):
+        with pytest.raises(InputError, match=words):
+            build("net.pt2", "p", method="vskp", **options)
+    assert not Path("p").exists()
 
 
 @pytest.mark.parametrize(("form", "kind", "width"), [("bitmap", np.uint8, 2), ("list", np.int32, 6)])

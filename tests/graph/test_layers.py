@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from trtkp.errors import InputError
 from trtkp.graph.batch_norm import fold_batch_norm
 from trtkp.graph.layers import conv_layers, conv_pads, is_conv2d, run_shapes, unusable_reason
+from trtkp.prune.accounting import Matrix
 
 
 def ones(*shape: int) -> np.ndarray[Any, Any]:
@@ -185,6 +186,20 @@ def test_products_and_parameters(new_graph: Any) -> None:
     table = conv_layers(graph.model(*outputs), {"x": (3, 5, 6), "rows": (3, 6)})
     assert table.macs == 5 * 6 * 4 + 5 * 6 * 3 + 7 * 5 * 6 + 5 * 6 + 6 * 10 + 6 * 11
     assert table.params == 24 + 18 + 3 + 35 + 6 + 60 + 10 + 66 + 5 + 12
+
+
+def test_weights_that_are_transposed_in_front_of_their_products(new_graph: Any) -> None:
+    """As `torch.onnx` writes fully connected layers on [N, T, C]; one weight serves two of them."""
+    graph = new_graph(18)
+    x, weight = graph.input("x", ("n", 5, 6)), graph.constant("m", ones(6, 6))
+    y = graph.op("MatMul", x, graph.op("Transpose", weight, perm=[1, 0]))
+    y = graph.op("MatMul", y, graph.op("Transpose", weight))
+    y = graph.op("MatMul", y, graph.op("Transpose", graph.constant("wide", ones(7, 6)), perm=[1, 0]))
+    table = conv_layers(graph.model(graph.op("MatMul", y, graph.constant("head", ones(7, 2)))), {"x": (3, 5, 6)})
+    assert table.params == 36 + 42 + 14
+    assert table.macs == 2 * 5 * 36 + 5 * 42 + 5 * 14
+    assert table.matrices == (Matrix("m", 36, 360), Matrix("wide", 42, 210), Matrix("head", 14, 70))
+    assert table.matrices_kept({"wide": 40, "ghost": 1}) == {Matrix("wide", 42, 210): 40}
 
 
 def test_batch_norm_counts_what_is_learnt_and_a_shared_weight_once(new_graph: Any) -> None:

@@ -17,9 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trtkp.graph.layers import conv_layers
 from trtkp.graph.ops import ACTIVATIONS, BASES, DOMAIN, OpName, function
 from trtkp.graph.rewrite import pack_convolutions
 from trtkp.prune.index_set import Kind, from_mask
+from trtkp.prune.kep import KEP
+from trtkp.prune.method import Method
+from trtkp.prune.pptkp import PPTKP
+from trtkp.prune.soks import SOKS
+from trtkp.prune.vskp import VSKP
 
 NAMES = [OpName(*parts) for parts in product(BASES, (False, True), ACTIVATIONS)]
 OF_KIND = {Kind.KERNEL: "KernelIndexConv", Kind.STRIPE: "StripeConv", Kind.PATTERN: "PatternConv"}
@@ -94,13 +100,88 @@ def test_functions_agree_with_the_oracle(
     assert {s[2] for s in seen} == set(ACTIVATIONS)
 
 
+def repeated(case: Any, times: int) -> Any:
+    """The case with its samples, and multiples of them, in one batch."""
+    x, residual = (
+        None if part is None else np.concatenate([part * factor for factor in range(1, times + 1)])
+        for part in (case.x, case.residual)
+    )
+    return replace(case, x=x, residual=residual)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_bodies_in_float64_are_the_oracle_to_rounding(conv_cases: Any, relative_error: Any, base: str) -> None:
+    """The reference evaluator computes in the type of its input: what is left is the order of the sums."""
+    from onnx.inliner import inline_local_functions
+    from onnx.reference import ReferenceEvaluator
+
+    kind = {name: str(kind) for kind, name in OF_KIND.items()}[base]
+    seen: list[bool] = []
+    batches: set[int] = set()
+
+    @settings(max_examples=40)
+    @given(conv_cases(kinds=(kind,)), st.sampled_from([1, 2]), st.sampled_from([1, 4]), st.sampled_from([1, 3]))
+    def check(case: Any, repeats: int, row_multiple: int, list_multiple: int) -> None:
+        case = repeated(case, repeats)
+        batches.add(len(case.x))
+        # numbers in attributes are float32: the slope of LeakyRelu, and 1/6 in the evaluator's HardSwish
+        plain = replace(case, activation="") if case.activation in ("LeakyRelu", "HardSwish") else case
+        case = plain.astype(np.float64)
+        model, op_type = packed(case, row_multiple, list_multiple)
+        seen.append(OpName.parse(op_type).base == base)  # a mask may be of a simpler kind by chance
+        body = inline_local_functions(ir.to_proto(model))  # the evaluator knows no defaults of a function's attributes
+        (got,) = ReferenceEvaluator(body).run(None, case.feeds())
+        assert got.dtype == np.float64
+        assert relative_error(got, case.want()) < 1e-14 * max(10, case.weight[0].size)
+
+    check()
+    assert sum(seen) >= 10
+    assert batches == {1, 2, 4}
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        (Kind.KERNEL, PPTKP(ratio=0.5)),
+        (Kind.KERNEL, VSKP(ratio=0.5)),
+        (Kind.STRIPE, SOKS(ratio=0.5, filter_group=1)),
+        (Kind.PATTERN, KEP(n=4)),
+    ],
+    ids=lambda part: getattr(part, "name", str(part)),
+)
+def test_permuted_filters_permute_masks_and_outputs(
+    kind: Kind, method: Method, residual: bool, plain_case: Any, run: Any, relative_error: Any
+) -> None:
+    case = plain_case(str(kind), residual, activation="Relu")
+    order = np.array([3, 0, 5, 1, 4, 2])
+
+    def pruned(weight: Any) -> Any:
+        layers = conv_layers(replace(case, weight=weight).model(), {"x": case.x.shape, "r": (2, 6, 8, 9)}).layers
+        return method.masks(layers, {"w": weight})["w"]
+
+    case = replace(case, mask=pruned(case.weight))
+    assert not case.mask.all()
+    assert np.array_equal(pruned(case.weight[order]), case.mask[order])
+    moved = replace(
+        case, weight=case.weight[order], mask=case.mask[order], bias=case.bias[order],
+        residual=None if case.residual is None else case.residual[:, order],
+    )  # fmt: skip
+    model, op_type = packed(case)
+    assert OpName.parse(op_type).base == OF_KIND[kind]
+    before, after = run(model, case.feeds()), run(packed(moved)[0], moved.feeds())
+    assert not np.allclose(before, after)
+    assert relative_error(after, before[:, order]) < 1e-6
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("name", NAMES, ids=str)
 def test_every_operator(
     name: OpName, dtype: Any, plain_case: Any, run: Any, relative_error: Any, error_bound: Any
 ) -> None:
     kind = {base: str(kind) for kind, base in OF_KIND.items()}[name.base]
-    case = plain_case(kind, name.residual, activation=name.activation).astype(dtype)
+    case = repeated(plain_case(kind, name.residual, activation=name.activation), 2).astype(dtype)
+    assert len(case.x) == 4
     model, op_type = packed(case, 4, 4)
     assert op_type == str(name)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)

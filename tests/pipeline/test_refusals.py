@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 import trtkp
 from tests.models import write_classifier
 from tests.pipeline.whole import RTX, build, needs_rtx
+from trtkp import pruning
 from trtkp.errors import InputError
 
 
@@ -58,6 +59,16 @@ def test_fp16_that_overflows_is_no_bundle(tmp_path: Path) -> None:
         build(tmp_path / "large.onnx", tmp_path / "b", precision="fp16")
     assert "--precision fp32" in str(caught.value)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_layer_of_which_nothing_would_be_left(classifier: Path, tmp_path: Path) -> None:
+    """Whether the model is pruned first or built at once."""
+    for command in (pruning.prune, trtkp.build):
+        with pytest.raises(InputError, match="soks would remove all filters of it; prune less, or leave") as caught:
+            command(classifier, tmp_path / "b", method="soks", ratio=0.99, groups=1, remove_filters=True)
+        assert caught.value.file == str(classifier)
+        assert caught.value.layer in ("w0", "w1", "w2")
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_rtx

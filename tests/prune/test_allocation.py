@@ -180,3 +180,11 @@ def test_a_layer_that_is_chosen_but_not_in_the_file_is_named(
     for ask in (lambda: method.masks(layers, weights), lambda: method.regulariser(net, layers)):  # type: ignore[attr-defined]
         with pytest.raises(InputError, match=r"1\.weight.*the allocation file says nothing of it"):
             ask()
+
+
+def test_a_method_that_makes_another_net_takes_no_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", method="channels", settings={}, layers={"0.weight": {"ratio": 0.5}})
+    words = r"a\.json: method channels makes another net, .* by layers; use global or uniform, and --skip"
+    with pytest.raises(InputError, match=words):
+        make_method("channels", allocation=path)
+    assert make_method("channels", allocation="uniform").settings()["allocation"] == "uniform"

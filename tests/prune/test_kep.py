@@ -1,9 +1,12 @@
-"""KEP: the projection of Lemma 1, ties, sharing, allocation, and its own index bytes."""
+"""KEP: the projection of Lemma 1, ties, sharing, allocation, its own index bytes; what it leaves of known nets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from torch import nn
 
+from examples.nets import resnet, vgg
+from tests.prune.known_nets import KnownNet
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks
@@ -141,6 +147,14 @@ def test_global_allocation(new_layer: NewLayer, ratio: float, low: int, high: in
     assert masks["high"].sum() == high
 
 
+def test_the_global_threshold_is_exact_where_the_share_is_an_integer(new_layer: NewLayer) -> None:
+    layer = new_layer(filters=1, channels=1, kernel=(10, 10))
+    weight = np.random.default_rng(0).permutation(np.arange(1, 101)).reshape(layer.weight_shape)
+    for hundredths in range(100):
+        n = KEP(ratio=hundredths / 100).allocate([layer], {layer.name: weight})
+        assert n == {layer.name: 100 - hundredths}, hundredths
+
+
 def test_scope(new_layer: NewLayer) -> None:
     assert isinstance(KEP(), Method)
     method = KEP()
@@ -249,3 +263,113 @@ def test_group_lists_in_the_mask_and_so_in_the_penalty(new_layer: NewLayer) -> N
         net[0].weight.copy_(net[0].weight.flip(3))
     penalty.after_epoch(1)  # ranks again
     assert np.array_equal(penalty.masks()["0.weight"], mask[..., ::-1])
+
+
+# --- the known nets ---------------------------------------------------------------------------------------------------
+
+
+def test_refresh_groups_clustered_filters_again_after_every_epoch(new_layer: NewLayer) -> None:
+    rng = np.random.default_rng(0)
+    net = nn.Sequential(nn.Conv2d(6, 8, 3))
+    layer = new_layer(name="0.weight", filters=8, channels=6)
+    kinds = np.where(rng.random((2, 6, 3, 3)) < 0.4, 1.0, 0.1)
+    weight = torch.from_numpy(kinds[[0, 1] * 4] * rng.uniform(0.9, 1.1, layer.weight_shape)).float()
+    order = [0, 1, 2, 3, 5, 4, 7, 6]  # two filters change places with their neighbours of the other kind
+    for refresh in (False, True):
+        method = KEP(n=3, filter_group=4, cluster=True, refresh=refresh, every=1)
+        with torch.no_grad():
+            net[0].weight.copy_(weight)
+        penalty = method.regulariser(net, [layer])
+        before = penalty.masks()["0.weight"]
+        with torch.no_grad():
+            net[0].weight.copy_(weight[order])
+        penalty.after_step(0.1)
+        penalty.after_epoch(1)
+        after = penalty.masks()["0.weight"]
+        assert np.array_equal(after, before[order] if refresh else before)
+        again = method.regulariser(nn.Sequential(nn.Conv2d(6, 8, 3)), [layer])
+        assert not np.array_equal(again.masks()["0.weight"], after)
+        again.restore(penalty.state())
+        assert np.array_equal(again.masks()["0.weight"], after)
+        assert again.report()["mu"] == penalty.report()["mu"] > 0
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net, what KEP prunes in it, its constants, and the shares of params and MACs removed at n = 4, 3, 2, 1."""
+
+    factory: Callable[[], nn.Module]
+    shape: tuple[int, int, int]
+    include: tuple[str, ...]
+    pruned: Callable[[str, nn.Conv2d], bool]
+    count: int
+    params: int
+    macs: int
+    prunable: tuple[float, float]  # percent of params and of MACs, with the digits that are known
+    digits: tuple[int, int]
+
+
+NETS = {
+    "vgg16-cifar": Net(
+        vgg.vgg16_cifar, (3, 32, 32), ("*",), lambda name, conv: True, 13,
+        14_987_722, 313_196_544 + 267_264, (98.15, 99.9), (2, 1),
+    ),
+    "resnet56-cifar": Net(
+        resnet.resnet56_cifar, (3, 32, 32), (), lambda name, conv: name != "conv1", 54,
+        853_018, 125_485_696, (99.4, 99.6), (1, 1),
+    ),
+    "resnet50": Net(
+        resnet.resnet50, (3, 224, 224), (), lambda name, conv: conv.kernel_size == (3, 3), 16,
+        25_557_032, 4_089_184_256, (44.3, 45.2), (1, 1),
+    ),
+}  # fmt: skip
+RESNET50_PERCENT = {4: (24.6, 25.1), 2: (34.4, 35.2), 1: (39.4, 40.2)}
+
+
+def prunable_counts(net: Net) -> tuple[int, int, int]:
+    """Layers, weights and MACs that the method may prune, from the modules alone."""
+    counts = [0, 0, 0]
+    with torch.device("meta"):
+        model = net.factory().eval()
+
+        def hook(name: str) -> Callable[..., None]:
+            def count(layer: nn.Conv2d, inputs: Any, out: torch.Tensor) -> None:
+                if net.pruned(name, layer):
+                    assert layer.kernel_size == (3, 3)
+                    counts[0] += 1
+                    counts[1] += layer.weight.numel()
+                    counts[2] += layer.weight.numel() * out.shape[2] * out.shape[3]
+
+            return count
+
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(hook(name))
+        with torch.no_grad():
+            model(torch.empty(1, *net.shape))
+    return counts[0], counts[1], counts[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_removed_shares_of_known_nets_are_exact(name: str, tmp_path: Path) -> None:
+    net = NETS[name]
+    torch.manual_seed(0)
+    known = KnownNet(net.factory(), net.shape, tmp_path)
+    assert known.table.left_out == {}
+    assert (known.table.params, known.table.macs) == (net.params, net.macs)
+    count, prunable_params, prunable_macs = prunable_counts(net)
+    assert count == net.count
+    assert round(100 * prunable_params / net.params, net.digits[0]) == net.prunable[0]
+    assert round(100 * prunable_macs / net.macs, net.digits[1]) == net.prunable[1]
+    for n in (4, 3, 2, 1):
+        pruning, result = known.pruned(KEP(n=n), net.include)
+        assert len(pruning.masks) == count
+        assert (result.params.dense, result.macs.dense) == (net.params, net.macs)
+        assert result.params.removed == Fraction(9 - n, 9) * Fraction(prunable_params, net.params)
+        assert result.macs.removed == Fraction(9 - n, 9) * Fraction(prunable_macs, net.macs)
+        assert {cost.density for cost in result.layers if cost.kind} == {n / 9}
+        assert sum(cost.macs.dense for cost in result.layers) <= net.macs
+        if name == "resnet50" and n in RESNET50_PERCENT:
+            percent = tuple(round(100 * float(cost.removed), 1) for cost in (result.params, result.macs))
+            assert percent == RESNET50_PERCENT[n]

@@ -12,6 +12,7 @@ from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.kep import KEP
 from trtkp.prune.method import Method, prune_one_shot, select_layers
+from trtkp.prune.soks import SOKS
 from trtkp.prune.zeros import Dense, FromZeros
 
 NewLayer = Callable[..., ConvLayer]
@@ -150,3 +151,15 @@ def test_from_zeros(layers: list[ConvLayer], new_layer: NewLayer) -> None:
     assert "65 taps" not in str(FromZeros().inapplicable(new_layer(kernel=(8, 8))))
     assert "5x13 kernel" in str(FromZeros().inapplicable(new_layer(kernel=(5, 13))))
     assert FromZeros().settings() == {}
+
+
+def test_a_layer_of_zeros_has_nothing_to_lose(new_layer: NewLayer) -> None:
+    """A mask that leaves nothing is refused, unless there was nothing."""
+    layer = new_layer()
+    nothing = np.zeros(layer.weight_shape, np.float32)
+    assert not prune_one_shot(FromZeros(), [layer], {layer.name: nothing}).masks[layer.name].any()
+    layers = [layer, new_layer(name="other")]  # 17 of their 18 stripes go, of equal ones those of the first layer
+    with pytest.raises(InputError, match=r"layer conv\.weight: soks would remove all filters of it; prune less"):
+        prune_one_shot(
+            SOKS(ratio=0.99, groups=1, remove_filters=True), layers, {each.name: nothing + 1 for each in layers}
+        )

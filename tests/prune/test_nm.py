@@ -422,3 +422,48 @@ def test_the_growing_penalty_pushes_what_either_of_the_two_drops() -> None:
     penalty.refresh(penalty.masks())
     penalty.restore(state)
     assert np.array_equal(penalty.state()["kept.0.weight"].numpy().astype(bool), kept)
+
+
+@pytest.mark.parametrize("proximal", [False, True])
+def test_the_norm_dependent_penalty_pushes_what_two_four_drops_most(new_layer: Any, *, proximal: bool) -> None:
+    torch.manual_seed(0)
+    net, layer = nn.Sequential(nn.Conv2d(16, 16, 3)), new_layer(filters=16, channels=16, name="0.weight")
+    settings: dict[str, Any] = {"strength": 0.05, "intensities": (2.0, 1.0, 0.5, 0.0), "proximal": proximal}
+    method = PPTKP(ratio=0.75, allocation="uniform", filter_group=4, nm="2:4", **settings)
+    penalty, lists_alone = (
+        each.regulariser(net, [layer]) for each in (method, replace(method, nm=None, ratio=list_ratio(0.75)))
+    )
+    weight = net[0].weight.detach().clone()
+    lists = penalty.masks()["0.weight"]
+    dropped = torch.from_numpy(lists & ~refined({"0.weight": lists}, {"0.weight": weight.numpy()}, [layer])["0.weight"])
+    assert 0 < int(dropped.sum()) <= lists.sum() // 2
+
+    def pushed(regulariser: Any) -> torch.Tensor:
+        with torch.no_grad():
+            net[0].weight.copy_(weight)
+        net[0].weight.grad = torch.zeros_like(weight)
+        regulariser.after_backward()
+        regulariser.after_step(0.5)
+        return net[0].weight.detach().clone() if proximal else net[0].weight.grad
+
+    inside, alone = pushed(penalty), pushed(lists_alone)
+    torch.testing.assert_close(inside[~dropped], alone[~dropped])
+    if proximal:
+        shrunk = alone.sign() * (alone.abs() - 0.5 * 0.05 * 2.0).clamp_min(0)
+        torch.testing.assert_close(inside[dropped], shrunk[dropped])
+    else:
+        torch.testing.assert_close(inside[dropped], 0.05 * 2.0 * weight.sign()[dropped])
+    with torch.no_grad():
+        net[0].weight.copy_(torch.randn_like(weight))
+    penalty.after_epoch(1)  # what is dropped follows the weights
+    now = penalty.state()["dropped.0.weight"].bool()
+    assert not torch.equal(now, dropped)
+    again = method.regulariser(nn.Sequential(nn.Conv2d(16, 16, 3)), [layer])
+    again.restore(penalty.state())
+    assert torch.equal(again.state()["dropped.0.weight"].bool(), now)
+
+
+def test_on_the_way_to_a_pruning_point_no_list_is_known(new_layer: Any) -> None:
+    net, layer = nn.Sequential(nn.Conv2d(16, 16, 3)), new_layer(filters=16, channels=16, name="0.weight")
+    penalty = PPTKP(point=1, nm="2:4").regulariser(net, [layer])
+    assert not any(name.startswith("dropped") for name in penalty.state())

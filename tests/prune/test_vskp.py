@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from examples.digits_data import load
 from examples.nets import resnet
+from tests.prune.known_nets import KnownNet
 from trtkp.errors import InputError
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.index_set import Kind, from_mask
@@ -28,6 +35,7 @@ from trtkp.prune.vskp import (
     reactivate,
     unmoved_filters,
 )
+from trtkp.records import paper_counts
 
 NewLayer = Callable[..., ConvLayer]
 
@@ -212,12 +220,63 @@ def test_bitmap_bytes_of_resnet_56_as_published(new_layer: NewLayer) -> None:
     assert 1 - kernels / sum(filters * channels for filters, channels in blocks) == 0.6875
 
 
-def test_parameters_of_resnet_56_as_the_authors_count_them() -> None:
-    """Over the state dict with BatchNorm's statistics, or without BatchNorm and biases."""
-    state = resnet.resnet56_cifar().state_dict()
-    counted = {name: tensor.numel() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    assert sum(counted.values()) == 857_082
-    assert sum(count for name, count in counted.items() if state[name].ndim > 1) == 848_944
+@dataclass(frozen=True)
+class Counts:
+    """A net's parameters and MACs, and its parameters as the authors count them, where those are known."""
+
+    factory: Callable[[], nn.Module]
+    shape: tuple[int, int, int]
+    params: int
+    macs: int
+    with_statistics: int | None = None
+    without_batch_norm: int | None = None
+
+
+KNOWN = {
+    "resnet56": Counts(resnet.resnet56_cifar, (3, 32, 32), 853_018, 125_485_696, 857_082, 848_944),
+    "resnet110": Counts(resnet.resnet110_cifar, (3, 32, 32), 1_727_962, 252_887_680),
+    "resnet50": Counts(resnet.resnet50, (3, 224, 224), 25_557_032, 4_089_184_256),
+}
+
+
+def counted_by_modules(net: Counts) -> tuple[int, int, int]:
+    """Elements of the state dict, weights among them, and elements that the batch normalisations give."""
+    elements = []
+    with torch.device("meta"), torch.no_grad():
+        model = net.factory().eval()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.register_forward_hook(lambda module, given, out: elements.append(out.numel()))
+        model(torch.empty(1, *net.shape))
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    weights = sum(value.numel() for value in state.values() if value.ndim > 1)
+    return sum(value.numel() for value in state.values()), weights, sum(elements)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_nets_as_the_authors_count_them(name: str, tmp_path: Path) -> None:
+    """Over the state dict with BatchNorm's statistics and a FLOP per element of it; without BatchNorm and biases."""
+    net = KNOWN[name]
+    torch.manual_seed(0)
+    known = KnownNet(net.factory(), net.shape, tmp_path)
+    assert (known.table.params, known.table.macs) == (net.params, net.macs)
+    pruning, accounting = known.pruned(VSKP(ratio=0.7))
+    counts = paper_counts("vskp", known.source, known.profile, accounting)
+    assert counts is not None
+    assert counts.other is not None
+    state, weights, elements = counted_by_modules(net)
+    assert (counts.dense_params, counts.dense_flops) == (state, net.macs + elements)
+    assert (counts.other.dense_params, counts.other.dense_flops) == (weights, net.macs)
+    if net.with_statistics is not None:
+        assert (counts.dense_params, counts.other.dense_params) == (net.with_statistics, net.without_batch_norm)
+    layers = {layer.name: layer for layer in known.table.layers}
+    zeros = {name: int((~mask).sum()) for name, mask in pruning.masks.items()}
+    flops = sum(count * prod(layers[name].output_size) for name, count in zeros.items())
+    for each in (counts, counts.other):
+        assert each.dense_params - each.retained_params == sum(zeros.values())
+        assert each.dense_flops - each.retained_flops == flops
+    assert flops > 0
 
 
 @pytest.mark.parametrize(
@@ -291,24 +350,53 @@ def masks_in_numpy(
     return masks
 
 
-@pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize(("ratio", "alpha", "beta"), [(0.7, 0.95, 0.0), (0.5, 0.85, 0.75), (0.3, 0.0, 0.25)])
-def test_bit_exact_against_an_independent_computation(
-    new_layer: NewLayer, trained: bool, ratio: float, alpha: float, beta: float
-) -> None:
+Weights = dict[str, np.ndarray[Any, Any]]
+
+
+@pytest.fixture(scope="module")
+def trained() -> Weights:
+    """Convolution weights of a small net that four epochs of gradient descent have taught the digits."""
+    (x, y), (test_x, test_y) = ((torch.from_numpy(x)[:, :, ::2, ::2], torch.from_numpy(y)) for x, y in load())
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 64, 1),
+        nn.ReLU(), nn.Conv2d(64, 32, 1), nn.ReLU(), nn.Conv2d(32, 8, 5, padding=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(512, 10),
+    )  # fmt: skip
+    optimiser = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=1e-4)
+    for _ in range(4):
+        for batch in torch.randperm(len(x)).split(32):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(net(x[batch]), y[batch]).backward()
+            optimiser.step()
+    with torch.no_grad():
+        accuracy = float((net(test_x).argmax(dim=1) == test_y).float().mean())
+    assert accuracy > 0.9, f"the net did not learn: {accuracy:.1%} of the test digits are right"
+    return {name: w.detach().numpy() for name, w in net.named_parameters() if w.ndim == 4 and w.shape[1] > 1}
+
+
+@pytest.fixture(scope="module")
+def random() -> Weights:
+    """Weights of the same kinds of layers as nothing has trained them."""
     rng = np.random.default_rng(0)
     shapes = {"a": (16, 16, 3, 3), "b": (32, 16, 3, 3), "c": (64, 32, 1, 1), "d": (32, 64, 1, 1), "e": (8, 32, 5, 5)}
-    weights = {n: (rng.standard_normal(s) * rng.uniform(0.02, 0.1)).astype(np.float32) for n, s in shapes.items()}
-    if trained:  # as gradient descent leaves them: low rank, correlated filters, heavy tails
-        for name, w in weights.items():
-            flat = w.reshape(len(w), -1)
-            u, sigma, v = np.linalg.svd(flat, full_matrices=False)
-            flat = (u * sigma * np.exp(-np.arange(len(sigma)) / 4)) @ v + 0.02 * flat * rng.standard_t(3, flat.shape)
-            weights[name] = flat.reshape(w.shape).astype(np.float32)
+    return {n: (rng.standard_normal(s) * rng.uniform(0.02, 0.1)).astype(np.float32) for n, s in shapes.items()}
+
+
+@pytest.mark.parametrize("source", ["random", "trained"])
+@pytest.mark.parametrize(("ratio", "alpha", "beta"), [(0.7, 0.95, 0.0), (0.5, 0.85, 0.75), (0.3, 0.0, 0.25)])
+def test_bit_exact_against_an_independent_computation(
+    new_layer: NewLayer, request: pytest.FixtureRequest, source: str, ratio: float, alpha: float, beta: float
+) -> None:
+    weights: Weights = request.getfixturevalue(source)
+    shapes = {name: weight.shape for name, weight in weights.items()}
     layers = [new_layer(name=n, filters=s[0], channels=s[1], kernel=s[2:]) for n, s in shapes.items()]
     masks = VSKP(ratio=ratio, alpha=alpha, beta=beta).masks(layers, weights)
-    for name, want in masks_in_numpy(weights, ratio, alpha, beta).items():
+    expected = masks_in_numpy(weights, ratio, alpha, beta)
+    assert set(masks) == set(expected) == set(weights)
+    for name, want in expected.items():
         assert np.array_equal(masks[name], want), name
+    assert 0.1 < 1 - np.mean([mask.mean() for mask in masks.values()]) <= ratio + 0.1
 
 
 def test_retained_channels_are_rounded(new_layer: NewLayer) -> None:

@@ -138,6 +138,8 @@ class PaperCounts(_Record):
     retained_params: int
     dense_flops: int
     retained_flops: int
+    other: PaperCounts | None = None
+    """Their second way of counting, where they have two."""
 
 
 class TotalsRecord(_Record):

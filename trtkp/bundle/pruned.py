@@ -14,6 +14,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from trtkp.bundle.manifest import MANIFEST, Digest, FileName, FileRecord, SourceRecord, TotalsRecord, _Record
 from trtkp.bundle.reader import check_files, read_record
 
@@ -52,6 +54,8 @@ class PrunedManifest(_Record):
     skip: list[str]
     model: FileName
     layers: list[PrunedLayer]
+    matrices: dict[str, int] = Field(default_factory=dict)
+    """Weights that pruned fully connected layers keep."""
     left_dense: dict[str, str]
     totals: TotalsRecord
     data: Digest | None = None
@@ -105,7 +109,9 @@ class Pruned:
         paper = {
             layer.name: layer.paper_index_bytes for layer in manifest.layers if layer.paper_index_bytes is not None
         }
-        return Stored(manifest.method, manifest.settings, self.index_sets, manifest.left_dense, paper)
+        return Stored(
+            manifest.method, manifest.settings, self.index_sets, manifest.left_dense, paper, manifest.matrices
+        )
 
 
 def is_pruned(path: Path) -> bool:

@@ -122,11 +122,8 @@ def pruned(pruned: Pruned, *, json: bool) -> None:
     _print_paper(out, totals)
     if manifest.accuracy is not None:
         out.print("  accuracy " + ", ".join(f"{value:.2%} {name}" for name, value in manifest.accuracy.items()))
-    for point in manifest.report.get("points", []):
-        out.print(
-            f"  pruning point {point['point']}: kernels up to {point['threshold']:.4g}, {point['ratio']:.1%} of them, "
-            f"margin {point['depth']:.0%} empty"
-        )
+    if "points" in manifest.report:
+        _print_points(out, manifest.report["points"], totals)
     for warning in manifest.warnings:
         console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
@@ -514,10 +511,43 @@ def _bound(totals: Any) -> str:
 
 def _print_paper(out: Console, totals: TotalsRecord) -> None:
     counts = totals.as_in_paper
-    if counts is not None:
+    while counts is not None:
         params = _before_after(counts.dense_params, counts.retained_params)
         flops = _before_after(counts.dense_flops, counts.retained_flops)
         out.print(f"  as in the paper ({counts.counting}): params {params}, FLOPs {flops}", soft_wrap=True)
+        counts = counts.other
+
+
+def _print_points(out: Console, points: Sequence[dict[str, Any]], totals: TotalsRecord) -> None:
+    """PPT-KP's pruning points: a row for every kernel size, and what ``--point`` would leave of the net."""
+    if not points:
+        out.print("  no pruning points: the norms have no margins")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("  --point", justify="right", no_wrap=True)
+    for heading in ("layers", "kernels"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("norm up to", "share", "margin empty", "kernels left", "params left", "MACs left"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for point in points:
+        first, *more = point["layers"]
+        head = (str(point["point"]), escape(first) + (f" and {len(more)} more" if more else ""))
+        left = (
+            tuple(
+                f"{kept:,} ({kept / dense - 1:+.1%})"
+                for kept, dense in (
+                    point["kernels"], (point["params"], totals.dense_params), (point["macs"], totals.dense_macs)
+                )
+            )
+            if point["kernels"] is not None else ()
+        )  # fmt: skip
+        for sizes, found in point["norms"].items():
+            norm = ("no such point", "", "")
+            if found is not None:
+                norm = (f"{found['threshold']:.4g}", f"{found['ratio']:.1%}", f"{found['depth']:.0%}")
+            table.add_row(*head, sizes, *norm, *left)
+            head, left = ("", ""), ()
+    out.print(table)
 
 
 def _index_text(bundle: Bundle) -> str:

@@ -1,4 +1,4 @@
-"""What papers count beside products and parameters: batch normalisation's statistics, and element by element work."""
+"""What papers count otherwise: batch normalisation's statistics, its elements and those of all operators, weights."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from math import prod
 import onnx_ir as ir
 
 from trtkp.graph.edit import constant, input_at, ints
-from trtkp.graph.layers import run_shapes
+from trtkp.graph.layers import product_weight, run_shapes
 from trtkp.shapes import Shape
 
-__all__ = ["elementwise_operations", "statistics"]
+__all__ = ["batch_norm_elements", "elementwise_operations", "product_weights", "statistics"]
 
 _POOLS = ("MaxPool", "AveragePool")
 _GLOBAL = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
 _BIASED = ("Conv", "Gemm")
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def statistics(model: ir.Model) -> int:
@@ -27,6 +28,22 @@ def statistics(model: ir.Model) -> int:
         for value in (constant(input_at(node, 3)), constant(input_at(node, 4)))
         if value is not None
     )
+
+
+def batch_norm_elements(model: ir.Model, shapes: Mapping[str, Shape]) -> int:
+    """Elements that all batch normalisations give for inputs of the given shapes."""
+    names = [
+        str(node.outputs[0].name) for node in model.graph if node.op_type == "BatchNormalization" and node.domain == ""
+    ]
+    sizes = run_shapes(model, shapes, names)
+    return sum(prod(sizes[name]) for name in names)
+
+
+def product_weights(model: ir.Model) -> int:
+    """Weights of convolutions and fully connected layers, each once; biases are none."""
+    nodes = [node for node in model.graph if node.domain == "" and node.op_type in _PRODUCTS]
+    found = [product_weight(input_at(node, index)) for node in nodes for index in (0, 1)]
+    return sum({name: weight.size for name, weight in filter(None, found)}.values())
 
 
 def elementwise_operations(model: ir.Model, shapes: Mapping[str, Shape]) -> int:

@@ -9,17 +9,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from trtkp.errors import InputError
 from trtkp.graph.edit import constant, input_at, ints, weight_name
 from trtkp.graph.ops import DOMAIN, DYNAMIC
+from trtkp.prune.accounting import Matrix
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.shapes import Shape
 
-__all__ = ["LayerTable", "conv_layers", "dynamic_nodes", "is_conv2d", "run_shapes", "unusable_reason"]
+__all__ = [
+    "LayerTable",
+    "conv_layers",
+    "dynamic_nodes",
+    "is_conv2d",
+    "product_weight",
+    "run_shapes",
+    "unusable_reason",
+]
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Operator to the inputs that are learnable parameters.
@@ -51,6 +62,7 @@ class LayerTable:
         macs: multiply-accumulates of the net for one sample.
         left_out: name to reason.
         batch_input: the input whose first dimension is the batch; None where there is none, and a sample is a run.
+        matrices: weights of fully connected layers, each once.
     """
 
     layers: tuple[ConvLayer, ...]
@@ -58,6 +70,11 @@ class LayerTable:
     macs: int
     left_out: dict[str, str]
     batch_input: str | None
+    matrices: tuple[Matrix, ...]
+
+    def matrices_kept(self, kept: Mapping[str, int]) -> dict[Matrix, int]:
+        """The matrices among those of which ``kept`` says how many weights they keep, with that number."""
+        return {matrix: kept[matrix.name] for matrix in self.matrices if matrix.name in kept}
 
 
 def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
@@ -83,6 +100,7 @@ def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
     batch = shapes[batch_input][0] if batch_input is not None else 1
     after_weighted = _behind(graph, sized)
     layers, left_out, macs = [], {}, 0
+    matrices: dict[str, Matrix] = {}
     for node in dynamic:
         weight, taps = constant(node.inputs[1]), constant(node.inputs[2])
         assert weight is not None
@@ -92,8 +110,14 @@ def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
         positions = prod(ints(node, "weight_shape", ())[2:])
         left_out[_name(node)] = f"a kernel for every sample, {taps.size} of {positions} positions ({node.op_type})"
     for node in weighted:
-        macs += _macs(node, sizes) // batch
+        cost = _macs(node, sizes) // batch
+        macs += cost
         if node.op_type not in ("Conv", "ConvTranspose"):
+            found = _factor(node)
+            if found is not None and found[1].ndim == 2:
+                name, weight = found
+                before = matrices[name].macs if name in matrices else 0
+                matrices[name] = Matrix(name, weight.size, before + cost)
             continue
         name = _name(node)
         reason = unusable_reason(node)
@@ -110,7 +134,7 @@ def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
         if node.graph is not graph and node.domain == "" and node.op_type in ("Conv", "ConvTranspose"):
             left_out.setdefault(_name(node), "inside the body of If or Loop")
     kept = tuple(layer for layer in layers if layer.name not in mixed)
-    return LayerTable(kept, _params(graph), macs, left_out, batch_input)
+    return LayerTable(kept, _params(graph), macs, left_out, batch_input, tuple(matrices.values()))
 
 
 def dynamic_nodes(model: ir.Model) -> list[ir.Node]:
@@ -121,6 +145,18 @@ def dynamic_nodes(model: ir.Model) -> list[ir.Node]:
 def is_conv2d(node: ir.Node) -> bool:
     """A 2-D convolution whose weight is a constant."""
     return unusable_reason(node) is None
+
+
+def product_weight(value: ir.Value | None) -> tuple[str, npt.NDArray[Any]] | None:
+    """Name and value of a stored factor of a product; one that is transposed in front of it by its own name."""
+    node = value.producer() if value is not None else None
+    if node is not None and node.domain == "" and node.op_type == "Transpose":
+        found = product_weight(node.inputs[0])
+        if found is None:
+            return None
+        return found[0], found[1].transpose(ints(node, "perm", range(found[1].ndim)[::-1]))
+    stored = constant(value)
+    return (str(value.name), stored) if value is not None and stored is not None else None
 
 
 def unusable_reason(node: ir.Node) -> str | None:
@@ -249,13 +285,19 @@ def _macs(node: ir.Node, sizes: Mapping[str, Shape]) -> int:
         shape = stored.shape if stored is not None else _size(node.inputs[1], sizes)
         places = _size(node.inputs[0], sizes) if node.op_type == "ConvTranspose" else target
         return places[0] * prod(places[2:]) * prod(shape)
-    weight = next((c for c in (constant(input_at(node, i)) for i in (1, 0)) if c is not None), None)
-    if weight is None:
+    found = _factor(node)
+    if found is None:
         return 0
     # Gemm and MatMul: every output is a sum over the weight's inner dimension
+    weight = found[1]
     transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
-    last = transposed or weight.ndim == 1 or constant(input_at(node, 1)) is None
+    last = transposed or weight.ndim == 1 or product_weight(input_at(node, 1)) is None
     return prod(target) * weight.shape[-1 if last else -2]
+
+
+def _factor(node: ir.Node) -> tuple[str, npt.NDArray[Any]] | None:
+    """The stored factor of Gemm or MatMul."""
+    return product_weight(input_at(node, 1)) or product_weight(input_at(node, 0))
 
 
 def _name(node: ir.Node) -> str:
@@ -270,10 +312,9 @@ def _params(graph: ir.Graph) -> int:
     counted: dict[str, int] = {}
     for node in graph:
         for index in _parameter_inputs(node):
-            value = input_at(node, index)
-            stored = constant(value)
-            if stored is not None and value is not None and stored.dtype.kind not in "iub":  # sizes are gathered too
-                counted[str(value.name)] = stored.size
+            found = product_weight(input_at(node, index))
+            if found is not None and found[1].dtype.kind not in "iub":  # sizes are gathered too
+                counted[found[0]] = found[1].size
         if node.op_type == "Add" and any(v is not None and _is_product(v) for v in node.inputs):
             for value in node.inputs:  # a bias after MatMul
                 stored = constant(value)

@@ -54,11 +54,13 @@ class PruneOptions:
 
 
 def check_stages(method: Method, training: Training) -> None:
-    """Refuse a stage ``prepare`` of a method that has none, and a method that learns its patterns with no training.
+    """Refuse a stage ``prepare`` of a method that has none, and with no training what happens in it.
 
     Raises:
         InputError: naming the method, and what to leave out or to give.
     """
+    if getattr(method, "reactivate", False) and not training.finetune.epochs:
+        raise InputError("--reactivate mends what a fine-tune left unmoved", remedy="give --data and --epochs")
     if not (isinstance(method, Converting) and isinstance(method, Trainable)):
         if training.prepare.epochs:
             raise InputError(f"a stage prepare means nothing to method {method.name}", remedy="leave it out")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from glob import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.prune.index_set import IndexSet
-from trtkp.prune.method import Masks, Method, index_set, prune_one_shot
+from trtkp.prune.method import Masks, Method, Pruning, check_left, index_set, prune_layers
 from trtkp.prune.regulariser import Converting, Deployed, can_regularise
+from trtkp.pruning.pptkp import points_report
 from trtkp.pruning.subject import Subject
 from trtkp.pruning.vskp import matrix_masks
 
@@ -72,9 +73,14 @@ class Outcome:
 
     def take_one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         """Masks of the given weights."""
-        layers = self.subject.layers
-        pruning = prune_one_shot(self.method, layers, weights, [escape(layer.name) for layer in layers])
+        with self._named():
+            pruning = prune_layers(self.method, self.subject.layers, weights)
         self.take(pruning.masks, pruning.lists)
+        self.list_points(weights)
+
+    def list_points(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Report PPT-KP's pruning points of the weights that the masks came from."""
+        self.report |= points_report(self.subject, self.method, weights, Pruning(self.masks, {}, self.lists))
 
     def take(self, masks: Masks, lists: Masks) -> None:
         """Masks, and the lists of those with 2:4 inside; kept are those that remove something.
@@ -85,14 +91,8 @@ class Outcome:
         converts = isinstance(self.method, Converting)
         if converts and not can_regularise(self.method):
             return  # the net that it made has none
-        for name, mask in masks.items():
-            if not mask.any():
-                raise InputError(
-                    f"{self.method.name} would remove all filters of it",
-                    file=self.subject.path,
-                    layer=name,
-                    remedy="prune less, or leave the layer out with --skip",
-                )
+        with self._named():
+            check_left(self.method, masks, self.subject.weights)
         self.masks = {name: mask for name, mask in masks.items() if not mask.all()}
         self.lists = {name: lists[name] for name in self.masks if name in lists}
         if getattr(self.method, "fully_connected", False):
@@ -103,6 +103,15 @@ class Outcome:
                 self.left_dense[layer.name] = "the method removes nothing from it"
         if not self.masks:
             self.warnings.append(f"method {self.method.name} pruned no layer")
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors of a layer are of the subject's file."""
+        try:
+            yield
+        except InputError as error:
+            unnamed = error.file is None and error.layer is not None
+            raise error.in_file(self.subject.path) if unnamed else error from None
 
     def deploy(self) -> None:
         """Make a net that the method made what is exported, in place; its masks are the ones of that."""

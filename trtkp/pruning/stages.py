@@ -105,6 +105,8 @@ class Stages:
             start = None
         if can_regularise(self._method) and training.regularise.epochs:
             self._outcome.take(*self._regularised(start))
+            if not isinstance(self._method, Converting):  # the layers that were read are not in its net
+                self._outcome.list_points(self._weights())
         elif not isinstance(self._method, Converting):
             self._outcome.take_one_shot(self._weights())
 

@@ -66,8 +66,9 @@ class Writing:
     def manifest(self, files: dict[str, FileRecord]) -> PrunedManifest:
         """What was done."""
         outcome, subject, method, options = self._outcome, self._subject, self._outcome.method, self._options
-        index_sets = outcome.index_sets
-        accounting = account(subject.table.layers, subject.table.params, subject.table.macs, index_sets)
+        index_sets, table = outcome.index_sets, subject.table
+        matrices = {name: int(mask.sum()) for name, mask in outcome.matrices.items()}
+        accounting = account(table.layers, table.params, table.macs, index_sets, table.matrices_kept(matrices))
         counter = getattr(method, "paper_index_bytes", None)
         paper = {name: counter(index) for name, index in index_sets.items()} if counter is not None else {}
         counts = paper_counts(method.name, subject.source, subject.profile, accounting)
@@ -98,6 +99,7 @@ class Writing:
                 )
                 for name, index in index_sets.items()
             ],
+            matrices=matrices,
             left_dense=outcome.left_dense,
             totals=totals,
             data=subject.parts.digest() if subject.parts is not None else None,
