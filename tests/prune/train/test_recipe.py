@@ -74,6 +74,12 @@ _PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
         "regularise": _160 | {"epochs": 80, "milestones": (40, 60), "batch": 64},
         "finetune": _160 | {"batch": 64},
     },
+    "swp-cifar": {
+        "settings": {
+            "filter_group": 1, "remove_filters": True, "threshold": 0.01, "sparsity": 1e-5, "margin": 0, "diversity": 0
+        },
+        "regularise": _160 | {"batch": 64},
+    },
     "pptkp-cifar": {
         "settings": {"strength": 1e-4, "quantiles": [0.25, 0.5, 0.75], "intensities": [1, 0.5, 0.25, 0]},
         "regularise": _200,
@@ -119,7 +125,7 @@ def test_the_recipes_are_the_papers_data(file: Path) -> None:
     assert (data.pad, data.resized_crop) == ((0, True) if "imagenet" in file.stem else (4, False))
     asks = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert (data.mean, data.std) == (asks if file.stem.startswith("soks") else imagenet)
+    assert (data.mean, data.std) == (asks if file.stem.startswith(("soks", "swp")) else imagenet)
     assert read_recipe(file).seed == (1 if file.stem.startswith("soks") else 0)
 
 
