@@ -133,11 +133,19 @@ class NormDependentL1(Regulariser):
                     parameter.copy_(torch.where(dropped, functional.softshrink(parameter, threshold), parameter))
 
     def _pull(self, layer: ConvLayer, parameter: torch.Tensor) -> torch.Tensor:
-        """``lambda · gamma(a)`` of every kernel, [F, C, 1, 1]."""
+        """``lambda · gamma(a)`` of every kernel, [F, C, 1, 1].
+
+        Where all filters are to keep the same number, a norm is large or small among those of its list: a list whose
+        norms are all below those of the net would lose what it keeps in the end.
+        """
         import torch
 
         norms = self._pooled(layer, parameter.detach().abs().sum(dim=(2, 3)), mean=True)
-        zone = torch.bucketize(norms, self.breakpoints[layer.name].to(norms), right=True)
+        if self._method.equalise:
+            place = (norms.argsort(dim=1, stable=True).argsort(dim=1) + 1) / norms.shape[1]
+            zone = torch.bucketize(place, place.new_tensor(list(self._method.quantiles)))
+        else:
+            zone = torch.bucketize(norms, self.breakpoints[layer.name].to(norms), right=True)
         return self._spread(layer, self._strength(layer) * self._gammas.to(norms)[zone])
 
     def _strength(self, layer: ConvLayer) -> float:

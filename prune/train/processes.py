@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,20 +66,26 @@ class Processes:
             dist.barrier()
 
 
-@contextmanager
-def joined() -> Iterator[Processes]:
-    """Join the group that torchrun started, NCCL on GPUs and gloo elsewhere; without torchrun there is none."""
+def joined() -> Processes:
+    """The group that torchrun started, NCCL on GPUs and gloo elsewhere; without torchrun there is none.
+
+    It is joined once and left at exit: processes that leave a group and join anew can find each other's old addresses
+    in torchrun's store, and wait for ever.
+    """
     import torch
     import torch.distributed as dist
 
-    started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
-    if started:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         gpu = torch.cuda.is_available()
         if gpu:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if gpu else "gloo")
-    try:
-        yield Processes()
-    finally:
-        if started:
-            dist.destroy_process_group()
+        atexit.register(_leave)
+    return Processes()
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -318,6 +318,32 @@ def test_filters_are_clustered_anew_after_an_epoch(new_layer: NewLayer, cluster:
         assert np.array_equal(after, before)
 
 
+@pytest.mark.parametrize("settings", [{}, {"filter_group": 4, "channel_block": 3}])
+def test_with_as_many_in_every_list_no_list_is_pushed_whole(new_layer: NewLayer, settings: dict[str, int]) -> None:
+    """A filter whose norms are all small is pushed where it is smallest, as the others are."""
+    net = net_of((8, 12, 3))
+    layers = layers_of(net, new_layer)
+    with torch.no_grad():
+        net[0].weight[:4] *= 0.01
+    norms = net[0].weight.detach().abs().sum(dim=(2, 3))
+    for equalise in (False, True):
+        method = PPTKP(ratio=0.75, equalise=equalise, strength=1.0, quantiles=(0.25, 0.5, 0.75), **settings)
+        regulariser = method.regulariser(net, layers)
+        net[0].weight.grad = torch.zeros_like(net[0].weight)
+        regulariser.after_backward()
+        pull = net[0].weight.grad.abs().amax(dim=(2, 3))
+        kept = torch.from_numpy(regulariser.masks()["0.weight"].any(axis=(2, 3)))
+        if equalise:
+            assert not pull[kept].any()
+            assert kept.sum(dim=1).tolist() == [3] * 8
+            zones = pull.sort(dim=1, descending=True).values
+            assert torch.equal(zones, torch.tensor([1.0, 0.5, 0.25, 0.0]).repeat_interleave(3).expand(8, 12))
+            if not settings:  # the smaller the norm, the stronger
+                assert torch.equal(pull.gather(1, norms.argsort(dim=1)), zones)
+        else:
+            assert pull[:4].min() > 0
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_single_kernels_are_pushed_before_blocks(new_layer: NewLayer, epochs: int) -> None:
     """Two of three epochs alone; then groups of the norms that there are, with breakpoints of their own."""

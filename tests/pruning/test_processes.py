@@ -84,8 +84,11 @@ def test_the_command_under_torchrun_writes_what_one_process_writes(work: Path) -
 _JOB = """
 import json, os, sys
 from pathlib import Path
+import trtkp.pruning.subject
+from tests.pruning.conftest import graph_once
 from trtkp.prune.train.recipe import Recipe, Training
 from trtkp.pruning import PruneOptions, prune
+trtkp.pruning.subject.named_graph = graph_once
 rank, touched, here = os.environ.get("RANK", "0"), [], os.getcwd()
 def audit(event, arguments):
     writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir")

@@ -65,11 +65,11 @@ def prune(
         outcome = Outcome(Subject.load(Path(model), None, chosen, options), chosen)
         _prune_untrained(outcome, options.training.seed)
         return Pruned(target, _write(outcome, options, target))
-    with joined() as processes:
-        outcome = Outcome(Subject.load(Path(model), Path(data), chosen, options), chosen)
-        Stages(outcome, options, target, processes, progress).run()
-        published = _write(outcome, options, target) if processes.first else None
-        processes.wait()
+    processes = joined()
+    outcome = Outcome(Subject.load(Path(model), Path(data), chosen, options), chosen)
+    Stages(outcome, options, target, processes, progress).run()
+    published = _write(outcome, options, target) if processes.first else None
+    processes.wait()
     return Pruned(target, published)
 
 

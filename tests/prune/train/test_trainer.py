@@ -167,20 +167,20 @@ from trtkp.prune.train.recipe import Recipe
 from trtkp.prune.train.trainer import Trainer, evaluate
 torch.set_num_threads(1)
 samples = data.__wrapped__()
-with joined() as processes:
-    for frozen in (True, False):
-        net = _net(dropout=0.0)
-        batches = Loader(samples, samples.how, batch=16, seed=5, processes=processes)
-        recipe = Recipe(epochs=2, batch=16, lr=0.05, freeze_batch_norm=frozen)
-        penalty = GrowingPenalty(net, masks_of(net), delta=0.01, every=2)
-        Trainer(net, batches, recipe, regulariser=penalty, processes=processes).run()
-        plain = Loader(samples, samples.how, batch=16, seed=5, processes=processes, augment=False)
-        accuracy = evaluate(net, plain, torch.device("cpu"), processes)
-        with torch.no_grad():
-            x, y = torch.from_numpy(samples.inputs), torch.from_numpy(samples.labels)
-            loss = float(torch.nn.functional.cross_entropy(net(x), y))
-        if processes.first:
-            torch.save({"accuracy": accuracy, "loss": loss, **net.state_dict()}, f"{sys.argv[1]}-{frozen}")
+processes = joined()
+for frozen in (True, False):
+    net = _net(dropout=0.0)
+    batches = Loader(samples, samples.how, batch=16, seed=5, processes=processes)
+    recipe = Recipe(epochs=2, batch=16, lr=0.05, freeze_batch_norm=frozen)
+    penalty = GrowingPenalty(net, masks_of(net), delta=0.01, every=2)
+    Trainer(net, batches, recipe, regulariser=penalty, processes=processes).run()
+    plain = Loader(samples, samples.how, batch=16, seed=5, processes=processes, augment=False)
+    accuracy = evaluate(net, plain, torch.device("cpu"), processes)
+    with torch.no_grad():
+        x, y = torch.from_numpy(samples.inputs), torch.from_numpy(samples.labels)
+        loss = float(torch.nn.functional.cross_entropy(net(x), y))
+    if processes.first:
+        torch.save({"accuracy": accuracy, "loss": loss, **net.state_dict()}, f"{sys.argv[1]}-{frozen}")
 """
 
 
@@ -282,11 +282,14 @@ def test_a_weight_that_is_no_number_is_never_kept(
 AGREE = """
 import torch
 from trtkp.prune.train.processes import joined
-with joined() as processes:
-    cpu = torch.device("cpu")
-    assert processes.agree((-1, 7, 3), cpu)
-    assert not processes.agree((0, processes.rank, 3), cpu)
-    assert not processes.agree((-1 if processes.rank else 2, 4, 4), cpu)
+processes = joined()
+cpu = torch.device("cpu")
+assert processes.agree((-1, 7, 3), cpu)
+assert not processes.agree((0, processes.rank, 3), cpu)
+assert not processes.agree((-1 if processes.rank else 2, 4, 4), cpu)
+group = torch.distributed.group.WORLD
+assert joined().world == processes.world
+assert torch.distributed.group.WORLD is group
 """
 
 
