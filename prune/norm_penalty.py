@@ -91,7 +91,10 @@ class NormDependentL1(Regulariser):
             return
         lists = self.masks()
         kept = refined(lists, layer_weights(self._model, self._layers), self._layers)
-        self._dropped = {name: torch.from_numpy(lists[name] & ~kept[name]) for name in lists}
+        self._hold({name: torch.from_numpy(lists[name] & ~kept[name]) for name in lists})
+
+    def _hold(self, dropped: Mapping[str, torch.Tensor]) -> None:
+        self._dropped = {name: mask.to(self._parameters[name].device) for name, mask in dropped.items()}
 
     def after_backward(self) -> None:
         """Add ``lambda · gamma(a) · sign(w)`` to the gradients, with the largest gamma where 2:4 drops."""
@@ -106,7 +109,7 @@ class NormDependentL1(Regulariser):
                     continue
                 pull = self._pull(layer, parameter)
                 if layer.name in self._dropped:
-                    dropped = self._dropped[layer.name].to(parameter.device)
+                    dropped = self._dropped[layer.name]
                     pull = torch.where(dropped, self._strength(layer) * self._gammas.max().to(pull), pull)
                 parameter.grad += pull * parameter.sign()
 
@@ -128,20 +131,20 @@ class NormDependentL1(Regulariser):
                 shrink = (1 - lr * self._pull(layer, parameter) / norms.clamp_min(1e-30)).clamp_min(0)
                 parameter.mul_(shrink)
                 if layer.name in self._dropped:
-                    dropped = self._dropped[layer.name].to(parameter.device)
+                    dropped = self._dropped[layer.name]
                     threshold = lr * self._strength(layer) * float(self._gammas.max())
                     parameter.copy_(torch.where(dropped, functional.softshrink(parameter, threshold), parameter))
 
     def _pull(self, layer: ConvLayer, parameter: torch.Tensor) -> torch.Tensor:
         """``lambda · gamma(a)`` of every kernel, [F, C, 1, 1].
 
-        Where all filters are to keep the same number, a norm is large or small among those of its list: a list whose
-        norms are all below those of the net would lose what it keeps in the end.
+        Where all filters of the net are to keep the same share, a norm is large or small among those of its list: a list
+        whose norms are all below the breakpoints would lose what it keeps in the end.
         """
         import torch
 
         norms = self._pooled(layer, parameter.detach().abs().sum(dim=(2, 3)), mean=True)
-        if self._method.equalise:
+        if self._method.equalise and self._method.allocation == "uniform":
             place = (norms.argsort(dim=1, stable=True).argsort(dim=1) + 1) / norms.shape[1]
             zone = torch.bucketize(place, place.new_tensor(list(self._method.quantiles)))
         else:
@@ -191,7 +194,7 @@ class NormDependentL1(Regulariser):
 
         groups = {f"group.{name}": owners[0] for name, owners in self._owners.items()}
         taus = {f"tau.{name}": taus for name, taus in self.breakpoints.items()}
-        dropped = {f"dropped.{name}": mask.to(torch.uint8) for name, mask in self._dropped.items()}
+        dropped = {f"dropped.{name}": mask.cpu().to(torch.uint8) for name, mask in self._dropped.items()}
         return groups | taus | dropped | {"single": torch.tensor(self._single)}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -207,4 +210,4 @@ class NormDependentL1(Regulariser):
         })  # fmt: skip
         self.breakpoints = {layer.name: state[f"tau.{layer.name}"] for layer in self._layers}
         held = {layer.name: state.get(f"dropped.{layer.name}") for layer in self._layers}
-        self._dropped = {name: mask.bool() for name, mask in held.items() if mask is not None}
+        self._hold({name: mask.bool() for name, mask in held.items() if mask is not None})

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from math import floor
 from reprlib import repr as shortened
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from trtkp.errors import InputError
 
@@ -32,15 +32,17 @@ def check_types(method: object, settings: Mapping[str, Any]) -> None:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of a type; true and false are no numbers, and NumPy's numbers are none either."""
+    """Whether a value is of a type; true and false are no numbers, and of NumPy's only those that are Python's, too."""
     if get_origin(kind) is Literal:
-        return value in get_args(kind)
+        return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is Sequence:
         (part,) = get_args(kind)
         return isinstance(value, list | tuple) and all(_fits(each, part) for each in value)
-    if get_args(kind):  # one type or another
+    if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, part) for part in get_args(kind))
-    return type(value) in ((int, float) if kind is float else (kind,))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 @cache

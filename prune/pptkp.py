@@ -85,8 +85,8 @@ class PPTKP:
         ratio: share of kernels to remove; 0.5 where neither it nor ``point`` is given.
         point: the pruning point to take instead, counted from 1 at the smallest threshold.
         allocation: of ``ratio``: ``global`` (one threshold, as published) or ``uniform``.
-        equalise: every filter of a layer keeps the same number of kernels, and ``quantiles`` are of each filter's norms
-            as they are.
+        equalise: every filter of a layer keeps the same number of kernels; with ``uniform``, ``quantiles`` are then of
+            each filter's norms as they are.
         pointwise: prune 1x1 layers too.
         filter_group: filters that share a list.
         channel_block: consecutive channels that a list takes or leaves together.

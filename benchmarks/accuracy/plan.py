@@ -130,13 +130,15 @@ def _groups(scale: Scale, seed: int) -> Iterator[Run]:
     yield run("pptkp 1", "pptkp", lists, alone.name, (0, 0, scale.tune))
     for group, block in [*((group, 1) for group in scale.groups), (min(_GROUP, max(scale.groups)), _BLOCK)]:
         grouped: dict[str, Any] = {"filter_group": group, "cluster": True}
+        shared, size = lists | grouped, f"{group}"
+        aware = lists | _pptkp(scale, _DECIDING, **grouped)
         equal: dict[str, Any] = {}
-        size = f"{group}"
         if block > 1:
-            grouped |= {"channel_block": block}
-            equal = {"equalise": True}  # of so few blocks a list, the one that is always kept would be many
+            # Of so few blocks a list the one that is always kept would be many; single kernels would go across them.
+            equal = {"channel_block": block, "equalise": True}
+            shared |= {"channel_block": block}
+            aware |= equal | {"single_epochs": 0}
             size = f"{group}x{block}"
-        shared, aware = lists | grouped, lists | _pptkp(scale, _DECIDING, **grouped) | equal
         yield run(f"l1 {size}", "l1", shared, dense, (0, 0, both))
         yield run(f"pptkp {size} after", "pptkp", shared | equal, alone.name, (0, 0, scale.tune))
         yield run(f"pptkp {size} aware", "pptkp", aware, dense, (0, scale.towards, scale.tune))

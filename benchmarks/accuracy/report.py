@@ -102,8 +102,8 @@ _KINDS = (("l1", ""), ("pptkp", " after"), ("pptkp", " aware"))
 _GROUPS = """`l1` and `pptkp` with 7 of 8 kernels removed, with lists of one filter and of groups.
 `after`: trained under PPT-KP's penalty on single kernels, groups chosen afterwards; `aware`: after three fifths of
 those epochs the filters are clustered by the norms that the penalty has made, and whole blocks are pushed. `16x8` are
-lists of 16 filters that take channels in blocks of 8, as the tensor core kernels read them, as many in every list; with
-so few blocks in a layer a little more of the MACs stays. `mass` is
+lists of 16 filters that take channels in blocks of 8, as the tensor core kernels read them, as many in every list;
+`aware` then pushes blocks from the first epoch. With so few blocks a layer keeps a little more of its MACs. `mass` is
 the share of the magnitudes of the pruned layers that is kept, of the net that a row starts from: for `pptkp 1` and
 `after` the one that the penalty has made. `l1` has the same number of kernels in every filter; `pptkp` has one
 threshold in a layer and keeps one kernel of every filter at least, so it has a little more of the MACs.

@@ -326,14 +326,14 @@ def test_with_as_many_in_every_list_no_list_is_pushed_whole(new_layer: NewLayer,
     with torch.no_grad():
         net[0].weight[:4] *= 0.01
     norms = net[0].weight.detach().abs().sum(dim=(2, 3))
-    for equalise in (False, True):
-        method = PPTKP(ratio=0.75, equalise=equalise, strength=1.0, quantiles=(0.25, 0.5, 0.75), **settings)
+    for equalise, allocation in ((False, "uniform"), (True, "global"), (True, "uniform")):
+        method = PPTKP(0.75, None, allocation, equalise, strength=1.0, quantiles=(0.25, 0.5, 0.75), **settings)
         regulariser = method.regulariser(net, layers)
         net[0].weight.grad = torch.zeros_like(net[0].weight)
         regulariser.after_backward()
         pull = net[0].weight.grad.abs().amax(dim=(2, 3))
         kept = torch.from_numpy(regulariser.masks()["0.weight"].any(axis=(2, 3)))
-        if equalise:
+        if equalise and allocation == "uniform":
             assert not pull[kept].any()
             assert kept.sum(dim=1).tolist() == [3] * 8
             zones = pull.sort(dim=1, descending=True).values
