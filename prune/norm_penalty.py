@@ -138,7 +138,7 @@ class NormDependentL1(Regulariser):
     def _pull(self, layer: ConvLayer, parameter: torch.Tensor) -> torch.Tensor:
         """``lambda · gamma(a)`` of every kernel, [F, C, 1, 1].
 
-        Where all filters of the net are to keep the same share, a norm is large or small among those of its list: a list
+        Where all filters are to keep the same share, a norm is large or small among those of its list: a list
         whose norms are all below the breakpoints would lose what it keeps in the end.
         """
         import torch
