@@ -189,15 +189,11 @@ class Allocated:
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> Regulariser:
         """The method's, for all layers of the same settings together."""
-        parts = self.parts(layers)
-        return Together([method.regulariser(model, part) for method, part in parts if isinstance(method, Trainable)])
-
-    def parts(self, layers: Sequence[ConvLayer]) -> list[tuple[Method, list[ConvLayer]]]:
-        """Layers of the same settings, and the method with these."""
         alike: dict[LayerSettings, list[ConvLayer]] = {}
         for layer in layers:
             alike.setdefault(self._settings_of(layer), []).append(layer)
-        return [(self._of(part[0]), part) for part in alike.values()]
+        methods = [(self._of(part[0]), part) for part in alike.values()]
+        return Together([method.regulariser(model, part) for method, part in methods if isinstance(method, Trainable)])
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, the layers' own included."""

@@ -6,8 +6,8 @@ With 2:4 inside the lists, weights that it would drop have the largest intensity
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -182,11 +182,6 @@ class NormDependentL1(Regulariser):
         # those that are pushed, or would be next
         blocks = self._method.blocks(self._layers, weights) if self._single else self._blocks
         return self._method.masks_of_blocks(self._layers, listed, blocks)
-
-    def report(self) -> dict[str, Any]:
-        """The pruning points that the weights have now, by the kernel sizes of the norms that are compared."""
-        found = self._method.points(self._layers, layer_weights(self._model, self._layers))
-        return {"points": {sizes: [asdict(point) for point in points] for sizes, points in found.items()}}
 
     def state(self) -> dict[str, torch.Tensor]:
         """Breakpoints, groups of filters, what 2:4 drops, and whether single kernels are pushed."""

@@ -14,8 +14,8 @@ trained from scratch in the shapes found.
 
 One filter per group with ``remove_filters`` is SWP (NeurIPS 2020). Its threshold is absolute, as A begins at 1:
 positions with ``|A| > threshold`` stay, and the filters of a matrix that has none go. At every step of the search what
-is not above it is set to zero, with its gradient. What reads a filter that went stays: batch normalisation makes it a
-constant.
+is not above it is set to zero, with its gradient; with ``cluster`` that lasts until its filter joins others. What reads
+a filter that went stays: batch normalisation makes it a constant.
 
 With ``cluster`` (ours) filters whose stripes W~ agree share a matrix. A search groups them anew after every epoch: the
 matrix of a group becomes the mean magnitude of those that its filters had, and what that changes goes into W, so that

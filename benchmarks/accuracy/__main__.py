@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     rest = len(left[options.most :]) if options.most is not None else 0
     print(f"left: {rest + failed or 'nothing'}")
     if options.docs is not None and done >= planned.keys():
-        if not any(row["name"] == "latency" for row in read_rows(results)):
+        if left or not any(row["name"] == "latency" for row in rows):
             _time(results, folder, options.threads, done)
         write_report(results, options.docs)
     return int(failed > 0)

@@ -132,7 +132,7 @@ class Trainer:
         with torch.random.fork_rng(), held:
             self._module = self.processes.wrapped(self.model)
             if row is not None:
-                self._report(row)  # a kill while its accuracy was measured left it out
+                self._report(row)  # again: a kill may have come while its accuracy was measured
             for epoch in range(first, recipe.epochs):
                 if epoch and self.regulariser is not None and self.regulariser.finished:
                     break

@@ -265,9 +265,6 @@ def test_group_lists_in_the_mask_and_so_in_the_penalty(new_layer: NewLayer) -> N
     assert np.array_equal(penalty.masks()["0.weight"], mask[..., ::-1])
 
 
-# --- the known nets ---------------------------------------------------------------------------------------------------
-
-
 def test_refresh_groups_clustered_filters_again_after_every_epoch(new_layer: NewLayer) -> None:
     rng = np.random.default_rng(0)
     net = nn.Sequential(nn.Conv2d(6, 8, 3))
@@ -292,6 +289,9 @@ def test_refresh_groups_clustered_filters_again_after_every_epoch(new_layer: New
         again.restore(penalty.state())
         assert np.array_equal(again.masks()["0.weight"], after)
         assert again.report()["mu"] == penalty.report()["mu"] > 0
+
+
+# --- the known nets ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

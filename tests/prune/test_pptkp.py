@@ -212,15 +212,16 @@ def test_the_regulariser_makes_the_margins_in_weights(new_layer: NewLayer) -> No
             net[0].weight.grad = torch.zeros_like(net[0].weight)
             regulariser.after_backward()
             optimizer.step()
-        points = regulariser.report()["points"]["3x3"]
+        weights = {"0.weight": net[0].weight.detach().numpy()}
+        points = PPTKP().points(layers, weights)["3x3"]
         assert len(points) == count
         for point, tau in zip(points, regulariser.breakpoints["0.weight"].tolist() if count else [], strict=True):
-            assert tau - 0.4 < point["threshold"] < tau + 0.05
+            assert tau - 0.4 < point.threshold < tau + 0.05
         if count:  # the margins are where the counts hardly depend on the threshold
             for number, point in enumerate(points, 1):
-                mask = PPTKP(point=number).masks(layers, {"0.weight": net[0].weight.detach().numpy()})["0.weight"]
+                mask = PPTKP(point=number).masks(layers, weights)["0.weight"]
                 removed = 1 - mask[:, :, 0, 0].mean()
-                assert removed == pytest.approx(point["ratio"], abs=0.01)
+                assert removed == pytest.approx(point.ratio, abs=0.01)
         with torch.no_grad():
             net[0].weight.copy_(start)
 
@@ -399,7 +400,7 @@ def test_restored_it_goes_on_as_it_would_have(new_layer: NewLayer, group: int, s
 
 
 def test_no_layer_has_no_points() -> None:
-    assert PPTKP().regulariser(net_of((4, 3, 3)), []).report() == {"points": {}}
+    assert PPTKP().points([], {}) == {}
 
 
 def test_interface_and_index_bytes(new_layer: NewLayer) -> None:

@@ -62,7 +62,7 @@ class PrunedManifest(_Record):
     """Of what was trained on."""
     training: dict[str, Any] | None = None
     report: dict[str, Any]
-    """What the method's regulariser says at the end: PPT-KP's pruning points, KEP's penalty."""
+    """Figures of the method: PPT-KP's pruning points, what KEP's penalty left, what DPPNet's patterns read."""
     accuracy: dict[str, float] | None = None
     """dense, one-shot (masks applied, before the fine-tune) and pruned."""
     seconds: dict[str, float]

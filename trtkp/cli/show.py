@@ -525,13 +525,11 @@ def _print_points(out: Console, points: Sequence[dict[str, Any]], totals: Totals
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("  --point", justify="right", no_wrap=True)
-    for heading in ("layers", "kernels"):
-        table.add_column(heading, no_wrap=True)
+    table.add_column("kernels", no_wrap=True)
     for heading in ("norm up to", "share", "margin empty", "kernels left", "params left", "MACs left"):
         table.add_column(heading, justify="right", no_wrap=True)
     for point in points:
-        first, *more = point["layers"]
-        head = (str(point["point"]), escape(first) + (f" and {len(more)} more" if more else ""))
+        number = str(point["point"])
         left = (
             tuple(
                 f"{kept:,} ({kept / dense - 1:+.1%})"
@@ -545,8 +543,8 @@ def _print_points(out: Console, points: Sequence[dict[str, Any]], totals: Totals
             norm = ("no such point", "", "")
             if found is not None:
                 norm = (f"{found['threshold']:.4g}", f"{found['ratio']:.1%}", f"{found['depth']:.0%}")
-            table.add_row(*head, sizes, *norm, *left)
-            head, left = ("", ""), ()
+            table.add_row(number, sizes, *norm, *left)
+            number, left = "", ()
     out.print(table)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.prune.index_set import IndexSet
-from trtkp.prune.method import Masks, Method, Pruning, check_left, index_set, prune_layers
+from trtkp.prune.method import Masks, Method, check_left, index_set, prune_layers
 from trtkp.prune.regulariser import Converting, Deployed, can_regularise
 from trtkp.pruning.pptkp import points_report
 from trtkp.pruning.subject import Subject
@@ -80,7 +80,7 @@ class Outcome:
 
     def list_points(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         """Report PPT-KP's pruning points of the weights that the masks came from."""
-        self.report |= points_report(self.subject, self.method, weights, Pruning(self.masks, {}, self.lists))
+        self.report |= points_report(self.subject, self.method, weights)
 
     def take(self, masks: Masks, lists: Masks) -> None:
         """Masks, and the lists of those with 2:4 inside; kept are those that remove something.

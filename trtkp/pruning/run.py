@@ -49,7 +49,8 @@ def prune(
 
     Raises:
         InputError: bad options, model or data; nothing was written.
-        JobError: the training failed; an older directory is untouched, and the last good checkpoint is kept.
+        JobError: the training failed, or TensorBoard was asked for and is not there; an older directory is untouched,
+            and the last good checkpoint is kept.
     """
     from trtkp.prune.train.processes import joined
 
