@@ -1,6 +1,6 @@
 """PPT-KP's training: an L1 penalty whose intensity depends on the kernel's norm (`prune.pptkp` has the formula).
 
-With 2:4 inside the lists, weights that it would drop have the largest intensity, whatever their kernel's norm: ours.
+With 2:4 inside the lists only these are pushed: pushing what 2:4 drops of them too was tried, and did not pay.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 from trtkp.prune.conv_layer import ConvLayer
 from trtkp.prune.granularity import Blocks
 from trtkp.prune.method import Masks, list_weights
-from trtkp.prune.nm import refined
 from trtkp.prune.pptkp import PPTKP, kernel_norms, pools
 from trtkp.prune.regulariser import Regulariser, layer_parameters, layer_weights
 
@@ -45,7 +44,6 @@ class NormDependentL1(Regulariser):
         self.breakpoints: dict[str, torch.Tensor] = {}
         self._single = method.single_epochs > 0
         self._begin(replace(method, filter_group=1, channel_block=1) if self._single else method)
-        self._drop()
 
     def _begin(self, method: PPTKP) -> None:
         """Blocks and breakpoints of the weights as they are."""
@@ -77,27 +75,9 @@ class NormDependentL1(Regulariser):
                 self._begin(self._method)
         elif self._method.cluster:
             self._take(self._method.blocks(self._layers, layer_weights(self._model, self._layers)))
-        self._drop()
-
-    def _drop(self) -> None:
-        """What 2:4 would drop of the lists that the weights as they are lead to, bool [F, C, R, S].
-
-        None of single kernels before they are grouped, and none on the way to a pruning point, which is found last.
-        """
-        import torch
-
-        self._dropped: dict[str, torch.Tensor] = {}
-        if self._method.nm is None or self._method.point is not None or self._single:
-            return
-        lists = self.masks()
-        kept = refined(lists, layer_weights(self._model, self._layers), self._layers)
-        self._hold({name: torch.from_numpy(lists[name] & ~kept[name]) for name in lists})
-
-    def _hold(self, dropped: Mapping[str, torch.Tensor]) -> None:
-        self._dropped = {name: mask.to(self._parameters[name].device) for name, mask in dropped.items()}
 
     def after_backward(self) -> None:
-        """Add ``lambda · gamma(a) · sign(w)`` to the gradients, with the largest gamma where 2:4 drops."""
+        """Add ``lambda · gamma(a) · sign(w)`` to the gradients."""
         import torch
 
         if self._method.proximal:
@@ -105,21 +85,12 @@ class NormDependentL1(Regulariser):
         with torch.no_grad():
             for layer in self._layers:
                 parameter = self._parameters[layer.name]
-                if parameter.grad is None:
-                    continue
-                pull = self._pull(layer, parameter)
-                if layer.name in self._dropped:
-                    dropped = self._dropped[layer.name]
-                    pull = torch.where(dropped, self._strength(layer) * self._gammas.max().to(pull), pull)
-                parameter.grad += pull * parameter.sign()
+                if parameter.grad is not None:
+                    parameter.grad += self._pull(layer, parameter) * parameter.sign()
 
     def after_step(self, lr: float) -> None:
-        """``w <- w · max(0, 1 - lr · lambda · gamma(a) · sqrt(n) / ||w||_2)``, norms over blocks of ``n`` kernels.
-
-        Then ``w <- sign(w) · max(0, |w| - lr · lambda · gamma)`` with the largest gamma where 2:4 drops.
-        """
+        """``w <- w · max(0, 1 - lr · lambda · gamma(a) · sqrt(n) / ||w||_2)``, norms over blocks of ``n`` kernels."""
         import torch
-        from torch.nn import functional
 
         if not self._method.proximal:
             return
@@ -130,10 +101,6 @@ class NormDependentL1(Regulariser):
                 norms = self._spread(layer, squares.sqrt())  # over sqrt(n)
                 shrink = (1 - lr * self._pull(layer, parameter) / norms.clamp_min(1e-30)).clamp_min(0)
                 parameter.mul_(shrink)
-                if layer.name in self._dropped:
-                    dropped = self._dropped[layer.name]
-                    threshold = lr * self._strength(layer) * float(self._gammas.max())
-                    parameter.copy_(torch.where(dropped, functional.softshrink(parameter, threshold), parameter))
 
     def _pull(self, layer: ConvLayer, parameter: torch.Tensor) -> torch.Tensor:
         """``lambda · gamma(a)`` of every kernel, [F, C, 1, 1].
@@ -149,10 +116,8 @@ class NormDependentL1(Regulariser):
             zone = torch.bucketize(place, place.new_tensor(list(self._method.quantiles)))
         else:
             zone = torch.bucketize(norms, self.breakpoints[layer.name].to(norms), right=True)
-        return self._spread(layer, self._strength(layer) * self._gammas.to(norms)[zone])
-
-    def _strength(self, layer: ConvLayer) -> float:
-        return self._method.strength * (_POINTWISE if layer.taps == 1 else 1.0)
+        strength = self._method.strength * (_POINTWISE if layer.taps == 1 else 1.0)
+        return self._spread(layer, strength * self._gammas.to(norms)[zone])
 
     def _pooled(self, layer: ConvLayer, values: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
         """Sum or mean over every block, from values [F, C]."""
@@ -184,13 +149,12 @@ class NormDependentL1(Regulariser):
         return self._method.masks_of_blocks(self._layers, listed, blocks)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Breakpoints, groups of filters, what 2:4 drops, and whether single kernels are pushed."""
+        """Breakpoints, groups of filters, and whether single kernels are pushed."""
         import torch
 
         groups = {f"group.{name}": owners[0] for name, owners in self._owners.items()}
         taus = {f"tau.{name}": taus for name, taus in self.breakpoints.items()}
-        dropped = {f"dropped.{name}": mask.cpu().to(torch.uint8) for name, mask in self._dropped.items()}
-        return groups | taus | dropped | {"single": torch.tensor(self._single)}
+        return groups | taus | {"single": torch.tensor(self._single)}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on with those."""
@@ -204,5 +168,3 @@ class NormDependentL1(Regulariser):
             for layer in self._layers
         })  # fmt: skip
         self.breakpoints = {layer.name: state[f"tau.{layer.name}"] for layer in self._layers}
-        held = {layer.name: state.get(f"dropped.{layer.name}") for layer in self._layers}
-        self._hold({name: mask.bool() for name, mask in held.items() if mask is not None})

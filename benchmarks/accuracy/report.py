@@ -109,7 +109,7 @@ the share of the magnitudes of the pruned layers that is kept, of the net that a
 threshold in a layer and keeps one kernel of every filter at least, so it has a little more of the MACs.
 """
 _TWO_FOUR = """V-SKP's lists with and without 2:4 inside, channel pruning with the ratio that leaves as many MACs, and
-lists that PPT-KP's penalty trains together with 2:4 inside, in as many epochs.
+lists that PPT-KP's penalty trains, in as many epochs.
 `mass` is the share of the magnitudes of the pruned layers that is kept, before any fine-tune.
 """
 _SEARCHED = """Four positions of nine, four filter groups: searched with coefficient matrices, taken by the magnitudes
