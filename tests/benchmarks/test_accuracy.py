@@ -54,7 +54,7 @@ def test_the_plan() -> None:
 def test_a_tiny_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--out", str(tmp_path / "study"), "--scale", "smoke", "--tables", "two-four", "--jobs", "2"]
     assert main([*command, "--most", "2"]) == 0
-    assert "left: 8" in capsys.readouterr().out
+    assert "left: 9" in capsys.readouterr().out
     results = tmp_path / "study" / "results.jsonl"
     results.write_text(results.read_text() + '{"name": "cut o')
     first = read_rows(results)
@@ -64,7 +64,7 @@ def test_a_tiny_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "shapes-0" not in out  # it was done
     rows = read_rows(results)
     assert rows[:2] == first
-    assert len(rows) == 10
+    assert len(rows) == 11
     two = {row["label"]: row for row in rows}
     half, eighth = two["50.0% plain 2:4"], two["87.5% lists of 8, 2:4 inside"]
     assert half["macs"] == pytest.approx(two["50.0% one-filter lists"]["macs"])
