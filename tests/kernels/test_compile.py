@@ -55,6 +55,8 @@ KERNELS_OF = {"launch_aggregate.cu": 6} | {
 }  # fmt: skip
 #: What `make test` leaves out.
 OTHER_ARCHITECTURES = (86, 87, 89, 100, 120)
+#: Bytes that nvcc 13.0 spills all the same, with two blocks on an SM: three registers in a loop of 432 instructions.
+SPILLED = {("single_128x64 bfloat16", 100): 12, ("single_128x64 float16", 100): 12}
 #: Kernels whose products are matrix instructions.
 TENSOR_CORES = re.compile(r"(mma|dynamic|single|single_tf32|tf32|sparse|sparse_singles)_\d+x\d+")
 
@@ -83,7 +85,7 @@ def checked_resources(name: str, architectures: Sequence[int]) -> list[Resources
     print(table(rows))  # noqa: T201 (pytest -rP shows it)
     assert len(rows) == KERNELS_OF.get(name, 2) * len(architectures)
     for row in rows:
-        assert row.spill_bytes == 0, row
+        assert row.spill_bytes <= SPILLED.get((row.kernel, row.architecture), 0), row
         assert row.shared_bytes <= MAX_SHARED, row
         assert row.blocks_per_sm >= row.intended_blocks_per_sm, row
     return rows
