@@ -1,6 +1,6 @@
 """PPT-KP's training: an L1 penalty whose intensity depends on the kernel's norm (`prune.pptkp` has the formula).
 
-With 2:4 inside the lists only these are pushed: pushing what 2:4 drops of them too was tried, and did not pay.
+With 2:4 inside the lists these alone are pushed.
 """
 
 from __future__ import annotations

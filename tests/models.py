@@ -1,7 +1,8 @@
-"""Small trained-looking models as files, for the tests of whole builds."""
+"""Small trained-looking models and data as files, for the tests of whole builds."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
 from examples.nets import export, settle_batch_norm
 
-__all__ = ["as_onnx", "save_program", "settled", "write_classifier"]
+__all__ = ["as_onnx", "save_program", "settled", "work_in_copy", "write_classifier", "write_stripes"]
 
 
 def settled(net: nn.Module, shape: Sequence[int]) -> nn.Module:
@@ -73,3 +75,20 @@ def write_classifier(
     )
     onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     return path
+
+
+def write_stripes(path: Path) -> None:
+    """An ``.npz`` of 160 images [1, 8, 8], a quarter to test with: bright rows, bright columns, or neither."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(160) % 3
+    images = rng.normal(0, 0.3, (160, 1, 8, 8)).astype(np.float32)
+    images[labels == 0, :, ::2] += 1
+    images[labels == 1, :, :, ::2] += 1
+    np.savez(path, x=images[:120], y=labels[:120], x_test=images[120:], y_test=labels[120:])
+
+
+def work_in_copy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a folder, which is the current one from then on."""
+    copy = shutil.copytree(folder, tmp_path / "work")
+    monkeypatch.chdir(copy)
+    return copy

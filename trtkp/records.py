@@ -100,14 +100,14 @@ def paper_counts(method: str, source: SourceModel, profile: Profile, accounting:
             other=other,
         )
 
+    if method not in ("vskp", "l1", "pptkp", "soks"):
+        return None
     graph, shapes = source.graph(), smallest_samples(source.inputs, profile)
-    if method in ("vskp", "l1", "pptkp"):
-        without = counted("without BatchNorm and biases", product_weights(graph) - accounting.params.dense, 0)
-        more = batch_norm_elements(graph, shapes)
-        return counted("with BatchNorm and its statistics", statistics(graph), more, without)
     if method == "soks":
         return counted("FLOPs of every operator", 0, elementwise_operations(graph, shapes))
-    return None
+    without = counted("without BatchNorm and biases", product_weights(graph) - accounting.params.dense, 0)
+    more = batch_norm_elements(graph, shapes)
+    return counted("with BatchNorm and its statistics", statistics(graph), more, without)
 
 
 def layer_records(

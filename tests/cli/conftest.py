@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models import write_classifier
+from tests.models import work_in_copy, write_classifier
 from trtkp.cli import main
 
 
@@ -69,6 +68,4 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy to work in; it is the current folder."""
-    copy = shutil.copytree(built, tmp_path / "work")
-    monkeypatch.chdir(copy)
-    return copy
+    return work_in_copy(built, tmp_path, monkeypatch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from examples.nets import export
-from tests.models import as_onnx
+from tests.models import as_onnx, work_in_copy
 from trtkp.bundle.pruned import load_pruned
 
 from .conftest import Trtkp
@@ -57,9 +56,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def work(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy; it is the current folder."""
-    copy = shutil.copytree(source, tmp_path / "work")
-    monkeypatch.chdir(copy)
-    return copy
+    return work_in_copy(source, tmp_path, monkeypatch)
 
 
 def prune(trtkp: Trtkp, *options: str) -> Any:

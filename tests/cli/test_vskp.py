@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from examples.nets import export
+from tests.models import work_in_copy
 from trtkp.bundle.pruned import load_pruned
 from trtkp.errors import InputError
 from trtkp.model import load_model
@@ -41,9 +41,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def work(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy; it is the current folder."""
-    copy = shutil.copytree(source, tmp_path / "work")
-    monkeypatch.chdir(copy)
-    return copy
+    return work_in_copy(source, tmp_path, monkeypatch)
 
 
 def test_fully_connected_layers(trtkp: Trtkp, work: Path) -> None:
@@ -70,7 +68,7 @@ def test_fully_connected_layers(trtkp: Trtkp, work: Path) -> None:
     ):
         assert (counts["dense_params"], counts["retained_params"]) == (params, params - removed["params"])
         assert (counts["dense_flops"], counts["retained_flops"]) == (flops, flops - removed["macs"])
-    assert done.document["report"]["fully_connected"] == {"9.weight": [144, 240], "11.weight": [36, 60]}
+    assert done.document["matrices"] == {"9.weight": 144, "11.weight": 36}
     tuned = trtkp(*command, "-o", "tuned", "--data", "data.npz", "--epochs", "1", "--lr", "0.1")
     assert tuned.status == 0, tuned.err
     for folder in ("shot", "tuned"):
@@ -87,7 +85,7 @@ def test_fully_connected_layers(trtkp: Trtkp, work: Path) -> None:
     assert "as in the paper (with BatchNorm and its statistics): params" in shown
     assert "as in the paper (without BatchNorm and biases): params" in shown
     plain = trtkp("prune", "net.pt2", "-m", "vskp", "--ratio", "0.4", "-o", "p", "--json").document
-    assert "fully_connected" not in plain["report"]
+    assert plain["matrices"] == {}
     assert trtkp("prune", "net.pt2", "-m", "kep", "--fully-connected", "-o", "p").message.startswith(
         "--fully-connected means nothing to method kep"
     )
@@ -114,7 +112,7 @@ def test_fully_connected_layers_on_tokens(trtkp: Trtkp, work: Path) -> None:
     done = trtkp(*command, "--data", "data.npz", "--epochs", "1")
     assert done.status == 0, done.err
     names = ["mix.weight", "plain.weight", "head.weight"]
-    assert list(done.document["report"]["fully_connected"]) == names
+    assert list(done.document["matrices"]) == names
     weights = load_model(load_pruned("p").model).parameters()
     for name in names:
         assert np.array_equal(weights[name] != 0, mask_of_matrix(before[name], 0.5))
@@ -151,7 +149,7 @@ def test_matrices_that_are_no_weights_of_fully_connected_layers_stay(trtkp: Trtk
     for data in ((), ("--data", "data.npz", "--epochs", "1")):
         done = trtkp(*command, *data)
         assert done.status == 0, done.err
-        assert list(done.document["report"]["fully_connected"]) == ["head.weight"]
+        assert list(done.document["matrices"]) == ["head.weight"]
 
 
 def test_filters_that_nothing_reads_are_read_again(trtkp: Trtkp, work: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from examples.nets import export, resnet, vgg
+from tests.models import write_stripes
 from trtkp.bundle.pruned import Pruned
 from trtkp.errors import InputError
 from trtkp.model import load_model
@@ -478,12 +479,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pruned]:
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
     )  # fmt: skip
     torch.export.save(export(net.eval(), (1, 8, 8)), folder / "net.pt2")
-    rng = np.random.default_rng(0)
-    labels = np.arange(160) % 3
-    images = rng.normal(0, 0.3, (160, 1, 8, 8)).astype(np.float32)
-    images[labels == 0, :, ::2] += 1
-    images[labels == 1, :, :, ::2] += 1
-    np.savez(folder / "data.npz", x=images[:120], y=labels[:120], x_test=images[120:], y_test=labels[120:])
+    write_stripes(folder / "data.npz")
 
     def run(output: Path, progress: Progress | None = None, **settings: Any) -> Pruned:
         search = Recipe(epochs=8, batch=10, lr=0.1, schedule="constant")

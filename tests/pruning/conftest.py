@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import trtkp.pruning.subject
 from examples.nets import export
+from tests.models import work_in_copy, write_stripes
 from trtkp.layer_table import named_graph
 from trtkp.model import SourceModel
 
@@ -34,12 +33,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``net.pt2`` and ``data.npz``, three classes of stripes."""
     folder = tmp_path_factory.mktemp("prune")
     torch.export.save(export(small_net(), (1, 8, 8)), folder / "net.pt2")
-    rng = np.random.default_rng(0)
-    labels = np.arange(160) % 3
-    images = rng.normal(0, 0.3, (160, 1, 8, 8)).astype(np.float32)
-    images[labels == 0, :, ::2] += 1
-    images[labels == 1, :, :, ::2] += 1
-    np.savez(folder / "data.npz", x=images[:120], y=labels[:120], x_test=images[120:], y_test=labels[120:])
+    write_stripes(folder / "data.npz")
     return folder
 
 
@@ -63,7 +57,6 @@ def graph_once(source: SourceModel) -> Any:
 @pytest.fixture
 def work(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy; it is the current folder."""
-    copy = shutil.copytree(source, tmp_path / "work")
-    monkeypatch.chdir(copy)
+    copy = work_in_copy(source, tmp_path, monkeypatch)
     monkeypatch.setattr(trtkp.pruning.subject, "named_graph", graph_once)
     return copy

@@ -96,8 +96,7 @@ class Outcome:
         self.masks = {name: mask for name, mask in masks.items() if not mask.all()}
         self.lists = {name: lists[name] for name in self.masks if name in lists}
         if getattr(self.method, "fully_connected", False):
-            ratio = self.method.settings()["ratio"]
-            self.matrices, self.report["fully_connected"] = matrix_masks(self.subject, self.module, ratio)
+            self.matrices = matrix_masks(self.subject, self.module, self.method.settings()["ratio"])
         for layer in self.subject.layers:
             if layer.name not in self.masks and not converts:  # what was converted is not left as it was
                 self.left_dense[layer.name] = "the method removes nothing from it"

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["matrix_masks", "reactivate_layers"]
 
 
-def matrix_masks(subject: Subject, module: torch.nn.Module | None, ratio: float) -> tuple[Masks, dict[str, list[int]]]:
-    """Masks of the weights of fully connected layers, bool [out, in], and of each how many weights it keeps of all.
+def matrix_masks(subject: Subject, module: torch.nn.Module | None, ratio: float) -> Masks:
+    """Masks of the weights of fully connected layers, bool [out, in].
 
     Args:
         subject: the model.
@@ -32,8 +32,7 @@ def matrix_masks(subject: Subject, module: torch.nn.Module | None, ratio: float)
     if subject.source.format != "onnx":
         parameters = dict((module or subject.source.module()).named_parameters(remove_duplicate=False))
         names = [name for name in names if name in parameters]
-    masks = {name: mask_of_matrix(weights[name], ratio) for name in names}
-    return masks, {name: [int(mask.sum()), mask.size] for name, mask in masks.items()}
+    return {name: mask_of_matrix(weights[name], ratio) for name in names}
 
 
 def reactivate_layers(
