@@ -184,7 +184,9 @@ def wide_cases(draw: st.DrawFn, conv_case: Any, granule: int) -> Any:
 
 
 # in half precision the granule is 8 on every machine
-@pytest.mark.parametrize(("granule", "dtype"), [(8, np.float32), (16, np.float32), (8, np.float16)], indirect=["granule"])
+@pytest.mark.parametrize(
+    ("granule", "dtype"), [(8, np.float32), (16, np.float32), (8, np.float16)], indirect=["granule"]
+)
 def test_regrouped_forms_are_exact(
     any_case: Any, run: Any, relative_error: Any, error_bound: Any, granule: int, dtype: Any
 ) -> None:
