@@ -19,6 +19,24 @@ from trtkp.plan.lowerings import gather as gather_module
 Array = np.ndarray[Any, Any]
 
 
+#: What a user or a CI service may have set, and the tests, or the processes that they start, would heed.
+FOREIGN_VARIABLES = (
+    "CLICOLOR_FORCE", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PYTHONWARNINGS", "TERMINAL_WIDTH",
+    "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TRTKP_ALLOW_HOST_CODE", "TRTKP_CUDA_ARCHITECTURES", "TRTKP_LIBRARY", "TRTKP_TOKEN",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="session")
+def environment() -> Iterator[None]:
+    """No foreign settings, and no proxy between a test and its own server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FOREIGN_VARIABLES:
+            patch.delenv(name, raising=False)
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1,localhost")
+        yield
+
+
 @pytest.fixture(autouse=True, scope="session")
 def timing_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache of layers' times of the tests' own: the user's is neither read nor written."""

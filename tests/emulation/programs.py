@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,10 @@ def compiled_folder() -> Path:
     for source in sorted(path for top in SOURCES for path in top.rglob("*") if _is_source(path)):
         state.update(f"{source.relative_to(ROOT)} {source.stat().st_size}\n".encode() + source.read_bytes())
     home = platformdirs.user_cache_path("trtkp") / "emulation"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a user without a home to write to, as in some containers
+        home = Path(tempfile.gettempdir()) / f"trtkp-{os.getuid()}" / "emulation"
     folder = home / state.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
