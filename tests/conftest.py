@@ -22,7 +22,8 @@ Array = np.ndarray[Any, Any]
 #: What a user or a CI service may have set, and the tests, or the processes that they start, would heed.
 FOREIGN_VARIABLES = (
     "CLICOLOR_FORCE", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PYTHONWARNINGS", "TERMINAL_WIDTH",
-    "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TRTKP_ALLOW_HOST_CODE", "TRTKP_CUDA_ARCHITECTURES", "TRTKP_LIBRARY", "TRTKP_TOKEN",
+    "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TRTKP_ALLOW_HOST_CODE", "TRTKP_CUDA_ARCHITECTURES", "TRTKP_LIBRARY",
+    "TRTKP_TOKEN",
 )  # fmt: skip
 
 
