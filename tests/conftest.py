@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,15 +28,12 @@ FOREIGN_VARIABLES = (
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="session")
-def environment() -> Iterator[None]:
-    """No foreign settings, and no proxy between a test and its own server."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in FOREIGN_VARIABLES:
-            patch.delenv(name, raising=False)
-        for name in ("NO_PROXY", "no_proxy"):
-            patch.setenv(name, "127.0.0.1,localhost")
-        yield
+def pytest_sessionstart() -> None:
+    """No foreign settings, and no proxy between a test and its own server: before modules of tests are imported."""
+    for name in FOREIGN_VARIABLES:
+        os.environ.pop(name, None)
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it complains where the home folder cannot be written
 
 
 @pytest.fixture(autouse=True, scope="session")
