@@ -51,6 +51,8 @@ demo: $(USER_STAMP) ## Prune a small CNN, build it, verify it and report dense a
 # One thread per library in each process: the processes themselves fill the cores. Serial tests come first, alone.
 # Pytest's status 5 says that none is marked so.
 test: export OMP_NUM_THREADS = 1
+# Tests read and write UTF-8, whatever the locale says.
+test: export PYTHONUTF8 = 1
 test: $(STAMP) ## Run every test, slow ones included
 	@$(BIN)/python -m pytest -m serial || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m "not serial" -n $(JOBS)
