@@ -41,7 +41,7 @@ def test_throughput_is_of_the_wall_clock() -> None:
     found = measure_latency(run, graphs=False, batch=2, warmup_s=0.0, seconds=0.1)
     assert found.gpu.runs >= 10
     assert len(ends) == found.gpu.runs + 2  # two to warm up
-    assert found.throughput == pytest.approx(2 * found.gpu.runs / (ends[-1] - ends[1]), rel=0.1)
+    assert found.throughput == pytest.approx(2 * found.gpu.runs / (ends[-1] - ends[1]), rel=0.5)
 
 
 def test_polygraphy_keeps_what_both_sides_gave(tmp_path: Path) -> None:

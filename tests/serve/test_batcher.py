@@ -44,7 +44,7 @@ async def test_oldest_waits_no_longer_than_the_delay() -> None:
     """The delay is counted from the first, not the last: a batch is due as soon as its oldest has waited so long."""
     batcher = Batcher(rows=4, delay=60, limit=10)
     first, second = job(), job()
-    first.arrived -= 59.8
+    first.arrived -= 59
     batcher.put(first)
     taking = asyncio.create_task(batcher.take())
     await asyncio.sleep(0)
