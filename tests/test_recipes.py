@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from trtkp.graph import ops, packing
-from trtkp.prune.index_set import Kind
-from trtkp.prune.method import Method
-from trtkp.prune.registry import METHODS, make_method
+from trtkp.index.index_set import Kind
+from trtkp.pruning.method import Method
+from trtkp.pruning.methods.registry import METHODS, make_method
 
 ROOT = Path(__file__).parents[1]
 

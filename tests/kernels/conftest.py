@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trtkp.kernels import choice
+from trtkp.kernels import choose
 from trtkp.kernels.capi import Library, load_library
 
 
@@ -15,6 +15,6 @@ from trtkp.kernels.capi import Library, load_library
 def library(library_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
     """The library that the door finds in this test."""
     monkeypatch.setenv("TRTKP_LIBRARY", str(library_path))
-    choice.forget()
+    choose.forget()
     yield load_library()
-    choice.forget()
+    choose.forget()

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from trtkp.errors import InputError
 from trtkp.graph.packing import pack_for_tiles
+from trtkp.index.index_set import IndexSet, from_mask
 from trtkp.kernels import PackedConv2d, swap_convolutions
 from trtkp.kernels.capi import Library
-from trtkp.prune.index_set import IndexSet, from_mask
-from trtkp.prune.masked import apply_masks
+from trtkp.pruning.masked import apply_masks
 
 
 class Block(nn.Module):

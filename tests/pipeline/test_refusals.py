@@ -41,7 +41,7 @@ def test_bad_options_write_nothing(classifier: Path, tmp_path: Path, options: di
 
 
 def test_data_that_does_not_fit_is_found_before_the_work(classifier: Path, tmp_path: Path) -> None:
-    from trtkp.data import LabelledData
+    from trtkp.data.labelled import LabelledData
 
     seen: list[str] = []
     data = LabelledData(np.zeros((2, 1, 8, 8), np.float32), np.zeros(2, np.int64))

@@ -1,62 +1,68 @@
-"""A small net with data that it learns, as files in a folder to work in."""
+"""Layers and hypothesis strategies that the pruning tests share."""
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
-from torch import nn
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-import trtkp.pruning.subject
-from examples.nets import export
-from tests.models import work_in_copy, write_stripes
-from trtkp.layer_table import named_graph
-from trtkp.model import SourceModel
+from trtkp.index.conv_layer import ConvLayer
 
-
-def small_net() -> nn.Sequential:
-    """Three convolutions, with all that training switches."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),
-        nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
-    ).eval()  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``net.pt2`` and ``data.npz``, three classes of stripes."""
-    folder = tmp_path_factory.mktemp("prune")
-    torch.export.save(export(small_net(), (1, 8, 8)), folder / "net.pt2")
-    write_stripes(folder / "data.npz")
-    return folder
+PLAIN = ConvLayer(
+    name="conv.weight",
+    node="conv",
+    filters=4,
+    channels=3,
+    kernel=(3, 3),
+    strides=(1, 1),
+    pads=(1, 1, 1, 1),
+    dilations=(1, 1),
+    groups=1,
+    input_size=(8, 8),
+    output_size=(8, 8),
+    bias=False,
+    stem=False,
+)
 
 
-def rows_of(file: str) -> list[dict[str, str]]:
-    with Path(file).open(newline="") as log:
-        return list(csv.DictReader(log))
+@pytest.fixture(scope="session")
+def new_layer() -> Callable[..., ConvLayer]:
+    """A 3x3 layer of 4 filters and 3 channels, with the given fields changed."""
+    return lambda **changes: replace(PLAIN, **changes)
 
 
-_GRAPHS: dict[str, Any] = {}
+@st.composite
+def _masks(draw: Any) -> tuple[np.ndarray[Any, Any], int]:
+    groups = draw(st.integers(1, 3))
+    filters = groups * draw(st.integers(1, 4))
+    channels = draw(st.integers(1, 5))
+    rows = draw(st.integers(1, 8))
+    columns = draw(st.integers(1, 64 // rows if draw(st.booleans()) else min(4, 64 // rows)))
+    shape = (filters, channels, rows, columns)
+    match draw(st.sampled_from(["any", "none", "all", "kernel", "stripe", "few"])):
+        case "none":
+            return np.zeros(shape, bool), groups
+        case "all":
+            return np.ones(shape, bool), groups
+        case "kernel":
+            kernels = draw(hnp.arrays(bool, shape[:2]))
+            return np.broadcast_to(kernels[:, :, None, None], shape).copy(), groups
+        case "stripe":
+            stripes = draw(hnp.arrays(bool, (filters, 1, rows, columns)))
+            return np.broadcast_to(stripes, shape).copy(), groups
+        case "few":  # filters share few lists
+            pool = draw(hnp.arrays(bool, (2, *shape[1:])))
+            return pool[draw(hnp.arrays(np.int64, filters, elements=st.integers(0, 1)))], groups
+    seed = draw(st.integers(0, 2**32 - 1))
+    return np.random.default_rng(seed).random(shape) < draw(st.sampled_from([0.05, 0.5, 0.95])), groups
 
 
-def graph_once(source: SourceModel) -> Any:
-    """The export to ONNX takes seconds, and is the same for every test here."""
-    if source.format == "onnx":
-        return named_graph(source)
-    if source.sha256 not in _GRAPHS:
-        _GRAPHS[source.sha256] = named_graph(source)
-    return _GRAPHS[source.sha256]
-
-
-@pytest.fixture
-def work(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy; it is the current folder."""
-    copy = work_in_copy(source, tmp_path, monkeypatch)
-    monkeypatch.setattr(trtkp.pruning.subject, "named_graph", graph_once)
-    return copy
+@pytest.fixture(scope="session")
+def masks_and_groups() -> st.SearchStrategy[tuple[np.ndarray[Any, Any], int]]:
+    """Masks of every kind with their number of ONNX groups."""
+    return _masks()

@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trtkp.kernels.capi import Library, find_library, load_library
-    from trtkp.kernels.door import conv
+    from trtkp.kernels.launch import conv
     from trtkp.kernels.layer import DeviceConv
-    from trtkp.kernels.model import GPUS, Gpu, Layer, Prediction, order, predict
     from trtkp.kernels.modules import PackedConv2d, swap_convolutions
+    from trtkp.kernels.prediction import GPUS, Gpu, Layer, Prediction, order, predict
     from trtkp.kernels.torch_op import upload
 
 #: Public name to the module that holds it, imported at first use.
 _HOME = {
-    "GPUS": "model",
+    "GPUS": "prediction",
     "DeviceConv": "layer",
-    "Gpu": "model",
-    "Layer": "model",
+    "Gpu": "prediction",
+    "Layer": "prediction",
     "Library": "capi",
     "PackedConv2d": "modules",
-    "Prediction": "model",
-    "conv": "door",
+    "Prediction": "prediction",
+    "conv": "launch",
     "find_library": "capi",
     "load_library": "capi",
-    "order": "model",
-    "predict": "model",
+    "order": "prediction",
+    "predict": "prediction",
     "swap_convolutions": "modules",
     "upload": "torch_op",
 }

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from trtkp.cuda.arrays import activation, view
 from trtkp.errors import InputError
 from trtkp.graph.packing import PackedConv, pack_for_tiles
-from trtkp.kernels.arrays import activation, view
+from trtkp.index.index_set import IndexSet
 from trtkp.kernels.capi import load_library
 from trtkp.kernels.layer import Epilogue, Geometry, checked_lists, describe, output_pitch, stored_arrays
 from trtkp.kernels.torch_op import conv_op, to_torch
-from trtkp.prune.index_set import IndexSet
 
 __all__ = ["PackedConv2d", "swap_convolutions"]
 

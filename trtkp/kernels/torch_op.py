@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trtkp.cuda.arrays import activation as activation_view
+from trtkp.cuda.arrays import view
 from trtkp.errors import InputError
 from trtkp.graph.packing import PackedConv
-from trtkp.kernels.arrays import activation as activation_view
-from trtkp.kernels.arrays import view
 from trtkp.kernels.capi import Library, load_library
-from trtkp.kernels.choice import RUNS, choose
+from trtkp.kernels.choose import RUNS, choose
 from trtkp.kernels.layer import DeviceConv, Epilogue, Geometry, Lists, Task, output_pitch
-from trtkp.kernels.model import Gpu, gpu_like, known_gpu
+from trtkp.kernels.prediction import Gpu, gpu_like, known_gpu
 
 __all__ = ["conv_op", "run", "to_torch", "upload"]
 
