@@ -19,7 +19,7 @@ from examples.nets.resnet import resnet18, resnet34, resnet50, resnet56_cifar
 from examples.nets.vgg import vgg16_cifar
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet, from_mask
-from trtkp.kernels import PackedConv2d, swap_convolutions
+from trtkp.ops import PackedConv2d, swap_convolutions
 from trtkp.pruning.method import prune_one_shot
 from trtkp.pruning.methods.registry import make_method
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from trtkp.errors import InputError
-from trtkp.model.pattern_op import pattern_conv
+from trtkp.pruning.methods.dppnet_op import pattern_conv
 from trtkp.pruning.regulariser import Regulariser
 
 if TYPE_CHECKING:

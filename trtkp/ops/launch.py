@@ -93,7 +93,7 @@ def _conv_tensors(
     x: Any, packed: PackedConv | DeviceConv, geometry: Geometry, epilogue: Epilogue, bias: Any, residual: Any,
     allow_tf32: bool, tactic: str, out: Any,
 ) -> Any:  # fmt: skip
-    from trtkp.kernels.torch_op import conv_op, run, upload
+    from trtkp.ops.torch_op import conv_op, run, upload
 
     if isinstance(packed, PackedConv):
         kept = _UPLOADED.setdefault(packed, {})

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from trtkp.errors import InputError
 from trtkp.graph.packing import pack_for_tiles
 from trtkp.index.index_set import IndexSet, from_mask
-from trtkp.kernels import PackedConv2d, swap_convolutions
 from trtkp.kernels.capi import Library
+from trtkp.ops import PackedConv2d, swap_convolutions
 from trtkp.pruning.masked import apply_masks
 
 

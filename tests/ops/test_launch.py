@@ -1,4 +1,4 @@
-"""`trtkp.kernels.launch` end to end on the emulated library: tensors and other arrays, choices, errors."""
+"""`trtkp.ops.launch` end to end on the emulated library: tensors and other arrays, choices, errors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from tests.emulation.cases import Case, nhwc, random_case
 from trtkp.errors import InputError, JobError
 from trtkp.graph.packing import pack
 from trtkp.index.index_set import from_mask
-from trtkp.kernels import DeviceConv, choose, conv, upload
+from trtkp.kernels import DeviceConv, choose
 from trtkp.kernels.capi import Library
-from trtkp.kernels.torch_op import conv_op, to_torch
+from trtkp.ops import conv, upload
+from trtkp.ops.torch_op import conv_op, to_torch
 
 Array = np.ndarray[Any, Any]
 
@@ -266,7 +267,7 @@ def test_the_real_library_takes_no_host_tensors(library: Library, monkeypatch: p
 
 
 def test_an_old_gpu_is_refused(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trtkp.kernels import torch_op
+    from trtkp.ops import torch_op
 
     monkeypatch.setattr(library, "emulated", False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))

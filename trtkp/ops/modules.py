@@ -25,7 +25,7 @@ from trtkp.graph.packing import PackedConv, pack_for_tiles
 from trtkp.index.index_set import IndexSet
 from trtkp.kernels.capi import load_library
 from trtkp.kernels.layer import Epilogue, Geometry, checked_lists, describe, output_pitch, stored_arrays
-from trtkp.kernels.torch_op import conv_op, to_torch
+from trtkp.ops.torch_op import conv_op, to_torch
 
 __all__ = ["PackedConv2d", "swap_convolutions"]
 
