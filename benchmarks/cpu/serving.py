@@ -22,7 +22,7 @@ import trtkp
 from benchmarks.provenance import provenance
 from tests.serving.loads import DIGITS_SHAPE, build_digits, mixed_traffic, overload
 from tests.serving.servers import Server, running
-from trtkp.serving.load import LoadResult, measure_load
+from trtkp.serving.server.load import LoadResult, measure_load
 
 CLIENTS, REQUESTS, OVERLOAD_SECONDS = 32, 10_000, 60.0
 QUIET = ("--log-level", "warning")

@@ -17,7 +17,7 @@ import trtkp
 from examples.nets import export, settle_batch_norm
 from examples.nets.digits import digits_cnn
 from tests.serving.servers import Server
-from trtkp.serving.load import measure_load
+from trtkp.serving.server.load import measure_load
 
 __all__ = ["DIGITS_SHAPE", "build_digits", "mixed_traffic", "overload"]
 

@@ -215,7 +215,7 @@ def test_schema_refuses_what_kubernetes_would(trtkp: Trtkp) -> None:
 
 def test_container_s_command_serves_the_bundle_under_its_name(trtkp: Trtkp, bundles: Path, tmp_path: Path) -> None:
     """The link that the container makes is what gives the model its name."""
-    from trtkp.serving.repository import find_bundles
+    from trtkp.serving.models.repository import find_bundles
 
     (tmp_path / "mounted").symlink_to(bundles / "one")
     (tmp_path / "named").symlink_to(tmp_path / "mounted")

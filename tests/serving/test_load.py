@@ -12,8 +12,8 @@ import pytest
 from tests.cli.conftest import Trtkp, trtkp
 from tests.serving.servers import Server
 from trtkp.errors import InputError, JobError
-from trtkp.serving import load
-from trtkp.serving.load import measure_load
+from trtkp.serving.server import load
+from trtkp.serving.server.load import measure_load
 
 __all__ = ["trtkp"]
 

@@ -156,7 +156,7 @@ def serve(
         log_level=log_level,
     )
     _require_packages()
-    from trtkp.serving.server import serve as serve_bundles
+    from trtkp.serving.server.serve import serve as serve_bundles
 
     serve_bundles(bundles, settings, lambda addresses: show_serving.serving(addresses, json=json))
 
@@ -186,7 +186,7 @@ def bench_load(
     if model is None:
         raise InputError("--load needs the model's name", remedy="give --model")
     _require_packages()
-    from trtkp.serving.load import measure_load
+    from trtkp.serving.server.load import measure_load
 
     with show.progress(quiet=json) as progress:
         progress("Load", 0, 1)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trtkp.serving.export.triton import TritonRepository
-    from trtkp.serving.load import LoadResult
-    from trtkp.serving.server import Addresses
+    from trtkp.serving.server.load import LoadResult
+    from trtkp.serving.server.serve import Addresses
 
 __all__ = ["exported_to_kserve", "exported_to_triton", "loaded", "serving"]
 

@@ -19,10 +19,10 @@ from starlette.types import ASGIApp
 
 from trtkp.errors import InputError
 from trtkp.serving.logs import start_logging
+from trtkp.serving.models.repository import find_bundles
+from trtkp.serving.models.service import Service
 from trtkp.serving.options import ServeOptions
 from trtkp.serving.protocol.rest import make_app
-from trtkp.serving.repository import find_bundles
-from trtkp.serving.service import Service
 
 __all__ = ["application", "make_application"]
 

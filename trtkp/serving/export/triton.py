@@ -16,9 +16,9 @@ from trtkp.bundle import Bundle
 from trtkp.errors import InputError
 from trtkp.machine.processes import Closing
 from trtkp.serving.contract import Contract
+from trtkp.serving.models.repository import find_bundles
 from trtkp.serving.options import ServeOptions
 from trtkp.serving.protocol.config import model_config
-from trtkp.serving.repository import find_bundles
 
 __all__ = ["TritonRepository", "export_triton"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trtkp.serving.contract import TensorContract
-from trtkp.serving.model import Model
-from trtkp.serving.service import EXTENSIONS, Service
+from trtkp.serving.models.model import Model
+from trtkp.serving.models.service import EXTENSIONS, Service
 from trtkp.version import __version__
 
 __all__ = ["index", "model_metadata", "model_statistics", "server_metadata"]

@@ -19,10 +19,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from trtkp.serving.errors import BadRequest, ServeError, TooLarge, Unauthorised
+from trtkp.serving.models.service import Service
 from trtkp.serving.protocol import describe
 from trtkp.serving.protocol.config import model_config
 from trtkp.serving.protocol.wire import HEADER_LENGTH, decode, decompress, encode
-from trtkp.serving.service import Service
 
 __all__ = ["make_app"]
 

@@ -17,10 +17,10 @@ from tritonclient.grpc import service_pb2 as pb
 
 from trtkp.serving.contract import RawTensor
 from trtkp.serving.errors import BadRequest, ServeError, Unauthorised
+from trtkp.serving.models.service import Inference, Service
 from trtkp.serving.protocol import describe
 from trtkp.serving.protocol.config import model_config
 from trtkp.serving.protocol.wire import refuse_parameters, timeout_of
-from trtkp.serving.service import Inference, Service
 
 __all__ = ["make_grpc_server"]
 

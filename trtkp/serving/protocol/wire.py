@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from trtkp.serving.contract import Contract, RawTensor
 from trtkp.serving.errors import BadRequest, TooLarge
-from trtkp.serving.service import Inference
+from trtkp.serving.models.service import Inference
 
 __all__ = ["HEADER_LENGTH", "HttpInference", "decode", "decompress", "encode", "refuse_parameters", "timeout_of"]
 

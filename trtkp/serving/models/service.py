@@ -15,10 +15,10 @@ import numpy as np
 from trtkp.serving.contract import Contract, RawTensor
 from trtkp.serving.errors import NotFound, ServeError, Unavailable
 from trtkp.serving.logs import log
-from trtkp.serving.metrics import Metrics
-from trtkp.serving.model import Model
+from trtkp.serving.models.metrics import Metrics
+from trtkp.serving.models.model import Model
+from trtkp.serving.models.repository import find_bundles
 from trtkp.serving.options import ServeOptions
-from trtkp.serving.repository import find_bundles
 
 __all__ = ["EXTENSIONS", "Exchange", "Inference", "Service"]
 

@@ -18,11 +18,11 @@ import uvicorn
 
 from trtkp.errors import InputError
 from trtkp.serving.logs import log, start_logging
+from trtkp.serving.models.service import Service
 from trtkp.serving.options import ServeOptions
 from trtkp.serving.protocol.connection import timed_connections
 from trtkp.serving.protocol.rest import make_app
 from trtkp.serving.protocol.rpc import make_grpc_server
-from trtkp.serving.service import Service
 
 __all__ = ["Addresses", "serve"]
 

@@ -18,7 +18,7 @@ from trtkp.serving.batcher import Batcher, Job
 from trtkp.serving.contract import Contract, Feeds
 from trtkp.serving.errors import ServeError, TimedOut, Unavailable
 from trtkp.serving.logs import log
-from trtkp.serving.metrics import ModelMetrics
+from trtkp.serving.models.metrics import ModelMetrics
 from trtkp.serving.options import ServeOptions
 from trtkp.serving.worker.process import Instance, WorkerProcess
 
