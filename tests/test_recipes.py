@@ -20,9 +20,9 @@ def test_every_method_follows_its_recipe(name: str) -> None:
     assert isinstance(method, Method)
     assert method.name == name
     assert isinstance(method.settings(), dict)
-    home = Path(str(type(method).__module__.rpartition(".")[2]))
-    assert (ROOT / "prune" / f"{home}.py").is_file()
-    assert (ROOT / "tests" / "prune" / f"test_{home}.py").is_file()
+    home = type(method).__module__.rpartition(".")[2]
+    assert (ROOT / "prune/methods" / f"{home}.py").is_file()
+    assert (ROOT / "tests/pruning/methods" / f"test_{home}.py").is_file()
     assert name in (ROOT / "docs" / "methods.md").read_text()
 
 
