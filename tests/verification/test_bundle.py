@@ -188,7 +188,7 @@ def narrow_digits() -> torch.nn.Module:
 def test_state_dict_is_loaded_with_what_the_manifest_says(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(settled(narrow_digits(), (1, 16, 16)).state_dict(), tmp_path / "net.pt")
-    options = BuildOptions(arch="tests.bundle_check.test_bundle:narrow_digits", input_shape=("1x1x16x16",))
+    options = BuildOptions(arch="tests.verification.test_bundle:narrow_digits", input_shape=("1x1x16x16",))
     report = trtkp.verify(trtkp.build(tmp_path / "net.pt", tmp_path / "b", options=options))
     assert set(statuses(report).values()) == {"verified"}
     assert report.checks[0].against == "PyTorch"
