@@ -17,7 +17,7 @@ install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --bu
 	--editable '.[$(1)]'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-cuda typecheck format clean
+.PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-imports lint-cuda typecheck format clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,11 +64,14 @@ test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASE
 test-architectures: $(STAMP) ## Compile the kernels for the architectures that test leaves out
 	@TRTKP_EVERY_ARCHITECTURE=1 $(BIN)/python -m pytest tests/kernels/test_compile.py -k other_architectures -n $(JOBS)
 
-lint: lint-python lint-cuda typecheck ## Check format, lint rules and types; changes nothing
+lint: lint-python lint-imports lint-cuda typecheck ## Check format, lint rules, imports and types; changes nothing
 
 lint-python: $(STAMP) ## Check format and lint rules with ruff (part of lint)
 	@$(BIN)/ruff format --diff --quiet .
 	@$(BIN)/ruff check --quiet .
+
+lint-imports: $(STAMP) ## Check that rooms import downward only (part of lint)
+	@$(BIN)/lint-imports --no-cache
 
 lint-cuda: $(STAMP) ## Check the format of CUDA and C++ sources (part of lint)
 	@git ls-files -z $(CUDA_SOURCES) | xargs -0 -r $(BIN)/clang-format --dry-run -Werror

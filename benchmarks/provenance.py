@@ -37,7 +37,7 @@ def _git(*arguments: str) -> str:
 
 
 def _cpu() -> str:
-    from trtkp.engine.cpu import cpu_name, usable_cores
+    from trtkp.machine.cpu import cpu_name, usable_cores
 
     return f"{cpu_name()}, {usable_cores()} usable cores"
 

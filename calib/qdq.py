@@ -17,8 +17,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from trtkp.bundle.calibration import scale_of
 from trtkp.calib.placement import Pair, Placement, Site
-from trtkp.calib.record import scale_of
 from trtkp.errors import InputError
 from trtkp.graph.edit import add_initializer, constant, finish, input_at
 

@@ -11,19 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from trtkp.bundle.calibration import Calibration, DataRecord, LayerChoice, Scores, TensorRange, scale_of
 from trtkp.calib.options import DEFAULT_MAX_DROP, CalibrationOptions
 from trtkp.calib.placement import Form, Placement, find_sites, place
 from trtkp.calib.qdq import Kind, insert
 from trtkp.calib.ranges import measure_ranges
-from trtkp.calib.record import Calibration, DataRecord, LayerChoice, Scores, TensorRange, scale_of
-from trtkp.calib.samples import Samples, check_samples
 from trtkp.calib.scales import attach_scales
 from trtkp.calib.sensitivity import Scorer, send_back
+from trtkp.data.samples import Samples, check_samples
 from trtkp.errors import InputError
+from trtkp.machine.timing import Timing
 from trtkp.plan.planner import NET_BUDGET_S
 from trtkp.plan.race import race
 from trtkp.shapes import Profile
-from trtkp.timing import Timing
 
 __all__ = ["Quantised", "apply_calibration", "calibrate_graph", "quantise"]
 
@@ -287,7 +287,7 @@ def apply_calibration(
     Raises:
         InputError: the calibration names layers that the graph has not, or lacks one of its tensors.
     """
-    from trtkp.graph.precision import to_float16
+    from trtkp.graph.passes.precision import to_float16
 
     layers = {site.layer for site in find_sites(model)}
     unknown = sorted(set(calibration.layers) - layers)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from trtkp.bundle.calibration import Calibration
 from trtkp.calib.placement import root
 from trtkp.calib.qdq import weight_scales
-from trtkp.calib.record import Calibration
 from trtkp.graph.edit import weight_name
 from trtkp.graph.packing import unpack
-from trtkp.graph.rewrite import packed_nodes, read_packed
+from trtkp.graph.passes.pack import packed_nodes, read_packed
 
 __all__ = ["attach_scales"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from trtkp.calib.samples import Samples
+from trtkp.data.samples import Samples
 from trtkp.errors import JobError
 from trtkp.shapes import Profile
 

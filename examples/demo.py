@@ -28,8 +28,8 @@ from trtkp.cli import main as trtkp_command
 from trtkp.cli.show import compared
 from trtkp.comparison import Comparison
 from trtkp.engine import get_backend
-from trtkp.prune.masked import apply_masks
-from trtkp.prune.train.trainer import fine_tune
+from trtkp.pruning.masked import apply_masks
+from trtkp.pruning.train.trainer import fine_tune
 
 WIDTH, EPOCHS, TUNING_EPOCHS, BATCH = 64, 5, 3, 32
 REPORT = "report.html"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.errors import InputError
-from trtkp.prune.conv_layer import ConvLayer
+from trtkp.index.conv_layer import ConvLayer
 
 __all__ = ["Blocks", "blocks_of", "cluster_filters", "rounded"]
 

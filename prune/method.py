@@ -1,7 +1,7 @@
 """The one interface of the pruning methods: layers and weights in, boolean masks out.
 
 A method scores, allocates and masks in `Method.masks`. One that regularises training first is also a
-`trtkp.prune.regulariser.Trainable`: it gives the hooks that the trainer calls.
+`trtkp.pruning.regulariser.Trainable`: it gives the hooks that the trainer calls.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.errors import InputError
-from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.index_set import IndexSet, from_mask
-from trtkp.prune.nm import in_expected_order, refined
+from trtkp.index.conv_layer import ConvLayer
+from trtkp.index.index_set import IndexSet, from_mask
+from trtkp.pruning.nm import in_expected_order, refined
 
 __all__ = [
     "Masks",

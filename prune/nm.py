@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.errors import InputError
-from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.index_set import QUAD, QUAD_KEPT, IndexSet, from_mask
+from trtkp.index.conv_layer import ConvLayer
+from trtkp.index.index_set import QUAD, QUAD_KEPT, IndexSet, from_mask
 
 __all__ = ["FORMS", "check_nm", "expected_kept", "in_expected_order", "list_ratio", "refined", "two_four_mask"]
 

@@ -72,7 +72,7 @@ def check_ratio(ratio: float | None, flag: str = "--ratio") -> None:
 
 
 def check_allocation(allocation: str) -> None:
-    """``global`` or ``uniform``; files of settings per layer are read before (`prune.allocation`).
+    """``global`` or ``uniform``; files of settings per layer are read before (`pruning.methods.allocation`).
 
     Raises:
         InputError: anything else.

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy.typing as npt
 
 from trtkp.errors import InputError
-from trtkp.prune.conv_layer import ConvLayer
+from trtkp.index.conv_layer import ConvLayer
 
 if TYPE_CHECKING:
     import torch
 
-    from trtkp.prune.method import Masks
+    from trtkp.pruning.method import Masks
 
 __all__ = [
     "Converting",

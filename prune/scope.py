@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.index_set import MAX_TAPS
+from trtkp.index.conv_layer import ConvLayer
+from trtkp.index.index_set import MAX_TAPS
 
 __all__ = ["beyond_lists", "no_element_to_drop", "no_kernel_to_drop", "stem_or_depthwise", "stem_or_pointwise"]
 

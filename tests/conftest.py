@@ -14,6 +14,7 @@ import onnx_ir.passes.common as common_passes
 import pytest
 from hypothesis import strategies as st
 
+from trtkp.kernels.capi import Library
 from trtkp.plan.cache import DIRECTORY_VARIABLE
 from trtkp.plan.lowerings import gather as gather_module
 
@@ -355,3 +356,15 @@ def run() -> Callable[..., Any]:
 def conv_cases() -> Callable[..., st.SearchStrategy[ConvCase]]:
     """`_conv_cases`: hypothesis strategies of masked convolutions."""
     return _conv_cases
+
+
+@pytest.fixture
+def library(library_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
+    """The emulated library, which `trtkp.kernels` loads as it loads the real one."""
+    from trtkp.kernels import choose
+    from trtkp.kernels.capi import load_library
+
+    monkeypatch.setenv("TRTKP_LIBRARY", str(library_path))
+    choose.forget()
+    yield load_library()
+    choose.forget()

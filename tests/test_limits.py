@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.build_nets import trtkp
+from benchmarks.cpu.build_nets import trtkp
 from examples.nets import export
 from examples.nets.resnet import resnet50
-from trtkp.engine.base import importable
+from trtkp.machine.packages import importable
 
 SECONDS, MIB = 25, 3 * 1024
 

@@ -58,7 +58,8 @@ def test_dir_lists_what_is_imported_at_first_use() -> None:
 
 def test_functions_stay_functions_after_their_modules_were_imported() -> None:
     modules = (
-        "trtkp.pipeline, trtkp.bundle, trtkp.benchmark, trtkp.verification, trtkp.doctor, trtkp.model.load, "
+        "trtkp.pipeline.build, trtkp.bundle, trtkp.comparison.bench, trtkp.verification.bundle, trtkp.engine.doctor, "
+        "trtkp.model.load, "
         "trtkp.comparison.run"
     )
     functions = "trtkp.build, trtkp.load, trtkp.bench, trtkp.verify, trtkp.diagnose, trtkp.load_model, trtkp.compare"
@@ -67,7 +68,7 @@ def test_functions_stay_functions_after_their_modules_were_imported() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["trtkp", "trtkp.cli", "trtkp.cli.app", "trtkp.errors", "trtkp.engine", "trtkp.doctor", "trtkp.comparison"],
+    ["trtkp", "trtkp.cli", "trtkp.cli.app", "trtkp.errors", "trtkp.engine", "trtkp.engine.doctor", "trtkp.comparison"],
 )
 def test_light_to_import(module: str) -> None:
     loaded = python(f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from trtkp.graph import ops, packing
-from trtkp.prune.index_set import Kind
-from trtkp.prune.method import Method
-from trtkp.prune.registry import METHODS, make_method
+from trtkp.index.index_set import Kind
+from trtkp.pruning.method import Method
+from trtkp.pruning.methods.registry import METHODS, make_method
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,9 +20,9 @@ def test_every_method_follows_its_recipe(name: str) -> None:
     assert isinstance(method, Method)
     assert method.name == name
     assert isinstance(method.settings(), dict)
-    home = Path(str(type(method).__module__.rpartition(".")[2]))
-    assert (ROOT / "prune" / f"{home}.py").is_file()
-    assert (ROOT / "tests" / "prune" / f"test_{home}.py").is_file()
+    home = type(method).__module__.rpartition(".")[2]
+    assert (ROOT / "prune/methods" / f"{home}.py").is_file()
+    assert (ROOT / "tests/pruning/methods" / f"test_{home}.py").is_file()
     assert name in (ROOT / "docs" / "methods.md").read_text()
 
 

@@ -10,42 +10,44 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from trtkp.version import __version__
+
 if TYPE_CHECKING:
-    from trtkp.benchmark import bench
+    from trtkp.budget.advise import Advice, AdviceOptions, advise
     from trtkp.bundle import Bundle, load
-    from trtkp.calib.bundles import calibrate
     from trtkp.calib.options import CalibrationOptions
+    from trtkp.comparison.bench import bench
     from trtkp.comparison.report.page import write_report
     from trtkp.comparison.run import compare
-    from trtkp.doctor import diagnose
+    from trtkp.engine.doctor import diagnose
     from trtkp.errors import InputError, IntegrityError, JobError, TrtkpError
     from trtkp.model import load_model
-    from trtkp.pipeline import BuildOptions, build
-    from trtkp.plan.advise import Advice, AdviceOptions, advise
-    from trtkp.verification import verify
+    from trtkp.pipeline.build import build
+    from trtkp.pipeline.calibrate import calibrate
+    from trtkp.pipeline.options import BuildOptions
+    from trtkp.verification.bundle import verify
 
-__version__ = "0.1.0"
 
 #: Public name to the module that holds it, imported at first use.
 _HOME = {
-    "Advice": "trtkp.plan.advise",
-    "AdviceOptions": "trtkp.plan.advise",
-    "BuildOptions": "trtkp.pipeline",
+    "Advice": "trtkp.budget.advise",
+    "AdviceOptions": "trtkp.budget.advise",
+    "BuildOptions": "trtkp.pipeline.options",
     "Bundle": "trtkp.bundle",
     "CalibrationOptions": "trtkp.calib.options",
     "InputError": "trtkp.errors",
     "IntegrityError": "trtkp.errors",
     "JobError": "trtkp.errors",
     "TrtkpError": "trtkp.errors",
-    "advise": "trtkp.plan.advise",
-    "bench": "trtkp.benchmark",
-    "build": "trtkp.pipeline",
-    "calibrate": "trtkp.calib.bundles",
+    "advise": "trtkp.budget.advise",
+    "bench": "trtkp.comparison.bench",
+    "build": "trtkp.pipeline.build",
+    "calibrate": "trtkp.pipeline.calibrate",
     "compare": "trtkp.comparison.run",
-    "diagnose": "trtkp.doctor",
+    "diagnose": "trtkp.engine.doctor",
     "load": "trtkp.bundle",
     "load_model": "trtkp.model",
-    "verify": "trtkp.verification",
+    "verify": "trtkp.verification.bundle",
     "write_report": "trtkp.comparison.report.page",
 }
 

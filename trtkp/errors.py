@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 from os import PathLike, fspath
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-__all__ = ["InputError", "IntegrityError", "JobError", "TrtkpError"]
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["InputError", "IntegrityError", "JobError", "NotRunnableError", "TrtkpError"]
 
 
 class TrtkpError(Exception):
@@ -58,3 +61,10 @@ class IntegrityError(InputError):
 
 class JobError(TrtkpError):
     """A job that was started and failed; what was there before is untouched."""
+
+
+class NotRunnableError(JobError):
+    """An engine that is in order but cannot run on this machine (no GPU, another GPU, a package missing).
+
+    ``verify`` reports it as *not run (reason)*, which is not a failure.
+    """

@@ -1,4 +1,4 @@
-"""One run of the study, through ``trtkp.pruning.prune`` alone, and its row."""
+"""One run of the study, through ``trtkp.pruning.run.prune`` alone, and its row."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from examples.nets.shapes import shapes_cnn
 from trtkp.bundle.pruned import Pruned
 from trtkp.model import SourceModel, load_model
 from trtkp.model.torch_backend import TorchBackend
-from trtkp.prune.channels import Channels
-from trtkp.prune.train.recipe import Preprocessing, Recipe, Training
-from trtkp.pruning import PruneOptions, prune
+from trtkp.pruning.methods.channels import Channels
+from trtkp.pruning.run import PruneOptions, prune
+from trtkp.pruning.train.recipe import Preprocessing, Recipe, Training
 
 __all__ = ["execute", "make_data", "timed"]
 
@@ -135,7 +135,7 @@ def channel_ratio(source: Path, ratio: float) -> float:
 
 
 def _smaller(model: SourceModel, ratio: float) -> nn.Module:
-    from trtkp.layer_table import named_graph, read_layers
+    from trtkp.model.layers import named_graph, read_layers
     from trtkp.shapes import make_profile
 
     assert isinstance(model.backend, TorchBackend)

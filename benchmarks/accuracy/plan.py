@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from trtkp.prune.nm import list_ratio
+from trtkp.pruning.nm import list_ratio
 
 __all__ = ["SCALES", "TABLES", "Run", "Scale", "runs_of"]
 

@@ -18,9 +18,10 @@ from benchmarks.gpu.device import Device, open_device
 from benchmarks.gpu.record import Part
 from tests.emulation.cases import BASES, TOLERANCE, Case, nhwc, random_case
 from trtkp.errors import InputError
-from trtkp.kernels import conv, load_library, upload
+from trtkp.kernels import load_library
 from trtkp.kernels.layer import DeviceConv
-from trtkp.kernels.torch_op import to_torch
+from trtkp.ops import conv, upload
+from trtkp.ops.torch_op import to_torch
 
 __all__ = ["check_all", "check_sanitizer"]
 

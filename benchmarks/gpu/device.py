@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trtkp.kernels.model import Gpu, gpu_like, known_gpu
+from trtkp.kernels.prediction import Gpu, gpu_like, known_gpu
 
 __all__ = ["Device", "describe_machine", "open_device"]
 

@@ -11,14 +11,15 @@ from torch.nn import functional
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.record import Part
 from benchmarks.gpu.shapes import SHAPES, Form, Shape, forms
+from trtkp.cuda.arrays import activation
 from trtkp.graph.packing import pack_for_tiles
-from trtkp.kernels import conv, load_library, predict, upload
-from trtkp.kernels.arrays import activation
-from trtkp.kernels.choice import candidates
+from trtkp.index.index_set import from_mask
+from trtkp.kernels import load_library, predict
+from trtkp.kernels.choose import candidates
 from trtkp.kernels.layer import Epilogue, Geometry, Task
-from trtkp.kernels.model import Layer
-from trtkp.prune.index_set import from_mask
-from trtkp.prune.nm import two_four_mask
+from trtkp.kernels.prediction import Layer
+from trtkp.ops import conv, upload
+from trtkp.pruning.nm import two_four_mask
 
 __all__ = ["measure_ceilings", "measure_layers"]
 

@@ -17,11 +17,11 @@ from examples.nets import settle_batch_norm
 from examples.nets.digits import digits_cnn
 from examples.nets.resnet import resnet18, resnet34, resnet50, resnet56_cifar
 from examples.nets.vgg import vgg16_cifar
-from trtkp.kernels import PackedConv2d, swap_convolutions
-from trtkp.prune.conv_layer import ConvLayer
-from trtkp.prune.index_set import IndexSet, from_mask
-from trtkp.prune.method import prune_one_shot
-from trtkp.prune.registry import make_method
+from trtkp.index.conv_layer import ConvLayer
+from trtkp.index.index_set import IndexSet, from_mask
+from trtkp.ops import PackedConv2d, swap_convolutions
+from trtkp.pruning.method import prune_one_shot
+from trtkp.pruning.methods.registry import make_method
 
 __all__ = ["BATCHES", "METHODS", "NETS", "macs_of", "measure_net", "narrowed"]
 

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trtkp.calib.cifar import is_cifar, read_cifar
-from trtkp.calib.images import image_files, is_image_folder, open_image
-from trtkp.calib.samples import normalised
-from trtkp.data import read_arrays
+from trtkp.data.cifar import is_cifar, read_cifar
+from trtkp.data.images import image_files, is_image_folder, open_image
+from trtkp.data.labelled import read_arrays
+from trtkp.data.samples import normalised
 from trtkp.errors import InputError
-from trtkp.prune.train.recipe import Preprocessing
+from trtkp.pruning.train.recipe import Preprocessing
 
 if TYPE_CHECKING:
     import torch
 
-    from trtkp.prune.train.processes import Processes
+    from trtkp.pruning.train.processes import Processes
 
 __all__ = ["Arrays", "Dataset", "Loader", "Parts", "load_parts"]
 

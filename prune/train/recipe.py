@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trtkp.errors import InputError, JobError
-from trtkp.prune.registry import check_settings
+from trtkp.pruning.methods.registry import check_settings
 
 __all__ = ["STAGES", "Preprocessing", "Recipe", "Training", "read_recipe"]
 

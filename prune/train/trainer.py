@@ -3,7 +3,7 @@ r"""The one trainer: towards a method's masks, or with masks held, with or witho
     loss = (1 - d) · CE(y, z) + d · T² · KL(softmax(t / T) || softmax(z / T)) + the regulariser's
 
 with logits z, the teacher's logits t and the recipe's distillation weight d and temperature T. Pruned weights are zero
-at every forward pass (`trtkp.prune.masked`). A training that was killed goes on from its last checkpoint with the same
+at every forward pass (`pruning.masked`). A training that was killed goes on from its last checkpoint with the same
 weights as one that was not: order, augmentation and dropout are drawn from seed, epoch and iteration alone.
 """
 
@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from trtkp.errors import InputError, JobError
-from trtkp.prune.masked import frozen_masks
-from trtkp.prune.train.checkpoint import Checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
-from trtkp.prune.train.log import TrainingLog
-from trtkp.prune.train.modes import set_training
-from trtkp.prune.train.processes import Processes
-from trtkp.prune.train.recipe import Recipe
+from trtkp.pruning.masked import frozen_masks
+from trtkp.pruning.train.checkpoint import Checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from trtkp.pruning.train.log import TrainingLog
+from trtkp.pruning.train.modes import set_training
+from trtkp.pruning.train.processes import Processes
+from trtkp.pruning.train.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
 
-    from trtkp.prune.method import Masks
-    from trtkp.prune.regulariser import Regulariser
+    from trtkp.pruning.method import Masks
+    from trtkp.pruning.regulariser import Regulariser
 
 __all__ = ["Batches", "Trainer", "evaluate", "fine_tune"]
 
@@ -40,7 +40,7 @@ _LOOK = 10
 
 
 class Batches(Protocol):
-    """Training data; `trtkp.prune.train.data.Loader` is one."""
+    """Training data; `trtkp.pruning.train.data.Loader` is one."""
 
     def __len__(self) -> int:
         """Batches of an epoch."""

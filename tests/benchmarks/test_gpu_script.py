@@ -22,7 +22,7 @@ from benchmarks.gpu.record import CONTEXT_LOST, Part, Record
 from benchmarks.gpu.report import markdown, plot
 from benchmarks.gpu.shapes import SHAPES, Shape, forms
 from examples.nets.resnet import resnet50
-from trtkp.prune.index_set import from_mask
+from trtkp.index.index_set import from_mask
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks/gpu/run.sh"

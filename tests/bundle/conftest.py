@@ -9,7 +9,7 @@ import pytest
 
 import trtkp
 from tests.models import write_classifier
-from trtkp.pipeline import BuildOptions
+from trtkp.pipeline.options import BuildOptions
 
 
 @pytest.fixture(scope="session")

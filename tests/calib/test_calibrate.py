@@ -17,14 +17,14 @@ import torch
 import trtkp
 from examples.nets.digits import DigitsCnn
 from tests.models import save_program
-from trtkp.calib.record import load_calibration, scale_of
+from trtkp.bundle.calibration import load_calibration, scale_of
 from trtkp.cli import main
-from trtkp.engine.base import importable
 from trtkp.errors import InputError
 from trtkp.graph.ops import SCALES
-from trtkp.graph.rewrite import packed_nodes
-from trtkp.pipeline import BuildOptions
-from trtkp.verification import dense_graph
+from trtkp.graph.passes.pack import packed_nodes
+from trtkp.machine.packages import importable
+from trtkp.pipeline.options import BuildOptions
+from trtkp.verification.bundle import dense_graph
 
 needs_rtx = pytest.mark.skipif(not importable("tensorrt_rtx"), reason="package tensorrt_rtx is not installed")
 OPTIONS = BuildOptions(backend="onnxruntime", threads=1, lowering="box")
@@ -213,7 +213,7 @@ def test_one_sample_and_copies_of_it_are_noted(folder: Path, tmp_path: Path) -> 
 def test_an_interrupted_calibration_goes_on(
     folder: Path, int8: trtkp.Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trtkp.calib import samples as module
+    from trtkp.data import samples as module
 
     real = module.Samples.batches
     monkeypatch.setattr("trtkp.calib.ranges._STATE_EVERY", 2)

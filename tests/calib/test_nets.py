@@ -17,8 +17,8 @@ from examples.nets.mobile import mobile_net_like
 from examples.nets.resnet import Bottleneck, resnet50
 from examples.nets.unet import unet
 from tests.models import save_program
-from trtkp.engine.base import importable
-from trtkp.pipeline import BuildOptions
+from trtkp.machine.packages import importable
+from trtkp.pipeline.options import BuildOptions
 
 
 def calm_resnet50() -> nn.Module:

@@ -9,10 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from trtkp.calib.placement import Pair, find_sites, place, root
-from trtkp.graph.rewrite import pack_convolutions
+from trtkp.graph.passes.pack import pack_convolutions
+from trtkp.index.index_set import from_mask
 from trtkp.plan.lowerings import LOWERINGS
 from trtkp.plan.planner import apply_plan
-from trtkp.prune.index_set import from_mask
 
 
 def weight(filters: int, channels: int, size: int = 3) -> np.ndarray[Any, Any]:

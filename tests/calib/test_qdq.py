@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from trtkp.bundle.calibration import scale_of
 from trtkp.calib.placement import find_sites, place
 from trtkp.calib.qdq import insert, quantise_weight, weight_scales
-from trtkp.calib.record import scale_of
 from trtkp.errors import InputError
-from trtkp.graph.precision import to_float16
+from trtkp.graph.passes.precision import to_float16
 
 Array = np.ndarray[Any, Any]
 weights = hnp.arrays(

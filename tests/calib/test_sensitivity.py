@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtkp.calib.samples import Samples
 from trtkp.calib.sensitivity import Scorer, relative_error, send_back
+from trtkp.data.samples import Samples
 from trtkp.errors import JobError
 from trtkp.shapes import ShapeRange
 

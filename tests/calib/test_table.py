@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.int8 import table
+from benchmarks.cpu.int8 import table
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from examples.nets import export
-from trtkp.engine.base import importable
-from trtkp.engine.gpu import find_gpus
+from trtkp.machine.gpu import find_gpus
+from trtkp.machine.packages import importable
 
 from .conftest import Trtkp
 

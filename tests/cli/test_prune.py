@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from examples.nets import export
-from tests.pruning.conftest import rows_of, source, work
+from tests.pruning.run.conftest import rows_of, source, work
 from trtkp.bundle import load as trtkp_load
 from trtkp.bundle.pruned import load_pruned
 from trtkp.errors import IntegrityError
 from trtkp.model import load_model
-from trtkp.prune.train.recipe import Recipe, Training
-from trtkp.pruning import PruneOptions, prune, training_folder
+from trtkp.pruning.run import PruneOptions, prune, training_folder
+from trtkp.pruning.train.recipe import Recipe, Training
 
 from .conftest import Trtkp
 

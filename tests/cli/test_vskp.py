@@ -16,8 +16,8 @@ from tests.models import work_in_copy
 from trtkp.bundle.pruned import load_pruned
 from trtkp.errors import InputError
 from trtkp.model import load_model
-from trtkp.pipeline import build
-from trtkp.prune.vskp import mask_of_matrix
+from trtkp.pipeline.build import build
+from trtkp.pruning.methods.vskp import mask_of_matrix
 
 from .conftest import Trtkp
 

@@ -11,7 +11,7 @@ import pytest
 import trtkp
 from tests.models import write_classifier
 from trtkp.comparison import Comparison
-from trtkp.pipeline import BuildOptions
+from trtkp.pipeline.options import BuildOptions
 
 ENGINES = ("dense", "kep", "vskp", "int8", "net.onnx")
 

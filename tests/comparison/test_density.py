@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import trtkp
 from trtkp.comparison.density import density_cells, density_maps, tap_shares
-from trtkp.prune.index_set import from_mask
+from trtkp.index.index_set import from_mask
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12), st.integers(1, 3), st.integers(1, 4))

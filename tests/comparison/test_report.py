@@ -210,7 +210,7 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
 
 
 def test_missing_package_names_the_extra(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trtkp.packages.importable", lambda module: module != "plotly")
+    monkeypatch.setattr("trtkp.machine.packages.importable", lambda module: module != "plotly")
     with pytest.raises(JobError, match=r"a report needs plotly; pip install 'trtkp\[report\]'"):
         render(comparison)
 

@@ -18,16 +18,16 @@ import pytest
 
 import trtkp
 from tests.models import write_classifier
-from trtkp.child import child_command, peak_bytes
 from trtkp.comparison import Comparison
 from trtkp.comparison.result import Ratio
 from trtkp.comparison.subject import labels
 from trtkp.comparison.table import csv_text
 from trtkp.comparison.words import verdict
 from trtkp.engine import NotRunnableError
-from trtkp.engine.gpu import find_gpus
 from trtkp.errors import InputError, IntegrityError
-from trtkp.pipeline import BuildOptions
+from trtkp.machine.gpu import find_gpus
+from trtkp.machine.processes import child_command, peak_bytes
+from trtkp.pipeline.options import BuildOptions
 
 from .conftest import ENGINES
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from trtkp.graph.packing import PackedConv, pack
 from trtkp.graph.two_four import compress
+from trtkp.index.index_set import IndexSet, Kind, from_mask
 from trtkp.kernels.capi import INTERFACE_VERSION, ConvDesc
-from trtkp.prune.index_set import IndexSet, Kind, from_mask
-from trtkp.prune.nm import two_four_mask
+from trtkp.pruning.nm import two_four_mask
 
 Array = np.ndarray[Any, Any]
 

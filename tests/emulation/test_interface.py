@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trtkp.graph.packing import pack
-from trtkp.prune.index_set import from_mask
+from trtkp.index.index_set import from_mask
 
 from .cases import ConvDesc, random_case, write_case
 from .programs import COMPILER, ROOT, build, run

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from trtkp.engine import BACKENDS, Availability, BuildRequest, NotRunnableError, choose_backend, cpu, get_backend, gpu
-from trtkp.engine.gpu import Gpu, GpuReport, find_gpus
+from trtkp.engine import BACKENDS, Availability, BuildRequest, NotRunnableError, choose_backend, get_backend
 from trtkp.errors import InputError
+from trtkp.machine import cpu, gpu
+from trtkp.machine.gpu import Gpu, GpuReport, find_gpus
 
 _ADA = GpuReport((Gpu(0, "NVIDIA RTX 4000", (8, 9), 20 << 30),), "580.65", "13.0", "NVIDIA RTX 4000 (sm89)")
 _HOPPER = GpuReport((Gpu(0, "NVIDIA H100", (9, 0), 80 << 30),), "580.65", "13.0", "NVIDIA H100 (sm90)")
@@ -19,7 +20,7 @@ _NONE = GpuReport((), None, None, "no NVIDIA GPU: no driver library")
 
 
 def _machine(monkeypatch: pytest.MonkeyPatch, report: GpuReport, *packages: str) -> None:
-    for module in ("trtkp.engine.tensorrt", "trtkp.engine.tensorrt_rtx"):
+    for module in ("trtkp.engine.trt.tensorrt", "trtkp.engine.trt.tensorrt_rtx"):
         monkeypatch.setattr(f"{module}.find_gpus", lambda: report)
         monkeypatch.setattr(f"{module}.importable", lambda name: name in packages)
 

@@ -21,9 +21,9 @@ import pytest
 from tests.emulation.cases import TOLERANCE
 from tests.emulation.programs import run
 from tests.emulation.test_kernels import compare
-from trtkp.engine.base import importable
-from trtkp.graph.rewrite import pack_convolutions
-from trtkp.prune.index_set import from_mask
+from trtkp.graph.passes.pack import pack_convolutions
+from trtkp.index.index_set import from_mask
+from trtkp.machine.packages import importable
 
 from .cases import Field, dynamic_layer, listed_layer
 from .test_plugins import lines
@@ -102,8 +102,8 @@ def test_registering_library_without_tensorrt_says_so(libraries: Path) -> None:
 WORKER = """
 import importlib, sys
 from pathlib import Path
-from trtkp.engine.trt_log import process_logger
-from trtkp.engine.trt_plugins import load_plugins, our_creators, refuse_plugins
+from trtkp.engine.trt.log import process_logger
+from trtkp.engine.trt.plugins import load_plugins, our_creators, refuse_plugins
 from trtkp.errors import JobError
 trt = importlib.import_module(sys.argv[1])
 logger = process_logger(trt)

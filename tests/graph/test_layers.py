@@ -14,9 +14,9 @@ import pytest
 from onnx import numpy_helper
 
 from trtkp.errors import InputError
-from trtkp.graph.batch_norm import fold_batch_norm
 from trtkp.graph.layers import conv_layers, conv_pads, is_conv2d, run_shapes, unusable_reason
-from trtkp.prune.accounting import Matrix
+from trtkp.graph.passes.batch_norm import fold_batch_norm
+from trtkp.index.accounting import Matrix
 
 
 def ones(*shape: int) -> np.ndarray[Any, Any]:

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from trtkp.graph.layers import conv_layers
 from trtkp.graph.ops import ACTIVATIONS, BASES, DOMAIN, OpName, function
-from trtkp.graph.rewrite import pack_convolutions
-from trtkp.prune.index_set import Kind, from_mask
-from trtkp.prune.kep import KEP
-from trtkp.prune.method import Method
-from trtkp.prune.pptkp import PPTKP
-from trtkp.prune.soks import SOKS
-from trtkp.prune.vskp import VSKP
+from trtkp.graph.passes.pack import pack_convolutions
+from trtkp.index.index_set import Kind, from_mask
+from trtkp.pruning.method import Method
+from trtkp.pruning.methods.kep import KEP
+from trtkp.pruning.methods.pptkp import PPTKP
+from trtkp.pruning.methods.soks import SOKS
+from trtkp.pruning.methods.vskp import VSKP
 
 NAMES = [OpName(*parts) for parts in product(BASES, (False, True), ACTIVATIONS)]
 OF_KIND = {Kind.KERNEL: "KernelIndexConv", Kind.STRIPE: "StripeConv", Kind.PATTERN: "PatternConv"}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtkp.graph.packing import ENTRY_RADIX, PackedConv, pack, unpack
-from trtkp.prune.index_set import Kind, from_mask
+from trtkp.index.index_set import Kind, from_mask
 
 
 def test_unpack_is_the_inverse_on_the_mask(conv_cases: Any) -> None:

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.conftest import Array, error_of, run_model
 from tests.graph.random_nets import in_float64, random_nets
-from trtkp.graph.channel_order import fold_channel_gathers
-from trtkp.graph.dead import remove_dead
+from trtkp.graph.passes.channel_order import fold_channel_gathers
+from trtkp.graph.passes.dead import remove_dead
 
 PASSES = {
     "order": [fold_channel_gathers],

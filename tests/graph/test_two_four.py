@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from trtkp.errors import InputError
 from trtkp.graph.ops import ACTIVATIONS, BASES, OpName
 from trtkp.graph.packing import pack, unpack
-from trtkp.graph.rewrite import pack_convolutions, packed_nodes, read_packed
+from trtkp.graph.passes.pack import pack_convolutions, packed_nodes, read_packed
 from trtkp.graph.two_four import compress, expand
+from trtkp.index.index_set import IndexSet, from_mask
 from trtkp.plan.lowerings import LOWERINGS
 from trtkp.plan.planner import apply_plan
-from trtkp.prune.index_set import IndexSet, from_mask
-from trtkp.prune.nm import two_four_mask
+from trtkp.pruning.nm import two_four_mask
 
 NAMES = [OpName(*parts, two_four=True) for parts in product(BASES, (False, True), ACTIVATIONS)]
 OF_BASE = {"KernelIndexConv": "kernel", "StripeConv": "stripe", "PatternConv": "product"}

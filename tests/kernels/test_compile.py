@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from benchmarks.kernel_loops import find_disassembler
-from benchmarks.kernel_resources import (
+from benchmarks.kernels.loops import find_disassembler
+from benchmarks.kernels.resources import (
     ARCHITECTURES,
     COUNTS,
     KERNELS,
@@ -26,7 +26,7 @@ from benchmarks.kernel_resources import (
     counts,
     table,
 )
-from trtkp.kernels.model import counts_of
+from trtkp.kernels.prediction import counts_of
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH: the kernels are not compiled")
 
@@ -116,7 +116,7 @@ def check_loops(rows: list[Resources]) -> None:
             assert loop.issue_share >= 0.5, row
         tactic = row.kernel.split()[0]
         budget = counts_of(tactic, row.architecture)
-        assert budget is not None, f"{tactic} is not in counts.json: python -m benchmarks.kernel_resources --json ..."
+        assert budget is not None, f"{tactic} is not in counts.json: python -m benchmarks.kernels.resources --json ..."
         per_product = loop.instructions / loop.matrix
         assert per_product <= COMPILER_SLACK * budget.instructions / budget.matrix, row
         if release_of_counts() == nvcc_release():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.kernel_loops import main_loops
+from benchmarks.kernels.loops import main_loops
 
 TEXT = """
 .text.first:

@@ -20,7 +20,7 @@ from torch import nn
 from tests.model.conftest import Edit, Touch, rewrite_zip
 from trtkp.errors import InputError
 from trtkp.model import load_model
-from trtkp.prune.dynamic import DynamicPatternConv2d, pack
+from trtkp.pruning.methods.dppnet_module import DynamicPatternConv2d, pack
 
 MODEL = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"

@@ -17,7 +17,7 @@ import trtkp
 
 def modules(tree: Path) -> set[str]:
     """The wheel paths of every Python file in the checkout's three package folders."""
-    mapping = {"trtkp": "trtkp", "prune": "trtkp/prune", "calib": "trtkp/calib"}
+    mapping = {"trtkp": "trtkp", "prune": "trtkp/pruning", "calib": "trtkp/calib"}
     return {
         f"{target}/{path.relative_to(tree / folder).as_posix()}"
         for folder, target in mapping.items()
@@ -27,7 +27,7 @@ def modules(tree: Path) -> set[str]:
 
 
 def test_module_walk_sees_each_folder(tree: Path) -> None:
-    assert {"trtkp/__init__.py", "trtkp/prune/__init__.py", "trtkp/calib/__init__.py"} <= modules(tree)
+    assert {"trtkp/__init__.py", "trtkp/pruning/__init__.py", "trtkp/calib/__init__.py"} <= modules(tree)
 
 
 @pytest.mark.parametrize("built", ["wheel", "wheel_from_sdist"])
@@ -60,7 +60,7 @@ def test_sdist_holds_sources_and_no_links(sdist: Path) -> None:
     names = {m.name.split("/", 1)[1] for m in members}
     assert {"CMakeLists.txt", "LICENSE", "calib/__init__.py", "prune/__init__.py", "pyproject.toml"} <= names
     assert {"plugins/CMakeLists.txt", "plugins/capi/trtkp.h", "plugins/kernels/mma.cuh"} <= names
-    assert [name for name in names if name.startswith(("trtkp/prune", "trtkp/calib", ".git/", ".venv"))] == []
+    assert [name for name in names if name.startswith(("trtkp/pruning", "trtkp/calib", ".git/", ".venv"))] == []
 
 
 def test_installed_wheel_imports_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
@@ -70,11 +70,11 @@ def test_installed_wheel_imports_away_from_the_checkout(wheel: Path, tmp_path: P
     # -S leaves out the hook of the checkout's editable install; the libraries come back as a plain folder.
     path = [str(site), sysconfig.get_path("purelib")]
     program = (
-        f"import sys; sys.path += {path!r}; import trtkp, trtkp.prune, trtkp.calib\n"
-        "print(*(m.__file__ for m in (trtkp, trtkp.prune, trtkp.calib)), sep='\\n')"
+        f"import sys; sys.path += {path!r}; import trtkp, trtkp.pruning.run, trtkp.calib\n"
+        "print(*(m.__file__ for m in (trtkp, trtkp.pruning.run, trtkp.calib)), sep='\\n')"
     )
     output = subprocess.run(
         [sys.executable, "-S", "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True
     ).stdout
-    expected = [site / "trtkp/__init__.py", site / "trtkp/prune/__init__.py", site / "trtkp/calib/__init__.py"]
+    expected = [site / "trtkp/__init__.py", site / "trtkp/pruning/__init__.py", site / "trtkp/calib/__init__.py"]
     assert [Path(line) for line in output.splitlines()] == expected

@@ -11,7 +11,7 @@ import trtkp
 
 
 def test_accuracy_before_and_after(classifier: Path, tmp_path: Path) -> None:
-    from trtkp.data import LabelledData
+    from trtkp.data.labelled import LabelledData
     from trtkp.model import load_model
 
     images = np.random.default_rng(1).standard_normal((70, 3, 8, 8)).astype(np.float32)

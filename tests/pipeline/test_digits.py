@@ -13,7 +13,7 @@ import trtkp
 from examples.nets.digits import DigitsCnn
 from tests.models import settled
 from tests.pipeline.whole import RTX, assert_verified, assert_whole, build, needs_rtx, nodes_of
-from trtkp.pipeline import BuildOptions
+from trtkp.pipeline.options import BuildOptions
 
 KINDS = {"none": "pattern", "per-channel": "pattern", "per-filter": "stripe", "per-layer": "stripe"}
 

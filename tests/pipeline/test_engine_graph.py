@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 import trtkp
 from tests.pipeline.whole import build, nodes_of
 from trtkp.cli.show import inspected
-from trtkp.pipeline import BuildOptions
+from trtkp.pipeline.options import BuildOptions
 
 
 def without_filters(source: Path, target: Path) -> Path:

@@ -13,8 +13,8 @@ from onnx import helper, numpy_helper
 import trtkp
 from tests.models import write_classifier
 from tests.pipeline.whole import RTX, build, needs_rtx
-from trtkp import pruning
 from trtkp.errors import InputError
+from trtkp.pruning import run as pruning
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_bad_options_write_nothing(classifier: Path, tmp_path: Path, options: di
 
 
 def test_data_that_does_not_fit_is_found_before_the_work(classifier: Path, tmp_path: Path) -> None:
-    from trtkp.data import LabelledData
+    from trtkp.data.labelled import LabelledData
 
     seen: list[str] = []
     data = LabelledData(np.zeros((2, 1, 8, 8), np.float32), np.zeros(2, np.int64))

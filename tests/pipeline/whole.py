@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 
 import trtkp
 from trtkp.bundle import Bundle
-from trtkp.engine.base import importable
-from trtkp.pipeline import BuildOptions
-from trtkp.verification import compare_graphs, dense_graph
+from trtkp.machine.packages import importable
+from trtkp.pipeline.options import BuildOptions
+from trtkp.verification.bundle import compare_graphs, dense_graph
 
 needs_rtx = pytest.mark.skipif(not importable("tensorrt_rtx"), reason="package tensorrt_rtx is not installed")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from trtkp.machine.timing import Timing
 from trtkp.plan import cache as cache_module
 from trtkp.plan.cache import DIRECTORY_VARIABLE, TimingCache
-from trtkp.timing import Timing
 
 TIMES = {"a": Timing(1.0, 0.9, 1.2, 30), "b": Timing(2.0, 1.9, 2.5, 30)}
 

@@ -13,16 +13,17 @@ import pytest
 from onnx import helper, numpy_helper
 
 from trtkp.errors import InputError
-from trtkp.graph.rewrite import apply_masks, pack_convolutions, packed_nodes
+from trtkp.graph.passes.pack import apply_masks, pack_convolutions, packed_nodes
+from trtkp.index.index_set import from_mask
+from trtkp.machine.timing import Timing
 from trtkp.plan import planner
 from trtkp.plan import race as race_module
-from trtkp.plan.cost import CPU, GPU, Machine, Work, predicted_time
+from trtkp.plan.cost import CPU, GPU, Machine, predicted_time
 from trtkp.plan.lowerings import LOWERINGS
+from trtkp.plan.lowerings.work import Work
 from trtkp.plan.planner import Plan, apply_plan, make_plan
-from trtkp.prune.index_set import from_mask
 from trtkp.shapes import Shape
-from trtkp.timing import Timing
-from trtkp.verification import compare_graphs, dense_graph
+from trtkp.verification.bundle import compare_graphs, dense_graph
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.packing import table
+from benchmarks.cpu.packing import table
 
 ROOT = Path(__file__).parents[2]
 REPORT = json.loads((ROOT / "benchmarks/results/packing.json").read_text())

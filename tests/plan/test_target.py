@@ -16,20 +16,20 @@ import pytest
 from tests.emulation.programs import build_library
 from tests.plan.test_planner import Net
 from trtkp.engine import get_backend
-from trtkp.engine.gpu import Gpu, GpuReport
 from trtkp.errors import InputError, JobError
 from trtkp.graph.packing import pack_for_tiles
-from trtkp.graph.rewrite import packed_nodes, read_packed
+from trtkp.graph.passes.pack import packed_nodes, read_packed
+from trtkp.index.index_set import from_mask
 from trtkp.kernels.capi import Library, load_library
-from trtkp.kernels.model import GPUS, known_gpu
+from trtkp.kernels.prediction import GPUS, known_gpu
+from trtkp.machine.gpu import Gpu, GpuReport
+from trtkp.machine.timing import Timing
 from trtkp.plan.cache import TimingCache
 from trtkp.plan.lowerings import PLUGIN
 from trtkp.plan.planner import make_plan
 from trtkp.plan.race import apply_plan, single_layer
 from trtkp.plan.target import EngineTarget, _in_turn, machine_of, plugin_nodes
-from trtkp.prune.index_set import from_mask
-from trtkp.timing import Timing
-from trtkp.verification import compare_graphs, dense_graph
+from trtkp.verification.bundle import compare_graphs, dense_graph
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from trtkp.calib.record import LayerChoice, Scores
+from trtkp.bundle.calibration import LayerChoice, Scores
 
 __all__ = [
     "FORMAT",

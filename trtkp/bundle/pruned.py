@@ -20,8 +20,8 @@ from trtkp.bundle.manifest import MANIFEST, Digest, FileName, FileRecord, Source
 from trtkp.bundle.reader import check_files, read_record
 
 if TYPE_CHECKING:
-    from trtkp.prune.index_set import IndexSet
-    from trtkp.prune.method import Method
+    from trtkp.index.index_set import IndexSet
+    from trtkp.pruning.method import Method
 
 __all__ = ["Pruned", "PrunedLayer", "PrunedManifest", "is_pruned", "load_pruned"]
 
@@ -97,13 +97,13 @@ class Pruned:
     @cached_property
     def index_sets(self) -> dict[str, IndexSet]:
         """Index sets by parameter name."""
-        from trtkp.prune.storage import load_index_sets
+        from trtkp.index.storage import load_index_sets
 
         return load_index_sets(self.path / "index_sets.safetensors")
 
     def method(self) -> Method:
         """The index sets as a method that gives their masks."""
-        from trtkp.prune.zeros import Stored
+        from trtkp.pruning.methods.fixed import Stored
 
         manifest = self.manifest
         paper = {

@@ -15,14 +15,14 @@ from pydantic import BaseModel, ValidationError
 
 from trtkp.bundle.manifest import HASH_LINE, MANIFEST, MANIFEST_HASH, FileRecord, Manifest, hash_line
 from trtkp.bundle.writer import hash_file
-from trtkp.closing import Closing
 from trtkp.errors import InputError, IntegrityError
+from trtkp.machine.processes import Closing
 
 if TYPE_CHECKING:
     import numpy as np
 
     from trtkp.engine.base import Runner
-    from trtkp.prune.index_set import IndexSet
+    from trtkp.index.index_set import IndexSet
 
 __all__ = ["Bundle", "check_files", "load", "read_record"]
 
@@ -87,7 +87,7 @@ class Bundle(Closing):
     @cached_property
     def index_sets(self) -> dict[str, IndexSet]:
         """Index sets by parameter name."""
-        from trtkp.prune.storage import load_index_sets
+        from trtkp.index.storage import load_index_sets
 
         return load_index_sets(self.file("index_sets.safetensors"))
 
@@ -122,8 +122,8 @@ class Bundle(Closing):
             InputError: its plugins are of another build than the library that is installed.
         """
         from trtkp.engine import NotRunnableError, get_backend
-        from trtkp.engine.gpu import why_not_built_for_here
         from trtkp.kernels.capi import find_library
+        from trtkp.machine.gpu import why_not_built_for_here
 
         backend, record = get_backend(self.manifest.backend), self.manifest.tensorrt
         if (reason := why_not_built_for_here(self.manifest.targets)) is not None:
@@ -135,7 +135,7 @@ class Bundle(Closing):
             if library is not None:
                 self.check_plugin_library(library)
         if record is not None and record.strip_weights:
-            from trtkp.engine.trt_options import RunOptions
+            from trtkp.engine.options import RunOptions
 
             given = options.get("options") or RunOptions()
             options["options"] = replace(given, refit_from=given.refit_from or self.file("engine.onnx"))

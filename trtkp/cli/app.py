@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.exceptions import TyperException
 
-import trtkp
 from trtkp.cli import looking, making, serving, show
 from trtkp.cli.search import search
 from trtkp.errors import TrtkpError
+from trtkp.version import __version__
 
 if TYPE_CHECKING:
     pass
@@ -98,7 +98,7 @@ def _discard_output() -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(trtkp.__version__)  # noqa: T201 - what was asked for
+        print(__version__)  # noqa: T201 - what was asked for
         raise typer.Exit
 
 

@@ -35,8 +35,8 @@ def advise(
     json: opt.Json = False,
 ) -> None:
     """Time, before training, which granularity and density of pruning would pay in which layer on this machine."""
-    from trtkp.plan.advise import AdviceOptions
-    from trtkp.plan.advise import advise as advise_on
+    from trtkp.budget.advise import AdviceOptions
+    from trtkp.budget.advise import advise as advise_on
 
     with show.progress(quiet=json) as progress:
         advice = advise_on(
@@ -94,7 +94,7 @@ def verify(
     json: opt.Json = False,
 ) -> None:
     """Check every artefact of a bundle against its reference; exit status 1 when one fails."""
-    from trtkp.verification import verify as verify_bundle
+    from trtkp.verification.bundle import verify as verify_bundle
 
     with show.progress(quiet=json) as progress:
         progress("Verify", 0, 1)
@@ -134,7 +134,7 @@ def bench(
     if load is not None:
         serving.bench_load(load, model, bundles, 1 if batch is None else batch, clients, rate, seconds, json=json)
         return
-    from trtkp.benchmark import bench as bench_bundles
+    from trtkp.comparison.bench import bench as bench_bundles
 
     with show.progress(quiet=json) as progress:
         progress("Bench", 0, 1)
@@ -222,6 +222,6 @@ def compare(
 
 def doctor(json: opt.Json = False) -> None:
     """Show what this machine can build and run with, and what to do about the rest."""
-    from trtkp.doctor import diagnose
+    from trtkp.engine.doctor import diagnose
 
     show.diagnosed(diagnose(), json=json)

@@ -13,8 +13,8 @@ from trtkp.errors import InputError
 
 if TYPE_CHECKING:
     from trtkp.calib.options import CalibrationOptions
-    from trtkp.data import LabelledData
-    from trtkp.prune.vskp_index import Listed
+    from trtkp.data.labelled import LabelledData
+    from trtkp.pruning.methods.vskp_lists import Listed
 
 __all__ = ["build", "calibrate", "export_index", "prune"]
 
@@ -86,9 +86,9 @@ def build(
     json: opt.Json = False,
 ) -> None:
     """Prune a model one-shot, export it and build an engine: one bundle."""
-    from trtkp.engine.trt_options import TrtOptions
-    from trtkp.pipeline import BuildOptions
-    from trtkp.pipeline import build as build_bundle
+    from trtkp.engine.options import TrtOptions
+    from trtkp.pipeline.build import build as build_bundle
+    from trtkp.pipeline.options import BuildOptions
 
     settings = {name: value for name, value in locals().items() if name in opt.PRUNING_SETTINGS}
     with show.progress(quiet=json) as progress:
@@ -188,10 +188,10 @@ def prune(
     """Prune a model with training before and after; trtkp build takes what it writes."""
     from dataclasses import replace
 
-    from trtkp.prune.registry import make_method
-    from trtkp.prune.train.recipe import Training, read_recipe
-    from trtkp.pruning import PruneOptions, with_epochs
-    from trtkp.pruning import prune as prune_model
+    from trtkp.pruning.methods.registry import make_method
+    from trtkp.pruning.run import PruneOptions, with_epochs
+    from trtkp.pruning.run import prune as prune_model
+    from trtkp.pruning.train.recipe import Training, read_recipe
 
     settings = {name: value for name, value in locals().items() if name in opt.PRUNING_SETTINGS and value is not None}
     training = read_recipe(recipe) if recipe is not None else Training()
@@ -259,8 +259,8 @@ def calibrate(
     json: opt.Json = False,
 ) -> None:
     """Quantise a bundle or a model: ranges from real data, explicit Q/DQ, layers that suffer stay as they were."""
-    from trtkp.calib.bundles import calibrate as calibrate_bundle
-    from trtkp.pipeline import BuildOptions
+    from trtkp.pipeline.calibrate import calibrate as calibrate_bundle
+    from trtkp.pipeline.options import BuildOptions
 
     if output is None:
         raise InputError("no place for the new bundle", remedy="give -o")
@@ -300,7 +300,7 @@ def export_index(
     """Write the lists of whole kernels in V-SKP's own forms; trtkp prune --index takes them."""
     from trtkp.bundle import load
     from trtkp.bundle.pruned import is_pruned, load_pruned
-    from trtkp.prune.vskp_index import save_index
+    from trtkp.pruning.methods.vskp_lists import save_index
 
     save_index(output, (load_pruned(path) if is_pruned(path) else load(path)).index_sets, form)
 
@@ -309,7 +309,7 @@ def _listed(index: Path | None, method: str | None, settings: dict[str, Any]) ->
     """The method that takes kernels chosen elsewhere, where a file of them was given."""
     if index is None:
         return None
-    from trtkp.prune.vskp_index import Listed
+    from trtkp.pruning.methods.vskp_lists import Listed
 
     if settings or method not in (None, "vskp"):
         what = f"--{next(iter(settings)).replace('_', '-')}" if settings else f"--method {method}"
@@ -341,7 +341,7 @@ def _calibration(
 
 def _data(path: Path | None, precision: str) -> LabelledData | Path | None:
     """Accuracy alone needs labels, and an archive that has none is refused before the model is loaded."""
-    from trtkp.data import load_data
+    from trtkp.data.labelled import load_data
 
     if path is None or precision in ("int8", "fp8") or path.is_dir() or path.suffix != ".npz":
         return path

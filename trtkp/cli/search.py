@@ -14,7 +14,7 @@ from trtkp.cli import show
 from trtkp.errors import InputError
 
 if TYPE_CHECKING:
-    from trtkp.search.run import SearchResult
+    from trtkp.budget.run import SearchResult
 
 __all__ = ["search"]
 
@@ -82,10 +82,10 @@ def search(
     json: opt.Json = False,
 ) -> None:
     """Find a ratio and a granularity for every layer, by measured latency and sensitivity."""
-    from trtkp.packages import require
-    from trtkp.pipeline import BuildOptions
-    from trtkp.search.files import check_output, document, write
-    from trtkp.search.run import SearchOptions, run_search
+    from trtkp.budget.files import check_output, document, write
+    from trtkp.budget.run import SearchOptions, run_search
+    from trtkp.machine.packages import require
+    from trtkp.pipeline.options import BuildOptions
 
     require("a search", "search", {"optuna": "optuna", "plotly": "plotly", "scipy": "scipy"})
     check_output(output)
@@ -132,7 +132,7 @@ def search(
 
 
 def _print(result: SearchResult, model: Path, output: Path) -> None:
-    from trtkp.search.files import ALLOCATION, PLOT
+    from trtkp.budget.files import ALLOCATION, PLOT
 
     out = show.console()
     table = Table(box=None, pad_edge=False, header_style="bold")

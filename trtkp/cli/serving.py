@@ -85,7 +85,7 @@ _PACKAGES = {
 
 
 def _require_packages() -> None:
-    from trtkp.packages import require
+    from trtkp.machine.packages import require
 
     require("serving", "serve", _PACKAGES)
 
@@ -134,7 +134,7 @@ def serve(
     json: opt.Json = False,
 ) -> None:
     """Serve bundles: Open Inference Protocol (KServe v2) over HTTP and gRPC, with dynamic batching."""
-    from trtkp.serve.options import ServeOptions
+    from trtkp.serving.options import ServeOptions
 
     settings = ServeOptions(
         host=host,
@@ -156,7 +156,7 @@ def serve(
         log_level=log_level,
     )
     _require_packages()
-    from trtkp.serve.server import serve as serve_bundles
+    from trtkp.serving.server.serve import serve as serve_bundles
 
     serve_bundles(bundles, settings, lambda addresses: show_serving.serving(addresses, json=json))
 
@@ -179,14 +179,14 @@ def bench_load(
     json: bool,
 ) -> None:
     """Load on a running server, in a closed loop or at a rate."""
-    from trtkp.serve.options import TOKEN_VARIABLE
+    from trtkp.serving.options import TOKEN_VARIABLE
 
     if bundles:
         raise InputError("--load times a running server, not bundles", remedy="name its model with --model")
     if model is None:
         raise InputError("--load needs the model's name", remedy="give --model")
     _require_packages()
-    from trtkp.serve.load import measure_load
+    from trtkp.serving.server.load import measure_load
 
     with show.progress(quiet=json) as progress:
         progress("Load", 0, 1)
@@ -214,7 +214,7 @@ def export_triton(
     json: opt.Json = False,
 ) -> None:
     """Write a Triton model repository, and the tritonserver command that serves it."""
-    from trtkp.serve.options import ServeOptions
+    from trtkp.serving.options import ServeOptions
 
     settings = ServeOptions(
         max_batch=max_batch,
@@ -225,7 +225,7 @@ def export_triton(
         timeout_s=timeout,
     )
     _require_packages()
-    from trtkp.serve.triton import export_triton as export
+    from trtkp.serving.export.triton import export_triton as export
 
     show_serving.exported_to_triton(export(bundles, output, settings), json=json)
 
@@ -252,7 +252,7 @@ def export_kserve(
     json: opt.Json = False,
 ) -> None:
     """Write a KServe InferenceService manifest."""
-    from trtkp.serve.kserve import inference_service, write_manifest
+    from trtkp.serving.export.kserve import inference_service, write_manifest
 
     manifest = inference_service(
         name,

@@ -14,19 +14,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from trtkp.text import bytes_text
+from trtkp.comparison.words import bytes_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trtkp.benchmark import Result
+    from trtkp.budget.advise import Advice, Granularity
     from trtkp.bundle import Bundle, LayerRecord
     from trtkp.bundle.manifest import TotalsRecord
     from trtkp.bundle.pruned import Pruned
     from trtkp.comparison import Comparison
-    from trtkp.doctor import Check as Finding
-    from trtkp.plan.advise import Advice, Granularity
-    from trtkp.verification import Report
+    from trtkp.comparison.bench import Result
+    from trtkp.engine.doctor import Check as Finding
+    from trtkp.verification.bundle import Report
 
 __all__ = [
     "advised",

@@ -14,9 +14,9 @@ from trtkp.cli.show import console, document
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trtkp.serve.load import LoadResult
-    from trtkp.serve.server import Addresses
-    from trtkp.serve.triton import TritonRepository
+    from trtkp.serving.export.triton import TritonRepository
+    from trtkp.serving.server.load import LoadResult
+    from trtkp.serving.server.serve import Addresses
 
 __all__ = ["exported_to_kserve", "exported_to_triton", "loaded", "serving"]
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from trtkp.bundle import Bundle
 from trtkp.comparison.result import DensityMap
-from trtkp.prune.index_set import IndexSet
+from trtkp.index.index_set import IndexSet
 
 __all__ = ["LARGEST", "density_cells", "density_maps", "tap_shares"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.comparison.result import Difference
-from trtkp.data import decide
+from trtkp.data.labelled import decide
 from trtkp.engine.base import Runner
 from trtkp.errors import InputError
 

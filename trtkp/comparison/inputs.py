@@ -12,12 +12,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from trtkp.calib.samples import Samples, load_samples
 from trtkp.comparison.difference import Batch
 from trtkp.comparison.subject import Subject
+from trtkp.data.samples import Samples, load_samples
 from trtkp.engine.base import Runner
-from trtkp.engine.feeds import random_feeds
-from trtkp.engine.profiles import fits
+from trtkp.engine.feeds import fits, random_feeds
 from trtkp.errors import InputError
 from trtkp.shapes import Dim, Shape, ShapeRange, TensorSpec, parse_shape_options
 
@@ -129,7 +128,7 @@ def common_inputs(
     Args:
         subjects: the baseline first.
         runners: their engines, by the subjects' names.
-        data: real samples, for a model of one input (`trtkp.calib.samples.load_samples`).
+        data: real samples, for a model of one input (`trtkp.data.samples.load_samples`).
         mean: of images, see there.
         std: of images, see there.
         input_shape: ``1x3x224x224`` or ``name:1x3x224x224``, for sizes that nothing else says.
@@ -224,7 +223,7 @@ def _samples(
     quantised = next((s for s in subjects if s.bundle is not None and s.bundle.manifest.quantisation), None)
     if quantised is None or quantised.bundle is None or len(specs) != 1:
         return None, f"standard-normal random inputs, seed {seed}"
-    from trtkp.verification import calibrated_inputs
+    from trtkp.verification.bundle import calibrated_inputs
 
     kept = quantised.bundle.samples
     count = len(kept) if kept is not None else _BATCH

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trtkp.child import child_command, peak_bytes
 from trtkp.comparison.result import Memory
 from trtkp.comparison.subject import Subject
+from trtkp.machine.processes import child_command, peak_bytes
 from trtkp.shapes import Shape
 
 __all__ = ["main", "measure_memory"]

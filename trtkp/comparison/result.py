@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from trtkp.timing import Timing
+from trtkp.machine.timing import Timing
 
 __all__ = [
     "Comparison",

@@ -11,7 +11,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import trtkp
 from trtkp.bundle import Bundle
 from trtkp.comparison.density import density_maps
 from trtkp.comparison.difference import Scores, score
@@ -24,7 +23,8 @@ from trtkp.comparison.settings import build_command, build_settings
 from trtkp.comparison.subject import Subject, open_subjects
 from trtkp.engine import NotRunnableError
 from trtkp.errors import InputError, JobError, TrtkpError
-from trtkp.timing import Timing, sample_interleaved
+from trtkp.machine.timing import Timing, sample_interleaved
+from trtkp.version import __version__
 
 if TYPE_CHECKING:
     from trtkp.engine.base import Progress
@@ -247,13 +247,13 @@ class _Parts:
 
 
 def _environment() -> dict[str, str]:
-    from trtkp.doctor import diagnose
+    from trtkp.engine.doctor import diagnose
 
     return dict(_described_machine(diagnose()))
 
 
 def _described_machine(checks: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    yield "trtkp", trtkp.__version__
+    yield "trtkp", __version__
     if hasattr(os, "getloadavg"):
         yield "load", f"{os.getloadavg()[0]:.1f} processes on average in the last minute, these runs included"
     for check in checks:

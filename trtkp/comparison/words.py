@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trtkp.comparison.result import Comparison, Difference, Entry, Ratio
 
-__all__ = ["difference_text", "ratio_text", "verdict"]
+__all__ = ["bytes_text", "difference_text", "ratio_text", "verdict"]
 
 
 def verdict(comparison: Comparison, entry: Entry) -> str:
@@ -38,3 +38,8 @@ def _speed(ratio: Ratio) -> str:
     if ratio.low <= 1 <= ratio.high:
         return f"{ratio_text(ratio)}, no difference beyond the noise"
     return f"{ratio_text(ratio)}, {'faster' if ratio.value > 1 else 'slower'}"
+
+
+def bytes_text(count: int) -> str:
+    """A size in B, kB or MB (powers of ten)."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count} B"

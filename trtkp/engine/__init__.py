@@ -14,17 +14,8 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
-from trtkp.engine.base import (
-    Availability,
-    Backend,
-    BuildRequest,
-    BuildResult,
-    NotRunnableError,
-    Precision,
-    Progress,
-    Runner,
-)
-from trtkp.errors import InputError
+from trtkp.engine.base import Availability, Backend, BuildRequest, BuildResult, Precision, Progress, Runner
+from trtkp.errors import InputError, NotRunnableError
 
 __all__ = [
     "BACKENDS",
@@ -42,8 +33,8 @@ __all__ = [
 ]
 
 _CLASSES = {
-    "tensorrt": ("trtkp.engine.tensorrt", "TensorRTBackend"),
-    "tensorrt-rtx": ("trtkp.engine.tensorrt_rtx", "TensorRTRTXBackend"),
+    "tensorrt": ("trtkp.engine.trt.tensorrt", "TensorRTBackend"),
+    "tensorrt-rtx": ("trtkp.engine.trt.tensorrt_rtx", "TensorRTRTXBackend"),
     "onnxruntime": ("trtkp.engine.onnxruntime", "OnnxRuntimeBackend"),
 }
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, TypeAlias
 
-from trtkp.engine.trt_options import TrtOptions
-from trtkp.errors import JobError
+from trtkp.engine.options import TrtOptions
+from trtkp.errors import NotRunnableError
 from trtkp.shapes import Profile, TensorSpec
 
 if TYPE_CHECKING:
@@ -26,25 +24,15 @@ __all__ = [
     "BuildResult",
     "EngineProfile",
     "NodeTime",
-    "NotRunnableError",
     "Precision",
     "Progress",
     "Runner",
-    "importable",
-    "installed_version",
 ]
 
 Precision: TypeAlias = Literal["fp32", "fp16"]
 
 #: Called with the phase's name, the steps done and the steps in all.
 Progress: TypeAlias = Callable[[str, int, int], None]
-
-
-class NotRunnableError(JobError):
-    """An engine that is in order but cannot run on this machine (no GPU, another GPU, a package missing).
-
-    ``verify`` reports it as *not run (reason)*, which is not a failure.
-    """
 
 
 @dataclass(frozen=True)
@@ -224,21 +212,3 @@ class Backend(ABC):
             NotRunnableError: this backend cannot profile.
         """
         raise NotRunnableError(f"backend {self.name} cannot profile single layers yet")
-
-
-def installed_version(*distributions: str) -> str | None:
-    """Version of the first of these distributions that is installed; imports none of them."""
-    for name in distributions:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def importable(module: str) -> bool:
-    """Whether a top-level module is there, without importing it."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False

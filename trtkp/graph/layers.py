@@ -18,8 +18,8 @@ import onnx_ir as ir
 from trtkp.errors import InputError
 from trtkp.graph.edit import constant, input_at, ints, weight_name
 from trtkp.graph.ops import DOMAIN, DYNAMIC
-from trtkp.prune.accounting import Matrix
-from trtkp.prune.conv_layer import ConvLayer
+from trtkp.index.accounting import Matrix
+from trtkp.index.conv_layer import ConvLayer
 from trtkp.shapes import Shape
 
 __all__ = [

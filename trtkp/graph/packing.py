@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trtkp.prune.index_set import QUAD, IndexSet, Kind
+from trtkp.index.index_set import QUAD, IndexSet, Kind
 
 __all__ = ["BASE_OF_KIND", "ENTRY_RADIX", "PackedConv", "pack", "pack_for_tiles", "unpack"]
 

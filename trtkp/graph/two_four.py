@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.errors import InputError
-from trtkp.prune.index_set import QUAD, QUAD_KEPT
+from trtkp.index.index_set import QUAD, QUAD_KEPT
 
 __all__ = ["BLOCK_ROWS", "LANES", "STEP_COLUMNS", "STORED_COLUMNS", "compress", "expand"]
 

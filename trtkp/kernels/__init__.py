@@ -1,7 +1,7 @@
-"""The CUDA kernels from Python: packed convolutions on tensors of PyTorch and of ``__cuda_array_interface__``.
+"""The compiled kernels from Python: their C interface, packed layers on the device, and the choice of a tactic.
 
-``conv`` computes one, ``upload`` puts its lists on the device once, ``swap_convolutions`` makes a pruned module use
-them, ``predict`` and ``order`` say what a tactic should take on a GPU. Importing this package imports no PyTorch.
+``load_library`` opens the library, ``DeviceConv`` holds a layer's lists on the device, ``predict`` and ``order`` say
+how long a tactic should take on a GPU. Knows neither PyTorch nor TensorRT; `trtkp.ops` has the operators on tensors.
 """
 
 from __future__ import annotations
@@ -11,28 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trtkp.kernels.capi import Library, find_library, load_library
-    from trtkp.kernels.door import conv
     from trtkp.kernels.layer import DeviceConv
-    from trtkp.kernels.model import GPUS, Gpu, Layer, Prediction, order, predict
-    from trtkp.kernels.modules import PackedConv2d, swap_convolutions
-    from trtkp.kernels.torch_op import upload
+    from trtkp.kernels.prediction import GPUS, Gpu, Layer, Prediction, order, predict
 
 #: Public name to the module that holds it, imported at first use.
 _HOME = {
-    "GPUS": "model",
+    "GPUS": "prediction",
     "DeviceConv": "layer",
-    "Gpu": "model",
-    "Layer": "model",
+    "Gpu": "prediction",
+    "Layer": "prediction",
     "Library": "capi",
-    "PackedConv2d": "modules",
-    "Prediction": "model",
-    "conv": "door",
+    "Prediction": "prediction",
     "find_library": "capi",
     "load_library": "capi",
-    "order": "model",
-    "predict": "model",
-    "swap_convolutions": "modules",
-    "upload": "torch_op",
+    "order": "prediction",
+    "predict": "prediction",
 }
 
 __all__ = [
@@ -41,15 +34,11 @@ __all__ = [
     "Gpu",
     "Layer",
     "Library",
-    "PackedConv2d",
     "Prediction",
-    "conv",
     "find_library",
     "load_library",
     "order",
     "predict",
-    "swap_convolutions",
-    "upload",
 ]
 
 

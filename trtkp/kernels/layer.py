@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from trtkp.cuda.arrays import DATA_TYPES, Activation4d, View, view
 from trtkp.errors import InputError
 from trtkp.graph.packing import PackedConv
 from trtkp.graph.two_four import BLOCK_ROWS, LANES, STEP_COLUMNS, STORED_COLUMNS, compress
-from trtkp.kernels.arrays import DATA_TYPES, Activation4d, View, view
 from trtkp.kernels.capi import ConvDesc, ConvTensors, Library
 
 __all__ = [

@@ -166,7 +166,7 @@ def _build(
     from torch._export.serde import schema
     from torch._export.serde.serialize import ExportedProgramDeserializer, _dict_to_dataclass
 
-    import trtkp.prune.pattern_op  # noqa: F401 - registers the operator that the program may hold
+    import trtkp.pruning.methods.dppnet_op  # noqa: F401 - registers the operator that the program may hold
 
     try:
         program = _dict_to_dataclass(schema.ExportedProgram, data)

@@ -1,4 +1,4 @@
-"""What ``torch.onnx`` makes of `trtkp.prune.pattern_op`: one ``DynamicPatternConv`` of domain ``trtkp``."""
+"""What ``torch.onnx`` makes of `trtkp.pruning.methods.dppnet_op`: one ``DynamicPatternConv`` of domain ``trtkp``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
     from onnx.defs import OpSchema
     from onnxscript import values
 
-    import trtkp.prune.pattern_op  # noqa: F401 - registers the operator
+    import trtkp.pruning.methods.dppnet_op  # noqa: F401 - registers the operator
 
     lists = ("strides", "pads", "dilations", "weight_shape")
     schema = OpSchema(

@@ -26,7 +26,7 @@ _PARAMETER = re.compile(r"(?!__)[A-Za-z0-9_-]{1,128}(\.(?!__)[A-Za-z0-9_-]{1,128
 # Would hide what generated code refers to by these names.
 _TAKEN = frozenset({"torch", "operator", "math", "self", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree"})
 _OPERATOR = re.compile(r"torch\.ops\.(aten|prims|torchvision)\.([A-Za-z0-9_]{1,100})\.(?!__)([A-Za-z0-9_]{1,60})")
-#: The one operator of ours that a program may hold (`trtkp.prune.pattern_op`).
+#: The one operator of ours that a program may hold (`trtkp.pruning.methods.dppnet_op`).
 PATTERN_CONV = "torch.ops.trtkp.dynamic_pattern_conv.default"
 # These read and write files; the others change what a tensor's memory is.
 _REFUSED = frozenset({"save", "from_file", "set_", "set_data", "resize_", "_resize_output_", "data_ptr", "from_blob"})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtkp.errors import InputError
-from trtkp.graph.dynamic import add_bodies
+from trtkp.graph.passes.dynamic import add_bodies
 from trtkp.model.cleanup import clean_graph, name_outputs, rename_dims
 from trtkp.model.pattern_export import translations
 

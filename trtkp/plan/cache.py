@@ -20,8 +20,8 @@ from pathlib import Path
 
 import platformdirs
 
-from trtkp.engine.cpu import cpu_name, usable_cores
-from trtkp.timing import Timing
+from trtkp.machine.cpu import cpu_name, usable_cores
+from trtkp.machine.timing import Timing
 
 __all__ = ["DIRECTORY_VARIABLE", "MAX_ENTRIES", "TimingCache", "machine"]
 

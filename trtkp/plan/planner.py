@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtkp.errors import InputError
-from trtkp.graph.channel_order import fold_channel_gathers
 from trtkp.graph.edit import weight_name
 from trtkp.graph.packing import PackedConv
-from trtkp.graph.rewrite import packed_nodes, read_packed
+from trtkp.graph.passes.channel_order import fold_channel_gathers
+from trtkp.graph.passes.pack import packed_nodes, read_packed
+from trtkp.machine.timing import Timing
 from trtkp.plan.cache import TimingCache
 from trtkp.plan.cost import CPU, GPU, predicted_time
 from trtkp.plan.lowerings import LOWERINGS, PLUGIN
 from trtkp.plan.race import LAYER_BUDGET_S, apply_plan, race, race_layer
 from trtkp.shapes import Shape
-from trtkp.timing import Timing
 
 if TYPE_CHECKING:
     from trtkp.plan.target import EngineTarget

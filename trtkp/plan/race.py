@@ -11,14 +11,14 @@ import numpy as np
 import onnx_ir as ir
 
 from trtkp.engine.feeds import random_feeds
-from trtkp.graph.dynamic import expand_dynamic
 from trtkp.graph.edit import add_initializer, constant, finish, replace_nodes
 from trtkp.graph.ops import DOMAIN, OpName, function
-from trtkp.graph.rewrite import packed_nodes
+from trtkp.graph.passes.dynamic import expand_dynamic
+from trtkp.graph.passes.pack import packed_nodes
+from trtkp.machine.timing import Timing, time_interleaved
 from trtkp.plan.cache import TimingCache
 from trtkp.plan.lowerings import LOWERINGS, PLUGIN, lower
 from trtkp.shapes import Shape
-from trtkp.timing import Timing, time_interleaved
 
 if TYPE_CHECKING:
     from trtkp.plan.target import EngineTarget

@@ -1,7 +1,7 @@
 """The GPU that a TensorRT engine is planned for: what predicts there, what times there, and the plugins as a form.
 
 *Predicted*, a layer's forms of standard operators take the roofline of `trtkp.plan.cost` with the GPU's public figures,
-and the packed operator takes what `trtkp.kernels.model` says of the best tactic that the library has for it: both are
+and the packed operator takes what `kernels.prediction` says of the best tactic that the library has for it: both are
 seconds of one GPU. *Measured*, every form is an engine of its own between neighbours, timed on the GPU by events; that
 is *unverified*, as no GPU was at hand.
 """
@@ -21,24 +21,24 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from trtkp.cuda.arrays import Activation4d, View
 from trtkp.engine import Backend, BuildRequest
 from trtkp.engine.feeds import random_feeds
-from trtkp.engine.gpu import find_gpus
-from trtkp.engine.trt_options import TrtOptions
+from trtkp.engine.options import TrtOptions
 from trtkp.errors import InputError, JobError
 from trtkp.graph.edit import ints
 from trtkp.graph.ops import DOMAIN, OpName
 from trtkp.graph.packing import PackedConv
-from trtkp.kernels.arrays import Activation4d, View
 from trtkp.kernels.capi import Library, find_library, load_library
 from trtkp.kernels.layer import Epilogue, Geometry, Lists, describe, output_pitch
-from trtkp.kernels.model import LAUNCH_S, Gpu, Layer, gpu_like, order
+from trtkp.kernels.prediction import LAUNCH_S, Gpu, Layer, gpu_like, order
+from trtkp.machine.gpu import find_gpus
+from trtkp.machine.timing import MIN_RUNS, Timing
 from trtkp.plan.cost import Machine
 from trtkp.shapes import Shape, ShapeRange
-from trtkp.timing import MIN_RUNS, Timing
 
 if TYPE_CHECKING:
-    from trtkp.engine.trt_runner import TrtEngineRunner
+    from trtkp.engine.trt.runner import TrtEngineRunner
 
 __all__ = ["EngineTarget", "machine_of", "plugin_nodes"]
 

@@ -20,9 +20,8 @@ import numpy.typing as npt
 
 from trtkp.comparison.files import check_target, write_text
 from trtkp.comparison.result import Comparison
-from trtkp.comparison.words import difference_text, ratio_text, verdict
-from trtkp.packages import require
-from trtkp.text import bytes_text
+from trtkp.comparison.words import bytes_text, difference_text, ratio_text, verdict
+from trtkp.machine.packages import require
 
 __all__ = ["check_packages", "render", "write_report"]
 

@@ -7,11 +7,11 @@ work into a predicted time.
 from __future__ import annotations
 
 from trtkp.graph.packing import unpack
-from trtkp.plan.cost import Work
 from trtkp.plan.lowerings.form import Built, Form, Lowering, lower
 from trtkp.plan.lowerings.gather import GATHER, MAX_GATHER, REGROUPED, SPLIT
 from trtkp.plan.lowerings.stripes import BOX, MAX_GROUPS, RECTANGLES
 from trtkp.plan.lowerings.taps import TAPS
+from trtkp.plan.lowerings.work import Work
 
 __all__ = ["LOWERINGS", "MAX_GATHER", "MAX_GROUPS", "PLUGIN", "Form", "Lowering", "lower"]
 

@@ -13,9 +13,9 @@ import onnx_ir as ir
 from trtkp.graph.edit import WEIGHT, add_initializer, constant, ints, weight_name
 from trtkp.graph.ops import OpName
 from trtkp.graph.packing import PackedConv
-from trtkp.graph.rewrite import read_packed
-from trtkp.plan.cost import Work
-from trtkp.plan.cover import Rectangle
+from trtkp.graph.passes.pack import read_packed
+from trtkp.plan.lowerings.cover import Rectangle
+from trtkp.plan.lowerings.work import Work
 
 __all__ = ["Built", "Form", "Lowering", "lower"]
 

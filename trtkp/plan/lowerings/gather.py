@@ -1,7 +1,7 @@
 """Whole kernels: Gather of the channels that are read, then convolutions that read nothing else.
 
 ``gather`` computes the filter groups that there are, in one grouped convolution. ``gather-N`` regroups the filters into
-N groups of one size (`trtkp.plan.regroup`); ``gather-1`` is a dense convolution of the channels that any filter reads.
+N groups of one size (`lowerings.regroup`); ``gather-1`` is a dense convolution of the channels that any filter reads.
 ``split`` regroups into groups of any size and gives each a convolution of its own, joined by Concat: no list is padded
 to the longest. Lists of other kinds count as the channels that they read at any tap.
 """
@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from trtkp.engine.cpu import vector_floats
 from trtkp.graph.packing import PackedConv
-from trtkp.plan.cost import Work, filter_rate
+from trtkp.machine.cpu import vector_floats
 from trtkp.plan.lowerings.form import Built, Form, Lowering
-from trtkp.plan.regroup import FILTER_MULTIPLE, Grouping, cheapest_groups, equal_groups, kept_kernels, regroup
+from trtkp.plan.lowerings.regroup import FILTER_MULTIPLE, Grouping, cheapest_groups, equal_groups, kept_kernels, regroup
+from trtkp.plan.lowerings.work import Work, filter_rate
 
 __all__ = ["EQUAL_GROUPS", "GATHER", "MAX_GATHER", "REGROUPED", "SPLIT", "list_multiple"]
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from trtkp.graph.packing import PackedConv
-from trtkp.plan.cost import Work
-from trtkp.plan.cover import Rectangle, bounding_box, cover
+from trtkp.plan.lowerings.cover import Rectangle, bounding_box, cover
 from trtkp.plan.lowerings.form import Built, Form, Lowering
+from trtkp.plan.lowerings.work import Work
 
 __all__ = ["BOX", "MAX_GROUPS", "RECTANGLES"]
 

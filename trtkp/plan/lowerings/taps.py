@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.graph.packing import PackedConv
-from trtkp.plan.cost import Work
 from trtkp.plan.lowerings.form import Built, Form, Lowering
+from trtkp.plan.lowerings.work import Work
 
 __all__ = ["TAPS"]
 

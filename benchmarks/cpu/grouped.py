@@ -1,0 +1,100 @@
+"""What the CPU's cost model stands on: the rate of grouped convolutions by filters a group, and the time of regrouping.
+
+    python -m benchmarks.cpu.grouped --json benchmarks/results/grouped.json
+
+Convolutions of 3x3, 64 channels and so many filters a group, 16 groups, 14x14, batch 8, alone in ONNX Runtime on 2
+threads, in turn with a dense one of 256 filters and 256 channels; medians. Regrouping: lists of half of the channels,
+one for each filter, drawn at random; the fastest of five.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.provenance import provenance
+from trtkp.machine.timing import time_interleaved
+from trtkp.plan.lowerings import regroup
+
+THREADS, BATCH, SIZE, CHANNELS, GROUPS = 2, 8, 14, 64, 16
+FILTERS = (4, 8, 16, 32, 64)
+LISTS = ((512, 512), (2048, 1024))
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    report = {"provenance": provenance(), "convolutions": _convolutions(), "regrouping": _regrouping()}
+    print(json.dumps(report, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _convolutions() -> list[dict[str, Any]]:
+    shapes = {"dense": (256, 256, 1), **{str(filters): (filters, CHANNELS, GROUPS) for filters in FILTERS}}
+    timings = time_interleaved(
+        {name: _run(*shape) for name, shape in shapes.items()}, warmup=5, runs=60, budget_s=60.0
+    )  # fmt: skip
+    rates = {
+        name: BATCH * SIZE * SIZE * 9 * prod(shapes[name]) / timing.median_ms / 1e6 for name, timing in timings.items()
+    }
+    return [
+        {
+            "filters": name,
+            "median_ms": round(timing.median_ms, 4),
+            "gmacs_per_second": round(rates[name], 1),
+            "of_dense": round(rates[name] / rates["dense"], 2),
+        }
+        for name, timing in timings.items()
+    ]
+
+
+def _run(filters: int, channels: int, groups: int) -> Callable[[], object]:
+    """One inference of a layer of so many filters and channels a group."""
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = THREADS
+    model = _model(filters, channels, groups)
+    session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).standard_normal((BATCH, channels * groups, SIZE, SIZE), np.float32)
+    return partial(session.run, None, {"x": x})
+
+
+def _model(filters: int, channels: int, groups: int) -> bytes:
+    weight = np.random.default_rng(1).standard_normal((filters * groups, channels, 3, 3), np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], group=groups, pads=[1, 1, 1, 1])], "grouped",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [BATCH, channels * groups, SIZE, SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [BATCH, filters * groups, SIZE, SIZE])],
+        [numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def _regrouping() -> list[dict[str, Any]]:
+    rows = []
+    for filters, channels in LISTS:
+        seconds = []
+        for seed in range(5):
+            kept = np.random.default_rng(seed).random((filters, channels)) < 0.5
+            start = time.perf_counter()
+            regroup.equal_groups(kept, 8)  # other lists each time: trees are kept
+            seconds.append(time.perf_counter() - start)
+        rows.append({"filters": filters, "channels": channels, "seconds": round(min(seconds), 4)})
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Channel pruning with torch-pruning, the baseline: whole channels go, and what is left is a smaller dense net.
+
+Whatever depends on a channel goes with it: the filters that give it, their batch normalisation, the kernels that read
+it, and everything that an addition ties to it. Importance is the L1 norm of all of that together (`torch_pruning`'s
+``MagnitudeImportance``, group by group). The classes of the net stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+from trtkp.index.conv_layer import ConvLayer
+from trtkp.machine.packages import require
+from trtkp.pruning.method import Masks
+from trtkp.pruning.options import check_allocation, check_granularity, check_ratio
+from trtkp.pruning.regulariser import Deployed
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Channels"]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Remove the channels of smallest L1 norm.
+
+    Scope: the output channels of every convolution; of those that are left out, they stay.
+
+    Args:
+        ratio: share of the channels to remove; MACs fall by about its square, as a layer loses inputs too.
+        allocation: ``global`` or ``uniform``.
+        round_to: what is left of a layer's channels is a multiple of this.
+    """
+
+    ratio: float = 0.5
+    allocation: str = "global"
+    round_to: int = 1
+
+    name = "channels"
+
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio)
+        check_allocation(self.allocation)
+        check_granularity(1, 1, self.round_to)
+
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter."""
+        return asdict(self)
+
+    def inapplicable(self, layer: ConvLayer) -> str | None:
+        """Any convolution has channels."""
+        del layer
+        return None
+
+    def out_of_scope(self, layer: ConvLayer) -> str | None:
+        """Nothing is."""
+        del layer
+        return None
+
+    def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
+        """There are none: the weights change their shapes.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("--method channels makes a smaller net", remedy="use trtkp prune, then trtkp build")
+
+    def convert(
+        self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], example: Sequence[torch.Tensor], seed: int
+    ) -> torch.fx.GraphModule:
+        """The smaller net.
+
+        Raises:
+            JobError: torch-pruning is not installed.
+            InputError: a net that it cannot prune.
+        """
+        import torch
+
+        from trtkp.pruning.modules import with_modules
+
+        del seed
+        require("--method channels", "benchmarks", {"torch_pruning": "torch-pruning"})
+        import torch_pruning
+
+        net, chosen = with_modules(model), {layer.name for layer in layers}
+        stay = [
+            module for name, module in net.named_modules()
+            if isinstance(module, torch.nn.Linear)
+            or (isinstance(module, torch.nn.Conv2d) and f"{name}.weight" not in chosen)
+        ]  # fmt: skip
+        try:
+            shape = _output_shapes(net, example)
+            torch_pruning.pruner.BasePruner(
+                net, tuple(example), importance=torch_pruning.importance.MagnitudeImportance(p=1),
+                pruning_ratio=self.ratio, global_pruning=self.allocation == "global", ignored_layers=stay,
+                round_to=self.round_to,
+            ).step()  # fmt: skip
+            after = _output_shapes(net, example)
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(f"torch-pruning cannot prune the net ({reason[:200]})") from None
+        if after != shape:
+            raise InputError(
+                f"without those channels the net gives {after[0]}, not {shape[0]}",
+                remedy="leave the last convolution out with --skip",
+            )
+        return net
+
+    def deployed(self, model: torch.nn.Module, layers: Sequence[ConvLayer], macs: int) -> Deployed:
+        """A dense net, as it is."""
+        del model, layers, macs
+        return Deployed({}, {}, {})
+
+
+def _output_shapes(net: torch.fx.GraphModule, example: Sequence[torch.Tensor]) -> list[list[int]]:
+    import torch
+
+    with torch.no_grad():
+        out = net(*example)
+    return [list(value.shape) for value in torch.utils._pytree.tree_leaves(out)]

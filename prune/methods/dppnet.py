@@ -1,0 +1,144 @@
+r"""DPPNet: dynamic pattern-based pruning (CIKM 2022, doi 10.1145/3511808.3557225).
+
+Known from the authors' code. A convolution holds P static kernels W_p; an attention chooses among them per input and
+filter, a mask per pattern says which positions stay:
+
+    A(x)  = softmax_p( U_2 relu(U_1 GAP(x)) / T ),       W(x)_o = sum_p A_{p,o}(x) · M_p o W_{p,o},       y = W(x) * x
+    M_p   = 1[m_p > 0],        m_p = mean_{o,c} |W_p| - mean_o theta_{p,o}
+
+with T = 0.5, a hidden width of ``floor(C / 4) + 1`` (P where C = 3), theta 0 at the start. The step's gradient is long-
+tailed: with ``u = sigmoid(m) - 1/2``, ``2 - 4 |u|`` up to 0.4, 0.4 up to 1. The loss adds ``alpha sum exp(-theta)``.
+Three stages: train the dense dynamic net (``prepare``), train with masks (``regularise``), freeze the masks and
+fine-tune (``finetune``).
+
+The softmax is positive, so for every input the same positions are read: the union of the masks. Values are dynamic, the
+sparsity is not.
+
+Reconstructed: the authors train the first stage from scratch; here it starts from an ordinary net, each pattern its
+kernel with a little noise, the attention uniform, so that the converted net nearly computes what it did. Different: the
+authors' scope includes the 1x1 convolutions of bottlenecks, whose masks can only drop whole patterns; here these stay
+as they are.
+
+`pruning.methods.dppnet_module` has the module, its conversion and its costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+from trtkp.index.conv_layer import ConvLayer
+from trtkp.index.index_set import IndexSet
+from trtkp.pruning.method import Masks
+from trtkp.pruning.regulariser import Deployed
+from trtkp.pruning.scope import no_element_to_drop, stem_or_depthwise
+
+if TYPE_CHECKING:
+    import torch
+
+    from trtkp.pruning.methods.dppnet_module import PatternPenalty
+
+__all__ = ["DPPNet"]
+
+
+@dataclass(frozen=True)
+class DPPNet:
+    """Learn P kernels per layer, the positions that each of them keeps, and an attention that mixes them per sample.
+
+    Scope: 3x3 convolutions of one group but the stem; larger and smaller ones by name. The sparsity follows from
+    ``alpha`` and the length of the training: there is no ratio to ask for.
+
+    Args:
+        patterns: P.
+        alpha: weight of ``sum exp(-theta)``; larger is sparser. The authors' is 8e-6 for ResNet-34 on ImageNet.
+        temperature: T.
+        noise: deviation of the patterns about the net's own kernel, as a share of the kernel's.
+    """
+
+    patterns: int = 4
+    alpha: float = 1e-4
+    temperature: float = 0.5
+    noise: float = 0.1
+
+    name = "dppnet"
+
+    def __post_init__(self) -> None:
+        if self.patterns < 1 or not (isfinite(self.temperature) and self.temperature > 0):
+            raise InputError(f"{self.patterns} patterns at temperature {self.temperature}: at least one, above zero")
+        if not all(isfinite(value) and value >= 0 for value in (self.alpha, self.noise)):
+            raise InputError(f"alpha {self.alpha}, noise {self.noise}: not below zero, and finite")
+
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter."""
+        return asdict(self)
+
+    def paper_index_bytes(self, index: IndexSet) -> int:
+        """A bit per pattern and position."""
+        return -(-self.patterns * index.shape[2] * index.shape[3] // 8)
+
+    def inapplicable(self, layer: ConvLayer) -> str | None:
+        """A mask cannot thin a plane of one position, and the attention sees the channels of the whole layer."""
+        if layer.groups != 1:
+            return f"{layer.groups} groups: dynamic patterns are for convolutions of one"
+        return no_element_to_drop(layer)
+
+    def out_of_scope(self, layer: ConvLayer) -> str | None:
+        """The stem, and what is not 3x3."""
+        size = f"{layer.kernel[0]}x{layer.kernel[1]} kernel"
+        return stem_or_depthwise(layer) or (None if layer.kernel == (3, 3) else size)
+
+    def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
+        """There are none without training: thresholds of zero prune nothing.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "--method dppnet learns its patterns", remedy="use trtkp prune with --data and --epochs, then trtkp build"
+        )
+
+    def convert(
+        self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], example: Sequence[torch.Tensor], seed: int
+    ) -> torch.fx.GraphModule:
+        """The net with dynamic convolutions in the place of the layers.
+
+        Raises:
+            InputError: a convolution that cannot be converted.
+        """
+        from trtkp.pruning.methods.dppnet_module import convert
+        from trtkp.pruning.modules import with_modules
+
+        del example
+        net = with_modules(model, {layer.name for layer in layers})
+        names = [layer.name.removesuffix(".weight") for layer in layers]
+        convert(net, names, self.patterns, self.temperature, noise=self.noise, seed=seed)
+        return net
+
+    def deployed(self, model: torch.nn.Module, layers: Sequence[ConvLayer], macs: int) -> Deployed:
+        """Every dynamic convolution one operator, and what that removes of the net's ``macs``."""
+        from trtkp.pruning.methods.dppnet_module import costs_of, dynamic_layers, pack
+
+        dynamic = dynamic_layers(model)
+        masks = {
+            layer.name: np.broadcast_to(dynamic[layer.name].support().cpu().numpy(), layer.weight_shape).copy()
+            for layer in layers
+        }
+        places = {dynamic[layer.name]: layer.macs // layer.weight_count for layer in layers}
+        removed = costs_of(places, macs - sum(layer.macs for layer in layers)).removed
+        pack(model)
+        params = {layer.name: model.get_parameter(layer.name).numel() for layer in layers}
+        named = zip(("layers", "net", "net_with_overhead"), map(float, removed), strict=True)
+        return Deployed(masks, params, {"removed": dict(named)})
+
+    def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> PatternPenalty:
+        """The second stage's term; masks are learnt from now on."""
+        from trtkp.pruning.methods.dppnet_module import PatternPenalty
+
+        del layers  # the module's dynamic convolutions are they
+        return PatternPenalty(model, self.alpha)

@@ -1,0 +1,251 @@
+r"""KEP: kernel elements pruning (Neural Networks, 2024, doi 10.1016/j.neunet.2024.106708).
+
+Known from the abstract: the elements of each kernel plane are ranked, unimportant ones are removed under a growing
+penalty that a prior mask selects, and few indices are needed. Reconstructed here (the full text was not at hand): the
+constraint set is
+
+    S_n = { W : ||w_oc||_0 <= n for every kernel plane },    dist(W, S_n) = min_{Z in S_n} ||W - Z||_F,
+
+whose minimiser keeps the n elements of largest magnitude in every plane: planes are disjoint, so the problem separates,
+and swapping a kept element with a larger dropped one lowers the distance. With positions shared by several planes, the
+same argument keeps the n positions of largest energy, the sum of squares over the planes that share them.
+
+Training (`methods.kep_penalty.GrowingPenalty`) pushes what the prior mask drops towards zero before it goes. The mask
+is that of the pre-trained weights, as "prior knowledge" suggests; ``refresh`` ranks again after every epoch.
+
+Not from the paper: ``filter_group`` and ``channel_block`` let the planes of a block (`pruning.granularity`) share their
+positions, in the mask and so in the penalty, which pulls the lists of a group together. With ``cluster`` the groups are
+those of the pre-trained weights, like the mask that they share: other groups would have other positions, and so bring
+back what was pushed down and push what had to stay. PPT-KP can group again because its penalty follows the norms as
+they are; here that is what ``refresh`` is for. ``nm`` keeps 2:4 inside lists that are stripes (`pruning.nm`); the
+penalty then pushes what either of the two drops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import comb
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+from trtkp.index.conv_layer import ConvLayer
+from trtkp.index.index_set import IndexSet
+from trtkp.pruning.granularity import Blocks, blocks_of
+from trtkp.pruning.method import Masks
+from trtkp.pruning.nm import check_nm, list_ratio, refined
+from trtkp.pruning.options import check_allocation, check_granularity, check_ratio, exact_floor
+from trtkp.pruning.regulariser import layer_weights
+from trtkp.pruning.scope import no_element_to_drop, stem_or_depthwise
+
+if TYPE_CHECKING:
+    import torch
+
+    from trtkp.pruning.methods.kep_penalty import GrowingPenalty
+
+__all__ = ["DEFAULT_N", "KEP", "SHARES", "block_top_n_mask", "paper_index_bytes", "top_n_mask"]
+
+#: Which planes of W[F, C, R, S] share their positions, as axes that are summed over.
+SHARES: dict[str, tuple[int, ...]] = {"none": (), "per-channel": (0,), "per-filter": (1,), "per-layer": (0, 1)}
+
+#: Those of them whose lists are stripes, in which 2:4 has its quads.
+_PRODUCTS = ("per-filter", "per-layer")
+
+#: Elements kept per plane when neither ``n`` nor ``ratio`` is given: 4 of 9.
+DEFAULT_N = 4
+
+
+@dataclass(frozen=True)
+class KEP:
+    """Keep the n most energetic elements of every kernel plane.
+
+    Scope: convolutions with more than one tap; by default neither the stem nor depthwise layers, and with neither ``n``
+    nor ``ratio`` given no kernels of up to 4 elements.
+
+    Args:
+        n: elements kept per plane, the same in all layers.
+        ratio: instead of ``n``, the share of elements to remove.
+        allocation: what ``ratio`` means. ``global``: one magnitude threshold for the net, and each layer keeps the mean
+            count above it, rounded to an integer of at least 1. ``uniform``: the same share in every layer.
+        share: ``none`` (positions per plane), ``per-channel`` (the filters of a channel agree), ``per-filter`` (the
+            channels of a filter agree: stripes) or ``per-layer``.
+        filter_group: with ``share`` none, filters whose planes of a channel share their positions.
+        channel_block: with ``share`` none, consecutive channels whose planes share their positions.
+        cluster: group filters of like energies, instead of consecutive ones.
+        nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
+        refresh: in training, rank the elements again after every epoch, and with ``cluster`` group the filters again.
+        delta: what the penalty's factor grows by, every ``every`` iterations.
+        every: iterations between two raises.
+        norm: the penalty's, ``l2`` (squared) or ``l1``.
+    """
+
+    n: int | None = None
+    ratio: float | None = None
+    allocation: str = "global"
+    share: str = "none"
+    filter_group: int = 1
+    channel_block: int = 1
+    cluster: bool = False
+    nm: str | None = None
+    refresh: bool = False
+    delta: float = 1e-4
+    every: int = 10
+    norm: Literal["l1", "l2"] = "l2"
+
+    name = "kep"
+
+    def __post_init__(self) -> None:
+        if self.share not in SHARES:
+            raise InputError(f"--share {self.share}: not known", remedy=f"use one of {', '.join(SHARES)}")
+        check_allocation(self.allocation)
+        if self.n is not None and self.ratio is not None:
+            raise InputError("--n and --ratio exclude each other", remedy="give one of them")
+        if self.n is not None and self.n < 1:
+            raise InputError(f"--n {self.n}: at least one element of a plane is kept", remedy="give --n 1 or more")
+        check_ratio(self.ratio)
+        check_nm(self.nm)
+        if self.nm is not None and self.share not in _PRODUCTS:
+            raise InputError(
+                f"--nm {self.nm} needs lists with the same channels at every position, --share {self.share} has others",
+                remedy=f"give --share {' or '.join(_PRODUCTS)}",
+            )
+        check_granularity(self.filter_group, self.channel_block)
+        if self.share != "none" and (self.filter_group, self.channel_block) != (1, 1):
+            raise InputError(
+                f"--share {self.share} says already which planes share their positions",
+                remedy="leave out --filter-group and --channel-block, or --share",
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter as it takes effect."""
+        effective = asdict(self)
+        if self.ratio is None:
+            effective.update(n=self.n or DEFAULT_N, allocation="uniform")
+        return effective
+
+    def inapplicable(self, layer: ConvLayer) -> str | None:
+        """A plane of one element has nothing to drop."""
+        return no_element_to_drop(layer)
+
+    def out_of_scope(self, layer: ConvLayer) -> str | None:
+        """The stem, depthwise layers (few MACs, and much in every element), kernels too small for the default n."""
+        if (reason := stem_or_depthwise(layer)) is not None:
+            return reason
+        if self.n is None and self.ratio is None and layer.taps <= DEFAULT_N:
+            return f"{layer.kernel[0]}x{layer.kernel[1]} kernel: it has no more than {DEFAULT_N} elements"
+        return None
+
+    def allocate(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
+        """n of every layer.
+
+        Raises:
+            InputError: ``n`` is larger than a layer's kernel.
+        """
+        if self.ratio is None:
+            n = self.n or DEFAULT_N
+            for layer in layers:
+                if n > layer.taps:
+                    size = f"{layer.kernel[0]}x{layer.kernel[1]}"
+                    remedy = f"give --n {layer.taps} or less, or leave the layer out with --skip"
+                    raise InputError(
+                        f"n = {n}, but a {size} kernel has {layer.taps} elements", layer=layer.name, remedy=remedy
+                    )
+            return {layer.name: n for layer in layers}
+        ratio = list_ratio(self.ratio, self.nm)
+        if self.allocation == "uniform":
+            return {layer.name: _at_least_one((1 - ratio) * layer.taps, layer.taps) for layer in layers}
+        magnitudes = {layer.name: np.abs(weights[layer.name]).ravel() for layer in layers}
+        total = sum(m.size for m in magnitudes.values())
+        cut = exact_floor(ratio * total)
+        threshold = np.partition(np.concatenate(list(magnitudes.values())), cut)[cut]
+        return {
+            layer.name: _at_least_one(
+                np.count_nonzero(magnitudes[layer.name] >= threshold) / (layer.filters * layer.channels), layer.taps
+            )
+            for layer in layers
+        }
+
+    def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
+        """One mask per layer: n positions of every plane, shared as ``share`` says."""
+        n = self.allocate(layers, weights)
+        return {layer.name: self._mask(layer, weights[layer.name], n[layer.name]) for layer in layers}
+
+    def _mask(self, layer: ConvLayer, weight: npt.NDArray[Any], n: int) -> npt.NDArray[np.bool_]:
+        if (self.filter_group, self.channel_block) == (1, 1):
+            return top_n_mask(weight, n, SHARES[self.share], layer.groups)
+        energy = np.square(weight, dtype=np.float64)
+        blocks = blocks_of(layer, energy, self.filter_group, self.channel_block, cluster=self.cluster)
+        return block_top_n_mask(weight, n, blocks)
+
+    def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> GrowingPenalty:
+        """The growing penalty on what the mask of the module's weights drops."""
+        from trtkp.pruning.methods.kep_penalty import GrowingPenalty
+
+        def rank() -> Masks:
+            return self.masks(layers, layer_weights(model, layers))
+
+        def inside(lists: Masks) -> Masks:
+            return refined(lists, layer_weights(model, layers), layers)
+
+        return GrowingPenalty(
+            model, rank(), delta=self.delta, every=self.every, norm=self.norm, rank=rank if self.refresh else None,
+            inside=inside if self.nm is not None else None,
+        )  # fmt: skip
+
+    def paper_index_bytes(self, index: IndexSet) -> int:
+        """Index bytes of a layer in KEP's own storage; see `paper_index_bytes`."""
+        return paper_index_bytes(index, self.share)
+
+
+def top_n_mask(
+    weight: npt.NDArray[Any], n: int, shared: tuple[int, ...] = (), groups: int = 1
+) -> npt.NDArray[np.bool_]:
+    """The n positions of largest energy in every plane of ``weight`` [F, C, R, S].
+
+    ``shared`` lists the axes (0 filters, 1 channels) along which planes agree; filters of different ONNX groups see
+    different channels, so those never share along axis 1 alone but do share a layer's positions. Of equal scores the
+    lower tap is pruned first.
+    """
+    filters, channels, rows, columns = weight.shape
+    energy = np.square(weight.reshape(groups, filters // groups, channels, rows * columns), dtype=np.float64)
+    # filters of one ONNX group share a channel; a layer's positions are shared by all groups
+    axes = tuple(axis + 1 for axis in shared) if len(shared) < 2 else (0, 1, 2)
+    score = energy.sum(axis=axes, keepdims=True) if shared else energy
+    order = np.argsort(score, axis=-1, kind="stable")
+    mask = np.zeros(score.shape, bool)
+    np.put_along_axis(mask, order[..., rows * columns - n :], True, axis=-1)
+    return np.broadcast_to(mask, energy.shape).reshape(weight.shape).copy()
+
+
+def block_top_n_mask(weight: npt.NDArray[Any], n: int, blocks: Blocks) -> npt.NDArray[np.bool_]:
+    """The n positions of largest mean energy in every block of planes of ``weight`` [F, C, R, S]; ties as above."""
+    energy = blocks.mean(np.square(weight, dtype=np.float64).reshape(*weight.shape[:2], -1))
+    order = np.argsort(energy, axis=-1, kind="stable")
+    kept = np.zeros(energy.shape, bool)
+    np.put_along_axis(kept, order[..., energy.shape[-1] - n :], True, axis=-1)
+    mask: npt.NDArray[np.bool_] = blocks.spread(kept).reshape(weight.shape)
+    return mask
+
+
+def paper_index_bytes(index: IndexSet, share: str) -> int:
+    """Index bytes as KEP stores them: per list either a pattern id (a byte, or two where C(RS, n) > 256) or n nibbles.
+
+    The smaller of the two is taken; kernels of more than 16 taps need a byte per position.
+    """
+    filters, channels, rows, columns = index.shape
+    taps = rows * columns
+    n = int(np.bitwise_count(index.taps).max(initial=np.uint8(0)))
+    lists = {"none": filters * channels, "per-channel": channels * index.groups, "per-filter": filters, "per-layer": 1}[
+        share
+    ]
+    patterns = comb(taps, n)
+    identifier = lists * (1 if patterns <= 1 << 8 else 2 if patterns <= 1 << 16 else 4 if patterns <= 1 << 32 else 8)
+    positions = (lists * n + 1) // 2 if taps <= 16 else lists * n
+    return min(identifier, positions)
+
+
+def _at_least_one(count: float, taps: int) -> int:
+    return min(taps, max(1, round(count)))

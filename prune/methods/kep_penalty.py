@@ -1,0 +1,143 @@
+r"""KEP's training: a penalty on the weights that the prior mask selects, growing until they are negligible.
+
+    L = CE + (mu_t / 2) ||M o W||_F^2        (or mu_t ||M o W||_1),        M = 1 where the mask prunes,
+
+with mu_t raised by ``delta`` every ``every`` iterations, until the selected weights of every layer are below 1e-3 of
+the layer's largest or mu reaches its ceiling. Reconstructed: "controllable penalty selected through a prior-knowledge
+mask" is the abstract's; the growing schedule is in the spirit of growing regularisation (GReg, ICLR 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+from trtkp.pruning.masked import masked_parameters
+from trtkp.pruning.regulariser import Regulariser
+
+if TYPE_CHECKING:
+    import torch
+
+    from trtkp.pruning.method import Masks
+
+__all__ = ["GrowingPenalty"]
+
+
+class GrowingPenalty(Regulariser):
+    """The penalty term and its schedule.
+
+    Args:
+        model: the module whose parameters the masks name.
+        masks: parameter name to mask, True where a weight is kept.
+        delta: what mu grows by.
+        every: iterations between two raises of mu.
+        ceiling: largest mu.
+        norm: ``l2`` for the squared Frobenius norm (halved), ``l1`` for the sum of magnitudes.
+        negligible: a layer is done when its selected weights are below this share of its largest weight.
+        rank: gives new masks after each epoch; without it the prior masks stay, as "prior knowledge" suggests.
+        inside: what of the masks is kept, where they are lists with 2:4 inside; the penalty is on all the rest.
+
+    Raises:
+        InputError: a mask without its parameter, or a schedule that cannot grow.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        masks: Mapping[str, npt.NDArray[Any]],
+        *,
+        delta: float = 1e-4,
+        every: int = 10,
+        ceiling: float = 1.0,
+        norm: Literal["l2", "l1"] = "l2",
+        negligible: float = 1e-3,
+        rank: Callable[[], Masks] | None = None,
+        inside: Callable[[Masks], Masks] | None = None,
+    ) -> None:
+        if delta <= 0 or every < 1 or ceiling <= 0:
+            raise InputError(f"penalty schedule delta {delta}, every {every}, ceiling {ceiling}: it cannot grow")
+        if norm not in ("l2", "l1"):
+            raise InputError(f"penalty norm {norm}: not known", remedy="use l2 or l1")
+        self._model = model
+        self._delta, self._every, self._ceiling, self._norm, self._negligible = delta, every, ceiling, norm, negligible
+        self._rank, self._inside = rank, inside
+        self._iteration = 0
+        self.mu = 0.0
+        self.refresh(masks)
+
+    def refresh(self, masks: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take new masks, as after re-ranking the weights once per epoch."""
+        self._masks = dict(masks)
+        self._hold(self._masks if self._inside is None else self._inside(self._masks))
+
+    def _hold(self, kept: Masks) -> None:
+        self._kept, self._pairs = kept, masked_parameters(self._model, kept)
+
+    def loss(self) -> torch.Tensor:
+        """The penalty at the present mu, a scalar tensor."""
+        import torch
+
+        terms = [parameter * ~mask for parameter, mask in self._pairs.values()]
+        if not terms:
+            return torch.zeros(())
+        if self._norm == "l2":
+            return self.mu / 2 * torch.stack([w.square().sum() for w in terms]).sum()
+        return self.mu * torch.stack([w.abs().sum() for w in terms]).sum()
+
+    def after_step(self, lr: float) -> None:
+        """Count an iteration, and raise mu when its turn has come."""
+        self._count(self._iteration + 1)
+
+    def _count(self, iteration: int) -> None:
+        self._iteration = iteration
+        raises = iteration // self._every  # a product does not drift as a sum would
+        self.mu = min(self._ceiling, raises * self._delta)
+
+    def after_epoch(self, epoch: int) -> None:
+        """Rank again, where that is asked for."""
+        if self._rank is not None:
+            self.refresh(self._rank())
+
+    def masks(self) -> Masks:
+        """The masks that the penalty holds to; with 2:4 inside, those of the lists."""
+        return self._masks
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The iteration and the masks."""
+        import torch
+
+        parts = {"mask": self._masks, "kept": self._kept if self._inside is not None else {}}
+        masks = {
+            f"{part}.{name}": torch.from_numpy(mask.astype("uint8"))
+            for part, held in parts.items()
+            for name, mask in held.items()
+        }
+        return {"iteration": torch.tensor(self._iteration), **masks}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on at that iteration, with those masks."""
+        self._count(int(state["iteration"]))
+        self._masks = {name: state[f"mask.{name}"].numpy().astype(bool) for name in self._masks}
+        part = "mask" if self._inside is None else "kept"
+        self._hold({name: state[f"{part}.{name}"].numpy().astype(bool) for name in self._masks})
+
+    def report(self) -> dict[str, float]:
+        """mu, and what `share_left` says."""
+        return {"mu": self.mu, "share_left": self.share_left()}
+
+    def share_left(self) -> float:
+        """Largest selected weight as a share of its layer's largest, over all layers; 0 with nothing selected."""
+        shares = [0.0]
+        for parameter, mask in self._pairs.values():
+            selected = parameter.detach()[~mask].abs()
+            if selected.numel():
+                shares.append(float(selected.max() / parameter.detach().abs().max().clamp_min(1e-30)))
+        return max(shares)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the selected weights are negligible, or mu is at its ceiling."""
+        return self.mu >= self._ceiling or self.share_left() < self._negligible

@@ -1,0 +1,83 @@
+"""The pruning methods by name, as ``--method`` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from os import PathLike, fspath
+from typing import Any
+
+from trtkp.errors import InputError
+from trtkp.pruning.method import Method
+from trtkp.pruning.methods.channels import Channels
+from trtkp.pruning.methods.dppnet import DPPNet
+from trtkp.pruning.methods.fixed import Dense, FromZeros
+from trtkp.pruning.methods.kep import KEP
+from trtkp.pruning.methods.l1 import L1
+from trtkp.pruning.methods.pptkp import PPTKP
+from trtkp.pruning.methods.soks import SOKS
+from trtkp.pruning.methods.vskp import VSKP
+from trtkp.pruning.options import check_types
+from trtkp.pruning.regulariser import Converting
+
+__all__ = ["METHODS", "check_settings", "make_method"]
+
+#: What ``--allocation`` takes besides a file.
+ALLOCATIONS = ("global", "uniform")
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "kep": KEP,
+    "vskp": VSKP,
+    "pptkp": PPTKP,
+    "soks": SOKS,
+    "dppnet": DPPNet,
+    "l1": L1,
+    "channels": Channels,
+    "none": Dense,
+    "from-zeros": FromZeros,
+}
+
+
+def make_method(name: str, **settings: Any) -> Method:
+    """A method with its settings; settings that are None take the method's default.
+
+    ``allocation`` may be a file with settings for each layer (`pruning.methods.allocation`).
+
+    Raises:
+        InputError: an unknown method, a setting that it does not have, or a bad value.
+    """
+    given = {key: value for key, value in settings.items() if value is not None}
+    if isinstance(given.get("allocation"), PathLike):
+        given["allocation"] = fspath(given["allocation"])
+    check_settings(name, given)
+    allocation = given.get("allocation")
+    if allocation is None or allocation in ALLOCATIONS:
+        return METHODS[name](**given)
+    if isinstance(METHODS[name], Converting):
+        raise InputError(
+            f"--allocation {allocation}: method {name} makes another net, and takes no settings by layers",
+            remedy=f"use {' or '.join(ALLOCATIONS)}, and --skip for layers that are to stay",
+        )
+    from trtkp.pruning.methods.allocation import Allocated, load_allocation
+
+    del given["allocation"]
+    read = load_allocation(allocation, name, **given)
+    try:
+        check_settings(name, read.settings)
+        return Allocated(read, make_method)
+    except InputError as error:
+        raise error.in_file(allocation) from None
+
+
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Whether a method has such settings, of such types; values are checked where they are used.
+
+    Raises:
+        InputError: an unknown method or setting, or a value of another type.
+    """
+    if name not in METHODS:
+        raise InputError(f"--method {name}: not known", remedy=f"use one of {', '.join(METHODS)}")
+    known = getattr(METHODS[name], "__dataclass_fields__", {})
+    for key in settings:
+        if key not in known:
+            raise InputError(f"--{key.replace('_', '-')} means nothing to method {name}", remedy="leave it out")
+    check_types(METHODS[name], settings)

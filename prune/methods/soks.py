@@ -1,0 +1,263 @@
+r"""SOKS: searching optimal kernel shapes for stripe-wise pruning (TNNLS 34, 2023, doi 10.1109/TNNLS.2022.3162067).
+
+Known from the abstract: learnable coefficient matrices with several regularisation terms locate the important kernel
+positions, which gives irregular kernel shapes per layer. Known of the same authors' ASKs (Neurocomputing 446, 2021):
+the filters of a layer fall into d consecutive groups, and a group has one set of positions for all its channels;
+`SHAPES` has their sets. Reconstructed (the full text was not at hand): a matrix A^g per filter group, 1 at the start,
+
+    W~_o = A^g(o) o W_o,
+    L = CE + l1 sum_layers k sum_g |A^g|_1  -  l2 sum Var(|A^g|)  +  l3 sum_{g<h} cos(|A^g|, |A^h|),
+
+with k the layer's share of parameters or MACs (mean 1): sparsity, a margin between kept and dropped, and shapes that
+differ between groups. Positions with ``|A| > threshold · max|A|`` stay, at least one; A is folded into W, or the net is
+trained from scratch in the shapes found.
+
+One filter per group with ``remove_filters`` is SWP (NeurIPS 2020). Its threshold is absolute, as A begins at 1:
+positions with ``|A| > threshold`` stay, and the filters of a matrix that has none go. At every step of the search what
+is not above it is set to zero, with its gradient; with ``cluster`` that lasts until its filter joins others. What reads
+a filter that went stays: batch normalisation makes it a constant.
+
+With ``cluster`` (ours) filters whose stripes W~ agree share a matrix. A search groups them anew after every epoch: the
+matrix of a group becomes the mean magnitude of those that its filters had, and what that changes goes into W, so that
+the net computes the same and no coefficient loses its way to the threshold.
+
+``nm`` (ours) keeps 2:4 inside the stripes (`pruning.nm`), which then remove so much less.
+
+With a ratio in place of the threshold (ours), one-shot or after a search, a position's score is the mean magnitude of
+its stripes of ``W~`` in the group over that of the layer: a short search moves A little, and ``|A|`` alone would then
+decide between positions whose weights differ more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+from trtkp.index.conv_layer import ConvLayer
+from trtkp.index.index_set import IndexSet
+from trtkp.pruning.granularity import Blocks, blocks_of
+from trtkp.pruning.method import Masks
+from trtkp.pruning.nm import check_nm, list_ratio
+from trtkp.pruning.options import check_allocation, check_granularity, check_ratio, exact_floor
+from trtkp.pruning.scope import no_element_to_drop, stem_or_depthwise
+
+if TYPE_CHECKING:
+    import torch
+
+    from trtkp.pruning.methods.soks_search import CoefficientSearch
+
+__all__ = ["SHAPES", "SOKS", "shape_mask"]
+
+#: ASKs' sets of positions 1..9 of a 3x3 kernel (row by row, 5 is the centre), one per filter group.
+SHAPES: dict[str, tuple[str, ...]] = {
+    "ASK_7": ("1245689", "2345678"),
+    "ASK_6": ("124568", "234568", "245678", "245689"),
+    "ASK_5a": ("24568",),
+    "ASK_5b": ("24568", "24568", "24568", "13579"),
+    "ASK_4a": ("1245", "2356", "4578", "5689"),
+    "ASK_4b": ("2456", "2568", "4568", "2458"),
+    "ASK_3a": ("245", "256", "458", "568"),
+    "ASK_3b": ("258", "456"),
+    "ASK_2": ("25", "45", "56", "58"),
+}
+_RATIO = 0.5
+_COSTS = ("none", "params", "macs")
+
+
+@dataclass(frozen=True)
+class SOKS:
+    """Keep the important positions of every filter group's kernels.
+
+    Scope: convolutions with more than one tap, neither the stem nor depthwise layers.
+
+    Args:
+        ratio: share of stripes to remove; in place of ``threshold`` after a search, and 0.5 one-shot.
+        allocation: of ``ratio``: ``global`` or ``uniform``.
+        groups: filter groups of a layer, of equal size; the authors' d is 1, 2 or 4.
+        filter_group: filters of a group, instead of ``groups``; 1 is SWP's.
+        cluster: group filters of like stripes, instead of consecutive ones; in a search, anew after every epoch.
+        shapes: a fixed set of `SHAPES`, which has its own number of groups; nothing is searched.
+        nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
+        remove_filters: a group may lose every position.
+        threshold: a position stays where its coefficient is above this share of its matrix's largest; with
+            ``remove_filters``, above this itself (SWP's is 0.01, of coefficients that begin at 1).
+        sparsity: l1.
+        margin: l2.
+        diversity: l3.
+        cost: what weighs a layer's sparsity: ``none``, ``params`` or ``macs``.
+        retrain: after a search, train from scratch in the shapes found instead of folding the coefficients in.
+    """
+
+    ratio: float | None = None
+    allocation: str = "global"
+    groups: int | None = None
+    filter_group: int | None = None
+    cluster: bool = False
+    shapes: str | None = None
+    nm: str | None = None
+    remove_filters: bool = False
+    threshold: float = 0.05
+    sparsity: float = 1e-4
+    margin: float = 1e-5
+    diversity: float = 1e-5
+    cost: str = "none"
+    retrain: bool = False
+
+    name = "soks"
+
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio)
+        check_ratio(self.threshold, "threshold")
+        check_allocation(self.allocation)
+        check_nm(self.nm)
+        check_granularity(1 if self.filter_group is None else self.filter_group, 1)
+        if self.groups is not None and self.groups < 1:
+            raise InputError(f"--groups {self.groups}: a layer has at least one")
+        if self.groups is not None and self.filter_group is not None:
+            raise InputError("--groups and --filter-group exclude each other", remedy="give one of them")
+        if self.shapes is not None and self.shapes not in SHAPES:
+            raise InputError(f"--shapes {self.shapes}: not known", remedy=f"use one of {', '.join(SHAPES)}")
+        if self.shapes is not None and (self.ratio, self.groups, self.filter_group) != (None, None, None):
+            raise InputError(
+                f"--shapes {self.shapes} says already what stays", remedy="leave out --ratio, --groups, --filter-group"
+            )
+        if self.cost not in _COSTS:
+            raise InputError(f"cost {self.cost}: not known", remedy=f"use one of {', '.join(_COSTS)}")
+        for weight in (self.sparsity, self.margin, self.diversity):
+            if not (isfinite(weight) and weight >= 0):
+                raise InputError(f"weight {weight} of a regulariser: not one")
+
+    @property
+    def zeroes(self) -> bool:
+        """Whether a search sets coefficients to zero as they fall to the threshold, as SWP's does."""
+        return self.remove_filters and self.ratio is None
+
+    @property
+    def searches(self) -> bool:
+        """Whether training towards the masks means anything."""
+        return self.shapes is None
+
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter as it takes effect."""
+        effective = asdict(self)
+        if self.shapes is not None:
+            effective["groups"] = len(SHAPES[self.shapes])
+        elif self.filter_group is None:
+            effective["groups"] = self.groups or 4
+        return effective
+
+    def paper_index_bytes(self, index: IndexSet) -> int:
+        """A bit per position and filter group."""
+        return -(-index.shape[2] * index.shape[3] * index.filter_groups // 8)
+
+    def inapplicable(self, layer: ConvLayer) -> str | None:
+        """A plane of one element has nothing to drop, and fixed shapes are of 3x3 kernels."""
+        if (reason := no_element_to_drop(layer)) is not None:
+            return reason
+        if self.shapes is not None and layer.kernel != (3, 3):
+            return f"{layer.kernel[0]}x{layer.kernel[1]} kernel: {self.shapes} is for 3x3"
+        return None
+
+    def out_of_scope(self, layer: ConvLayer) -> str | None:
+        """The stem and depthwise layers."""
+        return stem_or_depthwise(layer)
+
+    def blocks(self, layer: ConvLayer, weight: npt.NDArray[Any]) -> Blocks:
+        """A layer's filter groups, each over all channels."""
+        per_group = layer.filters // layer.groups
+        size = self.filter_group or -(-per_group // (self.groups or 4))
+        stripes = np.abs(weight).mean(axis=1)
+        return blocks_of(layer, stripes, size, layer.channels, cluster=self.cluster)
+
+    def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
+        """One mask per layer, from the weights as they are."""
+        if self.shapes is not None:
+            return {layer.name: shape_mask(SHAPES[self.shapes], layer) for layer in layers}
+        blocks = {layer.name: self.blocks(layer, weights[layer.name]) for layer in layers}
+        scores = self.scores(layers, weights, blocks)
+        return self.masks_of_scores(layers, scores, blocks, _RATIO if self.ratio is None else self.ratio)
+
+    def scores(
+        self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """Mean magnitude of every position's stripes in a group over that of the layer, [G, R·S]."""
+        found = {}
+        for layer in layers:
+            magnitude = np.abs(weights[layer.name].reshape(layer.filters, layer.channels, layer.taps))
+            mean = float(magnitude.mean(dtype=np.float64))
+            found[layer.name] = blocks[layer.name].mean(magnitude)[:, 0] / max(mean, 1e-30)
+        return found
+
+    def masks_of_scores(
+        self,
+        layers: Sequence[ConvLayer],
+        scores: Mapping[str, npt.NDArray[np.float64]],
+        blocks: Mapping[str, Blocks],
+        ratio: float | None,
+    ) -> Masks:
+        """Masks from scores [G, R·S] of every position: by ``ratio``, or without it by the threshold."""
+        if ratio is None:
+            kept = {name: self.above_threshold(score) for name, score in scores.items()}
+        else:
+            kept = self._by_ratio(layers, scores, blocks, list_ratio(ratio, self.nm))
+        masks: Masks = {}
+        for layer in layers:
+            positions, score = kept[layer.name], scores[layer.name]
+            if not self.remove_filters:
+                empty = ~positions.any(axis=1)
+                positions[empty, score[empty].argmax(axis=1)] = True
+            of_filter = positions[blocks[layer.name].group_of_filter].reshape(layer.filters, 1, *layer.kernel)
+            masks[layer.name] = np.broadcast_to(of_filter, layer.weight_shape).copy()
+        return masks
+
+    def above_threshold(self, magnitudes: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which coefficients of a layer stay, from their magnitudes [G, R·S]."""
+        largest = 1.0 if self.remove_filters else magnitudes.max(axis=1, keepdims=True)
+        above: npt.NDArray[np.bool_] = magnitudes > self.threshold * largest
+        return above
+
+    def _by_ratio(
+        self,
+        layers: Sequence[ConvLayer],
+        scores: Mapping[str, npt.NDArray[np.float64]],
+        blocks: Mapping[str, Blocks],
+        ratio: float,
+    ) -> dict[str, npt.NDArray[np.bool_]]:
+        pools = [[layer] for layer in layers] if self.allocation == "uniform" else [list(layers)]
+        kept = {}
+        for pool in pools:
+            sizes = [np.repeat(blocks[layer.name].sizes, layer.taps) for layer in pool]
+            flat = np.concatenate([scores[layer.name].ravel() for layer in pool])
+            stays = _all_but_lowest(flat, np.concatenate(sizes), ratio)
+            ends = np.cumsum([scores[layer.name].size for layer in pool])[:-1]
+            for layer, part in zip(pool, np.split(stays, ends), strict=True):
+                kept[layer.name] = part.reshape(scores[layer.name].shape)
+        return kept
+
+    def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> CoefficientSearch:
+        """The coefficient matrices, put on the module's convolutions."""
+        from trtkp.pruning.methods.soks_search import CoefficientSearch
+
+        return CoefficientSearch(model, layers, self)
+
+
+def shape_mask(shapes: Sequence[str], layer: ConvLayer) -> npt.NDArray[np.bool_]:
+    """The mask [F, C, 3, 3] in which consecutive equal groups of filters keep the positions of one shape each."""
+    group = np.arange(layer.filters) * len(shapes) // layer.filters
+    positions = np.array([[str(p) in shape for p in range(1, 10)] for shape in shapes])
+    return np.broadcast_to(positions[group].reshape(-1, 1, 3, 3), layer.weight_shape).copy()
+
+
+def _all_but_lowest(scores: npt.NDArray[Any], sizes: npt.NDArray[Any], ratio: float) -> npt.NDArray[np.bool_]:
+    """False for the lowest scores that are together at most a share ``ratio`` of the sizes; ties fall by position."""
+    order = np.argsort(scores, kind="stable")
+    count = np.searchsorted(np.cumsum(sizes[order]), exact_floor(ratio * int(sizes.sum())), side="right")
+    stays = np.ones(len(scores), bool)
+    stays[order[:count]] = False
+    return stays

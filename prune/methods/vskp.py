@@ -1,0 +1,343 @@
+r"""V-SKP: vectorised-kernel structured kernel pruning (IEEE Access 11, 2023, doi 10.1109/ACCESS.2023.3326534).
+
+Known from the paper's abstract and the authors' code. With kernels as vectors ``v_oc`` and the filter's feature vector
+``f_o = sum_c v_oc``, the score of a kernel is
+
+    s_oc = ||v_oc||_1 · (alpha + (1 - alpha) · |cos(f_o, v_oc)|).
+
+Phase 1 pools all scores and takes the threshold ``t = sorted[floor(ratio · N)]``; a layer's budget is the number of its
+kernels at or below t. Phase 2 equalises: every filter loses the same number of kernels, ``pruned // F`` in exact
+integers, those of lowest score, at least one kernel stays, and of equal scores the lower channel goes first.
+
+1x1 layers have scores ``|w|`` and a threshold of their own; the largest ``pointwise_keep`` of each such layer are out
+of its reach. ``beta`` multiplies the scores of a layer by ``1 - beta · Var(||v||_1)`` (its variance times 200 for 1x1),
+which moves budgets between layers; whether the paper's figures had it is not known.
+
+After fine-tuning, `reactivate` mends filters that did not move, as the authors' code does; `mask_of_matrix` is the rule
+for fully connected layers, which are not convolutions and so have no index sets. Both are switches, off by default.
+
+Not from the paper: ``filter_group`` and ``channel_block`` choose whole blocks of kernels (`pruning.granularity`) by
+their mean score, ``cluster`` groups filters that score alike, ``round_to`` rounds the retained channels; at 1 x 1
+the method is the paper's. Blocks keep a layer's share of kernels but for their rounding, ``floor(columns · share)``.
+``nm`` keeps 2:4 inside the lists (`pruning.nm`): ``ratio`` is then what both remove, the lists so much less, and the
+kernels of a filter are ranked by what 2:4 is expected to keep of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+from trtkp.index.conv_layer import ConvLayer
+from trtkp.index.index_set import IndexSet, Kind
+from trtkp.pruning.granularity import Blocks, blocks_of, rounded
+from trtkp.pruning.method import Masks
+from trtkp.pruning.nm import check_nm, list_ratio
+from trtkp.pruning.options import check_allocation, check_granularity, check_ratio, exact_floor
+from trtkp.pruning.scope import no_kernel_to_drop, stem_or_pointwise
+
+__all__ = [
+    "VSKP",
+    "equalised",
+    "index_list",
+    "kernel_bitmap",
+    "kernel_scores",
+    "mask_of_bitmap",
+    "mask_of_list",
+    "mask_of_matrix",
+    "reactivate",
+    "unmoved_filters",
+]
+
+_EPSILON = 1e-6  # of the cosine, as in the authors' code
+
+
+@dataclass(frozen=True)
+class VSKP:
+    """Keep the same number of kernels in every filter of a layer, those of largest score.
+
+    Scope: everything but the stem and depthwise layers; 1x1 layers only with ``pointwise``.
+
+    Args:
+        ratio: share of kernels to remove.
+        allocation: ``global`` (one threshold, as published) or ``uniform`` (the same share in every layer).
+        alpha: weight of the magnitude against the direction; the authors take 0.95 for CIFAR, 0.85 for ResNet-50.
+        beta: weight of the layer's variance; 0 switches it off.
+        pointwise: prune 1x1 layers too.
+        pointwise_keep: share of a 1x1 layer's weights that no threshold may prune.
+        filter_group: filters that share a list.
+        filter_group_1x1: the same in 1x1 layers; None for ``filter_group``.
+        channel_block: consecutive channels that a list takes or leaves together.
+        cluster: group filters that score alike, instead of consecutive ones.
+        round_to: retained channels of a list are a multiple of this, where the layer has as many.
+        fully_connected: prune the weights of fully connected layers too, the ``ratio`` of least magnitude of each.
+        reactivate: after the fine-tune, let the following layer read filters that it left unmoved (`reactivate`).
+        nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
+    """
+
+    ratio: float = 0.5
+    allocation: str = "global"
+    alpha: float = 0.95
+    beta: float = 0.0
+    pointwise: bool = True
+    pointwise_keep: float = 1e-3
+    filter_group: int = 1
+    filter_group_1x1: int | None = None
+    channel_block: int = 1
+    cluster: bool = False
+    round_to: int = 1
+    fully_connected: bool = False
+    reactivate: bool = False
+    nm: str | None = None
+
+    name = "vskp"
+
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio)
+        check_allocation(self.allocation)
+        check_ratio(self.pointwise_keep, "--pointwise-keep")
+        check_granularity(self.filter_group, self.channel_block, self.round_to)
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"--alpha {self.alpha}: not a weight", remedy="give 0 <= alpha <= 1")
+        if self.filter_group_1x1 is not None and self.filter_group_1x1 < 1:
+            raise InputError(f"--filter-group-1x1 {self.filter_group_1x1}: sizes start at 1")
+        check_nm(self.nm)
+        if self.reactivate and (self.filter_group, self.channel_block, self.nm) != (1, 1, None):
+            raise InputError(
+                "--reactivate changes single kernels", remedy="leave out --filter-group, --channel-block and --nm"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter."""
+        return asdict(self)
+
+    @property
+    def expects_two_four(self) -> bool:
+        """Lists are of channels, and chosen with 2:4 in view."""
+        return self.nm is not None
+
+    def paper_index_bytes(self, index: IndexSet) -> int:
+        """Bytes of the bitmap form, ceil(C/8) per filter."""
+        return kernel_bitmap(index).nbytes
+
+    def inapplicable(self, layer: ConvLayer) -> str | None:
+        """One kernel per filter leaves nothing to choose."""
+        return no_kernel_to_drop(layer)
+
+    def out_of_scope(self, layer: ConvLayer) -> str | None:
+        """The stem, and 1x1 layers where they are switched off."""
+        return stem_or_pointwise(layer, pointwise=self.pointwise)
+
+    def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
+        """One mask per layer; 1x1 layers have a threshold of their own."""
+        kernels = {layer.name: self.scores(layer, weights[layer.name]) for layer in layers}
+        blocks = {layer.name: self._blocks(layer, kernels[layer.name]) for layer in layers}
+        scores = {name: blocks[name].mean(kernels[name]) for name in kernels}
+        masks: Masks = {}
+        for kind in (
+            [layer for layer in layers if layer.taps > 1],
+            [layer for layer in layers if layer.taps == 1],
+        ):
+            for layer, count in zip(kind, self._removed(kind, scores, blocks), strict=True):
+                kept = blocks[layer.name].spread(equalised(scores[layer.name], count))
+                masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
+        return masks
+
+    @property
+    def _ratio(self) -> float:
+        """What the lists remove."""
+        return list_ratio(self.ratio, self.nm)
+
+    def _blocks(self, layer: ConvLayer, scores: npt.NDArray[np.float64]) -> Blocks:
+        filters = self.filter_group_1x1 if layer.taps == 1 and self.filter_group_1x1 else self.filter_group
+        return blocks_of(layer, scores, filters, self.channel_block, cluster=self.cluster)
+
+    def scores(self, layer: ConvLayer, weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Score of every kernel, float64 [F, C]."""
+        if layer.taps > 1:
+            return kernel_scores(weight, self.alpha, self.beta)
+        magnitude = np.abs(weight.reshape(layer.filters, layer.channels).astype(np.float64))
+        return magnitude * (1 - self.beta * 200 * magnitude.var())
+
+    def _removed(
+        self,
+        layers: Sequence[ConvLayer],
+        scores: Mapping[str, npt.NDArray[Any]],
+        blocks: Mapping[str, Blocks],
+    ) -> list[int]:
+        """Blocks that every filter group of a layer loses."""
+        columns = {layer.name: blocks[layer.name].shape[1] for layer in layers}
+        if self.allocation == "uniform":
+            removed = [exact_floor(columns[layer.name] * self._ratio) for layer in layers]
+        else:
+            removed = self._below_threshold(layers, scores, blocks)
+        return [
+            columns[layer.name]
+            - rounded(columns[layer.name] - count, self.round_to, self.channel_block, columns[layer.name])
+            for layer, count in zip(layers, removed, strict=True)
+        ]
+
+    def _below_threshold(
+        self, layers: Sequence[ConvLayer], scores: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]
+    ) -> list[int]:
+        """Phase 1: blocks of a layer at or below the net's threshold, per filter group."""
+        if not layers:
+            return []
+        pooled = np.concatenate([scores[layer.name].ravel() for layer in layers])
+        weight = np.concatenate([blocks[layer.name].sizes.ravel() for layer in layers])
+        order = np.argsort(pooled, kind="stable")
+        # the first kernel beyond the share: at 1 x 1 this is sorted[floor(ratio N)]
+        beyond = np.searchsorted(np.cumsum(weight[order]), exact_floor(self._ratio * int(weight.sum())), side="right")
+        threshold = pooled[order[min(int(beyond), len(order) - 1)]]
+        removed = []
+        for layer in layers:
+            score = scores[layer.name]
+            below = score <= threshold
+            if layer.taps == 1:
+                below &= score < _largest(score, self.pointwise_keep)
+            removed.append(blocks[layer.name].equal_share(below))
+        return removed
+
+
+def kernel_scores(weight: npt.NDArray[Any], alpha: float, beta: float = 0.0) -> npt.NDArray[np.float64]:
+    """``||v||_1 (alpha + (1 - alpha) |cos(f, v)|)`` of every kernel of ``weight`` [F, C, R, S], float64 [F, C]."""
+    vectors = weight.reshape(*weight.shape[:2], -1).astype(np.float64)
+    feature = vectors.sum(axis=1, keepdims=True)
+    norms = np.linalg.norm(vectors, axis=2) * np.linalg.norm(feature, axis=2)
+    cosine = (vectors * feature).sum(axis=2) / np.maximum(norms, _EPSILON)
+    magnitude = np.abs(vectors).sum(axis=2)
+    scores: npt.NDArray[np.float64] = magnitude * (alpha + (1 - alpha) * np.abs(cosine))
+    return scores * (1 - beta * magnitude.var())
+
+
+def mask_of_matrix(weight: npt.NDArray[Any], ratio: float) -> npt.NDArray[np.bool_]:
+    """The authors' rule for a fully connected ``weight`` [outputs, inputs]: its ``ratio`` of least magnitude goes.
+
+    Of equal magnitudes the earlier one goes first.
+    """
+    check_ratio(ratio)
+    mask = np.ones(weight.size, bool)
+    mask[np.argsort(np.abs(weight).ravel(), kind="stable")[: exact_floor(ratio * weight.size)]] = False
+    return mask.reshape(weight.shape)
+
+
+def unmoved_filters(pruned: npt.NDArray[Any], tuned: npt.NDArray[Any], cosine: float = 0.9999) -> npt.NDArray[np.int64]:
+    """Filters of a weight [F, C, R, S] that a fine-tune did not move: nothing downstream reads what they give."""
+    one, other = (weight.reshape(len(weight), -1).astype(np.float64) for weight in (pruned, tuned))
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return np.flatnonzero((one * other).sum(axis=1) > cosine * norms)
+
+
+def reactivate(
+    channels: npt.NDArray[np.int64],
+    mask: npt.NDArray[np.bool_],
+    original: npt.NDArray[Any],
+    tuned: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[Any]]:
+    """Let the following layer read filters that nothing reads (the authors' repair, optional after a fine-tune).
+
+    For every such channel the filter whose original kernel for it is largest gets that kernel back, and loses its
+    smallest retained one, so every filter keeps its number of kernels.
+
+    Args:
+        channels: input channels of the following layer that nothing reads, as `unmoved_filters` finds them.
+        mask: of the following layer, [F, C, R, S], whole kernels.
+        original: its weight before pruning.
+        tuned: its weight after the fine-tune.
+
+    Returns:
+        Its new mask and weight.
+    """
+    kept, weight = mask[:, :, 0, 0].copy(), np.where(mask, tuned, 0)
+    sizes = np.abs(original).sum(axis=(2, 3))
+    restored = np.zeros_like(kept)
+    for channel in channels:
+        filter_ = int(sizes[:, channel].argmax())
+        present = np.abs(weight[filter_]).sum(axis=(1, 2))
+        present[~kept[filter_] | restored[filter_]] = np.inf
+        if kept[filter_, channel] or not np.isfinite(present).any():
+            continue  # it is read already, or every kernel of the filter came back this way
+        loses = int(present.argmin())
+        kept[filter_, [loses, channel]] = False, True
+        restored[filter_, channel] = True
+        weight[filter_, loses] = 0
+        weight[filter_, channel] = original[filter_, channel]
+    return np.broadcast_to(kept[:, :, None, None], mask.shape).copy(), weight
+
+
+def index_list(index: IndexSet) -> npt.NDArray[np.int32]:
+    """V-SKP's expanded form: ascending channels of every filter, int32 [F, K].
+
+    Raises:
+        InputError: the lists are not whole kernels of equal number.
+    """
+    kept = _kernels_of(index)
+    counts = kept.sum(axis=1)
+    if len(set(counts.tolist())) > 1:
+        raise InputError(f"filters keep {counts.min()} to {counts.max()} kernels, V-SKP's list needs equal numbers")
+    return np.nonzero(kept)[1].reshape(len(kept), -1).astype(np.int32)
+
+
+def kernel_bitmap(index: IndexSet) -> npt.NDArray[np.uint8]:
+    """V-SKP's compressed form: a bit per kernel, the lowest channel first and in the highest bit, uint8 [F, ceil(C/8)].
+
+    Raises:
+        InputError: the lists are not whole kernels.
+    """
+    return np.packbits(_kernels_of(index), axis=1, bitorder="big")
+
+
+def mask_of_list(channels: npt.NDArray[Any], shape: tuple[int, int, int, int]) -> npt.NDArray[np.bool_]:
+    """The mask [F, C, R, S] of an expanded list [F, K].
+
+    Raises:
+        InputError: a channel out of bounds or named twice, or another number of filters.
+    """
+    ascending = np.sort(channels, axis=1)
+    in_bounds = channels.size == 0 or (ascending.min() >= 0 and ascending.max() < shape[1])
+    if len(channels) != shape[0] or not in_bounds or np.any(np.diff(ascending, axis=1) == 0):
+        raise InputError(f"a kernel list {list(channels.shape)} with channels that do not fit a weight {list(shape)}")
+    kept = np.zeros(shape[:2], bool)
+    np.put_along_axis(kept, channels.astype(np.int64), True, axis=1)
+    return np.broadcast_to(kept[:, :, None, None], shape).copy()
+
+
+def mask_of_bitmap(bitmap: npt.NDArray[np.uint8], shape: tuple[int, int, int, int]) -> npt.NDArray[np.bool_]:
+    """The mask [F, C, R, S] of a compressed list.
+
+    Raises:
+        InputError: another shape or dtype than ``uint8 [F, ceil(C/8)]``, or a bit set beyond the last channel.
+    """
+    expected = (shape[0], -(-shape[1] // 8))
+    if bitmap.dtype != np.uint8 or bitmap.shape != expected:
+        raise InputError(f"a kernel bitmap {bitmap.dtype}{list(bitmap.shape)}, expected uint8{list(expected)}")
+    bits = np.unpackbits(bitmap, axis=1, bitorder="big").astype(bool)
+    if bits[:, shape[1] :].any():
+        raise InputError(f"a kernel bitmap with a bit beyond channel {shape[1] - 1}")
+    return np.broadcast_to(bits[:, : shape[1], None, None], shape).copy()
+
+
+def _kernels_of(index: IndexSet) -> npt.NDArray[np.bool_]:
+    if index.kind is not Kind.KERNEL:
+        raise InputError(f"lists of kind {index.kind}: V-SKP's forms hold whole kernels")
+    kept: npt.NDArray[np.bool_] = index.group_taps[index.group_of_filter] != 0
+    return kept
+
+
+def equalised(scores: npt.NDArray[np.float64], removed: int) -> npt.NDArray[np.bool_]:
+    """True for all but the ``removed`` lowest scores of every row; of equal scores the lower column goes first."""
+    kept = np.ones(scores.shape, bool)
+    lowest = np.argsort(scores, axis=1, kind="stable")[:, :removed]
+    np.put_along_axis(kept, lowest, False, axis=1)
+    return kept
+
+
+def _largest(scores: npt.NDArray[np.float64], share: float) -> float:
+    """The smallest of the largest ``share`` of all scores; infinity where that is none of them."""
+    count = exact_floor(share * scores.size)
+    return float(np.partition(scores.ravel(), scores.size - count)[scores.size - count]) if count else float("inf")

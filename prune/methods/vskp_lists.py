@@ -1,0 +1,134 @@
+"""V-SKP's two index forms on disk: int32 channel lists or bitmaps, one array a layer under the weight's name.
+
+The form is told by the type: int32 [F, K] is a list of the channels that every filter keeps, uint8 [F, ceil(C/8)] a
+bitmap whose highest bit is the lowest channel (`pruning.methods.vskp`). A safetensors file; nothing in it is code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
+
+from trtkp.errors import InputError
+from trtkp.index.conv_layer import ConvLayer
+from trtkp.index.index_set import IndexSet
+from trtkp.pruning.method import Masks
+from trtkp.pruning.methods.vskp import index_list, kernel_bitmap, mask_of_bitmap, mask_of_list
+from trtkp.pruning.scope import no_kernel_to_drop
+
+__all__ = ["FORMS", "Listed", "save_index"]
+
+#: What ``--form`` takes.
+FORMS: dict[str, Callable[[IndexSet], npt.NDArray[Any]]] = {"bitmap": kernel_bitmap, "list": index_list}
+
+
+def save_index(path: str | PathLike[str], index_sets: Mapping[str, IndexSet], form: str) -> None:
+    """Write index sets in one of V-SKP's forms.
+
+    Raises:
+        InputError: an unknown form, or lists that it cannot hold.
+    """
+    if form not in FORMS:
+        raise InputError(f"--form {form}: not known", remedy=f"use {' or '.join(FORMS)}")
+    arrays = {}
+    for name, index in sorted(index_sets.items()):
+        if index.nm_mask is not None:
+            raise InputError("V-SKP's forms hold no 2:4 inside their lists", layer=name)
+        try:
+            arrays[name] = FORMS[form](index)
+        except InputError as error:
+            raise InputError(error.message, layer=name, remedy=error.remedy) from None
+    if not arrays:
+        raise InputError("nothing is pruned there", remedy="give what trtkp prune or trtkp build wrote")
+    try:
+        save_file(arrays, path, {"format": "np"})
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot be written ({error})", file=path) from None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Kernels that were chosen elsewhere, in V-SKP's forms.
+
+    Args:
+        path: the file; layers that it does not name stay dense.
+    """
+
+    path: Path
+    _arrays: dict[str, npt.NDArray[Any]] = field(init=False, repr=False)
+    _digest: str = field(init=False, repr=False)
+
+    name = "vskp"
+
+    def __post_init__(self) -> None:
+        try:
+            content = Path(self.path).read_bytes()
+            arrays = load(content)
+        except (OSError, SafetensorError, TypeError, KeyError) as error:  # the latter two: types that NumPy has not
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise InputError(f"no index that can be read ({reason})", file=self.path) from None
+        for name, array in arrays.items():
+            if array.ndim != 2 or array.dtype not in (np.int32, np.uint8):
+                found = f"{array.dtype}{list(array.shape)}"
+                raise InputError(
+                    f"{found} is neither a list (int32 [F, K]) nor a bitmap (uint8 [F, ceil(C/8)])",
+                    file=self.path,
+                    layer=name,
+                )
+        object.__setattr__(self, "_arrays", arrays)
+        object.__setattr__(self, "_digest", sha256(content).hexdigest())
+
+    def check(self, layers: Sequence[ConvLayer]) -> None:
+        """Refuse an index of another model.
+
+        Raises:
+            InputError: it names a convolution that is none of these.
+        """
+        known = {layer.name for layer in layers}
+        for name in self._arrays:
+            if name not in known:
+                raise InputError("the model has no such convolution", file=self.path, layer=name)
+
+    def settings(self) -> dict[str, Any]:
+        """The file's name and SHA-256; the lists themselves are written beside."""
+        return {"index": self.path.name, "sha256": self._digest}
+
+    def inapplicable(self, layer: ConvLayer) -> str | None:
+        """As of V-SKP."""
+        return no_kernel_to_drop(layer)
+
+    def out_of_scope(self, layer: ConvLayer) -> str | None:
+        """Layers that the file does not name."""
+        return None if layer.name in self._arrays else "the index does not name it"
+
+    def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
+        """The masks of the file's lists.
+
+        Raises:
+            InputError: lists that do not fit a layer.
+        """
+        del weights
+        masks: Masks = {}
+        for layer in layers:
+            array = self._arrays.get(layer.name)
+            if array is None:
+                continue
+            form = mask_of_bitmap if array.dtype == np.uint8 else mask_of_list
+            try:
+                masks[layer.name] = form(array, layer.weight_shape)
+            except InputError as error:
+                raise InputError(error.message, file=self.path, layer=layer.name) from None
+        return masks
+
+    def paper_index_bytes(self, index: IndexSet) -> int:
+        """Bytes of the bitmap form."""
+        return int(kernel_bitmap(index).nbytes)

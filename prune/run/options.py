@@ -1,0 +1,108 @@
+"""How to prune, as ``trtkp prune`` takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from trtkp.errors import InputError
+from trtkp.machine.packages import require
+from trtkp.pruning.method import Method
+from trtkp.pruning.regulariser import Converting, Trainable, can_regularise
+from trtkp.pruning.run.folder import training_folder
+from trtkp.pruning.train.recipe import Training
+
+__all__ = ["PruneOptions", "check_stages", "check_tensorboard", "with_epochs"]
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """How to prune; every field is an option of ``trtkp prune``.
+
+    Attributes:
+        input_shape: shapes of a model whose file knows none.
+        include: patterns of the layers to prune, instead of the method's default scope.
+        skip: patterns of layers to leave dense.
+        arch: ``package.module:factory`` of a state dict's network.
+        trust_pickle: allow model files that are code.
+        training: what is trained and how; without epochs nothing is.
+        device: where to train, such as ``cuda``; without it a GPU where there is one.
+        restart: forget the checkpoint of a training that was interrupted.
+        test_every: epochs between two accuracies in the log; 0 for none.
+        tensorboard: folder for TensorBoard's event files, which stay there; without it there are none.
+    """
+
+    input_shape: Sequence[str] = ()
+    include: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    arch: str | None = None
+    trust_pickle: bool = False
+    training: Training = field(default_factory=Training)
+    device: str | None = None
+    restart: bool = False
+    test_every: int = 1
+    tensorboard: str | PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.test_every < 0:
+            raise InputError(
+                f"--test-every {self.test_every}: a number of epochs", remedy="give 1 or more, 0 for never"
+            )
+
+
+def check_stages(method: Method, training: Training) -> None:
+    """Refuse a stage ``prepare`` of a method that has none, and with no training what happens in it.
+
+    Raises:
+        InputError: naming the method, and what to leave out or to give.
+    """
+    if getattr(method, "reactivate", False) and not training.finetune.epochs:
+        raise InputError("--reactivate mends what a fine-tune left unmoved", remedy="give --data and --epochs")
+    if not (isinstance(method, Converting) and isinstance(method, Trainable)):
+        if training.prepare.epochs:
+            raise InputError(f"a stage prepare means nothing to method {method.name}", remedy="leave it out")
+    elif not training.regularise.epochs:
+        raise InputError(f"--method {method.name} learns its patterns in training", remedy="give --data and --epochs")
+
+
+def check_tensorboard(options: PruneOptions, output: Path) -> None:
+    """Refuse event files that could not be written, or that would go with what pruning replaces and removes.
+
+    Raises:
+        InputError: nothing is trained, or the folder cannot be that.
+        JobError: the package is not installed.
+    """
+    if options.tensorboard is None:
+        return
+    folder, remedy = Path(options.tensorboard), "choose another --tensorboard"
+    if not options.training.epochs:
+        raise InputError("--tensorboard means nothing without training", remedy="leave it out, or give --epochs")
+    require("--tensorboard", "train", {"tensorboard": "tensorboard"})
+    if folder.exists() and not folder.is_dir():
+        raise InputError("exists and is not a directory", file=folder, remedy=remedy)
+    if any(folder.resolve().is_relative_to(gone.resolve()) for gone in (output, training_folder(output))):
+        raise InputError("lies in a directory that pruning replaces", file=folder, remedy=remedy)
+
+
+def with_epochs(
+    training: Training, method: Method, *, epochs: int | None, regularise: int | None, **changes: Any
+) -> Training:
+    """A recipe with the command line's numbers: ``changes`` go into every stage.
+
+    Without a number of its own, and where the recipe has none, the stage towards the masks is as long as the fine-tune,
+    and so is the one before it of a method that has one.
+    """
+    training = training.with_stage("finetune", epochs=epochs, **changes)
+    if isinstance(method, Converting) and can_regularise(method):
+        first = epochs if epochs is not None and not training.prepare.epochs else None
+        training = training.with_stage("prepare", epochs=first, **changes)
+    if not can_regularise(method):
+        if regularise:
+            raise InputError(f"--regularise-epochs means nothing to method {method.name}", remedy="leave it out")
+        return replace(training, regularise=replace(training.regularise, epochs=0))
+    if regularise is None and epochs is not None and not training.regularise.epochs:
+        regularise = epochs
+    return training.with_stage("regularise", epochs=regularise, **changes)

@@ -1,0 +1,125 @@
+"""What pruning comes to: masks, the net that they belong to, and what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from trtkp.errors import InputError
+from trtkp.index.index_set import IndexSet
+from trtkp.pruning.method import Masks, Method, check_left, index_set, prune_layers
+from trtkp.pruning.regulariser import Converting, Deployed, can_regularise
+from trtkp.pruning.run.pptkp import points_report
+from trtkp.pruning.run.subject import Subject
+from trtkp.pruning.run.vskp import matrix_masks
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Outcome"]
+
+
+@dataclass(eq=False)
+class Outcome:
+    """Begins empty, and is filled as the work goes on.
+
+    Attributes:
+        subject: what is pruned.
+        method: how.
+        module: the net, trained where epochs were given, or made by a method that makes one; without one the source's
+            weights are masked as they are.
+        masks: of the layers that lose something, bool [F, C, R, S], by parameter name.
+        lists: what the masks with 2:4 inside refine.
+        matrices: masks of fully connected layers, bool [out, in].
+        deployed: of a net that the method made, what it is now; see `deploy`.
+        left_dense: layers that are not pruned, and why.
+        accuracy: measured, by stage.
+        report: the method's own figures.
+        seconds: of each stage.
+        warnings: what the user should know.
+    """
+
+    subject: Subject
+    method: Method
+    module: torch.nn.Module | None = None
+    masks: Masks = field(default_factory=dict)
+    lists: Masks = field(default_factory=dict)
+    matrices: Masks = field(default_factory=dict)
+    deployed: Deployed | None = None
+    left_dense: dict[str, str] = field(init=False)
+    accuracy: dict[str, float] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left_dense = dict(self.subject.left_dense)
+        self.warnings = list(self.subject.source.warnings)
+
+    @property
+    def all_masks(self) -> Masks:
+        """Of convolutions and of fully connected layers."""
+        return self.masks | self.matrices
+
+    @property
+    def index_sets(self) -> dict[str, IndexSet]:
+        """Of every pruned convolution."""
+        groups = {layer.name: layer.groups for layer in self.subject.layers}
+        return {name: index_set(mask, self.lists.get(name), groups[name]) for name, mask in sorted(self.masks.items())}
+
+    def take_one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Masks of the given weights."""
+        with self._named():
+            pruning = prune_layers(self.method, self.subject.layers, weights)
+        self.take(pruning.masks, pruning.lists)
+        self.list_points(weights)
+
+    def list_points(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Report PPT-KP's pruning points of the weights that the masks came from."""
+        self.report |= points_report(self.subject, self.method, weights)
+
+    def take(self, masks: Masks, lists: Masks) -> None:
+        """Masks, and the lists of those with 2:4 inside; kept are those that remove something.
+
+        Raises:
+            InputError: one leaves nothing.
+        """
+        converts = isinstance(self.method, Converting)
+        if converts and not can_regularise(self.method):
+            return  # the net that it made has none
+        with self._named():
+            check_left(self.method, masks, self.subject.weights)
+        self.masks = {name: mask for name, mask in masks.items() if not mask.all()}
+        self.lists = {name: lists[name] for name in self.masks if name in lists}
+        if getattr(self.method, "fully_connected", False):
+            self.matrices = matrix_masks(self.subject, self.module, self.method.settings()["ratio"])
+        for layer in self.subject.layers:
+            if layer.name not in self.masks and not converts:  # what was converted is not left as it was
+                self.left_dense[layer.name] = "the method removes nothing from it"
+        if not self.masks:
+            self.warnings.append(f"method {self.method.name} pruned no layer")
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors of a layer are of the subject's file."""
+        try:
+            yield
+        except InputError as error:
+            unnamed = error.file is None and error.layer is not None
+            raise error.in_file(self.subject.path) if unnamed else error from None
+
+    def deploy(self) -> None:
+        """Make a net that the method made what is exported, in place; its masks are the ones of that."""
+        from trtkp.pruning.train.modes import set_training
+
+        if not isinstance(self.method, Converting):
+            return
+        assert self.module is not None
+        set_training(self.module.cpu(), False)
+        self.deployed = self.method.deployed(self.module, self.subject.layers, self.subject.table.macs)
+        self.masks = self.deployed.masks
+        self.report |= self.deployed.report

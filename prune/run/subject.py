@@ -1,0 +1,137 @@
+"""What is pruned: the model, its layers, and the data to train it with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from trtkp.errors import InputError, TrtkpError
+from trtkp.model.layers import named_graph, read_layers
+from trtkp.pruning.method import Method, select_layers
+from trtkp.pruning.methods.vskp_lists import Listed
+from trtkp.pruning.regulariser import Converting
+from trtkp.pruning.run.options import PruneOptions
+from trtkp.shapes import Profile, make_profile, parse_shape_options
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+    from trtkp.graph.layers import LayerTable
+    from trtkp.index.conv_layer import ConvLayer
+    from trtkp.model import SourceModel
+    from trtkp.model.torch_backend import TorchBackend
+    from trtkp.pruning.train.data import Parts
+
+__all__ = ["Subject"]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model and what pruning needs to know of it.
+
+    Attributes:
+        path: its file.
+        source: as it was loaded.
+        graph: its ONNX graph.
+        table: its convolutions.
+        layers: those to prune, each weight once.
+        left_dense: for every other layer, why.
+        weights: of all layers, by parameter name.
+        profile: input shapes.
+        parts: data to train and to test with.
+    """
+
+    path: Path
+    source: SourceModel
+    graph: ir.Model
+    table: LayerTable
+    layers: list[ConvLayer]
+    left_dense: dict[str, str]
+    weights: dict[str, npt.NDArray[Any]]
+    profile: Profile
+    parts: Parts | None
+
+    @classmethod
+    def load(cls, path: Path, data: Path | None, method: Method, options: PruneOptions) -> Subject:
+        """Read model and data.
+
+        Raises:
+            InputError: of either, of options, or of layers and method that do not go together.
+        """
+        from trtkp.model import load_model
+
+        source = load_model(
+            path,
+            arch=options.arch,
+            input_shape=list(options.input_shape) or None,
+            trust_pickle=options.trust_pickle,
+        )
+        if isinstance(method, Converting):
+            _check_export(source, method)
+        shapes = parse_shape_options(list(options.input_shape), source.inputs, "--input-shape")
+        profile = make_profile(source.inputs, {}, shapes, {})
+        parts = None if data is None else _load_data(data, source, profile, options)
+        try:
+            graph = named_graph(source)
+            table, weights = read_layers(graph, source, profile)
+            if isinstance(method, Listed):
+                method.check(table.layers)
+            chosen, left_dense = select_layers(method, table.layers, options.include, options.skip)
+        except TrtkpError as error:
+            raise error if error.file is not None else error.in_file(path) from error
+        layers = list({layer.name: layer for layer in chosen}.values())
+        if isinstance(method, Converting) and not layers:
+            raise InputError(f"method {method.name} finds no layer to prune", file=path)
+        return cls(path, source, graph, table, layers, left_dense, weights, profile, parts)
+
+    @property
+    def backend(self) -> TorchBackend:
+        """What knows a model from PyTorch as a program."""
+        from trtkp.model.torch_backend import TorchBackend
+
+        assert isinstance(self.source.backend, TorchBackend)
+        return self.source.backend
+
+    def converted(self, method: Converting, seed: int) -> torch.nn.Module:
+        """The net of the method in place of the model's."""
+        try:
+            return method.convert(self.backend.graph_module(), self.layers, self.backend.example(), seed)
+        except InputError as error:
+            raise error if error.file is not None else error.in_file(self.path) from None
+
+
+def _check_export(source: SourceModel, method: Method) -> None:
+    """What the method makes of the model is exported in the end: better refused before it is trained."""
+    from trtkp.model.torch_backend import TorchBackend
+
+    if not isinstance(source.backend, TorchBackend):
+        raise InputError(
+            f"method {method.name} needs the model from PyTorch",
+            file=source.path,
+            remedy="give what torch.export.save wrote",
+        )
+    source.backend.dynamic_shapes()
+
+
+def _load_data(data: Path, source: SourceModel, profile: Profile, options: PruneOptions) -> Parts:
+    from trtkp.pruning.train.data import load_parts
+
+    training, specs = options.training, source.inputs
+    if source.format == "onnx":
+        raise InputError(
+            "an ONNX file cannot be trained", file=source.path, remedy="give the PyTorch model, or leave out --data"
+        )
+    if len(specs) != 1:
+        raise InputError(f"has {len(specs)} inputs, training needs a model of one", file=source.path)
+    if training.epochs and isinstance(specs[0].shape[0], int):
+        raise InputError(
+            f"takes batches of {specs[0].shape[0]} only",
+            file=source.path,
+            remedy="export it with torch.export.Dim for the batch",
+        )
+    shape = next(iter(profile.values())).opt[1:]
+    return load_parts(data, shape, training.data, training.seed)

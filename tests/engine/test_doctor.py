@@ -1,0 +1,85 @@
+"""The doctor: complete, quiet, light."""
+
+from __future__ import annotations
+
+import json
+import platform
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from trtkp.engine import doctor
+from trtkp.engine.doctor import diagnose
+
+_EXPECTED = {
+    "python",
+    "cpu",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt-rtx",
+    "polygraphy",
+    "pycuda",
+    "cuda-bindings",
+    "nvidia gpu",
+    "nvcc",
+    "plugin library",
+    "backend tensorrt",
+    "backend tensorrt-rtx",
+    "backend onnxruntime",
+    "backend auto",
+}
+
+
+def test_everything_is_looked_at_and_nothing_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    checks = diagnose()
+    assert {check.name for check in checks} == _EXPECTED
+    assert len(checks) == len(_EXPECTED)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_findings_are_one_line_name_no_host_and_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a name that no finding holds by chance, as they do that of a machine called "gpu"
+    monkeypatch.setattr(socket, "gethostname", lambda: "name-of-this-host")
+    monkeypatch.setattr(platform, "node", socket.gethostname)
+    for check in diagnose():
+        assert check.status in {"ok", "missing", "unavailable"}
+        assert check.detail
+        assert "\n" not in check.detail
+        assert socket.gethostname() not in f"{check.detail} {check.remedy}"
+        if check.status == "missing":
+            assert check.remedy or "pip install" in check.detail
+    json.dumps([asdict(check) for check in diagnose()])
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; from trtkp.engine.doctor import diagnose; diagnose(); "
+        "print([m for m in ('torch', 'tensorrt', 'tensorrt_rtx', 'onnx', 'polygraphy') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_plugin_library_found_or_how_to_get_it(tmp_path: Path) -> None:
+    missing = doctor._plugin_library(tmp_path / "libtrtkp.so")
+    assert missing.status == "missing"
+    assert missing.remedy is not None
+    assert "TRTKP_CUDA_ARCHITECTURES" in missing.remedy
+    (tmp_path / "libtrtkp.so").write_bytes(b"\0" * 100)
+    assert doctor._plugin_library(tmp_path / "libtrtkp.so").status == "ok"
+
+
+def test_compiler_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "nvcc"
+    compiler.write_text("#!/bin/sh\nexit 3\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor._nvcc().status == "unavailable"
+    compiler.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.1, V13.1.80'\n")
+    assert (doctor._nvcc().status, doctor._nvcc().version) == ("ok", "13.1")

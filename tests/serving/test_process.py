@@ -1,0 +1,154 @@
+"""A worker as the server sees it: what it says wrongly, and what happens when it cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import shutil
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import trtkp
+import trtkp.serving.worker.process
+from tests.serving.servers import images
+from trtkp.errors import JobError
+from trtkp.serving.batcher import Job
+from trtkp.serving.contract import Contract
+from trtkp.serving.errors import ServeError, Unavailable
+from trtkp.serving.worker.arena import Arena, layout
+from trtkp.serving.worker.process import Instance, WorkerProcess
+
+
+def open_files() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def answered(contract: Contract, answer: Callable[[Arena], dict[str, Any] | None], rows: Sequence[int]) -> Any:
+    """What an instance makes of a worker that says it is ready and gives ``answer``; None: it dies instead."""
+
+    def work(link: socket.socket, outputs: Arena) -> None:
+        with link, link.makefile("rwb") as lines, outputs:
+            lines.write(b'{"ready": true}\n')
+            lines.flush()
+            lines.readline()
+            if (event := answer(outputs)) is not None:
+                lines.write(json.dumps(event).encode() + b"\n")
+                lines.flush()
+
+    async def ask() -> Any:
+        instance = Instance(contract)
+        theirs = instance.far_end.dup(), Arena(os.dup(instance.outputs.descriptor))
+        worker = threading.Thread(target=work, args=theirs)
+        worker.start()
+        try:
+            assert await instance.connect() == {"ready": True}
+            future = asyncio.get_running_loop().create_future()
+            jobs = [Job({"image": images(count)}, count, (), future) for count in rows]
+            return await instance.run(jobs, 10)
+        finally:
+            instance.close()
+            worker.join()
+
+    return asyncio.run(ask())
+
+
+def giving(rows: int) -> Callable[[Arena], dict[str, Any]]:
+    """A worker whose output ``y`` has so many rows, numbered."""
+
+    def answer(outputs: Arena) -> dict[str, Any]:
+        places, size = layout([("y", np.dtype(np.float32), (rows, 5))])
+        outputs.reserve(size)
+        outputs.views(places)["y"][...] = np.arange(rows)[:, None]
+        return {"outputs": places, "ms": 1.0}
+
+    return answer
+
+
+@pytest.fixture
+def contract(bundles: Path) -> Contract:
+    return Contract.of(trtkp.load(bundles / "kep"), "kep")
+
+
+def test_rows_go_to_those_who_sent_them(contract: Contract) -> None:
+    results, milliseconds = answered(contract, giving(3), [1, 2])
+    assert [result["y"][:, 0].tolist() for result in results] == [[0], [1, 2]]
+    assert milliseconds == 1.0
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_other_rows_than_asked_are_an_error(contract: Contract, rows: int) -> None:
+    with pytest.raises(ServeError, match=f"the engine gave {rows} rows of y for 3"):
+        answered(contract, giving(rows), [1, 2])
+
+
+def test_refusals_and_death_while_computing(contract: Contract) -> None:
+    with pytest.raises(ServeError, match="out of memory"):
+        answered(contract, lambda _: {"error": "out of memory"}, [1])
+    with pytest.raises(Unavailable, match="died while it computed"):
+        answered(contract, lambda _: None, [1])
+
+
+def started(path: Path) -> None:
+    async def start() -> None:
+        bundle = trtkp.load(path)
+        (path / "engine.onnx").write_bytes(bytes((path / "engine.onnx").stat().st_size))  # after the server's own look
+        await WorkerProcess.start(bundle, Contract.of(bundle, "kep"), 2, 1)
+
+    asyncio.run(start())
+
+
+@pytest.fixture
+def bundle(bundles: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(bundles / "kep", tmp_path / "kep")
+
+
+def test_a_start_that_the_worker_refuses(bundle: Path) -> None:
+    before = open_files()
+    with pytest.raises(JobError, match=r"engine\.onnx.*: was changed since it was built") as caught:
+        started(bundle)
+    assert Path(str(caught.value.file)).name == "engine.onnx"
+    assert open_files() <= before
+
+
+def test_a_worker_that_ends_before_it_is_ready(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_files()
+    monkeypatch.setattr(
+        trtkp.serving.worker.process, "child_command", lambda _: [sys.executable, "-c", "raise SystemExit(3)"]
+    )
+    with pytest.raises(JobError, match="kep: the worker ended with status 3 before it was ready"):
+        started(bundle)
+    assert open_files() <= before
+
+
+@pytest.mark.parametrize("call", ["socket.socketpair", "subprocess.Popen"])
+def test_nothing_left_to_start_a_worker_with(bundle: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Out of descriptors or processes: said, to be tried again, and nothing stays open."""
+    calls = iter([socket.socketpair])
+
+    def second_fails(*arguments: Any, **options: Any) -> Any:
+        take = next(calls, None)
+        if "Popen" in call or take is None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return take(*arguments, **options)
+
+    before = open_files()
+
+    async def start() -> None:
+        loaded = trtkp.load(bundle)
+        contract = Contract.of(loaded, "kep")
+        with monkeypatch.context() as patch:
+            patch.setattr(f"trtkp.serving.worker.process.{call}", second_fails)
+            await WorkerProcess.start(loaded, contract, 2, 1)
+
+    with pytest.raises(JobError, match=r"no worker can be started \(Too many open files"):
+        asyncio.run(start())
+    assert open_files() <= before

@@ -1,0 +1,197 @@
+"""The net under search: the steps of a build, asked for masks, times, errors and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from trtkp.budget.choices import DENSE, Level
+from trtkp.calib.sensitivity import Scorer
+from trtkp.data.labelled import LabelledData
+from trtkp.engine import get_backend
+from trtkp.errors import InputError
+from trtkp.graph.passes.batch_norm import fold_batch_norm
+from trtkp.graph.passes.batch_statistics import use_batch_statistics
+from trtkp.graph.passes.pack import apply_masks
+from trtkp.index.conv_layer import ConvLayer
+from trtkp.machine.timing import Timing
+from trtkp.pipeline.build import Line
+from trtkp.pipeline.options import BuildOptions
+from trtkp.plan.cache import machine
+from trtkp.plan.planner import NET_BUDGET_S
+from trtkp.plan.race import race
+from trtkp.pruning.method import select_layers
+from trtkp.pruning.methods.allocation import Allocated, Allocation, LayerSettings
+from trtkp.pruning.methods.registry import make_method
+from trtkp.shapes import Profile, Shape, ShapeRange
+
+__all__ = ["Net", "Quality"]
+
+#: Samples whose statistics are taken together, where the profile allows so many.
+_BATCH = 64
+
+Progress = Callable[[str, int, int], None]
+Levels = Mapping[str, Level]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a pruned net is on the samples.
+
+    Attributes:
+        error: of the outputs against the dense net's, relative Frobenius norm.
+        score: accuracy, or without labels the share of decisions that stay the dense net's; None without decisions.
+        loss: what a search makes small: mean cross-entropy with labels, else ``error``.
+    """
+
+    error: float
+    score: float | None
+    loss: float
+
+
+@dataclass
+class Net:
+    """A model, and a method with the settings that all of its layers share.
+
+    Raises:
+        InputError: bad options, model or data, or a method that finds nothing to prune.
+    """
+
+    path: Path
+    method: str
+    settings: dict[str, Any]
+    options: BuildOptions
+    data: LabelledData | str | PathLike[str] | None
+    samples: int
+    progress: Progress | None = None
+
+    layers: dict[str, list[ConvLayer]] = field(init=False)
+    """Parameter name to the convolutions that use it, in graph order; those of the method's scope."""
+
+    def __post_init__(self) -> None:
+        base = make_method(self.method, **self.settings, ratio=0.5, allocation="uniform")
+        self._line = Line(self.path, Path(), base, get_backend("onnxruntime"), self.options, self.data, self.progress)
+        self._line.load()
+        if self._line.samples is None:
+            raise InputError("a search scores the net on real inputs", remedy="give --data")
+        graph = self._line.source_graph()
+        self._weights = self._line.survey(graph)
+        self._masks: dict[tuple[str, Level], npt.NDArray[np.bool_]] = {}
+        table = self._line.table.layers
+        chosen = {layer.name for layer in select_layers(base, table, self.options.include, self.options.skip)[0]}
+        self.layers = {}
+        for layer in table:
+            if layer.name in chosen:
+                self.layers.setdefault(layer.name, []).append(layer)
+        if not self.layers:
+            raise InputError(f"method {self.method} finds no layer to prune", file=self.path)
+        some = self._line.samples.spread(self.samples)
+        self._labels = some.labels
+        use_batch_statistics(graph)
+        self._scorer = Scorer(graph, some, self._large_batches(), self.options.threads, fuse_qdq=False)
+        self.measure = self._scorer.measure
+        self.key = f"{machine()} {self._line.source.sha256} {some.digest} {self._line.profile}"
+
+    def _large_batches(self) -> Profile:
+        """Statistics of a batch want a large one."""
+        ((name, limits),) = self._line.profile.items()
+        size = min(limits.max[0], max(limits.opt[0], _BATCH))
+        return {name: ShapeRange(limits.min, (size, *limits.opt[1:]), limits.max)}
+
+    def allocation(self, levels: Levels) -> Allocation:
+        """The levels as a file has them; dense layers are left out."""
+        own = {
+            name: LayerSettings(
+                ratio=level.ratio,
+                filter_group=level.filter_group if level.filter_group > 1 else None,
+                channel_block=level.channel_block if level.channel_block > 1 else None,
+            )
+            for name, level in levels.items()
+            if level != DENSE
+        }
+        return Allocation(method=self.method, settings=self.settings, layers=own)
+
+    def masks(self, levels: Levels) -> dict[str, npt.NDArray[np.bool_]]:
+        """Masks of the layers that the levels prune."""
+        return {name: self._mask(name, level) for name, level in levels.items() if level != DENSE}
+
+    def macs(self, name: str, level: Level) -> int:
+        """Multiply-accumulates per sample of all convolutions that use a weight."""
+        kept = int(self._mask(name, level).sum()) if level != DENSE else self.layers[name][0].weight_count
+        return sum(kept * layer.macs_per_weight for layer in self.layers[name])
+
+    def _mask(self, name: str, level: Level) -> npt.NDArray[np.bool_]:
+        """A layer's mask; no other layer's level has a say in it."""
+        if (name, level) not in self._masks:
+            method = Allocated(self.allocation({name: level}), make_method)
+            self._masks[name, level] = method.masks(self.layers[name][:1], self._weights)[name]
+        return self._masks[name, level]
+
+    @cached_property
+    def other_macs(self) -> int:
+        """Multiply-accumulates per sample of everything that is not in ``layers``."""
+        return self._line.table.macs - sum(layer.macs for nodes in self.layers.values() for layer in nodes)
+
+    def times(self, levels: Levels) -> dict[str, tuple[float, float]]:
+        """Measured times of every layer that the levels prune: ms of dense and of its fastest form."""
+        line, _ = self._planned(levels)
+        found: dict[str, tuple[float, float]] = {}
+        for plan in line.plan.layers:  # a weight that serves two convolutions takes the time of both
+            before, best = found.get(plan.name, (0.0, 0.0))
+            slow, fast = (plan.candidates[name] for name in ("dense", plan.choice))
+            found[plan.name] = (before + slow, best + fast)
+        return found
+
+    def race(self, levels: Levels) -> tuple[Timing, Timing]:
+        """Times of the whole net, unpruned and with these levels, in turn."""
+        _, engine = self._planned(levels)
+        times = race({"dense": self._dense, "found": engine}, self._shapes, self.options.threads, NET_BUDGET_S)
+        return times["dense"], times["found"]
+
+    def dense_time(self) -> float:
+        """Median of the whole unpruned net, ms."""
+        return race({"dense": self._dense}, self._shapes, self.options.threads, NET_BUDGET_S)["dense"].median_ms
+
+    @cached_property
+    def _dense(self) -> ir.Model:
+        graph = self._line.source_graph()
+        fold_batch_norm(graph)
+        return graph
+
+    @property
+    def _shapes(self) -> dict[str, Shape]:
+        return {name: limits.opt for name, limits in self._line.profile.items()}
+
+    def _planned(self, levels: Levels) -> tuple[Line, ir.Model]:
+        """The steps of a build up to ``engine.onnx``."""
+        line = replace(self._line, method=Allocated(self.allocation(levels), make_method), warnings=[])
+        line.source, line.profile = self._line.source, self._line.profile
+        dense, _ = line.rewrite(line.prune())
+        return line, line.plan_forms(dense)
+
+    def quality(self, levels: Levels) -> Quality:
+        """The net pruned to these levels, not trained, but with the batch-normalisation statistics of the samples."""
+        graph = self._line.source_graph()
+        apply_masks(graph, self.masks(levels))
+        use_batch_statistics(graph)
+        outputs = self._scorer.outputs(graph)
+        error, score = self._scorer.error(outputs), self._scorer.score(outputs)
+        labelled = self.measure == "accuracy" and self._labels is not None
+        logits = next(iter(outputs.values()))
+        return Quality(error, score, _cross_entropy(logits, self._labels) if labelled else error)
+
+
+def _cross_entropy(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64] | None) -> float:
+    """Mean of log sum exp(z) - z_label."""
+    assert labels is not None
+    z = logits.astype(np.float64)
+    z -= z.max(axis=1, keepdims=True)
+    return float(np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]))

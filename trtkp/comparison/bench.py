@@ -1,0 +1,133 @@
+"""Latency of bundles, timed in turn so that their ratio holds on a noisy machine; of engines also as trtexec has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from trtkp.bundle import Bundle, load
+from trtkp.engine.feeds import random_feeds
+from trtkp.errors import InputError
+from trtkp.machine.timing import Timing, time_interleaved
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from trtkp.engine.base import Runner
+    from trtkp.engine.trt.latency import EngineLatency
+    from trtkp.shapes import Shape
+
+__all__ = ["Result", "bench"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Latency of one bundle at one batch size."""
+
+    bundle: str
+    backend: str
+    precision: str
+    batch: int
+    threads: int | None
+    timing: Timing
+    gpu: tuple[EngineLatency, ...] = ()
+    """Of an engine on a GPU: without CUDA graphs and, where they can be captured, with them."""
+
+    @property
+    def throughput(self) -> float:
+        """Samples per second at the median."""
+        return self.batch / self.timing.median_ms * 1e3
+
+
+def bench(
+    bundles: Sequence[str | PathLike[str] | Bundle],
+    *,
+    batch: int | None = None,
+    threads: int | None = None,
+    warmup: int = 10,
+    runs: int = 100,
+    seconds: float | None = 20.0,
+    gpu_seconds: float = 3.0,
+) -> list[Result]:
+    """Time bundles against each other on random inputs.
+
+    Args:
+        bundles: bundles or their directories.
+        batch: batch size; None for the first bundle's ``opt``.
+        threads: CPU threads of ONNX Runtime; None for the physical cores.
+        warmup: untimed rounds.
+        runs: timed rounds, fewer when ``seconds`` are over.
+        seconds: budget of all rounds; None for no limit.
+        gpu_seconds: how long an engine on a GPU is timed by events, without and with CUDA graphs each.
+
+    Raises:
+        InputError: no bundle, a batch outside a profile, or a count below one.
+        NotRunnableError: an engine cannot run on this machine.
+    """
+    if runs < 1 or warmup < 0:
+        raise InputError(f"--runs {runs}, --warmup {warmup}: at least one run and no negative warm-up")
+    opened = [item if isinstance(item, Bundle) else load(item) for item in bundles]
+    if not opened:
+        raise InputError("no bundle to time")
+    size = batch if batch is not None else _usual_batch(opened[0])
+    names = [str(bundle.path) for bundle in opened]
+    if len(set(names)) != len(names):
+        raise InputError("the same bundle is named twice")
+    with ExitStack() as stack:
+        calls, used, gpu = {}, {}, {}
+        for name, bundle in zip(names, opened, strict=True):
+            shapes = _shapes(bundle, size)
+            runner = stack.enter_context(bundle.open(threads=threads))
+            feeds = random_feeds(runner.inputs, shapes, seed=0)
+            calls[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)
+            used[name] = runner.threads
+            gpu[name] = partial(_gpu_latency, runner, feeds, size, gpu_seconds)
+        timings = time_interleaved(calls, warmup=warmup, runs=runs, budget_s=seconds)
+        latencies = {name: measure() for name, measure in gpu.items()}
+    return [
+        Result(
+            name, bundle.manifest.backend, bundle.manifest.precision, size, used[name], timings[name], latencies[name]
+        )
+        for name, bundle in zip(names, opened, strict=True)
+    ]
+
+
+def _gpu_latency(
+    runner: Runner, feeds: Mapping[str, np.ndarray], batch: int, seconds: float
+) -> tuple[EngineLatency, ...]:
+    from trtkp.engine.trt.latency import measure_latency
+    from trtkp.engine.trt.runner import TrtEngineRunner
+
+    if not isinstance(runner, TrtEngineRunner):
+        return ()
+    return tuple(
+        measure_latency(partial(runner.timed, feeds, graphs=graphs), graphs=graphs, batch=batch, seconds=seconds)
+        for graphs in (False, True)
+        if not graphs or runner.why_no_graphs is None
+    )
+
+
+def _batched(bundle: Bundle) -> list[str]:
+    """Inputs whose first dimension is the batch: the dynamic ones, or all where none is."""
+    inputs = [record for record in bundle.manifest.inputs if record.shape]
+    dynamic = [record.name for record in inputs if isinstance(record.shape[0], str)]
+    return dynamic or [record.name for record in inputs]
+
+
+def _usual_batch(bundle: Bundle) -> int:
+    return next((bundle.manifest.profile[name]["opt"][0] for name in _batched(bundle)), 1)
+
+
+def _shapes(bundle: Bundle, batch: int) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {name: tuple(limits["opt"]) for name, limits in bundle.manifest.profile.items()}
+    for name in _batched(bundle):
+        limits = bundle.manifest.profile[name]
+        low, high = limits["min"][0], limits["max"][0]
+        if not low <= batch <= high:
+            raise InputError(f"batch {batch} is outside {low}..{high}, the profile of input {name}", file=bundle.path)
+        shapes[name] = (batch, *shapes[name][1:])
+    return shapes

@@ -1,0 +1,113 @@
+"""Labelled data for ``--data``: a NumPy archive, read without executing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
+
+from trtkp.errors import InputError
+from trtkp.shapes import Profile
+
+__all__ = ["LabelledData", "check_data", "decide", "load_data", "read_arrays"]
+
+#: Names that the two arrays of an archive may have.
+_INPUTS, _LABELS = ("x", "images", "inputs", "data"), ("y", "labels", "targets")
+_REMEDY = "save it with numpy.savez(path, x=..., y=...)"
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Inputs [N, ...] as the model takes them, and class labels [N]."""
+
+    inputs: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64]
+
+
+def load_data(path: str | PathLike[str]) -> LabelledData:
+    """An ``.npz`` with ``x`` (or images, inputs, data) [N, ...] and ``y`` (or labels, targets) [N].
+
+    Raises:
+        InputError: not such an archive, or arrays that do not fit each other.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError("no such file", file=path, remedy="give --data an .npz archive of x and y")
+    inputs, labels, names = read_arrays(path)
+    if inputs is None or labels is None:
+        raise InputError(f"holds {', '.join(names) or 'nothing'}, expected x and y", file=path, remedy=_REMEDY)
+    if not len(labels):
+        raise InputError(f"{_described(inputs, labels)}: expected [N, ...] and integer labels [N]", file=path)
+    return LabelledData(inputs, labels)
+
+
+def read_arrays(path: Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int64] | None, list[str]]:
+    """Inputs [N, ...] and labels [N] of an ``.npz``, each None where it has none, and the names of all its arrays.
+
+    Raises:
+        InputError: not an archive of arrays, or arrays that do not fit each other.
+    """
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, NpzFile):
+                raise InputError("is a single array, expected an .npz archive of x and y", file=path, remedy=_REMEDY)
+            names = loaded.files
+            found = {name: loaded[name] for name in (*_INPUTS, *_LABELS) if name in names}
+    except InputError:
+        raise
+    except Exception as error:  # a broken archive raises what NumPy, zipfile and zlib like
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"not a readable .npz archive ({reason})", file=path, remedy=_REMEDY) from None
+    inputs, labels = _first(found, _INPUTS), _first(found, _LABELS)
+    arrays = [array for array in (inputs, labels) if array is not None]
+    fits = all(type(array) is np.ndarray and array.ndim >= 1 for array in arrays)  # a member of a zip may be bytes
+    fits = fits and (inputs is None or inputs.dtype.kind in "fiub")
+    fits = fits and (labels is None or (labels.ndim == 1 and labels.dtype.kind in "iu"))
+    if not fits or len({len(array) for array in arrays}) > 1:
+        raise InputError(f"{_described(inputs, labels)}: expected [N, ...] and integer labels [N]", file=path)
+    return inputs, None if labels is None else labels.astype(np.int64), names
+
+
+def _described(*arrays: Any) -> str:
+    known = ((name, array) for name, array in zip("xy", arrays, strict=True) if isinstance(array, np.ndarray))
+    return ", ".join(f"{name} is {array.dtype}{list(array.shape)}" for name, array in known)
+
+
+def check_data(data: LabelledData, profile: Profile) -> None:
+    """Hold the data against the shapes that a model takes.
+
+    Raises:
+        InputError: the model has several inputs, or the samples are not shaped like its input.
+    """
+    if len(profile) != 1:
+        raise InputError(f"--data needs a model of one input, this one has {len(profile)}")
+    limits = next(iter(profile.values()))
+    if data.inputs.shape[1:] != limits.opt[1:]:
+        raise InputError(
+            f"--data has samples of shape {list(data.inputs.shape[1:])}, the model takes {list(limits.opt[1:])}"
+        )
+
+
+def decide(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The class of the largest logit [N, classes] for each sample, [N].
+
+    Raises:
+        InputError: the output is not [N, classes], or one of the labels has no class in it.
+    """
+    if logits.ndim != 2 or not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        raise InputError(
+            f"--data has labels {labels.min()}..{labels.max()}, the model's first output is "
+            f"[N{''.join(f', {size}' for size in logits.shape[1:])}], expected [N, classes]"
+        )
+    return logits.argmax(axis=1).astype(np.int64)
+
+
+def _first(found: Mapping[str, npt.NDArray[Any]], names: tuple[str, ...]) -> npt.NDArray[Any] | None:
+    return next((found[name] for name in names if name in found), None)

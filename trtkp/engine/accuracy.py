@@ -1,0 +1,42 @@
+"""What a runner decides on labelled data, and how often it is right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.data.labelled import LabelledData, check_data, decide
+from trtkp.shapes import Profile
+
+if TYPE_CHECKING:
+    from trtkp.engine.base import Runner
+
+__all__ = ["accuracy", "decisions"]
+
+
+def accuracy(runner: Runner, data: LabelledData, profile: Profile) -> float:
+    """Share of samples that a runner decides as the labels say; raises as `decisions` does."""
+    return float(np.mean(decisions(runner, data, profile) == data.labels))
+
+
+def decisions(runner: Runner, data: LabelledData, profile: Profile) -> npt.NDArray[np.int64]:
+    """The class [N] of every sample: the largest logit of the first output, with batches the profile allows.
+
+    Raises:
+        InputError: the data does not fit the model's input (`check_data`), or its first output is not [N, classes].
+    """
+    check_data(data, profile)
+    spec = runner.inputs[0]
+    limits = profile[spec.name]
+    inputs = data.inputs.astype(spec.dtype)
+    classes, size = [], limits.max[0]
+    for begin in range(0, len(inputs), size):
+        batch = inputs[begin : begin + size]
+        count = len(batch)
+        if count < limits.min[0]:  # the last batch of a model with a fixed or minimum batch
+            batch = np.concatenate([batch, np.repeat(batch[-1:], limits.min[0] - count, axis=0)])
+        logits = next(iter(runner.run({spec.name: batch}).values()))
+        classes.append(decide(logits, data.labels)[:count])
+    return np.concatenate(classes)

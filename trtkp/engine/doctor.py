@@ -1,0 +1,207 @@
+"""What is there to build and run with, and what to do about the rest.
+
+Nothing heavy is imported: packages are looked up in their metadata, the GPU is asked of the driver. ONNX Runtime alone
+is imported, because only it knows its providers.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from trtkp.engine import BACKENDS, choose_backend, get_backend
+from trtkp.machine.cpu import allowed_cpus, usable_cores
+from trtkp.machine.gpu import find_gpus
+from trtkp.machine.packages import importable, installed_version
+
+__all__ = ["Check", "Status", "diagnose"]
+
+#: ``ok``: there and usable. ``missing``: could be installed. ``unavailable``: this machine cannot have or use it.
+Status: TypeAlias = Literal["ok", "missing", "unavailable"]
+
+_LIBRARY = Path(__file__).parents[1] / "lib" / "libtrtkp.so"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        name: what was looked at.
+        status: ``ok``, ``missing`` or ``unavailable``.
+        version: its version; None where it has none or is not there.
+        detail: what was found, or why it cannot be used; one line.
+        remedy: what to do about it; None when nothing needs doing.
+    """
+
+    name: str
+    status: Status
+    version: str | None = None
+    detail: str = ""
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
+class _Package:
+    """A package: the module to import, the distributions that bring it, what it is for and how to get it."""
+
+    name: str
+    module: str
+    distributions: tuple[str, ...]
+    use: str
+    install: str
+
+
+_PACKAGES = (
+    _Package("torch", "torch", ("torch",), "pruning and export", "pip install torch"),
+    _Package("onnx", "onnx", ("onnx",), "graph rewriting", "pip install onnx"),
+    _Package(
+        "tensorrt",
+        "tensorrt",
+        ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+        "the backend tensorrt",
+        "pip install 'trtkp[tensorrt]'",
+    ),
+    _Package(
+        "tensorrt-rtx",
+        "tensorrt_rtx",
+        ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+        "the backend tensorrt-rtx",
+        "pip install 'trtkp[rtx]'",
+    ),
+    _Package("polygraphy", "polygraphy", ("polygraphy",), "checking TensorRT engines", "pip install polygraphy"),
+    _Package("pycuda", "pycuda", ("pycuda",), "running engines, or cuda-bindings instead", "pip install 'trtkp[gpu]'"),
+    _Package(
+        "cuda-bindings",
+        "cuda",
+        ("cuda-bindings",),
+        "running engines, and CUDA graphs",
+        "pip install 'trtkp[cuda-python]'",
+    ),
+)
+
+
+def diagnose() -> list[Check]:
+    """Look at everything; prints nothing and raises nothing, whatever the machine lacks."""
+    packages = [_package(package) for package in _PACKAGES]
+    after_onnx = 2
+    return [
+        _python(),
+        _machine(),
+        *packages[:after_onnx],
+        _onnxruntime(),
+        *packages[after_onnx:],
+        _gpu(),
+        _nvcc(),
+        _plugin_library(_LIBRARY),
+        *(_backend(name) for name in BACKENDS),
+        Check("backend auto", "ok", None, _chosen()),
+    ]
+
+
+def _python() -> Check:
+    detail = f"{platform.python_implementation()} on {platform.system()} {platform.machine()}"
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Check("python", "unavailable", platform.python_version(), detail, "use Python 3.11, 3.12 or 3.13")
+    return Check("python", "ok", platform.python_version(), detail)
+
+
+def _machine() -> Check:
+    memory = _memory_bytes()
+    size = f", {memory / 2**30:.1f} GiB memory" if memory else ""
+    model = _cpu_model()
+    detail = f"{usable_cores()} usable cores of {len(allowed_cpus())} logical CPUs{size}"
+    return Check("cpu", "ok", None, f"{model}: {detail}" if model else detail)
+
+
+def _cpu_model() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1).strip() if found else platform.processor()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _package(package: _Package) -> Check:
+    version = installed_version(*package.distributions)
+    if not importable(package.module):
+        return Check(package.name, "missing", None, f"not installed; needed for {package.use}", package.install)
+    return Check(package.name, "ok", version, f"for {package.use}")
+
+
+def _onnxruntime() -> Check:
+    found = get_backend("onnxruntime").availability()
+    if not found.can_run:
+        return Check("onnxruntime", "missing", None, found.detail, "pip install onnxruntime")
+    try:
+        import onnxruntime
+
+        providers = ", ".join(onnxruntime.get_available_providers())
+    except (ImportError, OSError, RuntimeError) as error:
+        return Check("onnxruntime", "unavailable", found.version, f"cannot be imported: {error}", "install it again")
+    return Check("onnxruntime", "ok", found.version, f"providers: {providers}")
+
+
+def _gpu() -> Check:
+    report = find_gpus()
+    if not report.gpus:
+        remedy = None if report.cuda is None else "check the driver with nvidia-smi"
+        return Check("nvidia gpu", "unavailable", report.driver, report.detail, remedy)
+    memory = ", ".join(f"{gpu.name} ({gpu.sm}, {gpu.memory_bytes / 2**30:.0f} GiB)" for gpu in report.gpus)
+    return Check("nvidia gpu", "ok", report.driver, f"{memory}; the driver runs CUDA up to {report.cuda}")
+
+
+def _nvcc() -> Check:
+    use = "needed only to build the plugin library"
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = shutil.which("nvcc") or (shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None)
+    if nvcc is None:
+        return Check("nvcc", "missing", None, f"no CUDA compiler; {use}", "install the CUDA toolkit, or set CUDA_HOME")
+    try:
+        text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check("nvcc", "unavailable", None, f"it does not run: {type(error).__name__}", "repair the CUDA toolkit")
+    found = re.search(r"release (\d+\.\d+)", text)
+    return Check("nvcc", "ok", found.group(1) if found else None, use)
+
+
+def _plugin_library(library: Path) -> Check:
+    if library.is_file():
+        size = library.stat().st_size / 2**20
+        return Check("plugin library", "ok", None, f"this wheel holds {library.name} ({size:.1f} MiB)")
+    return Check(
+        "plugin library",
+        "missing",
+        None,
+        f"this is the pure-Python wheel, without {library.name}: the backend tensorrt runs without our kernels",
+        "build from source with nvcc: TRTKP_CUDA_ARCHITECTURES=native pip install . (or a list such as '80;89;90')",
+    )
+
+
+def _backend(name: str) -> Check:
+    found = get_backend(name).availability()
+    build, run = ("yes" if able else "no" for able in (found.can_build, found.can_run))
+    detail = f"build here: {build}, run here: {run}; {found.detail}"
+    status: Status = "ok" if found.can_run else "unavailable"
+    if found.version is None and not found.can_build:
+        status = "missing"
+    return Check(f"backend {name}", status, found.version, detail)
+
+
+def _chosen() -> str:
+    choice = choose_backend("auto")
+    return f"takes {choice.backend.name}"

@@ -1,0 +1,123 @@
+"""ONNX to a serialised engine with TensorRT's own builder: TensorRT 10.x, 11.x and TensorRT-RTX in one code path.
+
+What the installed library can do is asked of its module (``hasattr``), never told by its version number. The library is
+driven directly and not through Polygraphy's loaders, for two reasons that were tried: Polygraphy's configuration for
+RTX targets leaves TF32 on (1.7.1 sets it by default), and its parser turns structured errors into log lines.
+
+This runs in the build worker (``trtkp.engine.trt.worker``) only: the library can abort its process.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from trtkp.engine.base import BuildRequest, Progress
+from trtkp.engine.trt.config import add_profile, set_options, set_targets, set_tf32
+from trtkp.engine.trt.log import Log, make_logger, make_monitor
+from trtkp.engine.trt.plugins import check_plugin_layers, load_plugins, plugin_layers, refuse_plugins
+from trtkp.engine.trt.tactics import TimingCacheFile
+from trtkp.errors import InputError, JobError
+
+__all__ = ["build_engine"]
+
+_LAYERS_WITH_A_PRECISION = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
+
+
+def build_engine(trt: Any, request: BuildRequest, engine: Path, log: Log, progress: Progress) -> dict[str, Any]:
+    """Parse, configure, build, write.
+
+    Args:
+        trt: the imported module, ``tensorrt`` or ``tensorrt_rtx``.
+        request: what to build.
+        engine: file to write.
+        log: takes what the library says.
+        progress: takes phase, step and total.
+
+    Returns:
+        ``version``, ``targets``, ``plugin_layers`` and ``seconds`` of the build proper.
+
+    Raises:
+        InputError: unknown targets or options, or shapes that do not fit the graph.
+        JobError: the parser or the builder refused; the message carries its own words.
+    """
+    start = time.perf_counter()
+    logger = make_logger(trt, log)
+    builder = trt.Builder(logger)
+    refuse_plugins(trt)
+    if request.plugins is not None:
+        load_plugins(trt, request.plugins, logger)
+    network, parser = _parse(trt, builder, logger, request.onnx)
+    if request.plugins is not None:
+        check_plugin_layers(network, request.plugin_nodes, request.onnx)
+    _check_precision(trt, network, request, log)
+    config = builder.create_builder_config()
+    set_tf32(trt, config, request.tf32)
+    set_options(trt, builder, config, request)
+    targets = set_targets(trt, config, request.targets)
+    add_profile(builder, config, network, request)
+    folder = request.trt.timing_cache
+    cache = TimingCacheFile(trt, config, folder, log) if folder is not None else None
+    monitor = make_monitor(trt, progress)
+    if monitor is not None:
+        config.progress_monitor = monitor
+    mark = logger.mark()
+    plan = builder.build_serialized_network(network, config)
+    found = plugin_layers(network)
+    del parser
+    if plan is None:
+        raise JobError(f"the builder gave no engine: {logger.since(mark) or 'no reason was given'}", file=request.onnx)
+    if cache is not None:
+        cache.save()
+    with engine.open("wb") as file:
+        file.write(memoryview(plan))
+    return {
+        "version": trt.__version__,
+        "targets": targets,
+        "plugin_layers": len(found),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _parse(trt: Any, builder: Any, logger: Any, onnx: Path) -> tuple[Any, Any]:
+    """The network, and the parser: it owns the weights, so it has to outlive the build."""
+    flags = 0
+    kinds = trt.NetworkDefinitionCreationFlag
+    for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH"):
+        if name in kinds.__members__:
+            flags |= 1 << int(kinds.__members__[name])
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, logger)
+    mark = logger.mark()
+    # From the path, not from bytes: external data is looked for beside it.
+    if not parser.parse_from_file(str(onnx)):
+        errors = [_parser_line(parser.get_error(i)) for i in range(parser.num_errors)]
+        first = parser.get_error(0) if parser.num_errors else None
+        raise JobError(
+            f"the parser refused the graph: {'; '.join(errors) or logger.since(mark) or 'no reason was given'}",
+            file=onnx,
+            layer=(first.node_name() or None) if first is not None else None,
+        )
+    if not network.num_outputs:
+        # Bytes that happen to be a protobuf message of unknown fields parse as an empty graph.
+        raise InputError("not an ONNX model, or one without outputs", file=onnx)
+    return network, parser
+
+
+def _parser_line(error: Any) -> str:
+    where = f"{error.node_operator()} node {error.node_name() or error.node()}" if error.node_operator() else ""
+    return f"{where}: {error.desc()}" if where else error.desc()
+
+
+def _check_precision(trt: Any, network: Any, request: BuildRequest, log: Log) -> None:
+    """Strong typing computes in the graph's types whatever is asked for, so a mismatch would pass unseen."""
+    half = [
+        layer.get_output(0).dtype in (trt.float16, trt.bfloat16)
+        for layer in (network.get_layer(index) for index in range(network.num_layers))
+        if layer.type.name in _LAYERS_WITH_A_PRECISION
+    ]
+    if request.precision == "fp16" and half and not any(half):
+        raise JobError("fp16 was asked for, but every convolution of the graph is fp32", file=request.onnx)
+    if request.precision == "fp32" and any(half):
+        log("warning", f"fp32 was asked for, but {sum(half)} of {len(half)} convolutions of the graph are fp16")

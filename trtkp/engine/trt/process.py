@@ -1,0 +1,127 @@
+"""Building in the worker, seen from the caller: start it, follow it, survive its death, leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections import deque
+from typing import IO, Any
+
+from trtkp.engine.base import BuildRequest, BuildResult, Progress
+from trtkp.engine.trt.worker import encode_request
+from trtkp.errors import InputError, JobError
+from trtkp.machine.processes import child_command
+
+__all__ = ["build_in_worker"]
+
+#: Lines of the library that go into the error when the worker dies.
+_LAST_LINES = 5
+
+
+def build_in_worker(module: str, request: BuildRequest, artefact: str, progress: Progress | None = None) -> BuildResult:
+    """Build ``request.output / artefact`` with the named module (``tensorrt``, ``tensorrt_rtx``) in its own process.
+
+    The engine is written beside its place and renamed, so a failed or interrupted build leaves what was there. The
+    worker is killed when this call is left for whatever reason, and dies with this process.
+
+    Raises:
+        InputError: no such ONNX file, or a request that the builder calls impossible.
+        JobError: the parser or builder refused, or the worker died; with the library's last lines.
+    """
+    if not request.onnx.is_file():
+        raise InputError("no such file", file=request.onnx)
+    start = time.perf_counter()
+    request.output.mkdir(parents=True, exist_ok=True)
+    target = request.output / artefact
+    unfinished = request.output / f".{artefact}.{uuid.uuid4().hex[:8]}.tmp"
+    warnings: list[str] = []
+    log: list[str] = []
+    try:
+        job = {"module": module, "request": encode_request(request), "engine": str(unfinished)}
+        done = _follow(job, request, warnings, log, progress)
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return BuildResult(
+        files=(target,),
+        version=done["version"],
+        targets=tuple(done["targets"]),
+        seconds=time.perf_counter() - start,
+        engine_bytes=target.stat().st_size,
+        warnings=tuple(warnings),
+        log=tuple(log),
+        peak_bytes=done["peak_bytes"],
+        plugin_layers=done["plugin_layers"],
+    )
+
+
+def _follow(
+    job: dict[str, Any], request: BuildRequest, warnings: list[str], log: list[str], progress: Progress | None
+) -> dict[str, Any]:
+    """Run the worker to its ``done`` event."""
+    with tempfile.TemporaryFile() as stderr:
+        process = subprocess.Popen(
+            child_command("trtkp.engine.trt.worker"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # dead already: its status says more
+                process.stdin.write(json.dumps(job).encode() + b"\n")
+                process.stdin.flush()
+            for line in process.stdout:
+                event = _parse(line)
+                kind = event.pop("event", None)
+                if kind == "progress" and progress is not None:
+                    progress(event["phase"], event["step"], event["total"])
+                elif kind == "log":
+                    (warnings if event["severity"] == "warning" else log).append(" ".join(event["text"].split()))
+                elif kind == "error":
+                    error = InputError if event.pop("kind") == "input" else JobError
+                    raise error(event["message"], **{k: event[k] for k in ("file", "layer", "remedy")})
+                elif kind == "done":
+                    return event
+            status = process.wait()
+            raise JobError(
+                f"the build process {_how(status)}; its last lines: {_tail([*warnings, *log], stderr)}",
+                file=request.onnx,
+                remedy="if it was killed for memory, give it more or build a smaller profile",
+            )
+        finally:
+            process.kill()
+            process.wait()
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            process.stdout.close()
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """An event; a line cut short by a death is none."""
+    with contextlib.suppress(ValueError):
+        event = json.loads(line)
+        if isinstance(event, dict):
+            return event
+    return {}
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status} and no answer"
+    with contextlib.suppress(ValueError):
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"was killed by signal {-status}"
+
+
+def _tail(lines: list[str], stderr: IO[bytes]) -> str:
+    stderr.seek(0)
+    printed = deque((line.decode(errors="replace").strip() for line in stderr), maxlen=_LAST_LINES)
+    last = [*lines[-_LAST_LINES:], *(line for line in printed if line)][-_LAST_LINES:]
+    return " | ".join(last) or "none"

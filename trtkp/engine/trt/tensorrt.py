@@ -1,0 +1,82 @@
+"""TensorRT 10.x and 11.x: built on the GPU that will run it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from trtkp.engine.base import Availability, BuildRequest, BuildResult, Progress
+from trtkp.engine.trt.backend import TrtBackend
+from trtkp.engine.trt.process import build_in_worker
+from trtkp.errors import InputError, NotRunnableError
+from trtkp.machine.gpu import find_gpus
+from trtkp.machine.packages import importable, installed_version
+
+__all__ = ["TensorRTBackend"]
+
+_MODULE = "tensorrt"
+#: Runs version-compatible engines where the whole package is not installed.
+_LEAN = "tensorrt_lean"
+_DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+_LEAN_DISTRIBUTIONS = ("tensorrt-lean", "tensorrt-lean-cu13", "tensorrt-lean-cu12")
+
+
+class TensorRTBackend(TrtBackend):
+    """Our plugins where the plan chose them, standard operators elsewhere; *unverified*: no GPU was at hand."""
+
+    name: ClassVar[str] = "tensorrt"
+    title: ClassVar[str] = "TensorRT"
+
+    def availability(self) -> Availability:
+        """Both building (it times its kernels) and running need an NVIDIA GPU."""
+        version = installed_version(*_DISTRIBUTIONS)
+        reason = self._why_not_build()
+        if reason is None:
+            return Availability(True, True, version, f"TensorRT {version} on {find_gpus().detail}")
+        if self._why_not_run() is None:
+            lean = installed_version(*_LEAN_DISTRIBUTIONS)
+            return Availability(False, True, lean, f"the lean runtime {lean} runs but does not build: {reason}")
+        return Availability(False, False, version, reason)
+
+    def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
+        """Build in a worker process, for the GPU at hand.
+
+        Raises:
+            InputError: targets other than ``current``, no such file, shapes that do not fit.
+            NotRunnableError: no package or no GPU.
+            JobError: the graph was refused, or the worker died.
+        """
+        request.trt.check()
+        if any(target.lower() != "current" for target in request.targets):
+            raise InputError(
+                f"targets {', '.join(request.targets)}: TensorRT builds for the GPU at hand",
+                remedy="leave the targets out, or use the backend tensorrt-rtx",
+            )
+        if (reason := self._why_not_build()) is not None:
+            raise NotRunnableError(f"TensorRT cannot build here: {reason}")
+        # "current" is what it does anyway, and its builder knows no such word.
+        return build_in_worker(_MODULE, replace(request, targets=()), self.artefact, progress)
+
+    def _why_not_build(self) -> str | None:
+        if not importable(_MODULE):
+            return "package tensorrt is not installed: pip install 'trtkp[tensorrt]'"
+        report = find_gpus()
+        return None if report.gpus else report.detail
+
+    def _why_not_run(self) -> str | None:
+        if not importable(_LEAN):
+            return self._why_not_build()
+        report = find_gpus()
+        return None if report.gpus else report.detail
+
+    def _module(self) -> str:
+        return _MODULE if importable(_MODULE) else _LEAN
+
+    def _plugins(self) -> Path | None:
+        from trtkp.kernels.capi import find_library
+
+        try:
+            return find_library()
+        except InputError:
+            return None  # an engine without plugins needs none, and TensorRT names the one that is missing

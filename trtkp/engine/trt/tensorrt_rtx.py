@@ -1,0 +1,79 @@
+"""TensorRT-RTX: engines built on any machine, run on RTX GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from trtkp.engine.base import Availability, BuildRequest, BuildResult, Progress
+from trtkp.engine.trt.backend import TrtBackend
+from trtkp.engine.trt.process import build_in_worker
+from trtkp.errors import InputError, JobError
+from trtkp.machine.gpu import GpuReport, find_gpus
+from trtkp.machine.packages import importable, installed_version
+
+__all__ = ["RTX_COMPUTE_CAPABILITIES", "TensorRTRTXBackend"]
+
+#: GPUs that TensorRT-RTX 1.x runs on (its support matrix); there is no Hopper or datacentre Blackwell.
+RTX_COMPUTE_CAPABILITIES = frozenset({(7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)})
+
+_MODULE = "tensorrt_rtx"
+_DISTRIBUTIONS = ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
+_NOT_INSTALLED = "package tensorrt_rtx is not installed: pip install 'trtkp[rtx]'"
+
+
+class TensorRTRTXBackend(TrtBackend):
+    """Standard operators only (no plugins); see ``trt_config.default_targets`` for what is built without asking.
+
+    Weights are stored once and uncompressed: 38.35 MB of fp16 weights give an engine of 38.81 MB. Building it peaked
+    at 309 MiB of memory, in fp32 at 445 MiB (``benchmarks/results/rtx_targets.json``).
+    """
+
+    name: ClassVar[str] = "tensorrt-rtx"
+    title: ClassVar[str] = "TensorRT-RTX"
+
+    def availability(self) -> Availability:
+        """Building needs the package alone; running needs an RTX GPU too."""
+        version = installed_version(*_DISTRIBUTIONS)
+        if not importable(_MODULE):
+            return Availability(False, False, None, _NOT_INSTALLED)
+        reason = _why_not_here(find_gpus())
+        if reason is None:
+            return Availability(True, True, version, f"TensorRT-RTX {version} on {find_gpus().detail}")
+        return Availability(True, False, version, f"TensorRT-RTX {version} builds but does not run: {reason}")
+
+    def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
+        """Build in a worker process; needs no GPU unless the target is ``current``.
+
+        Raises:
+            InputError: unknown target, ``current`` without a GPU, no such file, shapes that do not fit.
+            JobError: the package is missing, the graph was refused, or the worker died.
+        """
+        request.trt.check()
+        if not importable(_MODULE):
+            raise JobError(_NOT_INSTALLED)
+        if request.trt.embed_plugins or request.plugins is not None:
+            raise InputError("--embed-plugins: TensorRT-RTX takes no plugins", remedy="leave it out")
+        if "current" in (target.lower() for target in request.targets):
+            reason = _why_not_here(find_gpus())
+            if reason is not None:
+                raise InputError(f"target current: {reason}", remedy="name the architectures, such as sm86 and sm89")
+        # it times no tactics: its timing cache does nothing
+        request = replace(request, trt=replace(request.trt, timing_cache=None))
+        return build_in_worker(_MODULE, request, self.artefact, progress)
+
+    def _why_not_run(self) -> str | None:
+        return _why_not_here(find_gpus()) if importable(_MODULE) else _NOT_INSTALLED
+
+    def _module(self) -> str:
+        return _MODULE
+
+
+def _why_not_here(report: GpuReport) -> str | None:
+    """Why no engine runs on this machine; None when the first GPU takes one."""
+    if not report.gpus:
+        return report.detail
+    gpu = report.gpus[0]
+    if gpu.compute_capability not in RTX_COMPUTE_CAPABILITIES:
+        return f"{gpu.name} ({gpu.sm}) is not an RTX GPU"
+    return None

@@ -1,0 +1,1 @@
+"""Index sets: which weights a pruned convolution keeps, how they are stored, and what they cost."""

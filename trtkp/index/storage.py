@@ -1,0 +1,127 @@
+"""``index_sets.safetensors``: index sets on disk, under ``<parameter name>.<array>``.
+
+The header's one metadata entry, `FORMAT`, is a JSON object: the version, the SHA-256 of the content and, per layer, the
+weight's shape, the ONNX groups, the kind and, with a 2:4 refinement, ``"nm": "2:4"``. It is one entry because
+safetensors writes several in an order that changes from run to run. Reading is strict: an unknown version, another
+checksum, a missing or surplus array, a wrong dtype, order or bound is refused with the layer's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from trtkp.errors import InputError
+from trtkp.index.index_set import IndexSet
+
+__all__ = ["ARRAYS", "FORMAT", "VERSION", "load_index_sets", "save_index_sets"]
+
+FORMAT = "trtkp.index_sets"
+VERSION = 1
+ARRAYS = ("filters", "group_ptr", "entry_ptr", "channel", "taps")
+#: The array of a refinement, and what the header says of one.
+NM_ARRAY, NM = "nm_mask", "2:4"
+
+#: Types of the arrays, as safetensors calls them.
+_DTYPES = {"I32", "U16", "U64", "U8"}
+
+
+def save_index_sets(path: str | PathLike[str], index_sets: Mapping[str, IndexSet]) -> None:
+    """Write index sets, keyed by the parameter name of the weight. Equal input gives equal bytes."""
+    layers = {
+        name: {"shape": list(index.shape), "groups": index.groups, "kind": str(index.kind)}
+        | ({} if index.nm_mask is None else {"nm": NM})
+        for name, index in sorted(index_sets.items())
+    }
+    tensors = {
+        f"{name}.{array}": np.ascontiguousarray(getattr(index_sets[name], array))
+        for name, entry in layers.items()
+        for array in _arrays(entry)
+    }
+    header = {"version": VERSION, "sha256": _digest(layers, tensors), "layers": layers}
+    save_file(tensors, path, {FORMAT: json.dumps(header)})
+
+
+def load_index_sets(path: str | PathLike[str]) -> dict[str, IndexSet]:
+    """Read and validate index sets.
+
+    Raises:
+        InputError: not such a file, another version, damaged, or an index set that breaks a rule of the format.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            digest, layers = _header(path, file.metadata() or {})
+            expected = {f"{name}.{array}" for name, entry in layers.items() for array in _arrays(entry)}
+            for name in sorted(set(file.keys()) ^ expected):
+                problem = "missing" if name in expected else "not announced in the header"
+                raise InputError(f"array {name} is {problem}", file=path, remedy="build the bundle again")
+            for name in sorted(expected):
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in _DTYPES:  # also those that NumPy does not have
+                    raise InputError(f"array {name} is of type {dtype}", file=path, remedy="build the bundle again")
+            tensors = {name: file.get_tensor(name) for name in sorted(expected)}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"not a readable safetensors file ({error})", file=path) from error
+    index_sets = {}
+    for name, entry in layers.items():
+        arrays = {array: tensors[f"{name}.{array}"] for array in _arrays(entry)}
+        index = IndexSet(shape=tuple(entry["shape"]), groups=entry["groups"], **arrays)
+        try:
+            index.validate(name)
+        except InputError as error:
+            raise InputError(error.message, file=path, layer=name, remedy=error.remedy) from error
+        if str(index.kind) != entry["kind"]:
+            raise InputError(f"kind is {index.kind}, the header says {entry['kind']}", file=path, layer=name)
+        index_sets[name] = index
+    if digest != _digest(layers, tensors):
+        raise InputError("the file is damaged: its checksum does not fit", file=path, remedy="build the bundle again")
+    return index_sets
+
+
+def _arrays(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The arrays of a layer, by its entry in the header."""
+    return (*ARRAYS, NM_ARRAY) if "nm" in entry else ARRAYS
+
+
+def _digest(layers: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 over what the header says of the layers and the bytes of every array, in the order of their names."""
+    digest = hashlib.sha256(json.dumps(layers, sort_keys=True).encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The checksum and the layers that the header announces, checked for form."""
+    if FORMAT not in metadata:
+        raise InputError("not a file of index sets", file=path)
+    try:
+        header = json.loads(metadata[FORMAT])
+        version = header["version"]
+        if version == VERSION:
+            layers: dict[str, dict[str, Any]] = header["layers"]
+            for entry in layers.values():
+                shape, groups = entry["shape"], entry["groups"]
+                well_formed = len(shape) == 4 and all(type(size) is int for size in (*shape, groups))
+                if not well_formed or type(entry["kind"]) is not str or entry.get("nm", NM) != NM:
+                    raise ValueError("ill-formed entry")
+            return str(header["sha256"]), layers
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"header of the index sets cannot be read ({error})", file=path) from error
+    raise InputError(
+        f"index sets of version {version}, this trtkp reads version {VERSION}",
+        file=path,
+        remedy="build the bundle again",
+    )

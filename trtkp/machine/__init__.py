@@ -1,0 +1,1 @@
+"""The machine: its CPU, GPUs and installed packages, child processes, and timing."""

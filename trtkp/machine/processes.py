@@ -1,0 +1,67 @@
+"""Our modules in processes of their own: how they are started, and that they go when their parent goes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import signal
+import sys
+from abc import abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["Closing", "child_command", "die_with_parent", "peak_bytes"]
+
+_PR_SET_PDEATHSIG = 1
+
+
+def child_command(module: str) -> list[str]:
+    """The command line that runs ``main()`` of a module.
+
+    The child searches modules where the caller does (a source tree, an environment) and not in the current directory,
+    where a stray file could shadow one.
+    """
+    start = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main()"
+    return [sys.executable, "-P", "-c", start, json.dumps([path or str(Path.cwd()) for path in sys.path])]
+
+
+def die_with_parent() -> None:
+    """On Linux the kernel ends this process with its parent, even while a library holds every lock."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def peak_bytes() -> int | None:
+    """Peak resident memory of this process; None where the system does not tell.
+
+    On Linux it is ``VmHWM``: ``ru_maxrss`` outlives ``exec``, so a child would report its parent's memory as its own.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, LookupError, ValueError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Closing:
+    """A context manager that is closed on exit."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what is held; twice is allowed."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

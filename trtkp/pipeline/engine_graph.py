@@ -1,0 +1,129 @@
+"""From the masked dense net to ``engine.onnx``: dead parts → packing → plan → forms → folded Gathers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from trtkp.graph.edit import ints
+from trtkp.graph.layers import LayerTable
+from trtkp.graph.ops import OpName
+from trtkp.graph.passes.channel_order import FoldedGathers, fold_channel_gathers
+from trtkp.graph.passes.dead import DeadParts, remove_dead
+from trtkp.graph.passes.pack import pack_convolutions, packed_nodes
+from trtkp.index.index_set import IndexSet
+from trtkp.machine.timing import Timing
+from trtkp.plan.cache import TimingCache
+from trtkp.plan.planner import NET_BUDGET_S, Plan, make_plan
+from trtkp.plan.race import apply_plan, race
+from trtkp.shapes import Shape
+
+if TYPE_CHECKING:
+    from trtkp.plan.target import EngineTarget
+
+__all__ = ["EngineGraph", "make_engine_graph"]
+
+
+@dataclass(frozen=True)
+class EngineGraph:
+    """``engine.onnx`` and how it came about.
+
+    Attributes:
+        model: standard operators, and packed ones where a plugin computes them.
+        plan: of the layers that are left.
+        dead: what was removed before the layers were packed.
+        dead_times: whole net before and after the removal, where it was timed.
+        gathers: Gathers of channels that the plan wrote, and those that are left.
+        notes: one line each.
+    """
+
+    model: ir.Model
+    plan: Plan
+    dead: DeadParts
+    gathers: FoldedGathers
+    dead_times: tuple[Timing, Timing] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def make_engine_graph(
+    dense: ir.Model,
+    index_sets: Mapping[str, IndexSet],
+    table: LayerTable,
+    shapes: Mapping[str, Shape],
+    *,
+    measure: bool,
+    threads: int | None = None,
+    only: str | Mapping[str, str] | None = None,
+    cache: TimingCache | None = None,
+    target: EngineTarget | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> EngineGraph:
+    """Plan a net, and write it in the forms of its plan.
+
+    Args:
+        dense: masked, batch normalisation folded; not changed.
+        index_sets: by parameter name, of the source's weights.
+        table: the net's convolutions.
+        shapes: input name to the shape that counts, the profile's ``opt``.
+        measure: time candidates, and the net without its dead parts, in ONNX Runtime or on the target's GPU.
+        threads: of ONNX Runtime.
+        only: see `make_plan`.
+        cache: see `make_plan`.
+        target: see `make_plan`; with plugins, lists are packed for the kernels' tiles.
+        progress: called as layers are planned.
+    """
+    rest = dense.clone()
+    places = {layer.node: layer.repeats * prod(layer.output_size) for layer in table.layers}
+    dead = remove_dead(rest, places) if index_sets else DeadParts((), {})
+    times, notes = None, []
+    if dead.layers and measure and only is None:
+        raced = race({"before": dense, "after": rest}, shapes, threads, NET_BUDGET_S, target)
+        times = raced["before"], raced["after"]
+        if times[1].median_ms > times[0].median_ms:
+            notes.append(
+                f"the net without its dead parts took {times[1].median_ms:.3f} ms, with them "
+                f"{times[0].median_ms:.3f} ms: they stay"
+            )
+            dead = DeadParts((), {})
+    if dead.layers:
+        index_sets = dead.restrict(rest, index_sets)
+    else:
+        rest = dense.clone()
+    sizes = {layer.node: layer.input_size for layer in table.layers}
+    packed, tiles = rest.clone(), target is not None and target.library is not None
+    pack_convolutions(packed, index_sets, sizes, tiles=tiles)
+    plan = make_plan(
+        packed, shapes, _value_shapes(packed, table, shapes), measure=measure, threads=threads, only=only,
+        cache=cache, target=target, progress=progress,
+    )  # fmt: skip
+    leaving = {node: choice for node, choice in plan.choices.items() if choice != "dense"}
+    pack_convolutions(rest, index_sets, sizes, only=leaving.keys(), tiles=tiles)
+    engine = apply_plan(rest, leaving)
+    gathers = fold_channel_gathers(engine)
+    return EngineGraph(engine, plan, dead, gathers, times, tuple(notes) + plan.notes)
+
+
+def _value_shapes(packed: ir.Model, table: LayerTable, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Shapes of what packed nodes read and write, whose channels may be fewer than the table's."""
+    batch = shapes[table.batch_input][0] if table.batch_input is not None else 1
+    layers = {layer.node: layer for layer in table.layers}
+    found: dict[str, Shape] = {}
+    for node in packed_nodes(packed):
+        layer = layers[str(node.name)]
+        count, (filters, channels, *_) = batch * layer.repeats, ints(node, "weight_shape", ())
+        groups = node.attributes.get_int("group", 1)
+        target = (count, filters, *layer.output_size)
+        found[_name(node.inputs[0])] = (count, channels * groups, *layer.input_size)
+        found[_name(node.outputs[0])] = target
+        if OpName.parse(node.op_type).residual:
+            found[_name(node.inputs[6])] = target
+    return found
+
+
+def _name(value: ir.Value | None) -> str:
+    assert value is not None
+    return str(value.name)

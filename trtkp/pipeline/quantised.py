@@ -1,0 +1,131 @@
+"""What builds and ``trtkp calibrate`` share around a quantised graph: its files, its check, its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtkp.bundle.calibration import CALIBRATION, save_calibration
+from trtkp.bundle.manifest import QuantisationRecord
+from trtkp.bundle.records import timing_record
+from trtkp.calib.options import CalibrationOptions
+from trtkp.data.labelled import LabelledData, check_data
+from trtkp.errors import InputError, JobError
+from trtkp.shapes import Profile
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from trtkp.calib.quantise import Quantised
+    from trtkp.data.samples import Samples
+
+__all__ = [
+    "check_quantisable",
+    "check_quantised",
+    "engine_targets",
+    "quantisation_record",
+    "read_samples",
+    "save_quantised",
+    "state_file",
+]
+
+#: Architectures of TensorRT-RTX whose tensor cores know FP8 (tried on 1.7.1: the others are refused by its compiler).
+_FP8_TARGETS = ("sm89", "sm120", "sm121")
+
+
+def read_samples(data: LabelledData | str | PathLike[str], profile: Profile, options: CalibrationOptions) -> Samples:
+    """Samples from a path or from memory, held against the model's only input.
+
+    Raises:
+        InputError: the model has several inputs, or the data does not fit it or cannot be used.
+    """
+    from trtkp.data.samples import Samples, load_samples
+
+    if len(profile) != 1:
+        raise InputError(f"--data needs a model of one input, this one has {len(profile)}")
+    if isinstance(data, LabelledData):
+        check_data(data, profile)
+        return Samples(data.inputs, data.labels)
+    shape = next(iter(profile.values())).opt[1:]
+    return load_samples(data, shape, mean=options.mean, std=options.std)
+
+
+def check_quantisable(backend: str, kind: str, targets: Sequence[str]) -> None:
+    """Refuse a backend or architectures that cannot compute in this type.
+
+    Raises:
+        InputError: FP8 for onnxruntime or for a GPU before Ada.
+    """
+    if kind != "fp8":
+        return
+    if backend == "onnxruntime":
+        raise InputError("--precision fp8: onnxruntime does not compute in FP8", remedy="use -b tensorrt-rtx, or int8")
+    wrong = [target for target in targets if backend == "tensorrt-rtx" and target.lower() not in _FP8_TARGETS]
+    if wrong and "current" not in wrong:
+        known = ", ".join(_FP8_TARGETS)
+        raise InputError(f"--target {wrong[0]} does not compute in FP8", remedy=f"choose from {known}, or use int8")
+
+
+def engine_targets(backend: str, precision: str, targets: Sequence[str]) -> tuple[str, ...]:
+    """The architectures asked for; without any, those of TensorRT-RTX that know FP8 where the engine needs it."""
+    return _FP8_TARGETS if backend == "tensorrt-rtx" and precision == "fp8" and not targets else tuple(targets)
+
+
+def state_file(output: Path) -> Path:
+    """Where an interrupted calibration for this bundle keeps its state: beside it, hidden."""
+    return output.absolute().with_name(f".{output.absolute().name}.calibrating.npz")
+
+
+def save_quantised(result: Quantised, folder: Path) -> None:
+    """Write ``calibration.json``, and the few samples that verifying needs, into a bundle under construction."""
+    from safetensors.numpy import save_file
+
+    save_calibration(result.calibration, folder / CALIBRATION)
+    if result.samples is not None:
+        save_file({"inputs": np.ascontiguousarray(result.samples, np.float32)}, folder / "samples.safetensors")
+
+
+def check_quantised(
+    result: Quantised, engine: ir.Model, reference: ir.Model, profile: Profile, precision: str, file: Path
+) -> None:
+    """Hold a quantised graph against the dense masked net, on samples within its ranges.
+
+    Raises:
+        JobError: its outputs are further away than rounding to 8 bits explains.
+    """
+    from trtkp.verification.bundle import compare_graphs, inputs_in_range
+
+    ((name, limits),) = profile.items()
+    shape = (max(limits.min[0], min(4, limits.max[0])), *limits.min[1:])
+    inputs = inputs_in_range(result.calibration, name, shape, 0)
+    if result.samples is not None and result.samples.shape[1:] == shape[1:]:
+        inputs = np.resize(result.samples.astype(np.float32), shape)
+    shapes: Mapping[str, tuple[int, ...]] = {name: shape}
+    check = compare_graphs(
+        "engine.onnx", engine, reference, shapes, precision, feeds={name: inputs},
+        fuse_qdq=result.calibration.form == "onnxruntime",
+    )  # fmt: skip
+    if check.status == "failed":
+        raise JobError(
+            f"the quantised graph is far from the one in floating point: {check.summary}", file=file,
+            remedy="use another --calibrator, more samples or a smaller --max-drop",
+        )  # fmt: skip
+
+
+def quantisation_record(result: Quantised) -> QuantisationRecord:
+    """What the manifest says of it."""
+    calibration = result.calibration
+    return QuantisationRecord(
+        fallback=calibration.fallback,
+        form=calibration.form,
+        method=calibration.method,
+        percentile=calibration.percentile,
+        scores=calibration.scores,
+        layers=calibration.layers,
+        floating=timing_record(result.floating),
+        quantised=timing_record(result.quantised),
+    )

@@ -1,9 +1,0 @@
-"""``trtkp prune``: model file → masks, with or without training → a directory that ``trtkp build`` takes."""
-
-from __future__ import annotations
-
-from trtkp.pruning.folder import training_folder
-from trtkp.pruning.options import PruneOptions, with_epochs
-from trtkp.pruning.run import prune
-
-__all__ = ["PruneOptions", "prune", "training_folder", "with_epochs"]

@@ -1,5 +1,0 @@
-"""Serving: bundles behind the Open Inference Protocol (KServe v2) over HTTP and gRPC.
-
-A request is checked against the model's contract, waits in its batcher, and is computed by its worker process; tensors
-travel between them in shared memory. ``trtkp.serve.server.serve`` is what ``trtkp serve`` calls.
-"""

@@ -1,0 +1,1 @@
+"""Served models for other servers: Triton repositories, KServe resources, Ray Serve."""

@@ -1,0 +1,173 @@
+"""A Triton model repository of bundles: configuration, model files, and the command that serves them.
+
+The configuration is Triton's own protobuf message (``inference.ModelConfig``), which tritonclient brings.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from trtkp.bundle import Bundle
+from trtkp.errors import InputError
+from trtkp.machine.processes import Closing
+from trtkp.serving.contract import Contract
+from trtkp.serving.models.repository import find_bundles
+from trtkp.serving.options import ServeOptions
+from trtkp.serving.protocol.config import model_config
+
+__all__ = ["TritonRepository", "export_triton"]
+
+#: Name in the repository of the script that starts Triton.
+_SCRIPT = "run-tritonserver.sh"
+#: The library that registers plugins as it is loaded, which is all that Triton does with it.
+_REGISTERING = "libtrtkp_register.so"
+
+
+@dataclass(frozen=True)
+class TritonRepository:
+    """What was written.
+
+    Attributes:
+        path: the model repository.
+        models: name to versions.
+        command: the ``tritonserver`` command line; it is in the repository too.
+        notes: what the user should know, one a line.
+    """
+
+    path: Path
+    models: dict[str, list[str]]
+    command: str
+    notes: tuple[str, ...] = ()
+
+
+def export_triton(bundles: Sequence[Path], output: Path, options: ServeOptions | None = None) -> TritonRepository:
+    """Write a model repository: ``<name>/config.pbtxt`` and ``<name>/<version>/model.onnx`` or ``model.plan``.
+
+    Raises:
+        InputError: a bundle that is missing or was changed, versions that differ in their tensors, or an output that
+            is there already.
+    """
+    from google.protobuf import text_format
+
+    options = options or ServeOptions()
+    found = find_bundles(bundles)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError("exists and is not empty", file=output, remedy="choose another -o, or remove it")
+    notes: list[str] = []
+    configs: dict[str, Any] = {}
+    models: dict[str, list[str]] = {}
+    with _Staging(output) as staging:
+        for name, version, bundle in found:
+            platform, note = _platform(bundle)
+            notes += [f"{name}: {note}"] if note else []
+            contract = Contract.of(bundle, name, version, options.max_batch)
+            opt = bundle.manifest.profile[bundle.manifest.inputs[0].name]["opt"]
+            config = model_config(
+                contract, options, platform=platform, gpu=platform == "tensorrt_plan", usual=opt[0] if opt else None
+            )
+            if options.threads is not None and platform == "onnxruntime_onnx":
+                config.parameters["intra_op_thread_count"].string_value = str(options.threads)
+            config.version_policy.all.SetInParent()
+            if name in configs and configs[name] != config:
+                raise InputError(f"versions of {name} differ in their tensors or profiles", file=bundle.path)
+            configs[name] = config
+            models.setdefault(name, []).append(version)
+            _copy(bundle, platform, staging / name / version)
+        for name, config in configs.items():
+            text = text_format.MessageToString(config)
+            (staging / name / "config.pbtxt").write_text(text, encoding="utf-8")
+        command = _command(output, _backend_settings(staging, output, found))
+        script = staging / _SCRIPT
+        script.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+        staging.publish()
+    return TritonRepository(output, models, command, tuple(notes))
+
+
+class _Staging(Closing):
+    """A hidden sibling that takes the output's place at the end, or is gone."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._path = output.absolute().with_name(f".{output.name}.exporting")
+        try:
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._path.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"cannot be written ({error.strerror})", file=output, remedy="choose another -o") from None
+
+    def __truediv__(self, name: str) -> Path:
+        return self._path / name
+
+    def publish(self) -> None:
+        if self._output.exists():
+            self._output.rmdir()
+        self._path.rename(self._output)
+
+    def close(self) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)
+
+
+def _platform(bundle: Bundle) -> tuple[str, str]:
+    """Triton's platform of a bundle, and a note where that is not the bundle's own backend."""
+    if bundle.manifest.backend == "tensorrt":
+        return "tensorrt_plan", ""
+    if bundle.manifest.backend == "tensorrt-rtx":
+        return "onnxruntime_onnx", "Triton has no TensorRT-RTX backend: its engine.onnx is served by ONNX Runtime"
+    return "onnxruntime_onnx", ""
+
+
+def _copy(bundle: Bundle, platform: str, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    if platform == "tensorrt_plan":
+        if bundle.manifest.tensorrt is not None and bundle.manifest.tensorrt.strip_weights:
+            raise InputError(
+                "its engine holds no weights, and Triton has none to give it", file=bundle.path,
+                remedy="build without --strip-weights",
+            )  # fmt: skip
+        shutil.copyfile(bundle.file("model.engine"), folder / "model.plan")
+        return
+    shutil.copyfile(bundle.file("engine.onnx"), folder / "model.onnx")
+    for name in bundle.manifest.files:
+        if name.startswith("engine.onnx."):  # external data, known to the graph by this name
+            shutil.copyfile(bundle.file(name), folder / name)
+
+
+def _backend_settings(staging: _Staging, output: Path, found: Sequence[tuple[str, str, Bundle]]) -> list[str]:
+    """Settings of Triton's TensorRT backend; the plugin library that engines need is copied beside the first model.
+
+    Raises:
+        InputError: the library is not installed, or another build than an engine was made with.
+    """
+    settings = []
+    needy = [(name, bundle) for name, _, bundle in found if _needs_library(bundle)]
+    if needy:
+        from trtkp.kernels.capi import find_library
+
+        library = find_library()
+        for _, bundle in needy:
+            bundle.check_plugin_library(library)
+        first = needy[0][0]
+        for file in (library, library.with_name(_REGISTERING)):  # the second loads the first
+            shutil.copyfile(file, staging / first / file.name)
+        settings.append(f"plugins={output.absolute() / first / _REGISTERING}")
+    if any(b.manifest.tensorrt is not None and b.manifest.tensorrt.carries_code for _, _, b in found):
+        settings.append("version-compatible=true")  # which lets engines load the code that they carry
+    return settings
+
+
+def _needs_library(bundle: Bundle) -> bool:
+    record = bundle.manifest.tensorrt
+    return record is not None and record.plugin_layers > 0 and not record.embed_plugins
+
+
+def _command(repository: Path, settings: Sequence[str]) -> str:
+    path = repository.absolute()
+    command = ["tritonserver", f"--model-repository={path}", "--exit-on-error=true", "--strict-readiness=true"]
+    command += [f"--backend-config=tensorrt,{setting}" for setting in settings]
+    return " ".join(map(quote, command))

@@ -1,0 +1,207 @@
+"""A served model: its queue, its worker process, and the watch over it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+import numpy as np
+
+from trtkp.bundle import Bundle
+from trtkp.errors import TrtkpError
+from trtkp.machine.cpu import usable_cores
+from trtkp.serving.batcher import Batcher, Job
+from trtkp.serving.contract import Contract, Feeds
+from trtkp.serving.errors import ServeError, TimedOut, Unavailable
+from trtkp.serving.logs import log
+from trtkp.serving.models.metrics import ModelMetrics
+from trtkp.serving.options import ServeOptions
+from trtkp.serving.worker.process import Instance, WorkerProcess
+
+__all__ = ["Model", "Statistics"]
+
+#: Seconds between attempts to start a worker that does not come up: the first pause, and the longest.
+_PAUSES = (0.1, 5.0)
+
+
+@dataclass
+class Statistics:
+    """Totals since the start, nanoseconds, as the protocol's statistics extension counts them."""
+
+    success: int = 0
+    success_ns: int = 0
+    failed: int = 0
+    failed_ns: int = 0
+    queue_ns: int = 0
+    compute_ns: int = 0
+    rows: int = 0
+    runs: int = 0
+
+
+class Model:
+    """One version of a model: takes checked requests, gives outputs, and outlives its worker."""
+
+    def __init__(self, bundle: Bundle, contract: Contract, options: ServeOptions, metrics: ModelMetrics) -> None:
+        self.contract = contract
+        self.statistics = Statistics()
+        self._bundle = bundle
+        self._options = options
+        self._metrics = metrics
+        rows = contract.batch[1] if contract.batch is not None else None
+        self._batcher = Batcher(rows, options.max_delay_ms / 1e3, options.queue)
+        self._worker: WorkerProcess | None = None
+        self._watch: asyncio.Task[None] | None = None
+        metrics.watch(lambda: len(self._batcher), lambda: self.ready, lambda: self.worker_pid)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a warmed-up worker is there."""
+        return self._worker is not None
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process of the worker."""
+        return self._worker.pid if self._worker is not None else None
+
+    async def start(self) -> None:
+        """Start the worker; the model is ready afterwards.
+
+        Raises:
+            TrtkpError: it cannot run here.
+        """
+        self._worker = await self._open()
+        self._watch = asyncio.create_task(self._keep_running())
+
+    async def stop(self) -> None:
+        """End the worker; requests still waiting are refused."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        self._batcher.fail_all(Unavailable("the server is shutting down"))
+        if self._worker is not None:
+            await self._worker.stop()
+            self._worker = None
+
+    def check_room(self) -> None:
+        """Refuse at once what could not be queued.
+
+        Raises:
+            Unavailable: no worker.
+            QueueFull: no room.
+        """
+        if self._worker is None:
+            raise Unavailable(f"model {self.contract.name} is not ready", remedy="try again later")
+        self._batcher.check_room()
+
+    async def infer(self, feeds: Feeds, timeout_s: float) -> dict[str, np.ndarray]:
+        """Outputs of one checked request.
+
+        Raises:
+            ServeError: refused, failed, or too late.
+        """
+        self.check_room()
+        loop = asyncio.get_running_loop()
+        job = Job(feeds, self.contract.rows(feeds), self.contract.key(feeds), loop.create_future())
+        self._batcher.put(job)
+        alarm = loop.call_later(timeout_s, job.fail, TimedOut(f"no answer within {timeout_s:g} s"))
+        try:
+            return await job.answer
+        finally:
+            alarm.cancel()
+
+    def record(self, seconds: float, *, ok: bool) -> None:
+        """Count a request that was answered, or refused."""
+        if ok:
+            self._metrics.seconds.observe(seconds)
+            self.statistics.success += 1
+            self.statistics.success_ns += int(seconds * 1e9)
+        else:
+            self.statistics.failed += 1
+            self.statistics.failed_ns += int(seconds * 1e9)
+
+    async def _open(self) -> WorkerProcess:
+        instances = self._options.instances
+        threads = self._options.threads or max(1, usable_cores() // instances)
+        return await WorkerProcess.start(self._bundle, self.contract, instances, threads)
+
+    async def _keep_running(self) -> None:
+        """Feed the worker; when it dies, start another one."""
+        while True:
+            assert self._worker is not None
+            feeding = [asyncio.create_task(self._feed(self._worker, one)) for one in self._worker.instances]
+            try:
+                await self._worker.ended.wait()
+            finally:
+                for task in feeding:
+                    task.cancel()
+                await asyncio.gather(*feeding, return_exceptions=True)
+            worker, self._worker = self._worker, None
+            status = await worker.stop()
+            self._metrics.restarts.inc()
+            log("worker died", level=logging.ERROR, **self._name, pid=worker.pid, status=status)
+            self._worker = await self._reopen()
+            log("worker restarted", level=logging.WARNING, **self._name, pid=self._worker.pid)
+
+    async def _reopen(self) -> WorkerProcess:
+        pause = _PAUSES[0]
+        while True:
+            try:
+                return await self._open()
+            except TrtkpError as error:
+                log("worker cannot start", level=logging.ERROR, **self._name, error=str(error))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _PAUSES[1])
+
+    async def _feed(self, worker: WorkerProcess, instance: Instance) -> None:
+        """Batch after batch into one instance, until the worker dies."""
+        while True:
+            jobs = await self._batcher.take()
+            error: ServeError = Unavailable("the worker died while it computed this request", remedy="try again")
+            try:
+                start = monotonic()
+                results, milliseconds = await instance.run(jobs, self._options.timeout_s)
+            except TimeoutError:
+                error = Unavailable(f"the engine hung for {self._options.timeout_s:g} s and was restarted")
+                worker.kill()
+                return
+            except Unavailable:
+                return
+            except ServeError as refusal:
+                error = refusal
+            except Exception as unexpected:
+                error = ServeError("internal error, see the server's log")
+                log(
+                    "batch failed",
+                    level=logging.ERROR,
+                    **self._name,
+                    error=f"{type(unexpected).__name__}: {unexpected}",
+                )
+            else:
+                self._answer(jobs, results, start, milliseconds)
+            finally:
+                for job in jobs:
+                    job.fail(error)
+
+    def _answer(
+        self, jobs: Sequence[Job], results: Sequence[dict[str, np.ndarray]], start: float, milliseconds: float
+    ) -> None:
+        for job, result in zip(jobs, results, strict=True):
+            if not job.answer.done():
+                job.answer.set_result(result)
+            self._metrics.queue_seconds.observe(start - job.arrived)
+            self.statistics.queue_ns += int((start - job.arrived) * 1e9)
+        rows = sum(job.rows for job in jobs)
+        self._metrics.compute_seconds.observe(milliseconds / 1e3)
+        self._metrics.batch_rows.observe(rows)
+        self.statistics.compute_ns += int(milliseconds * 1e6)
+        self.statistics.rows += rows
+        self.statistics.runs += 1
+
+    @property
+    def _name(self) -> dict[str, str]:
+        return {"model": self.contract.name, "version": self.contract.version}

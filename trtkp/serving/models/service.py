@@ -1,0 +1,205 @@
+"""All models of a server, who is let in, and what happens to a request whatever protocol it came by."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+
+from trtkp.serving.contract import Contract, RawTensor
+from trtkp.serving.errors import NotFound, ServeError, Unavailable
+from trtkp.serving.logs import log
+from trtkp.serving.models.metrics import Metrics
+from trtkp.serving.models.model import Model
+from trtkp.serving.models.repository import find_bundles
+from trtkp.serving.options import ServeOptions
+
+__all__ = ["EXTENSIONS", "Exchange", "Inference", "Service"]
+
+#: Optional parts of the protocol that are here.
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "model_repository")
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A decoded inference request; nothing in it was checked against a model yet.
+
+    Attributes:
+        tensors: inputs.
+        outputs: names of the outputs that are wanted; empty: all.
+        id: the client's, echoed.
+        timeout_s: the client's limit; None: the server's.
+    """
+
+    tensors: Sequence[RawTensor]
+    outputs: Sequence[str] = ()
+    id: str = ""
+    timeout_s: float | None = None
+
+
+@dataclass
+class Exchange:
+    """A request on its way, for metrics and logs."""
+
+    protocol: str
+    request_id: str
+    model: Model | None = None
+    status: int = 200
+    started: float = field(default_factory=monotonic)
+    error: str | None = None
+
+
+class Service:
+    """The models of these bundles, each in its worker process.
+
+    Raises:
+        InputError: a bundle that is missing or was changed, or options that do not fit it.
+    """
+
+    def __init__(self, bundles: Sequence[Path], options: ServeOptions | None = None) -> None:
+        self.options = options or ServeOptions()
+        self.metrics = Metrics()
+        self.draining = False
+        self._bodies = 0
+        self._in_flight = 0
+        self._changed = asyncio.Event()
+        self.models: dict[str, dict[str, Model]] = {}
+        for name, version, bundle in find_bundles(bundles):
+            contract = Contract.of(bundle, name, version, self.options.max_batch)
+            model = Model(bundle, contract, self.options, self.metrics.of(name, version))
+            self.models.setdefault(name, {})[version] = model
+
+    @property
+    def all_models(self) -> list[Model]:
+        """Every version of every model."""
+        return [model for versions in self.models.values() for model in versions.values()]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model is ready and new requests are let in."""
+        return not self.draining and all(model.ready for model in self.all_models)
+
+    async def start(self) -> None:
+        """Start every worker.
+
+        Raises:
+            TrtkpError: one cannot run here.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for model in self.all_models:
+                    group.create_task(model.start())
+        except ExceptionGroup as errors:
+            await self.stop()
+            raise errors.exceptions[0] from None
+        log("ready", models={name: list(versions) for name, versions in self.models.items()})
+
+    async def drain(self) -> None:
+        """Let nobody in any more, and wait for those who are, but not longer than the grace period."""
+        self.draining = True
+        log("draining", in_flight=self._in_flight)
+        try:
+            async with asyncio.timeout(self.options.grace_s):
+                while self._in_flight:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            log("gave up waiting", level=logging.WARNING, in_flight=self._in_flight)
+
+    async def stop(self) -> None:
+        """End every worker."""
+        await asyncio.gather(*(model.stop() for model in self.all_models))
+
+    def find(self, name: str, version: str = "") -> Model:
+        """A model; without a version, the newest.
+
+        Raises:
+            NotFound: no such model or version.
+        """
+        versions = self.models.get(name)
+        if versions is None:
+            raise NotFound(f"no model {name[:80]!r}")
+        if not version:
+            return versions[max(versions, key=int)]
+        if version not in versions:
+            raise NotFound(f"model {name} has no version {version[:20]!r}, only {', '.join(versions)}")
+        return versions[version]
+
+    async def infer(self, model: Model, request: Inference) -> dict[str, np.ndarray]:
+        """The wanted outputs of a request.
+
+        Raises:
+            ServeError: refused, failed, or too late.
+        """
+        feeds = model.contract.check(request.tensors, request.outputs)
+        limit = self.options.timeout_s
+        outputs = await model.infer(feeds, min(limit, request.timeout_s or limit))
+        return {name: outputs[name] for name in request.outputs or model.contract.outputs}
+
+    @contextmanager
+    def exchange(self, protocol: str, request_id: str) -> Iterator[Exchange]:
+        """Around an inference: lets it in, counts it, logs it. Errors leave as `ServeError`.
+
+        Raises:
+            Unavailable: the server is shutting down.
+            ServeError: what was raised inside; anything else becomes one, and is logged with its type.
+        """
+        exchange = Exchange(protocol, request_id)
+        self._in_flight += 1
+        try:
+            if self.draining:
+                raise Unavailable("the server is shutting down")
+            yield exchange
+        except ServeError as error:
+            exchange.status, exchange.error = error.status, error.message
+            raise
+        except asyncio.CancelledError:
+            exchange.status, exchange.error = 499, "the client went away"
+            raise
+        except Exception as error:
+            exchange.status, exchange.error = 500, f"{type(error).__name__}: {error}"
+            raise ServeError("internal error, see the server's log") from error
+        finally:
+            self._in_flight -= 1
+            self._changed.set()
+            self._record(exchange)
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Around the life of a request's body.
+
+        Raises:
+            Unavailable: all bodies together would be too large.
+        """
+        if self._bodies + size > self.options.pending_bytes:
+            raise Unavailable("too many bytes of requests are waiting already", remedy="try again later")
+        self._bodies += size
+        try:
+            yield
+        finally:
+            self._bodies -= size
+
+    def _record(self, exchange: Exchange) -> None:
+        seconds = monotonic() - exchange.started
+        model = exchange.model
+        name, version = (model.contract.name, model.contract.version) if model is not None else ("", "")
+        self.metrics.requests.labels(name, version, exchange.protocol, str(exchange.status)).inc()
+        if model is not None:
+            model.record(seconds, ok=exchange.status == 200)
+        log(
+            "request",
+            level=logging.ERROR if exchange.status in (500, 504) else logging.INFO,
+            request_id=exchange.request_id,
+            protocol=exchange.protocol,
+            model=name or None,
+            version=version or None,
+            status=exchange.status,
+            ms=round(seconds * 1e3, 3),
+            error=exchange.error,
+        )

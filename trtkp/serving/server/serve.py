@@ -1,0 +1,209 @@
+"""The server: HTTP and gRPC in one event loop, from the first worker's start to the last request's answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import uvicorn
+
+from trtkp.errors import InputError
+from trtkp.serving.logs import log, start_logging
+from trtkp.serving.models.service import Service
+from trtkp.serving.options import ServeOptions
+from trtkp.serving.protocol.connection import timed_connections
+from trtkp.serving.protocol.rest import make_app
+from trtkp.serving.protocol.rpc import make_grpc_server
+
+__all__ = ["Addresses", "serve"]
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a server that is ready listens.
+
+    Attributes:
+        http: URL.
+        grpc: host and port; None: no gRPC.
+        models: name to versions.
+    """
+
+    http: str
+    grpc: str | None
+    models: dict[str, list[str]]
+
+
+def serve(
+    bundles: Sequence[Path],
+    options: ServeOptions | None = None,
+    on_ready: Callable[[Addresses], None] | None = None,
+) -> None:
+    """Serve bundles until SIGTERM or SIGINT; a second one does not wait for requests in flight.
+
+    Args:
+        bundles: bundles, or directories of numbered ones.
+        options: addresses, batching, limits, credentials.
+        on_ready: called once every model is warm.
+
+    Raises:
+        InputError: a bundle, option, port or certificate that cannot be used.
+        JobError: an engine cannot run here.
+    """
+    options = options or ServeOptions()
+    start_logging(options.log_level)
+    try:
+        import uvloop
+    except ImportError:  # none for this system
+        run: Any = asyncio.run
+    else:
+        run = uvloop.run
+    run(_serve(bundles, options, on_ready))
+
+
+async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Callable[[Addresses], None] | None) -> None:
+    service = Service(bundles, options)
+    token = options.token()
+    if token is None and not _is_loopback(options.host):
+        log("anybody who reaches this port may use it", level=logging.WARNING, host=options.host)
+    server = _HttpServer(_http_config(service, options, token))
+    stop = _StopSignals()
+    async with contextlib.AsyncExitStack() as stack:
+        http = _listen(options.host, options.port)
+        stack.callback(http.close)
+        rpc, rpc_port = _bind_grpc(service, options, token)
+        listening = asyncio.create_task(server.serve([http]))  # probes see that it is not ready yet
+        if rpc is not None:
+            await rpc.start()
+        try:
+            starting = asyncio.create_task(service.start())
+            await _first(starting, asyncio.create_task(stop.wait()), listening)
+            if starting.done():
+                starting.result()
+                if on_ready is not None:
+                    on_ready(_addresses(service, options, http, rpc_port))
+                await _first(asyncio.create_task(stop.wait()), listening)
+            else:
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+            await _first(asyncio.create_task(service.drain()), asyncio.create_task(stop.wait(2)))
+        finally:
+            server.should_exit = True
+            if rpc is not None:
+                await rpc.stop(1.0)
+            await asyncio.gather(listening, return_exceptions=True)
+            await service.stop()
+            log("stopped")
+
+
+class _HttpServer(uvicorn.Server):
+    """Uvicorn without its own signal handlers: draining comes before its shutdown."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _StopSignals:
+    """Counts SIGTERM and SIGINT."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._changed = asyncio.Condition()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: asyncio.ensure_future(self._count()))
+
+    async def wait(self, count: int = 1) -> None:
+        """Return once so many have come."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._seen >= count)
+
+    async def _count(self) -> None:
+        async with self._changed:
+            self._seen += 1
+            self._changed.notify_all()
+
+
+async def _first(*tasks: asyncio.Task[Any]) -> None:
+    """Wait for the first task; the waiting for signals and drains that lost is given up."""
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _http_config(service: Service, options: ServeOptions, token: str | None) -> uvicorn.Config:
+    config = uvicorn.Config(
+        make_app(service, token),
+        http=timed_connections(options.timeout_s),
+        limit_concurrency=options.connections + 1,  # the one that asks is among those that it counts
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
+    )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise InputError(f"TLS cannot be set up: {error}", file=options.tls_cert) from None
+    return config
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+        message = f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}"
+        raise InputError(message, remedy="choose another --host or --port") from None
+    return listener
+
+
+def _bind_grpc(service: Service, options: ServeOptions, token: str | None) -> tuple[grpc.aio.Server | None, int]:
+    if options.grpc_port is None:
+        return None, 0
+    server = make_grpc_server(service, token)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    address = f"{host}:{options.grpc_port}"
+    try:
+        if options.tls_cert is not None and options.tls_key is not None:
+            pair = (options.tls_key.read_bytes(), options.tls_cert.read_bytes())
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        else:
+            port = server.add_insecure_port(address)
+    except (RuntimeError, OSError):
+        port = 0
+    if port == 0:
+        raise InputError(f"gRPC cannot listen on {address}", remedy="choose another --host or --grpc-port")
+    return server, port
+
+
+def _addresses(service: Service, options: ServeOptions, http: socket.socket, grpc_port: int) -> Addresses:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    scheme = "https" if options.tls_cert is not None else "http"
+    return Addresses(
+        http=f"{scheme}://{host}:{http.getsockname()[1]}",
+        grpc=f"{host}:{grpc_port}" if grpc_port else None,
+        models={name: list(versions) for name, versions in service.models.items()},
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

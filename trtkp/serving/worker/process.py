@@ -1,0 +1,201 @@
+"""A worker process as the server sees it: started, fed batch by batch, followed to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from trtkp.bundle import Bundle
+from trtkp.errors import JobError
+from trtkp.machine.processes import child_command
+from trtkp.serving.batcher import Job
+from trtkp.serving.contract import Contract
+from trtkp.serving.errors import ServeError, Unavailable
+from trtkp.serving.worker.arena import Arena, layout
+
+__all__ = ["Instance", "WorkerProcess"]
+
+_GONE = "the worker died while it computed this request"
+
+
+class Instance:
+    """One execution context in a worker: takes one batch at a time."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+        _, size = layout((spec.name, spec.dtype, spec.high) for spec in contract.inputs.values())
+        with contextlib.ExitStack() as made:  # closes the arenas where the rest cannot be had
+            self.inputs, self.outputs = made.enter_context(Arena.new()), made.enter_context(Arena.new())
+            self.inputs.reserve(size)
+            self._socket, self.far_end = socket.socketpair()
+            made.pop_all()
+
+    async def connect(self) -> dict[str, Any]:
+        """The worker's first word."""
+        self.far_end.close()
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
+        return await self._hear()
+
+    async def run(self, jobs: Sequence[Job], limit: float) -> tuple[list[dict[str, np.ndarray]], float]:
+        """The outputs of each job, and the milliseconds that the engine took.
+
+        Raises:
+            ServeError: the engine refused the batch.
+            Unavailable: the worker died.
+            TimeoutError: no answer within ``limit`` seconds.
+        """
+        places = self._write(jobs)
+        try:
+            self._writer.write(json.dumps({"inputs": places}).encode() + b"\n")
+            answer = await asyncio.wait_for(self._hear(), limit)
+        except ConnectionError:
+            raise Unavailable(_GONE, remedy="try again") from None
+        if "error" in answer:
+            raise ServeError(answer["error"])
+        return self._split(jobs, self.outputs.views(answer["outputs"])), answer["ms"]
+
+    def close(self) -> None:
+        """Close the socket, which ends the worker's thread, and the arenas."""
+        if hasattr(self, "_writer"):
+            self._writer.close()
+        for part in (self._socket, self.far_end, self.inputs, self.outputs):
+            part.close()
+
+    def _write(self, jobs: Sequence[Job]) -> list[Any]:
+        """Put the rows of all jobs one after the other, zeros behind them if the engine takes more."""
+        batch = self._contract.batch
+        rows = sum(job.rows for job in jobs)
+        padded = max(rows, batch[0]) if batch is not None else 0
+        shapes = {name: value.shape for name, value in jobs[0].feeds.items()}
+        if batch is not None:
+            shapes = {name: (padded, *shape[1:]) for name, shape in shapes.items()}
+        places, _ = layout((name, spec.dtype, shapes[name]) for name, spec in self._contract.inputs.items())
+        for name, view in self.inputs.views(places).items():
+            if batch is None:
+                view[...] = jobs[0].feeds[name]
+                continue
+            np.concatenate([job.feeds[name] for job in jobs], out=view[:rows])
+            view[rows:] = 0
+        return places
+
+    def _split(self, jobs: Sequence[Job], outputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        if self._contract.batch is None:
+            return [{name: value.copy() for name, value in outputs.items()}]
+        rows = max(sum(job.rows for job in jobs), self._contract.batch[0])
+        for name, value in outputs.items():
+            if len(value) != rows:
+                raise ServeError(f"the engine gave {len(value)} rows of {name} for {rows}")
+        results, row = [], 0
+        for job in jobs:
+            results.append({name: value[row : row + job.rows].copy() for name, value in outputs.items()})
+            row += job.rows
+        return results
+
+    async def _hear(self) -> dict[str, Any]:
+        line = await self._reader.readline()
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError
+        return json.loads(line)
+
+
+class WorkerProcess:
+    """A process with all instances of a model, warmed up.
+
+    Attributes:
+        instances: its execution contexts.
+        ended: set when the process is dead, however that came.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], instances: list[Instance]) -> None:
+        self._process = process
+        self.instances = instances
+        self.ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._watch, args=(loop,), daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @classmethod
+    async def start(cls, bundle: Bundle, contract: Contract, instances: int, threads: int | None) -> WorkerProcess:
+        """Start a process and wait until every instance has run its warm-up.
+
+        Raises:
+            JobError: the bundle was changed, the engine cannot run here, or the process died.
+        """
+        made: list[Instance] = []
+        try:
+            for _ in range(instances):
+                made.append(Instance(contract))  # noqa: PERF401 - those made before one that fails are closed
+            channels = [[one.far_end.fileno(), one.inputs.descriptor, one.outputs.descriptor] for one in made]
+            process = subprocess.Popen(  # noqa: ASYNC220 - forks and returns; a thread waits for its end
+                child_command("trtkp.serving.worker.worker"),
+                stdin=subprocess.PIPE,
+                pass_fds=[number for channel in channels for number in channel],
+            )
+        except OSError as error:
+            for instance in made:
+                instance.close()
+            raise JobError(f"no worker can be started ({error.strerror})", file=bundle.path) from None
+        worker = cls(process, made)
+        job = {
+            "bundle": str(bundle.path.absolute()),
+            "threads": threads,
+            "instances": channels,
+            "warm_up": _warm_up(bundle, contract),
+        }
+        try:
+            assert process.stdin is not None
+            with process.stdin as pipe, contextlib.suppress(BrokenPipeError):
+                pipe.write(json.dumps(job).encode() + b"\n")
+            for word in await asyncio.gather(*(instance.connect() for instance in made)):
+                if "error" in word:
+                    raise JobError(word["error"], file=word["file"], remedy=word["remedy"])
+        except ConnectionError:
+            status = await worker.stop()
+            raise JobError(f"the worker ended with status {status} before it was ready", file=bundle.path) from None
+        except BaseException:
+            await worker.stop()
+            raise
+        return worker
+
+    async def stop(self) -> int:
+        """End the process, whatever it is doing; gives its status."""
+        for instance in self.instances:
+            instance.close()
+        self.kill()
+        await self.ended.wait()
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """End the process at once; `ended` follows."""
+        self._process.kill()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(self.ended.set)
+
+
+def _warm_up(bundle: Bundle, contract: Contract) -> list[dict[str, list[int]]]:
+    """The usual shapes, and the largest: what does not fit into memory shows before the first request."""
+    profile = bundle.manifest.profile
+    largest = {name: list(limits["max"]) for name, limits in profile.items()}
+    usual = {name: list(limits["opt"]) for name, limits in profile.items()}
+    if contract.batch is not None:
+        for shapes in (largest, usual):
+            for shape in shapes.values():
+                shape[0] = min(shape[0], contract.batch[1])
+    return [usual, largest]

@@ -1,0 +1,1 @@
+"""Verification: every artefact of a bundle held against the PyTorch reference."""

@@ -1,0 +1,419 @@
+"""Every artefact of a bundle against its reference: *verified*, *failed* or *not run (reason)*.
+
+The chain has no gap: the dense masked net, unpacked with NumPy from ``model.onnx``, is held against the source model
+with the pruned weights at zero; ``model.onnx`` (packed operators, run through their function bodies) and
+``engine.onnx`` are held against the dense masked net; the engine too, where it can run, and that against the graph
+which its parser was given as well, by Polygraphy (`outputs`). ONNX Runtime's CPU kernels compute fp16 graphs
+in fp32, so in fp16 the size of the activations is a check of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from trtkp.bundle import Bundle, load
+from trtkp.engine.feeds import random_feeds
+from trtkp.errors import InputError, JobError, TrtkpError
+from trtkp.machine.gpu import why_not_built_for_here
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from trtkp.bundle.calibration import Calibration
+    from trtkp.engine.base import Backend, BuildRequest, BuildResult, Runner
+    from trtkp.model import SourceModel
+    from trtkp.shapes import Shape
+
+__all__ = ["TOLERANCE", "Check", "Report", "check_built", "compare_graphs", "dense_graph", "inputs_in_range", "verify"]
+
+#: Relative Frobenius error that a whole net may have. The limits of 8 bits are loose on purpose: they tell a wrong
+#: graph (a scale, a pair at the wrong place) from rounding, and say nothing of accuracy, which the build measured.
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.5, "fp8": 0.5}
+
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+Status: TypeAlias = Literal["verified", "failed", "not run"]
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """Largest absolute error, and ``||a - b|| / ||b||`` over all elements, of one output."""
+
+    max_abs: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """One artefact against one reference."""
+
+    artefact: str
+    against: str
+    status: Status
+    reason: str | None = None
+    tolerance: float | None = None
+    outputs: dict[str, OutputError] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> str:
+        """The tolerance as text."""
+        tolerance = self.tolerance or 0.0
+        short = f"{tolerance:.0e}"
+        return short if float(short) == tolerance else f"{tolerance:g}"
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        if self.reason is not None:
+            return f"{self.artefact}: {self.status} ({self.reason})"
+        if not self.outputs:
+            return f"{self.artefact}: {self.status} against the {self.against}"
+        worst = max(self.outputs.items(), key=lambda item: _order(item[1].relative))
+        return (
+            f"{self.artefact}: {self.status} against {self.against}, output {worst[0]}: relative error "
+            f"{worst[1].relative:.2e} (limit {self.limit}), largest difference {worst[1].max_abs:.2e}"
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of a bundle."""
+
+    bundle: str
+    precision: str
+    checks: tuple[Check, ...]
+    require_engine: bool
+    scores: dict[str, Any] | None = None
+    """Of a quantised bundle: what its build measured on real data (`trtkp.bundle.calibration.Scores`)."""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing failed, and the engine was run if that was asked for."""
+        failed = any(check.status == "failed" for check in self.checks)
+        engine_missing = self.require_engine and any(
+            check.artefact == "engine" and check.status != "verified" for check in self.checks
+        )
+        return not failed and not engine_missing
+
+    @property
+    def hint(self) -> str | None:
+        """What a failure means, where the pattern of the checks tells."""
+        source, *others = self.checks
+        rounding = (
+            self.precision == "fp16"
+            and source.status == "failed"
+            and all(error.relative < 1 for error in source.outputs.values())
+            and bool(source.outputs)
+            and all(check.status != "failed" for check in others)
+        )
+        if not rounding:
+            return None
+        worst = max(error.relative for error in source.outputs.values())
+        return (
+            "the graphs agree with each other, only the source model in fp32 is further away: rounding to fp16 makes "
+            f"the difference; build with --precision fp32, or accept it with --tolerance {_round_up(worst):g}"
+        )
+
+
+def verify(
+    bundle: str | PathLike[str] | Bundle,
+    *,
+    model: str | PathLike[str] | None = None,
+    arch: str | None = None,
+    trust_pickle: bool = False,
+    tolerance: float | None = None,
+    require_engine: bool = False,
+    seed: int = 0,
+) -> Report:
+    """Check a bundle on standard-normal inputs, at the smallest shapes of its profile and at a batch of up to 3.
+
+    Args:
+        bundle: a bundle or its directory.
+        model: the source model; without it, the file that the manifest names is used if it is there unchanged.
+        arch: the network of a state dict; without it, the manifest's.
+        trust_pickle: allow a source file that is code.
+        tolerance: relative error allowed; without it, 1e-5 in fp32 and 5e-3 in fp16. Of an int8 or fp8 bundle it is
+            that of ``engine.onnx`` and the engine, 0.5 without it, on samples that the bundle keeps (random ones
+            within the calibrated range where it keeps none); ``model.onnx`` is fp32 there and held to 1e-5.
+        require_engine: an engine that cannot run here is a failure.
+        seed: of the inputs.
+
+    Raises:
+        InputError: no bundle, a corrupted one, or ``model`` is not the model that was built.
+    """
+    if tolerance is not None and not tolerance > 0:
+        raise InputError(f"--tolerance {tolerance}: not a positive number")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: not a seed", remedy="give 0 or more")
+    opened = bundle if isinstance(bundle, Bundle) else load(bundle)
+    checker = _Checker(opened, tolerance, seed)
+    checks = (
+        checker.source(None if model is None else Path(model), arch, trust_pickle),
+        checker.graph("model.onnx"),
+        checker.graph("engine.onnx"),
+        *checker.ranges(),
+        *checker.engine(),
+    )
+    quantised = opened.manifest.quantisation
+    scores = quantised.scores.model_dump() if quantised is not None else None
+    return Report(str(opened.path), opened.manifest.precision, checks, require_engine, scores)
+
+
+def dense_graph(packed: ir.Model) -> ir.Model:
+    """The dense masked net: every packed operator as one Conv, its weight unpacked with NumPy."""
+    from trtkp.graph.passes.pack import packed_nodes
+    from trtkp.plan.planner import apply_plan
+
+    return apply_plan(packed, {str(node.name): "dense" for node in packed_nodes(packed)})
+
+
+def compare_graphs(
+    name: str,
+    candidate: ir.Model,
+    reference: ir.Model,
+    shapes: Mapping[str, Shape],
+    precision: str,
+    *,
+    feeds: Arrays | None = None,
+    fuse_qdq: bool = True,
+) -> Check:
+    """Two graphs in ONNX Runtime on the same inputs: random ones, or ``feeds``.
+
+    ``fuse_qdq`` false runs the candidate's Q/DQ pairs as they are written.
+    """
+    import onnx_ir as ir
+
+    from trtkp.engine.onnxruntime import OrtRunner
+
+    with OrtRunner(ir.to_proto(reference)) as runner:
+        feeds = random_feeds(runner.inputs, shapes, seed=0) if feeds is None else feeds
+        expected = runner.run(feeds)
+    with OrtRunner(ir.to_proto(candidate), fuse_qdq=fuse_qdq) as runner:
+        found = runner.run(_cast(feeds, runner))
+    return _compare(name, "dense masked ONNX", [(found, expected)], TOLERANCE[precision])
+
+
+def check_built(
+    backend: Backend, request: BuildRequest, result: BuildResult, precision: str, *, fuse_qdq: bool = True
+) -> None:
+    """Where a compiled engine can run, hold what it computes against its graph, before anything is published.
+
+    Random inputs at the smallest and the usual shapes; ``fuse_qdq`` false runs the graph's Q/DQ pairs as written.
+
+    Raises:
+        JobError: it computes something else, or does not run.
+    """
+    if backend.artefact != "model.engine" or not backend.availability().can_run:
+        return
+    if why_not_built_for_here(result.targets) is not None:
+        return
+    from trtkp.engine.options import RunOptions
+
+    options = RunOptions(
+        allow_host_code=request.trt.carries_code, refit_from=request.onnx if request.trt.strip_weights else None
+    )
+    with backend.open(result.files[0], options=options) as runner:  # type: ignore[call-arg]  # TrtBackend's
+        shapes = ({name: getattr(limits, size) for name, limits in request.profile.items()} for size in ("min", "opt"))
+        feeds = [random_feeds(runner.inputs, each, seed=0) for each in shapes]
+        check = _against_graph(runner, request.onnx, feeds, TOLERANCE[precision], fuse_qdq=fuse_qdq)
+    if check.status == "failed":
+        raise JobError(
+            f"the engine computes something else than its graph: {check.summary}",
+            remedy="build with --no-plugins, and report it",
+        )
+
+
+def _against_graph(runner: Runner, onnx: Path, feeds: Sequence[Arrays], tolerance: float, *, fuse_qdq: bool) -> Check:
+    from trtkp.verification.outputs import run_both
+
+    return _compare("engine", "its graph", run_both(runner, onnx, feeds, fuse_qdq=fuse_qdq), tolerance)
+
+
+def calibrated_inputs(bundle: Bundle, shape: Shape, seed: int) -> npt.NDArray[np.float32]:
+    """Inputs [N, ...] of a quantised bundle whose values lie in its ranges: samples that it keeps, or random ones."""
+    from trtkp.bundle.calibration import CALIBRATION, load_calibration
+
+    kept = bundle.samples
+    if kept is not None and kept.shape[1:] == shape[1:]:
+        return np.resize(kept, shape)
+    calibration = load_calibration(bundle.file(CALIBRATION))
+    return inputs_in_range(calibration, bundle.manifest.inputs[0].name, shape, seed)
+
+
+def inputs_in_range(calibration: Calibration, name: str, shape: Shape, seed: int) -> npt.NDArray[np.float32]:
+    """Random inputs, uniform between the smallest and the largest value of the samples that were calibrated with."""
+    found = calibration.tensors.get(name)
+    low, high = (found.low, found.high) if found is not None else (-1.0, 1.0)
+    return np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
+
+
+def _cast(feeds: Arrays, runner: Runner) -> dict[str, npt.NDArray[Any]]:
+    """The feeds in the runner's types: an engine of mixed precision may take half of what its reference takes."""
+    dtypes = {spec.name: spec.dtype for spec in runner.inputs}
+    return {name: feed.astype(dtypes.get(name, feed.dtype), copy=False) for name, feed in feeds.items()}
+
+
+class _Checker:
+    """The checks of one bundle; the dense masked net runs once for all of them."""
+
+    def __init__(self, bundle: Bundle, tolerance: float | None, seed: int) -> None:
+        import onnx_ir as ir
+
+        from trtkp.engine.onnxruntime import OrtRunner
+
+        self.bundle, self.manifest, self.seed = bundle, bundle.manifest, seed
+        quantised = self.manifest.quantisation
+        limit = TOLERANCE[self.manifest.precision] if tolerance is None else tolerance
+        #: of ``model.onnx``, and of the engine and its graph
+        self.tolerance, self.engine_tolerance = limit, limit
+        with OrtRunner(ir.to_proto(dense_graph(ir.load(bundle.file("model.onnx"))))) as runner:
+            self.feeds = [random_feeds(runner.inputs, shapes, seed) for shapes in self._shapes()]
+            self.expected = [runner.run(feeds) for feeds in self.feeds]
+            self.engine_feeds, self.engine_expected = self.feeds, self.expected
+            if quantised is not None:
+                self.tolerance = TOLERANCE["fp32"]
+                name, dtype = runner.inputs[0].name, runner.inputs[0].dtype
+                self.engine_feeds = [
+                    {name: calibrated_inputs(bundle, shapes[name], seed).astype(dtype)} for shapes in self._shapes()
+                ]
+                self.engine_expected = [runner.run(feeds) for feeds in self.engine_feeds]
+
+    def _shapes(self) -> list[dict[str, Shape]]:
+        """The smallest shapes, and a batch of up to 3 where the profile allows it."""
+        smallest = {name: tuple(shapes["min"]) for name, shapes in self.manifest.profile.items()}
+        batched = {
+            name: (*(max(low, min(3, high)) for low, high in zip(shapes["min"][:1], shapes["max"][:1], strict=True)),
+                   *shapes["min"][1:])
+            for name, shapes in self.manifest.profile.items()
+        }  # fmt: skip
+        return [smallest] if batched == smallest else [smallest, batched]
+
+    @property
+    def _fused(self) -> bool:
+        quantised = self.manifest.quantisation
+        return quantised is None or quantised.form == "onnxruntime"
+
+    def graph(self, name: str) -> Check:
+        """A graph of the bundle, in ONNX Runtime."""
+        from trtkp.engine.onnxruntime import OrtRunner
+
+        with OrtRunner(self.bundle.file(name), fuse_qdq=self._fused) as runner:
+            return self._compare_engine(name, runner) if name == "engine.onnx" else self._compare(name, runner)
+
+    def ranges(self) -> list[Check]:
+        """In fp16, whether every activation fits: ONNX Runtime's CPU kernels compute in fp32 and would not notice."""
+        import onnx_ir as ir
+
+        from trtkp.verification.ranges import FLOAT16_MAX, beyond_float16
+
+        if self.manifest.precision != "fp16":
+            return []
+        artefact, against = "activations", "range of fp16"
+        found = beyond_float16(ir.load(self.bundle.file("engine.onnx")), self._shapes()[-1], self.seed)
+        if found is None:
+            return [Check(artefact, against, "verified")]
+        reason = f"{found[0]} reaches {found[1]:.3g}, fp16 ends at {FLOAT16_MAX:.0f}; build with --precision fp32"
+        return [Check(artefact, against, "failed", reason=reason)]
+
+    def engine(self) -> list[Check]:
+        """The engine on its own backend; one that was compiled also against the graph that its parser was given."""
+        from trtkp.engine import NotRunnableError
+
+        try:
+            with self.bundle.open() as runner:
+                checks = [self._compare_engine("engine", runner)]
+                if "model.engine" in self.manifest.files:
+                    feeds = [_cast(feeds, runner) for feeds in self.engine_feeds]
+                    graph = self.bundle.file("engine.onnx")
+                    checks.append(_against_graph(runner, graph, feeds, self.engine_tolerance, fuse_qdq=self._fused))
+                return checks
+        except NotRunnableError as error:
+            return [Check("engine", "dense masked ONNX", "not run", reason=error.message)]
+
+    def source(self, model: Path | None, arch: str | None, trust_pickle: bool) -> Check:
+        """The dense masked net against the source model with the pruned weights at zero."""
+        record = self.manifest.source
+        path = model if model is not None else self.bundle.path / record.file
+        artefact = "dense masked ONNX"
+        if model is None and not path.is_file():
+            reason = f"the source model {path.name} is not there; name it with --model"
+            return Check(artefact, record.reference, "not run", reason=reason)
+        from trtkp.model import load_model
+
+        shapes = [f"{name}:{'x'.join(map(str, ranges['opt']))}" for name, ranges in self.manifest.profile.items()]
+        needs_shape = record.format in ("state-dict", "pickle", "torchscript")
+        try:
+            source = load_model(
+                path,
+                arch=arch or record.arch,
+                input_shape=shapes if needs_shape else None,
+                trust_pickle=trust_pickle,
+            )
+        except TrtkpError as error:
+            if model is not None:
+                raise
+            return Check(artefact, record.reference, "not run", reason=str(error))
+        if source.sha256 != record.sha256:
+            if model is not None:
+                raise InputError("is not the model that this bundle was built from (its SHA-256 differs)", file=path)
+            reason = f"the source model {path.name} was changed since the build"
+            return Check(artefact, record.reference, "not run", reason=reason)
+        return self._compare_source(source)
+
+    def _compare(self, artefact: str, runner: Runner) -> Check:
+        pairs = [(runner.run(feeds), expected) for feeds, expected in zip(self.feeds, self.expected, strict=True)]
+        return _compare(artefact, "dense masked ONNX", pairs, self.tolerance)
+
+    def _compare_engine(self, artefact: str, runner: Runner) -> Check:
+        pairs = [
+            (runner.run(_cast(feeds, runner)), want)
+            for feeds, want in zip(self.engine_feeds, self.engine_expected, strict=True)
+        ]
+        return _compare(artefact, "dense masked ONNX", pairs, self.engine_tolerance)
+
+    def _compare_source(self, source: SourceModel) -> Check:
+        parameters = source.parameters()
+        weights = {name: parameters[name] * index.mask() for name, index in self.bundle.index_sets.items()}
+        pairs = []
+        for feeds, found in zip(self.feeds, self.expected, strict=True):
+            full = {name: feed.astype(np.float32) if feed.dtype.kind == "f" else feed for name, feed in feeds.items()}
+            pairs.append((found, source.run(full, weights)))
+        return _compare("dense masked ONNX", source.reference_name, pairs, self.tolerance)
+
+
+def _compare(artefact: str, against: str, pairs: Sequence[tuple[Arrays, Arrays]], tolerance: float) -> Check:
+    """Errors per output, the worst over all runs."""
+    errors: dict[str, OutputError] = {}
+    for found, expected in pairs:
+        for name, reference in expected.items():
+            if name not in found:
+                return Check(artefact, against, "failed", reason=f"it has no output {name}", tolerance=tolerance)
+            a, b = np.asarray(found[name], np.float64), np.asarray(reference, np.float64)
+            if a.shape != b.shape:
+                reason = f"output {name} has shape {list(a.shape)}, expected {list(b.shape)}"
+                return Check(artefact, against, "failed", reason=reason, tolerance=tolerance)
+            with np.errstate(invalid="ignore"):  # infinities on both sides give NaN, which fails
+                apart = a - b
+            difference, norm = np.linalg.norm(apart), np.linalg.norm(b)
+            relative = float(difference / norm) if norm else (0.0 if difference == 0 else float("inf"))
+            error = OutputError(float(np.abs(apart).max(initial=0.0)), relative)
+            if name not in errors or _order(error.relative) > _order(errors[name].relative):
+                errors[name] = error
+    passed = all(error.relative <= tolerance for error in errors.values())  # NaN fails
+    return Check(artefact, against, "verified" if passed else "failed", tolerance=tolerance, outputs=errors)
+
+
+def _round_up(error: float) -> float:
+    """The next number of one digit."""
+    scale = 10.0 ** np.floor(np.log10(error))
+    return float(np.ceil(error / scale) * scale)
+
+
+def _order(error: float) -> float:
+    return float("inf") if np.isnan(error) else error
