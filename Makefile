@@ -75,7 +75,7 @@ typecheck: $(STAMP) ## Check types with mypy (part of lint)
 	@$(BIN)/mypy
 
 docs: $(STAMP) ## Build the documentation into site/; a broken link is an error (part of lint)
-	@$(BIN)/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 format: $(STAMP) ## Rewrite the sources in the project's format
 	@$(BIN)/ruff check --quiet --fix-only .

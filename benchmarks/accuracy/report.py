@@ -1,6 +1,6 @@
 """Tables and plots of the study from its result file.
 
-python -m benchmarks.accuracy.report study/results.jsonl docs/methods    # accuracy.md, accuracy-macs.svg, accuracy-latency.svg
+python -m benchmarks.accuracy.report study/results.jsonl docs/methods    # accuracy.md and its plots
 """
 
 from __future__ import annotations
@@ -22,32 +22,34 @@ Row = dict[str, Any]
 
 _INTRODUCTION = """# Accuracy of the methods
 
-**Data and net.** Ten classes of generated shapes, 32 x 32 in colour (`examples/shapes_data.py`), with enough noise that the
-dense net stays well below 100 %. The net is a residual CNN of five 3x3 convolutions (`examples/nets/shapes.py`). It has 0.17 M
-parameters and 11 M MACs, fewer than a ResNet-20 (0.27 M and 41 M), so that all trainings together take hours, not days.
+**Data and net.** Ten classes of generated shapes, 32 x 32 in colour (`examples/shapes_data.py`), with enough noise that
+the dense net stays well below 100 %. The net is a residual CNN of five 3x3 convolutions (`examples/nets/shapes.py`). It
+has 0.17 M parameters and 11 M MACs, fewer than a ResNet-20 (0.27 M and 41 M), so that all trainings together take
+hours, not days.
 
 **What is pruned.** Only the 3x3 convolutions behind the stem, with `uniform` allocation, so that rows of one ratio have
-about equal MACs. The MACs are given for the whole net. They are not exactly equal: channel pruning takes the first ratio
-that leaves no more MACs, and PPT-KP also removes what its penalty has made zero beyond the ratio. DPPNet has no ratio: what
-it keeps follows from its threshold and the data, and where it keeps everything it costs more than the dense net.
+about equal MACs. The MACs are given for the whole net. They are not exactly equal: channel pruning takes the first
+ratio that leaves no more MACs, and PPT-KP also removes what its penalty has made zero beyond the ratio. DPPNet has no
+ratio: what it keeps follows from its threshold and the data, and where it keeps everything it costs more than the dense
+net.
 
-**Training.** Unless a row says otherwise, every row of a table had the same number of epochs after the dense net's training.
-DPPNet had its first stage in addition.
+**Training.** Unless a row says otherwise, every row of a table had the same number of epochs after the dense net's
+training. DPPNet had its first stage in addition.
 
-**PPT-KP here is not the penalty of the paper's abstract.** These rows are trained with a proximal group-lasso step, and its
-breakpoints follow from the target ratio, so that kernels which are to stay are not pushed. Penalties are stronger than the
-recipes' because trainings are shorter.
+**PPT-KP here is trained with a proximal group-lasso step**, not with the sub-gradient of the L1 penalty that the
+paper's abstract describes. Its breakpoints follow from the target ratio, so that kernels which are to stay are not
+pushed. Penalties are stronger than those of the recipes because trainings are shorter.
 
-**SOKS here is chosen by magnitude.** The rows have a ratio, and the search never brought a coefficient under the threshold. A
-position's score is the magnitude of its weights with the coefficients folded in, and the coefficients had hardly moved.
+**SOKS here is chosen by magnitude.** The search never brought a coefficient under the threshold, so the ratio decides:
+the positions whose weights, with the coefficients folded in, have the largest mean magnitude stay.
 
-**What this can tell**: how methods and granularities rank under one short training, on a net that has some slack. **What it
-cannot tell**: the published accuracies. Those are of larger nets on CIFAR and ImageNet, after hundreds of epochs.
-Differences below the spread over the seeds mean nothing, and rows of one seed have no spread to compare with.
+**What this can tell**: how methods and granularities rank under one short training, on a net that has some slack.
+**What it cannot tell**: the published accuracies. Those are of larger nets on CIFAR and ImageNet, after hundreds of
+epochs. Differences below the spread over the seeds mean nothing, and rows of one seed have no spread to compare with.
 
-**How settings were chosen**, always by the same test images: the strengths of the penalties in about 25 trainings of a seed
-that is in no table; that single kernels are pushed before blocks, in 3 trainings of seed 0; that with blocks of channels
-they are not, and every list keeps as many, in 6 trainings of the table's own seeds.
+**How settings were chosen**, always by the same test images: the strengths of the penalties in about 25 trainings of a
+seed that is in no table; that single kernels are pushed before blocks, in 3 trainings of seed 0; that with blocks of
+channels they are not, and every list keeps as many, in 6 trainings of the table's own seeds.
 """
 
 
@@ -112,24 +114,25 @@ _KINDS = (("l1", ""), ("pptkp", " after"), ("pptkp", " aware"))
 _GROUPS = """`l1` and `pptkp` with 7 of 8 kernels removed, with lists of one filter and of groups of filters.
 
 - `after`: trained with PPT-KP's penalty on single kernels, groups chosen afterwards.
-- `aware`: after three fifths of those epochs the filters are clustered by the norms that the penalty has made, and whole
-  blocks are pushed.
-- `16x8`: lists of 16 filters that take channels in blocks of 8, as the tensor core kernels read them, with as many blocks in
-  every list. Here `aware` pushes blocks from the first epoch. With so few blocks a layer keeps a little more of its MACs.
-- `mass`: the share of the magnitudes of the pruned layers that is kept, of the net that a row starts from. For `pptkp 1` and
-  `after`, that is the net that the penalty has made.
+- `aware`: after three fifths of those epochs the filters are clustered by the norms that the penalty has made, and
+  whole blocks are pushed.
+- `16x8`: lists of 16 filters that take channels in blocks of 8, as the tensor core kernels read them, with as many
+  blocks in every list. Here `aware` pushes blocks from the first epoch. With so few blocks a layer keeps a little more
+  of its MACs.
+- `mass`: the share of the magnitudes of the pruned layers that is kept, of the net that a row starts from. For `pptkp
+  1` and `after`, that is the net that the penalty has made.
 
-`l1` has the same number of kernels in every filter. `pptkp` has one threshold in a layer and keeps at least one kernel of every
-filter, so it keeps a little more of the MACs.
+`l1` has the same number of kernels in every filter. `pptkp` has one threshold in a layer and keeps at least one kernel
+of every filter, so it keeps a little more of the MACs.
 """
-_TWO_FOUR = """V-SKP's lists with and without 2:4 inside; channel pruning with the ratio that leaves as many MACs; and lists
-that PPT-KP's proximal step trains, in as many epochs. `mass` is the share of the magnitudes of the pruned layers that is kept,
-before any fine-tune.
+_TWO_FOUR = """V-SKP's lists with and without 2:4 inside; channel pruning with the ratio that leaves as many MACs; and
+lists that PPT-KP's proximal step trains, in as many epochs. `mass` is the share of the magnitudes of the pruned layers
+that is kept, before any fine-tune.
 """
-_SEARCHED = """Four positions of nine, four filter groups: after a search with coefficient matrices, by the magnitudes of the dense
-net, or fixed. In the second row the search comes on top of the others' epochs, as the authors train the shapes that they
-found. The last row has as many epochs as that. All rows but the fixed shapes were chosen by magnitude (see above); the search
-only changed the weights.
+_SEARCHED = """Four positions of nine, four filter groups: after a search with coefficient matrices, by the magnitudes
+of the dense net, or fixed. In the second row the search comes on top of the others' epochs, as the authors train the
+shapes that they found. The last row has as many epochs as that. All rows but the fixed shapes are chosen by magnitude
+(see above).
 """
 
 
@@ -202,8 +205,8 @@ def _searched_or_fixed(rows: Sequence[Row]) -> str:
     below = [row["report"]["below_threshold"] for row in _of(rows, "searched") if row.get("report")]
     if parts and below:
         parts[-1] += (
-            f". Of the coefficients, {mean(below):.1%} came below the threshold, a twentieth of their matrix's largest. "
-            "So positions are removed as abruptly as by magnitude alone, and with as many epochs in all, half as many "
+            f". Of the coefficients, {mean(below):.1%} came below the threshold, a twentieth of their matrix's largest."
+            " So positions are removed as abruptly as by magnitude alone, and with as many epochs in all, half as many "
             "are left for the fine-tune"
         )
     return f"Against the better fixed shapes of as many epochs in all: {'; '.join(parts)}.\n" if parts else ""

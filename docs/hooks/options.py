@@ -58,7 +58,7 @@ def _names(option: Any) -> str:
 
 def _table(kind: str, rows: list[tuple[str, Any]]) -> list[str]:
     body = [f"| `{name}` | {_cell(parameter)} |" for name, parameter in rows]
-    return [f"| {kind} | |", "|---|---|", *body, ""]
+    return [f"| {kind} | meaning |", "|---|---|", *body, ""]
 
 
 def _cell(parameter: Any) -> str:

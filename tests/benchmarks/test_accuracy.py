@@ -152,7 +152,9 @@ def test_what_is_said_of_the_penalty_against_plain_l1_is_so() -> None:
             found.setdefault(row["label"], {})[row["seed"]] = row["accuracy"]["pruned"]
     assert found["pptkp 1"].keys() == found["l1 1"].keys() == {0, 1, 2}
     accuracy = {label: mean(seeds.values()) for label, seeds in found.items()}
-    methods, page = (" ".join((ROOT / "docs/methods" / name).read_text().split()) for name in ("index.md", "accuracy.md"))
+    methods, page = (
+        " ".join((ROOT / "docs/methods" / name).read_text().split()) for name in ("index.md", "accuracy.md")
+    )
     gain = 100 * (accuracy["pptkp 1"] - accuracy["l1 1"])
     assert ("PPT-KP loses less accuracy than plain L1" in methods) == (gain > 0)
     assert f"PPT-KP loses {abs(gain):.2f} points {'less' if gain > 0 else 'more'} than plain L1" in page
