@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+_ROOT = Path(__file__).parents[2]
 _HEAD = """# Python API
 
 ```python
@@ -24,7 +27,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def page() -> str:
     """Functions, then classes, then errors, as `trtkp.__all__` lists them."""
-    package = griffe.load("trtkp", search_paths=["."])
+    package = griffe.load("trtkp", search_paths=[str(_ROOT)])
     names = [name for name in package.exports or [] if not str(name).startswith("__")]
     sections: dict[str, list[str]] = {"Functions": [], "Classes": [], "Errors": []}
     for name in map(str, names):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import posixpath
 import re
 from pathlib import Path
 
@@ -34,6 +35,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         name = f"{_FOLDER}/{target.relative_to(docs.parent).as_posix()}"
         if files.get_file_from_path(name) is None:
             files.append(File.generated(config, name, abs_src_path=str(target)))
-        return os.path.relpath(name, Path(page.file.src_uri).parent)
+        return posixpath.relpath(name, posixpath.dirname(page.file.src_uri) or ".")
 
     return _UPWARD.sub(resolved, markdown)
