@@ -17,7 +17,8 @@ install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --bu
 	--editable '.[$(1)]'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-imports lint-cuda typecheck format clean
+.PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-imports lint-cuda typecheck docs format \
+	clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,7 +65,7 @@ test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASE
 test-architectures: $(STAMP) ## Compile the kernels for the architectures that test leaves out
 	@TRTKP_EVERY_ARCHITECTURE=1 $(BIN)/python -m pytest tests/kernels/test_compile.py -k other_architectures -n $(JOBS)
 
-lint: lint-python lint-imports lint-cuda typecheck ## Check format, lint rules, imports and types; changes nothing
+lint: lint-python lint-imports lint-cuda typecheck docs ## Check format, lint rules, imports, types and documentation
 
 lint-python: $(STAMP) ## Check format and lint rules with ruff (part of lint)
 	@$(BIN)/ruff format --diff --quiet .
@@ -79,11 +80,14 @@ lint-cuda: $(STAMP) ## Check the format of CUDA and C++ sources (part of lint)
 typecheck: $(STAMP) ## Check types with mypy (part of lint)
 	@$(BIN)/mypy
 
+docs: $(STAMP) ## Build the documentation into site/; a broken link is an error (part of lint)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 format: $(STAMP) ## Rewrite the sources in the project's format
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 	@git ls-files -z $(CUDA_SOURCES) | xargs -0 -r $(BIN)/clang-format -i
 
 clean: ## Remove caches, build products and the demo's output; .venv stays
-	@rm -rf build dist demo-out out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf build dist site demo-out out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
