@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from trtkp.version import __version__
+
 if TYPE_CHECKING:
     from trtkp.benchmark import bench
     from trtkp.bundle import Bundle, load
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from trtkp.pipeline import BuildOptions, build
     from trtkp.plan.advise import Advice, AdviceOptions, advise
     from trtkp.verification import verify
-
-__version__ = "0.1.0"
 
 #: Public name to the module that holds it, imported at first use.
 _HOME = {
