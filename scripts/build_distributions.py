@@ -63,7 +63,9 @@ def repair_wheel(wheel: Path, target: Path) -> Path:
     with zipfile.ZipFile(repaired) as archive:
         grafted = sorted(Path(name).name for name in archive.namelist() if name.startswith("trtkp.libs/"))
     if grafted:
-        raise BuildError(f"{wheel.name}: auditwheel copied {', '.join(grafted)} into it; link statically or load by name")
+        raise BuildError(
+            f"{wheel.name}: auditwheel copied {', '.join(grafted)} into it; link statically or load by name"
+        )
     return repaired
 
 

@@ -183,7 +183,9 @@ def _nvcc() -> Check:
 def _plugin_library(library: Path) -> Check:
     if library.is_file():
         size = library.stat().st_size / 2**20
-        return Check("plugin library", "ok", None, f"the CUDA package: {library.name} ({size:.1f} MiB){_kernels(library)}")
+        return Check(
+            "plugin library", "ok", None, f"the CUDA package: {library.name} ({size:.1f} MiB){_kernels(library)}"
+        )
     return Check(
         "plugin library",
         "missing",
