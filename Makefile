@@ -17,8 +17,8 @@ install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --bu
 	--editable '.[$(1)]'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-imports lint-cuda typecheck docs format \
-	clean
+.PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-imports lint-cuda lint-project typecheck docs wheel \
+	format clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,7 +65,7 @@ test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASE
 test-architectures: $(STAMP) ## Compile the kernels for the architectures that test leaves out
 	@TRTKP_EVERY_ARCHITECTURE=1 $(BIN)/python -m pytest tests/kernels/test_compile.py -k other_architectures -n $(JOBS)
 
-lint: lint-python lint-imports lint-cuda typecheck docs ## Check format, lint rules, imports, types and documentation
+lint: lint-python lint-imports lint-cuda lint-project typecheck docs ## Check format, lint rules, imports, types and documentation
 
 lint-python: $(STAMP) ## Check format and lint rules with ruff (part of lint)
 	@$(BIN)/ruff format --diff --quiet .
@@ -77,11 +77,24 @@ lint-imports: $(STAMP) ## Check that rooms import downward only (part of lint)
 lint-cuda: $(STAMP) ## Check the format of CUDA and C++ sources (part of lint)
 	@git ls-files -z $(CUDA_SOURCES) | xargs -0 -r $(BIN)/clang-format --dry-run -Werror
 
+# zizmor asks nothing of the network; actionlint is run by a test, where it is installed.
+lint-project: $(STAMP) ## Check workflows, issue forms and CITATION.cff against their schemas (part of lint)
+	@$(BIN)/check-jsonschema -qq --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema -qq --builtin-schema vendor.dependabot .github/dependabot.yml
+	@$(BIN)/check-jsonschema -qq --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	@$(BIN)/check-jsonschema -qq --builtin-schema vendor.github-issue-forms \
+		$(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	@$(BIN)/check-jsonschema -qq --builtin-schema vendor.citation-file-format CITATION.cff
+	@$(BIN)/zizmor --offline --quiet --no-progress .github
+
 typecheck: $(STAMP) ## Check types with mypy (part of lint)
 	@$(BIN)/mypy
 
 docs: $(STAMP) ## Build the documentation into site/; a broken link is an error (part of lint)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+wheel: $(STAMP) ## Build sdist, pure wheel and, where nvcc is, CUDA wheel into dist/ (ARCHITECTURES='80;90', default all)
+	@$(BIN)/python scripts/build_distributions.py --architectures '$(or $(ARCHITECTURES),all)'
 
 format: $(STAMP) ## Rewrite the sources in the project's format
 	@$(BIN)/ruff check --quiet --fix-only .

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from trtkp.pipeline.options import BuildOptions
     from trtkp.verification.bundle import verify
 
-
 #: Public name to the module that holds it, imported at first use.
 _HOME = {
     "Advice": "trtkp.budget.advise",

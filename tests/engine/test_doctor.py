@@ -73,6 +73,10 @@ def test_plugin_library_found_or_how_to_get_it(tmp_path: Path) -> None:
     assert "TRTKP_CUDA_ARCHITECTURES" in missing.remedy
     (tmp_path / "libtrtkp.so").write_bytes(b"\0" * 100)
     assert doctor._plugin_library(tmp_path / "libtrtkp.so").status == "ok"
+    (tmp_path / "kernels.json").write_text('{"architectures": ["sm_80", "sm_90"], "nvcc": "13.0.88"}')
+    assert "kernels for sm_80, sm_90 by nvcc 13.0.88" in doctor._plugin_library(tmp_path / "libtrtkp.so").detail
+    (tmp_path / "kernels.json").write_text("[]")
+    assert doctor._plugin_library(tmp_path / "libtrtkp.so").status == "ok"
 
 
 def test_compiler_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+from scripts.build_distributions import build_sdist, build_wheel, repair_wheel
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +26,24 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Path]], Path]:
+    """Build into a folder that all test processes share: the first one builds, the others wait and take its file."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def build_once(name: str, build: Callable[[Path], Path]) -> Path:
+        with FileLock(shared / f"{name}.lock"):
+            target = shared / name
+            if not target.exists():
+                work = tmp_path_factory.mktemp(name)
+                build(work)
+                work.rename(target)  # at the end, so that a build that failed leaves nothing to take
+            return only_file(target)
+
+    return build_once
+
+
+@pytest.fixture(scope="session")
 def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel built from the checkout."""
     return build_wheel(tree, tmp_path_factory.mktemp("wheel"))
@@ -31,10 +52,7 @@ def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution built from the checkout."""
-    target = tmp_path_factory.mktemp("sdist")
-    program = f"from scikit_build_core.build import build_sdist; build_sdist({str(target)!r})"
-    subprocess.run([sys.executable, "-c", program], cwd=tree, check=True, capture_output=True)
-    return only_file(target, "*.tar.gz")
+    return build_sdist(tree, tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +61,24 @@ def wheel_from_sdist(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return build_wheel(sdist, tmp_path_factory.mktemp("wheel_from_sdist"))
 
 
-def build_wheel(source: Path, target: Path) -> Path:
-    command = ["wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", str(target), str(source)]
-    subprocess.run([sys.executable, "-m", "pip", *command], check=True)
-    return only_file(target, "*.whl")
+@pytest.fixture(scope="session")
+def cuda_wheel(
+    tree: Path, once: Callable[[str, Callable[[Path], Path]], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The wheel with kernels for one architecture, warnings as errors, before auditwheel: the one compilation here."""
+    if shutil.which("nvcc") is None:
+        pytest.skip("no nvcc on PATH: nothing to compile with")
+    build_folder = tmp_path_factory.mktemp("cuda_build")
+    settings = ["cmake.define.TRTKP_WARNINGS_AS_ERRORS=ON", f"build-dir={build_folder}"]
+    return once("cuda_wheel", lambda target: build_wheel(tree, target, "80", settings))
 
 
-def only_file(folder: Path, pattern: str) -> Path:
-    (path,) = folder.glob(pattern)
+@pytest.fixture(scope="session")
+def manylinux_wheel(cuda_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel with kernels as it is distributed."""
+    return repair_wheel(cuda_wheel, tmp_path_factory.mktemp("manylinux_wheel"))
+
+
+def only_file(folder: Path) -> Path:
+    (path,) = folder.iterdir()
     return path
