@@ -118,7 +118,7 @@ def _detach_weights(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
         if tensor is not None and tensor.nbytes > _SMALL:
-            value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape)
+            value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape.numpy())
             graph.inputs.append(graph.initializers.pop(name))
             found[name] = tensor
     return found
