@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Advice": "trtkp.budget.advise",
     "AdviceOptions": "trtkp.budget.advise",
-    "BuildOptions": "trtkp.pipeline.build",
+    "BuildOptions": "trtkp.pipeline.options",
     "Bundle": "trtkp.bundle",
     "CalibrationOptions": "trtkp.calib.options",
     "InputError": "trtkp.errors",
