@@ -1,7 +1,7 @@
-"""Write graphs as ONNX: to a file, or for a session of ONNX Runtime. Nothing else in the package does either.
+"""Serialise graphs: to ONNX files, and for sessions of ONNX Runtime. No other module does either.
 
-A protobuf message ends at 2 GiB, in a file as in memory. So a graph with more than 1 GiB of weights keeps them in a
-second file beside the first (ONNX's external data), which leaves another GiB for everything that is no weight.
+A protobuf message is limited to 2 GiB, in a file as in memory. A graph with more than 1 GiB of weights therefore keeps
+them in a second file beside the first (ONNX's external data). The other GiB is room for everything else in the graph.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def is_large(model: ir.Model) -> bool:
 def save_graph(model: ir.Model, path: Path) -> None:
     """Write a graph to ``path``, and the weights of a large one to ``<path>.data``.
 
-    The weights are written first: a file that names them is never there without them. Weights that the model has from
-    an external file of its own are copied; the new files do not depend on it.
+    The weights are written first, so a graph is never on disk without the weights that it names. Weights that the model
+    itself reads from an external file are copied: the new files do not depend on the old one.
 
     Args:
         model: not changed.
@@ -45,15 +45,15 @@ def save_graph(model: ir.Model, path: Path) -> None:
 def session_source(model: ir.Model | onnx.ModelProto) -> Iterator[bytes | str]:
     """What ``onnxruntime.InferenceSession`` takes for a model: its bytes, or a temporary file where it is large.
 
-    The file is there until the context ends. A session that was made in it works on: it has read the weights, or keeps
-    them mapped.
+    The file is removed when the context ends. A session created in the context still works afterwards: it has read the
+    weights, or keeps them mapped.
     """
     graph = ir.from_proto(model) if isinstance(model, onnx.ModelProto) else model
     if not is_large(graph):
         proto = model if isinstance(model, onnx.ModelProto) else ir.to_proto(_in_memory(model))
         yield proto.SerializeToString()
         return
-    # where a mapped file cannot be removed (Windows), the system's own cleaning finds it later
+    # Windows cannot remove a file that a session has mapped; there the file stays in the temporary folder
     with tempfile.TemporaryDirectory(prefix="trtkp-session-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
         save_graph(graph, path)
@@ -68,7 +68,7 @@ def _weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:
 
 
 def _in_memory(model: ir.Model) -> ir.Model:
-    """The model, or a copy without external tensors: serialised, those would still name their file by its old place."""
+    """The model, or a copy with its external tensors loaded: as they are, they name a file that lies elsewhere."""
     if not any(isinstance(tensor, ir.ExternalTensor) for tensor in _weights(model)):
         return model
     return ir.external_data.load_to_model(model.clone())

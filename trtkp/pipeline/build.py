@@ -89,7 +89,7 @@ def _stored(path: Path, method: str | Method | None, settings: Mapping[str, Any]
 
 
 class Start(ABC):
-    """Where a build starts: how it comes by planned graphs."""
+    """Where a build gets its planned graphs from."""
 
     @abstractmethod
     def phases(self, job: Job, staging: Path) -> Phases:
@@ -97,15 +97,15 @@ class Start(ABC):
 
     @abstractmethod
     def begin(self, job: Job, staging: Path, phase: Phases) -> tuple[Draft, Graphs]:
-        """Come by them; files of the bundle that are known by then are written to ``staging``."""
+        """The planned graphs and the draft of the manifest; writes ``index_sets.safetensors`` to ``staging``."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """One build: its start, and then what every build does.
+    """One build: how it starts, and then the steps of every build.
 
     Attributes:
-        job: what it was asked for.
+        job: model, output, backend and options.
         start: a model (`FromModel`), or a bundle (`trtkp.pipeline.calibrate.FromBundle`).
     """
 
@@ -113,7 +113,7 @@ class Build:
     start: Start
 
     def run(self) -> Bundle:
-        """Take every step; the bundle is at its place whole or not at all."""
+        """Run every step. The bundle appears at its place complete, or not at all."""
         job, quantised, accuracy = self.job, None, None
         with BundleWriter(job.output) as writer:
             staging = writer.staging
@@ -124,7 +124,7 @@ class Build:
                     graphs, quantised = quantise_graphs(job, draft, graphs, staging)
             with phase("check"):
                 checked = write_and_check(job, draft, graphs, quantised, staging)
-                del graphs  # they are files now, and the builder may need their memory
+                del graphs  # both are on disk now, and the builder may need the memory
             with phase("build"):
                 built = build_engine(job, draft, checked, quantised)
             if draft.labelled is not None:
@@ -140,7 +140,7 @@ class FromModel(Start):
     """A build that starts from a model file: load → prune → rewrite → plan.
 
     Attributes:
-        method: that prunes it.
+        method: the one that prunes it.
         data: see `build`.
     """
 

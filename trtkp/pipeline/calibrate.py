@@ -112,7 +112,7 @@ def _from_bundle(
 
 
 def _options(manifest: Manifest, asked: BuildOptions) -> BuildOptions:
-    """The options of a build that keeps what the bundle has, and takes type, calibration and threads as asked.
+    """The bundle's backend and targets, and the requested precision, calibration and threads.
 
     Options of TensorRT's builder take their defaults, and times of its tactics are neither read nor kept.
     """
@@ -132,11 +132,11 @@ def _options(manifest: Manifest, asked: BuildOptions) -> BuildOptions:
 
 @dataclass(frozen=True)
 class FromBundle(Start):
-    """A build that starts from a bundle in floating point: its graphs, its plan and its manifest are taken as they are.
+    """A build that starts from an fp32 bundle, and keeps its graphs, its plan and the rest of its manifest.
 
     Attributes:
-        bundle: see there.
-        profile: of the bundle.
+        bundle: the fp32 bundle.
+        profile: smallest, usual and largest shape of every input.
         samples: to calibrate with; None without data.
         calibration: ranges and precisions to take as they are; None: to be measured.
     """
@@ -175,5 +175,5 @@ class FromBundle(Start):
 
 
 def _relative(file: Path, output: Path) -> str:
-    """A path as the manifest of the new bundle has it."""
+    """The path relative to the new bundle, as its manifest holds it."""
     return os.path.relpath(os.path.normpath(file), output.absolute().parent.resolve() / "bundle")

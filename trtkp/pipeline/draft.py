@@ -1,4 +1,4 @@
-"""What a build has when its graphs are planned: the graphs, and a draft of the manifest.
+"""What a build has once its graphs are planned: the graphs, and a draft of the manifest.
 
 A build from a model gets there by pruning and planning (`draft_of_model`). A build from a bundle finds all of it in the
 bundle. From here on both take the same steps (`trtkp.pipeline.finish`).
@@ -39,7 +39,7 @@ __all__ = ["Draft", "Graphs", "draft_of_model"]
 class Graphs:
     """The two graphs of a bundle before they are files.
 
-    They are kept apart from `Draft` so that a build can give their memory back before the engine is compiled.
+    They are not in `Draft`, so that a build can free their memory before the engine is compiled.
 
     Attributes:
         packed: ``model.onnx``.
@@ -55,14 +55,14 @@ class Draft:
     """A planned net as it is known before it is quantised, checked and built.
 
     Attributes:
-        manifest: complete but for what the rest of the build adds: warnings and seconds are added to, times, files,
-            engine, quantisation and accuracy are filled in.
+        manifest: all that is known so far. The rest of the build adds warnings and seconds, and fills in the date, files,
+            engine, quantisation and accuracy.
         profile: smallest, usual and largest shape of every input.
         samples: real inputs, to calibrate with and to measure accuracy on; None without data.
         calibration: ranges and precisions to take as they are; None: to be measured.
-        lowerings: form of every packed layer, by name.
+        lowerings: lowering of every packed layer, by name.
         plugins: library of the plugins that ``engine.onnx`` may use; None where there is none.
-        reference: what accuracy is compared with: the unpruned graph, or a file.
+        reference: graph whose accuracy is reported as that before: the unpruned net, or the bundle's ``engine.onnx``.
     """
 
     manifest: Manifest
@@ -88,16 +88,16 @@ def draft_of_model(
     ops: Mapping[str, str],
     planned: Planned,
 ) -> Draft:
-    """What pruning and planning a model came to.
+    """The draft after a model was pruned and planned.
 
     Args:
-        job: see there.
-        method: that pruned it.
-        loaded: see there.
+        job: the build.
+        method: the one that pruned it.
+        loaded: the model.
         table: the net's convolutions.
-        pruned: see there.
+        pruned: what the method kept.
         ops: name of every packed node to its operator.
-        planned: see there.
+        planned: the plan.
     """
     options, source = job.options, loaded.source
     matrices = table.matrices_kept(method.matrices if isinstance(method, Stored) else {})

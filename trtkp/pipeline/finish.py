@@ -1,6 +1,6 @@
 """The steps from planned graphs to a bundle: quantise → write and check → build → accuracy → manifest.
 
-Every build takes them, wherever its graphs come from.
+Every build takes these steps, whether its graphs come from a model or from a bundle.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Checked:
-    """Graphs that are written, and that agree with the dense masked net.
+    """Graphs that are on disk, and that agree with the dense masked net.
 
     Attributes:
         onnx: ``engine.onnx``.
@@ -62,7 +62,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Built:
-    """An engine that computes what its graph does, where it can run here.
+    """An engine. If it can run here, it was checked against its graph.
 
     Attributes:
         request: what the backend was asked for.
@@ -75,7 +75,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Done:
-    """All that came of a draft.
+    """The results of all steps after the draft.
 
     Attributes:
         checked: its graphs.
@@ -152,7 +152,7 @@ def write_and_check(job: Job, draft: Draft, graphs: Graphs, quantised: Quantised
 
 
 def build_engine(job: Job, draft: Draft, checked: Checked, quantised: Quantised | None) -> Built:
-    """Build the engine from ``engine.onnx``, and hold it against that where it can run here.
+    """Build the engine from ``engine.onnx``, and check it against that graph if it can run here.
 
     Raises:
         JobError: the backend cannot build it, or it computes something else.
@@ -180,9 +180,9 @@ def build_engine(job: Job, draft: Draft, checked: Checked, quantised: Quantised 
 def measure_accuracy(
     job: Job, draft: Draft, checked: Checked, quantised: Quantised | None, data: LabelledData
 ) -> dict[str, float]:
-    """Share of right decisions before (``dense``) and after (``pruned``), in ONNX Runtime.
+    """Accuracy before (``dense``) and after (``pruned``), in ONNX Runtime.
 
-    The unpruned net is not in a bundle, so for a build that starts from one the manifest's figure is taken.
+    A bundle does not hold the unpruned net, so a build that starts from one takes the figure of its manifest.
     """
     from trtkp.engine.accuracy import accuracy
     from trtkp.engine.onnxruntime import OrtRunner
@@ -199,7 +199,7 @@ def measure_accuracy(
 def complete(
     job: Job, draft: Draft, done: Done, seconds: Mapping[str, float], files: Mapping[str, FileRecord]
 ) -> Manifest:
-    """The draft of the manifest, with all that was done since."""
+    """The draft of the manifest, completed."""
     quantised, request, result = done.quantised, done.built.request, done.built.result
     notes = quantised.notes if quantised is not None else ()
     return draft.manifest.model_copy(

@@ -22,12 +22,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What all steps of a build are told.
+    """What every step of a build needs to know.
 
     Attributes:
-        path: the model file or bundle that it starts from; errors that name no file are about this one.
+        path: the model file or bundle that the build starts from; errors that name no file get this one.
         output: directory of the bundle.
-        backend: that of the options, chosen.
+        backend: the one that builds the engine.
         options: of the build.
         progress: called as phases go on.
     """
@@ -54,7 +54,7 @@ class Phases(ABC):
 
     @abstractmethod
     def __call__(self, name: str) -> AbstractContextManager[None]:
-        """A context in which that phase is done."""
+        """The context of one phase."""
 
     @property
     @abstractmethod
@@ -63,11 +63,13 @@ class Phases(ABC):
 
 
 class TimedPhases(Phases):
-    """Every phase is reported and timed. An error in it that names no file, or one that goes with it, names the model.
+    """Every phase is reported and timed, and its errors name a file that the user has.
+
+    An error without a file, or about a file of the unfinished bundle, is raised again with the model's file.
 
     Args:
-        job: see there.
-        staging: folder of the bundle under construction; it is removed when a phase fails.
+        job: the build.
+        staging: directory of the unfinished bundle, which is removed when a phase fails.
     """
 
     def __init__(self, job: Job, staging: Path) -> None:
@@ -103,7 +105,7 @@ class TimedPhases(Phases):
 class SinglePhase(Phases):
     """The whole build counts as one phase.
 
-    What starts from a bundle is one more phase of the build that made the bundle, whose manifest has the other times.
+    A build that starts from a bundle adds one phase to those in the bundle's manifest.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The step from the masked net to ``engine.onnx``: options and a target in, a plan and its record out."""
+"""The planning step: choose the lowering of every layer, and write ``engine.onnx`` from the masked net."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Planned:
     """``engine.onnx``, and how it came about.
 
     Attributes:
-        engine: without dead parts, each layer in its form of standard operators, or packed for a plugin.
+        engine: the net without dead parts, each layer in its lowering: standard operators, or one packed for a plugin.
         plan: of the layers that are left.
         record: of the plan, for the manifest.
         plugins: library of the plugins that the plan may have chosen; None where there is none.
@@ -42,15 +42,15 @@ class Planned:
 
 
 def plan(job: Job, loaded: Loaded, table: LayerTable, pruned: Pruned, dense: ir.Model, method: Method) -> Planned:
-    """Choose the form of every layer and write the net in these forms.
+    """Choose the lowering of every layer, and write the net so.
 
     Args:
-        job: see there.
-        loaded: a calibration that was given decides the forms: its tensors are those of the forms it was made for.
+        job: the build.
+        loaded: a given calibration fixes the lowerings, because its ranges belong to the tensors of those lowerings.
         table: the net's convolutions.
-        pruned: see there.
-        dense: see `Rewritten`; not changed.
-        method: for the advice where nothing pays.
+        pruned: the index sets to pack.
+        dense: the masked graph (`Rewritten.dense`); not changed.
+        method: gives the advice in the warning that nothing pays.
     """
     from trtkp.pipeline.engine_graph import make_engine_graph
     from trtkp.plan.cache import TimingCache
@@ -94,7 +94,7 @@ def _target(job: Job) -> EngineTarget | None:
     from trtkp.plan.target import EngineTarget
 
     options = job.options
-    # plugins compute in floating point: of a layer in 8 bits they would be the slow form
+    # plugins compute in floating point: for a layer in 8 bits they would be slower
     plugins = options.plugins and options.kind is None
     return EngineTarget.here(
         job.backend, precision=options.floating, plugins=plugins, level=options.level, trt=job.tensorrt

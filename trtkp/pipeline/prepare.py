@@ -1,7 +1,7 @@
 """The steps from a model file to a packed graph: load → survey → prune → rewrite.
 
-Each takes what the ones before it gave. `trtkp.budget` takes the same steps, once for loading and the survey, and then
-again and again with other methods.
+Each step takes the results of earlier ones. `trtkp.budget` runs the same steps: loading and the survey once, the others
+for every allocation that it tries.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Loaded", "Pruned", "Rewritten", "Surveyed", "load", "prune", "rewrit
 
 @dataclass(frozen=True)
 class Loaded:
-    """The files that a build reads.
+    """What a build read from files.
 
     Attributes:
         source: the model.
@@ -62,7 +62,7 @@ class Surveyed:
     Attributes:
         table: its convolutions.
         weights: of each, by parameter name: [F, C, R, S].
-        folded: the graph has no batch normalisation, though files of its format keep it.
+        folded: the graph is an ONNX file's and has no batch normalisation: the exporter seems to have folded it.
     """
 
     table: LayerTable
@@ -87,7 +87,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The pruned net in its two forms.
+    """The pruned net as two graphs that compute the same.
 
     Attributes:
         dense: pruned weights at zero, batch normalisation folded, at its precision.
@@ -156,7 +156,7 @@ def prune(job: Job, surveyed: Surveyed, method: Method) -> Pruned:
 
 
 def rewrite(job: Job, loaded: Loaded, table: LayerTable, pruned: Pruned) -> Rewritten:
-    """Put pruned weights to zero, fold batch normalisation, go to the precision asked for, and pack.
+    """Set pruned weights to zero, fold batch normalisation, convert to the requested precision, and pack.
 
     Raises:
         InputError: a weight beyond the range of float16.
