@@ -55,8 +55,8 @@ class Draft:
     """A planned net as it is known before it is quantised, checked and built.
 
     Attributes:
-        manifest: all that is known so far. The rest of the build adds warnings and seconds, and fills in the date, files,
-            engine, quantisation and accuracy.
+        manifest: all that is known so far. The rest of the build adds warnings and seconds, and fills in the date,
+            files, engine, quantisation and accuracy.
         profile: smallest, usual and largest shape of every input.
         samples: real inputs, to calibrate with and to measure accuracy on; None without data.
         calibration: ranges and precisions to take as they are; None: to be measured.
