@@ -67,7 +67,7 @@ class Scorer:
         from trtkp.engine.onnxruntime import OrtRunner
 
         parts: dict[str, list[npt.NDArray[Any]]] = {}
-        with OrtRunner(ir.to_proto(model), threads=self._threads, fuse_qdq=self._fuse_qdq) as runner:
+        with OrtRunner(model, threads=self._threads, fuse_qdq=self._fuse_qdq) as runner:
             dtype = runner.inputs[0].dtype
             for batch, count in self._samples.batches(self._limits):
                 for name, values in runner.run({self._name: batch.astype(dtype)}).items():

@@ -44,12 +44,11 @@ class Writing:
             (self._staging / log.name).write_bytes(log.read_bytes())
 
     def _write_onnx(self) -> None:
-        import onnx_ir as ir
-
         from trtkp.graph.passes.pack import apply_masks
+        from trtkp.graph.save import save_graph
 
         apply_masks(self._subject.graph, self._outcome.all_masks)
-        ir.save(self._subject.graph, self._model)
+        save_graph(self._subject.graph, self._model)
 
     def _write_program(self) -> None:
         from trtkp.pruning.masked import apply_masks

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -23,6 +24,7 @@ from trtkp.shapes import Dim, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
 
 __all__ = ["TRACED_GRAPH", "OnnxRuntimeBackend", "OrtRunner", "Provider", "profile"]
 
@@ -32,9 +34,6 @@ _PROVIDERS: dict[Provider, list[str]] = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
 }
-
-#: Above this a model is saved with its weights beside it: one protobuf message ends at 2 GiB.
-_LARGEST_SINGLE_FILE = 1 << 30
 
 #: Name of the graph that a traced session writes: fused, laid out and named as it is run.
 TRACED_GRAPH = "traced.onnx"
@@ -100,7 +99,7 @@ class OrtRunner(Closing):
     """An ONNX Runtime session with checked feeds and the same numbers on every run.
 
     Args:
-        model: an ONNX file (external data beside it), or a model in memory.
+        model: an ONNX file (external data beside it), or a model in memory, of any size.
         threads: CPU threads inside one operator; None: the physical cores this process may use.
         provider: ``cuda`` computes on a GPU and fails where it cannot; there is no silent way back to the CPU.
         spin: let idle threads wait busily between operators. It shortens a lone session's small layers, but the
@@ -119,7 +118,7 @@ class OrtRunner(Closing):
 
     def __init__(
         self,
-        model: Path | bytes | onnx.ModelProto,
+        model: Path | bytes | onnx.ModelProto | ir.Model,
         *,
         threads: int | None = None,
         provider: Provider = "cpu",
@@ -137,7 +136,7 @@ class OrtRunner(Closing):
 
     def _open(
         self,
-        model: Path | bytes | onnx.ModelProto,
+        model: Path | bytes | onnx.ModelProto | ir.Model,
         threads: int,
         provider: Provider,
         spin: bool,
@@ -167,17 +166,13 @@ class OrtRunner(Closing):
             options.enable_profiling = True
             options.profile_file_prefix = str(trace / "profile")
             options.optimized_model_filepath = str(trace / TRACED_GRAPH)
-        source: str | bytes
-        if isinstance(model, Path):
-            source = str(model)
-        else:
-            source = model if isinstance(model, bytes) else model.SerializeToString()
+        # the rewrite takes a ReLU before an FP8 quantiser for superfluous, which it is not (tried on 1.31)
+        left_out = [] if fuse_qdq else ["ReluQuantRewrite"]
         try:
-            # the rewrite takes a ReLU before an FP8 quantiser for superfluous, which it is not (tried on 1.31)
-            left_out = [] if fuse_qdq else ["ReluQuantRewrite"]
-            session = ort.InferenceSession(
-                source, options, providers=_PROVIDERS[provider], disabled_optimizers=left_out
-            )
+            with _source(model) as source:
+                session = ort.InferenceSession(
+                    source, options, providers=_PROVIDERS[provider], disabled_optimizers=left_out
+                )
         except Exception as error:  # its exceptions have no common base but Exception
             kind = InputError if type(error).__name__ in {"InvalidProtobuf", "InvalidArgument"} else JobError
             raise kind(f"ONNX Runtime cannot load the model: {_first_line(error)}", file=self._file) from error
@@ -210,6 +205,16 @@ class OrtRunner(Closing):
         self._session = None
 
 
+def _source(model: Path | bytes | onnx.ModelProto | ir.Model) -> AbstractContextManager[str | bytes]:
+    if isinstance(model, bytes):
+        return nullcontext(model)
+    if isinstance(model, Path):
+        return nullcontext(str(model))
+    from trtkp.graph.save import session_source
+
+    return session_source(model)
+
+
 def _spec(value: Any) -> TensorSpec:
     text = value.type.removeprefix("tensor(").removesuffix(")")
     # a dimension without a name is no other's
@@ -229,11 +234,12 @@ def _place(source: Path, target: Path) -> tuple[Path, ...]:
     import onnx
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    data = target.with_name(target.name + ".data")
     if source.resolve() != target.resolve():
-        model = onnx.load(source)
-        large = model.ByteSize() > _LARGEST_SINGLE_FILE
-        onnx.save_model(model, target, save_as_external_data=large, location=data.name if large else None)
+        import onnx_ir as ir
+
+        from trtkp.graph.save import save_graph
+
+        save_graph(ir.load(source), target)
     names = _external_files(onnx.load(target, load_external_data=False))
     return (target, *(target.parent / name for name in names))
 

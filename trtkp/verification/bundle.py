@@ -187,14 +187,12 @@ def compare_graphs(
 
     ``fuse_qdq`` false runs the candidate's Q/DQ pairs as they are written.
     """
-    import onnx_ir as ir
-
     from trtkp.engine.onnxruntime import OrtRunner
 
-    with OrtRunner(ir.to_proto(reference)) as runner:
+    with OrtRunner(reference) as runner:
         feeds = random_feeds(runner.inputs, shapes, seed=0) if feeds is None else feeds
         expected = runner.run(feeds)
-    with OrtRunner(ir.to_proto(candidate), fuse_qdq=fuse_qdq) as runner:
+    with OrtRunner(candidate, fuse_qdq=fuse_qdq) as runner:
         found = runner.run(_cast(feeds, runner))
     return _compare(name, "dense masked ONNX", [(found, expected)], TOLERANCE[precision])
 
@@ -272,7 +270,7 @@ class _Checker:
         limit = TOLERANCE[self.manifest.precision] if tolerance is None else tolerance
         #: of ``model.onnx``, and of the engine and its graph
         self.tolerance, self.engine_tolerance = limit, limit
-        with OrtRunner(ir.to_proto(dense_graph(ir.load(bundle.file("model.onnx"))))) as runner:
+        with OrtRunner(dense_graph(ir.load(bundle.file("model.onnx")))) as runner:
             self.feeds = [random_feeds(runner.inputs, shapes, seed) for shapes in self._shapes()]
             self.expected = [runner.run(feeds) for feeds in self.feeds]
             self.engine_feeds, self.engine_expected = self.feeds, self.expected
