@@ -25,7 +25,7 @@ from benchmarks.kernel_loops import Loop, disassemble, find_disassembler, main_l
 from benchmarks.provenance import provenance
 from trtkp.kernels.model import occupancy
 
-KERNELS = Path(__file__).parents[1] / "plugins/kernels"
+KERNELS = Path(__file__).parents[1] / "plugins/kernels/launch"
 #: Architectures that tiles are laid out for, whose loops are counted.
 ARCHITECTURES = (80, 90)
 COUNTS = Path(__file__).parents[1] / "trtkp/kernels/counts.json"

@@ -32,7 +32,7 @@ SHARED_FLAGS = [*COMMON, "-O2", "-fPIC", "-Wno-unused-variable"]  # of the fiber
 LIBRARY = [
     HERE / "emulator.cpp",
     *sorted((ROOT / "plugins/capi").glob("*.cpp")),
-    *sorted((ROOT / "plugins/kernels").glob("*.cu")),
+    *sorted((ROOT / "plugins/kernels/launch").glob("*.cu")),
 ]
 
 #: The TensorRT plugins; what registers them as it is loaded is a library of its own.
