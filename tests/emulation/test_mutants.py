@@ -283,7 +283,8 @@ def mutated_program(
 def only_launcher(text: str, launcher: str) -> str:
     """A launcher file without the launchers of other tiles, whose kernels would be compiled in vain."""
     other = re.compile(
-        rf"^cudaError_t (?!{launcher}\b)launch\w+\((Conv|Dynamic)Problem const& problem, DataType.*?^}}$", re.M | re.S
+        rf"^cudaError_t (?!{launcher}\b)launch\w+\((Conv|Dynamic)Problem const& problem, DataType.*?^}}$",
+        re.MULTILINE | re.DOTALL,
     )
     head, begin, launchers = text.rpartition("} // namespace\n")  # a template of the file's own stays
     return head + begin + other.sub("", launchers)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.glue.test_exports import declared, exported
+from tests.kernels.wheel import build_wheel
 
 ROOT = Path(__file__).parents[2]
 CMAKE = Path(sys.executable).with_name("cmake")  # the one that the dev extra installs
@@ -152,19 +153,9 @@ assert loaded.trtkpLastError() == b"desc is null"
 
 @needs_nvcc
 @pytest.mark.slow
-def test_pip_puts_the_library_into_the_wheel(tree: Path, tmp_path: Path) -> None:
-    """One architecture, warnings as errors; the library loads without a GPU and shows its own functions only."""
-    settings = ["-C", "cmake.define.TRTKP_WARNINGS_AS_ERRORS=ON", "-C", f"build-dir={tmp_path / 'build'}"]
-    command = ["wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(tmp_path), *settings, str(tree)]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *command],
-        env=os.environ | {"TRTKP_CUDA_ARCHITECTURES": "80", "CMAKE_BUILD_PARALLEL_LEVEL": "2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+def test_pip_puts_the_library_into_the_wheel(tmp_path: Path) -> None:
+    """Warnings as errors; the library loads without a GPU and shows its own functions only."""
+    wheel = build_wheel(tmp_path)
     assert "-py3-none-" in wheel.name
     assert not wheel.name.endswith("-any.whl")
     with zipfile.ZipFile(wheel) as archive:
