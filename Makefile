@@ -17,7 +17,7 @@ install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --bu
 	--editable '.[$(1)]'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-cuda typecheck format clean
+.PHONY: help venv demo test test-fast test-emulation test-architectures lint lint-python lint-cuda typecheck format clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ test: export OMP_NUM_THREADS = 1
 test: $(STAMP) ## Run every test, slow ones included
 	@$(BIN)/python -m pytest -m serial || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m "not serial" -n $(JOBS)
+
+test-fast: export OMP_NUM_THREADS = 1
+test-fast: $(STAMP) ## Run the tests that take no more than seconds: all but the slow and the serial ones
+	@$(BIN)/python -m pytest -m "not slow and not serial" -n $(JOBS)
 
 test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=500 of each tier by default)
 	@TRTKP_EMULATION_CASES=$(or $(CASES),500) $(BIN)/python -m pytest tests/emulation/test_kernels.py tests/emulation/test_dynamic.py \

@@ -1,4 +1,4 @@
-"""Folders of the user's for what tests compile: one for each state of sources, compiler and flags; processes share it."""
+"""Folders in the user's cache for what tests compile: one for each state of sources, compiler and flags."""
 
 from __future__ import annotations
 
