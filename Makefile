@@ -55,9 +55,11 @@ test: $(STAMP) ## Run every test, slow ones included
 	@$(BIN)/python -m pytest -m serial || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m "not serial" -n $(JOBS)
 
+# Folders whose tests build, serve or compile whole things: about half of the time of what is neither slow nor serial.
+WHOLE := benchmarks budget cli emulation examples glue packaging pipeline serving
 test-fast: export OMP_NUM_THREADS = 1
-test-fast: $(STAMP) ## Run the tests that take no more than seconds: all but the slow and the serial ones
-	@$(BIN)/python -m pytest -m "not slow and not serial" -n $(JOBS)
+test-fast: $(STAMP) ## Run the quick tests of each package, for the inner loop
+	@$(BIN)/python -m pytest -m "not slow and not serial" $(addprefix --ignore=tests/,$(WHOLE)) -n $(JOBS)
 
 test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=500 of each tier by default)
 	@TRTKP_EMULATION_CASES=$(or $(CASES),500) $(BIN)/python -m pytest tests/emulation/test_kernels.py tests/emulation/test_dynamic.py \
