@@ -17,8 +17,8 @@ install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --bu
 	--editable '.[$(1)]'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-imports lint-cuda lint-project typecheck docs wheel \
-	format clean
+.PHONY: help venv demo test test-fast test-emulation test-architectures lint lint-python lint-imports lint-cuda \
+	lint-project typecheck docs wheel format clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ test: export PYTHONUTF8 = 1
 test: $(STAMP) ## Run every test, slow ones included
 	@$(BIN)/python -m pytest -m serial || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m "not serial" -n $(JOBS)
+
+# Folders whose tests build, serve or compile whole things: about half of the time of what is neither slow nor serial.
+WHOLE := benchmarks budget cli emulation examples glue packaging pipeline serving
+test-fast: export OMP_NUM_THREADS = 1
+test-fast: $(STAMP) ## Run the quick tests of each package, for the inner loop
+	@$(BIN)/python -m pytest -m "not slow and not serial" $(addprefix --ignore=tests/,$(WHOLE)) -n $(JOBS)
 
 test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=500 of each tier by default)
 	@TRTKP_EMULATION_CASES=$(or $(CASES),500) $(BIN)/python -m pytest tests/emulation/test_kernels.py tests/emulation/test_dynamic.py \

@@ -59,7 +59,7 @@ def test_sdist_holds_sources_and_no_links(sdist: Path) -> None:
     assert [m.name for m in members if m.issym() or m.islnk()] == []
     names = {m.name.split("/", 1)[1] for m in members}
     assert {"CMakeLists.txt", "LICENSE", "calib/__init__.py", "prune/__init__.py", "pyproject.toml"} <= names
-    assert {"plugins/CMakeLists.txt", "plugins/capi/trtkp.h", "plugins/kernels/mma.cuh"} <= names
+    assert {"plugins/CMakeLists.txt", "plugins/capi/trtkp.h", "plugins/kernels/launch/mma.cu"} <= names
     assert [name for name in names if name.startswith(("trtkp/pruning", "trtkp/calib", ".git/", ".venv"))] == []
 
 

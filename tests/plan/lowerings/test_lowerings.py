@@ -88,6 +88,7 @@ def in_two_halves(case: Any) -> Any:
     return replace(case, mask=mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_exact_wherever_it_applies(
     conv_cases: Any, run: Any, relative_error: Any, error_bound: Any, dtype: Any

@@ -1,4 +1,5 @@
-#include "dynamic.cuh"
+// The dynamic pattern: the weights of all samples.
+#include "../dynamic.cuh"
 #include "launch.h"
 
 namespace trtkp

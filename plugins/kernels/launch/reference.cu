@@ -1,5 +1,6 @@
+// T0.
+#include "../reference.cuh"
 #include "launch.h"
-#include "reference.cuh"
 
 namespace trtkp
 {

@@ -1,7 +1,7 @@
 // The launchers: what the C interface calls. None checks its arguments; each returns the error of the launch.
 #pragma once
 
-#include "problem.h"
+#include "../problem.h"
 
 #include <cuda_runtime.h>
 
@@ -10,7 +10,8 @@ namespace trtkp
 
 cudaError_t launchReference(ConvProblem const& problem, DataType type, cudaStream_t stream);
 
-// T1, by pixels x rows of a block; kFLOAT16 and kBFLOAT16. Where problem.splits is more than 1, launchSplit follows.
+// T1 with 32 columns a step, by pixels x rows of a block; kFLOAT16 and kBFLOAT16. Where problem.splits is more than 1,
+// launchSplit follows.
 cudaError_t launchMma128x128(ConvProblem const& problem, DataType type, cudaStream_t stream);
 cudaError_t launchMma128x64(ConvProblem const& problem, DataType type, cudaStream_t stream);
 cudaError_t launchMma64x64(ConvProblem const& problem, DataType type, cudaStream_t stream);
@@ -18,10 +19,10 @@ cudaError_t launchMma64x32(ConvProblem const& problem, DataType type, cudaStream
 
 // T1 with 64 columns a step, by pixels x rows of a block; kFLOAT16 and kBFLOAT16. Lists in blocks of 8, C a multiple of
 // 8, R + S at most 31; splits as above.
-cudaError_t launchGemm128x128(ConvProblem const& problem, DataType type, cudaStream_t stream);
-cudaError_t launchGemm128x64(ConvProblem const& problem, DataType type, cudaStream_t stream);
-cudaError_t launchGemm64x64(ConvProblem const& problem, DataType type, cudaStream_t stream);
-cudaError_t launchGemm128x32(ConvProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchMma128x128K64(ConvProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchMma128x64K64(ConvProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchMma64x64K64(ConvProblem const& problem, DataType type, cudaStream_t stream);
+cudaError_t launchMma128x32K64(ConvProblem const& problem, DataType type, cudaStream_t stream);
 
 // The same for kFLOAT32: on tensor cores as TF32, and in float32 on the CUDA cores.
 cudaError_t launchTf32At128x64(ConvProblem const& problem, DataType type, cudaStream_t stream);

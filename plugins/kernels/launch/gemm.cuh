@@ -1,12 +1,12 @@
 // Launches the tiles of gemm.cuh.
 #pragma once
 
-#include "block_loader.cuh"
-#include "gemm.cuh"
-#include "launch_tile.cuh"
-#include "simt_sums.cuh"
-#include "single_loader.cuh"
-#include "tensor_sums.cuh"
+#include "../block_loader.cuh"
+#include "../gemm.cuh"
+#include "../simt_sums.cuh"
+#include "../single_loader.cuh"
+#include "../tensor_sums.cuh"
+#include "tile.cuh"
 
 namespace trtkp
 {

@@ -1,7 +1,7 @@
-// How the kernels of tiles are launched. Each tile is compiled in a file of its own.
+// How the kernels of tiles are launched.
 #pragma once
 
-#include "device.cuh"
+#include "../device.cuh"
 #include "launch.h"
 
 namespace trtkp

@@ -1,5 +1,6 @@
+// The second kernel of split tactics: adds up the partial sums.
+#include "../split.cuh"
 #include "launch.h"
-#include "split.cuh"
 
 namespace trtkp
 {

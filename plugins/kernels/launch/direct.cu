@@ -1,4 +1,5 @@
-#include "direct.cuh"
+// T3 for groups of a few filters: the direct convolution.
+#include "../direct.cuh"
 #include "launch.h"
 
 namespace trtkp

@@ -1,8 +1,8 @@
 // Launches the tiles of sparse.cuh.
 #pragma once
 
-#include "launch_tile.cuh"
-#include "sparse.cuh"
+#include "../sparse.cuh"
+#include "tile.cuh"
 
 namespace trtkp
 {
