@@ -34,9 +34,9 @@ from trtkp.pipeline.quantised import (
     state_file,
 )
 from trtkp.pipeline.records import layer_records, paper_counts, plan_record, tensorrt_record
-from trtkp.pruning.method import Method, prune_one_shot
-from trtkp.pruning.methods.fixed import Dense, Stored
+from trtkp.pruning.method import Method
 from trtkp.pruning.methods.registry import make_method
+from trtkp.pruning.one_shot import prune_one_shot
 from trtkp.shapes import Profile, profile_from_options
 from trtkp.version import __version__
 
@@ -95,13 +95,7 @@ def build(
     else:
         method = "kep" if method is None else method
         chosen = make_method(method, **settings) if isinstance(method, str) else method
-    if getattr(chosen, "fully_connected", False):
-        raise InputError("--fully-connected prunes what has no index sets", remedy="use trtkp prune, then trtkp build")
-    if getattr(chosen, "reactivate", False):
-        raise InputError(
-            "--reactivate mends what a fine-tune left unmoved, and a build trains nothing",
-            remedy="use trtkp prune with --data and --epochs, then trtkp build",
-        )
+    chosen.check_one_shot()
     choice = choose_backend(options.backend)
     check_buildable(choice.backend, options, has_data=data is not None)
     check_replaceable(Path(output))
@@ -229,12 +223,7 @@ class Line:
         groups = {layer.name: layer.groups for layer in self.table.layers}
         self.index_sets = pruning.index_sets(groups)
         self.left_dense = pruning.left_dense
-        if not self.index_sets and not isinstance(self.method, Dense | Stored):
-            self.warnings.append(f"method {self.method.name} pruned no layer: the engine is dense")
-        if self.index_sets and self.method.name != "from-zeros" and self._batch_norm_folded(graph):
-            self.warnings.append(
-                "batch normalisation seems folded into the weights: scores differ from those of the trained weights"
-            )
+        self.warnings += self.method.notes(pruned=bool(self.index_sets), folded=self._batch_norm_folded(graph))
         apply_masks(graph, {name: index.mask() for name, index in self.index_sets.items()})
         return graph
 
@@ -323,9 +312,8 @@ class Line:
 
     def _why_all_dense(self) -> str:
         text = "no pruned layer is faster packed than dense here: the lists are too fine or keep too much"
-        if self.method.settings().get("share", "per-layer") == "per-layer":
-            return text
-        return f"{text}; --share per-layer lets a layer's kernels share their positions"
+        coarser = self.method.coarser()
+        return text if coarser is None else f"{text}; {coarser}"
 
     def _quantise(self, packed: ir.Model, planned: ir.Model) -> ir.Model:
         """The planned graph with Q/DQ pairs; the packed one gets its scales."""
@@ -433,9 +421,9 @@ class Line:
         """The manifest of what was done."""
         options = self.options
         table = self.table
-        matrices = table.matrices_kept(self.method.matrices if isinstance(self.method, Stored) else {})
+        matrices = table.matrices_kept(self.method.stored_matrices())
         accounting = account(table.layers, table.params, table.macs, self.index_sets, matrices)
-        paper = self._paper_bytes()
+        paper = self.method.paper_bytes_by_layer(self.index_sets)
         halved = options.precision == "fp16" and not options.keep_io
         return Manifest(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -465,9 +453,7 @@ class Line:
                 left_dense=self.left_dense,
             ),
             left_out=self.table.left_out,
-            totals=totals_record(
-                accounting, paper, paper_counts(self.method.name, self.source, self.profile, accounting)
-            ),
+            totals=totals_record(accounting, paper, paper_counts(self.method, self.source, self.profile, accounting)),
             plan=self.planned,
             quantisation=quantisation_record(self.quantised) if self.quantised is not None else None,
             tensorrt=tensorrt_record(self.request, self.result) if self.backend.artefact == "model.engine" else None,
@@ -477,13 +463,6 @@ class Line:
             warnings=self.warnings,
             files=files,
         )
-
-    def _paper_bytes(self) -> dict[str, int]:
-        """Index bytes in the method's own format, for methods that have one."""
-        if isinstance(self.method, Stored):
-            return {name: size for name, size in self.method.paper_bytes.items() if name in self.index_sets}
-        counter = getattr(self.method, "paper_index_bytes", None)
-        return {name: counter(index) for name, index in self.index_sets.items()} if counter is not None else {}
 
 
 def _save(model: ir.Model, path: Path) -> None:
