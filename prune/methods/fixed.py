@@ -41,6 +41,7 @@ class FromZeros(Method):
     """``--from-zeros``: the mask is where the weight is not zero, for every layer that holds zeros."""
 
     name = "from-zeros"
+    option = "--from-zeros"
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """Index sets hold at most 64 taps."""

@@ -96,6 +96,7 @@ class KEP(Method):
     norm: Literal["l1", "l2"] = "l2"
 
     name = "kep"
+    searched_filter_group = 1
 
     def __post_init__(self) -> None:
         if self.share not in SHARES:

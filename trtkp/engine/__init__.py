@@ -28,6 +28,7 @@ __all__ = [
     "Precision",
     "Progress",
     "Runner",
+    "backend_of_engine",
     "choose_backend",
     "get_backend",
 ]
@@ -61,6 +62,12 @@ def get_backend(name: str) -> Backend:
     module, cls = _CLASSES[name]
     backend: Backend = getattr(importlib.import_module(module), cls)()
     return backend
+
+
+def backend_of_engine(start: bytes) -> Backend | None:
+    """The backend whose engine files begin so; four bytes are enough, and None where they are no engine's."""
+    backends = map(get_backend, BACKENDS)
+    return next((backend for backend in backends if start[:4] in backend.magic), None)
 
 
 def choose_backend(name: str = "auto") -> Choice:

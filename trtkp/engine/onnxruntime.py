@@ -7,13 +7,23 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from trtkp.engine.base import Availability, Backend, BuildRequest, BuildResult, EngineProfile, NodeTime, Progress
+from trtkp.engine.base import (
+    Availability,
+    Backend,
+    BuildRequest,
+    BuildResult,
+    EngineProfile,
+    NodeTime,
+    Precision,
+    Progress,
+    QuantisedForm,
+)
 from trtkp.engine.feeds import check_feeds, check_profile
 from trtkp.errors import InputError, JobError, NotRunnableError
 from trtkp.machine.cpu import usable_cores
@@ -47,6 +57,9 @@ class OnnxRuntimeBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     artefact: ClassVar[str] = "engine.onnx"
+    runs_on_cpu: ClassVar[bool] = True
+    quantised_form: ClassVar[QuantisedForm] = "onnxruntime"
+    usual_fallback: ClassVar[Precision] = "fp32"
 
     def availability(self) -> Availability:
         """It builds and runs wherever the package is installed."""
@@ -82,6 +95,13 @@ class OnnxRuntimeBackend(Backend):
             seconds=time.perf_counter() - start,
             engine_bytes=sum(file.stat().st_size for file in files),
         )
+
+    def check_quantisable(self, kind: str, targets: Sequence[str] = ()) -> None:
+        """Its CPU kernels know no FP8."""
+        if kind == "fp8":
+            raise InputError(
+                "--precision fp8: onnxruntime does not compute in FP8", remedy="use -b tensorrt-rtx, or int8"
+            )
 
     def profile(
         self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20

@@ -27,7 +27,6 @@ from trtkp.model.layers import named_graph, read_layers
 from trtkp.pipeline.options import BuildOptions, check_buildable
 from trtkp.pipeline.quantised import (
     check_quantised,
-    engine_targets,
     quantisation_record,
     read_samples,
     save_quantised,
@@ -265,7 +264,7 @@ class Line:
         if self.given is not None and only is None:  # its tensors are those of the forms that it was made for
             only = {name: choice.lowering for name, choice in self.given.layers.items() if choice.lowering}
         cache = TimingCache() if self.options.timing_cache else TimingCache.in_memory()
-        runs_here = self.backend.name == "onnxruntime" or self.target is not None
+        runs_here = self.backend.runs_on_cpu or self.target is not None
         made = make_engine_graph(
             dense,
             self.index_sets,
@@ -288,7 +287,7 @@ class Line:
     @cached_property
     def target(self) -> EngineTarget | None:
         """The GPU that a TensorRT engine is planned for; None for other backends, or without a GPU."""
-        if self.backend.name != "tensorrt":
+        if not self.backend.takes_plugins:
             return None
         from trtkp.plan.target import EngineTarget
 
@@ -326,7 +325,7 @@ class Line:
             self.profile,
             self.options.calibration,
             kind=self.options.kind,
-            backend=self.backend.name,
+            backend=self.backend,
             samples=self.samples,
             calibration=self.given,
             keep_io=self.options.keep_io,
@@ -365,7 +364,7 @@ class Line:
             output=staging,
             profile=self.profile,
             precision=self.options.floating if self.quantised is None else self.quantised.calibration.fallback,  # type: ignore[arg-type]  # checked at the start
-            targets=engine_targets(self.backend.name, self.options.precision, self.options.targets),
+            targets=self.backend.engine_targets(self.options.precision, self.options.targets),
             threads=self.options.threads,
             optimization_level=self.options.level,
             plugins=library.path if library is not None and plugin_nodes else None,
@@ -378,7 +377,7 @@ class Line:
     def _check_engine(self) -> None:
         from trtkp.verification.bundle import check_built
 
-        fused = self.quantised is None or self.quantised.calibration.form == "onnxruntime"
+        fused = self.quantised is None or self.quantised.calibration.fuse_qdq
         check_built(self.backend, self.request, self.result, self.options.precision, fuse_qdq=fused)
 
     def _measure_accuracy(self, staging: Path, data: LabelledData | None) -> None:
@@ -386,7 +385,7 @@ class Line:
         from trtkp.engine.onnxruntime import OrtRunner
 
         assert data is not None
-        fused = self.quantised is None or self.quantised.calibration.form == "onnxruntime"
+        fused = self.quantised is None or self.quantised.calibration.fuse_qdq
         dense = staging / ".dense.onnx"
         _save(self.source.graph(), dense)
         found = {}
@@ -456,7 +455,7 @@ class Line:
             totals=totals_record(accounting, paper, paper_counts(self.method, self.source, self.profile, accounting)),
             plan=self.planned,
             quantisation=quantisation_record(self.quantised) if self.quantised is not None else None,
-            tensorrt=tensorrt_record(self.request, self.result) if self.backend.artefact == "model.engine" else None,
+            tensorrt=tensorrt_record(self.request, self.result) if self.backend.compiles else None,
             accuracy=self.accuracy,
             libraries=libraries(self.backend.name, self.result.version),
             seconds=self.seconds,

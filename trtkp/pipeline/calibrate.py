@@ -19,9 +19,7 @@ from trtkp.calib.options import CalibrationOptions
 from trtkp.engine import BuildRequest, get_backend
 from trtkp.errors import InputError, JobError
 from trtkp.pipeline.quantised import (
-    check_quantisable,
     check_quantised,
-    engine_targets,
     quantisation_record,
     read_samples,
     save_quantised,
@@ -109,9 +107,9 @@ def _requantise(
             file=bundle.path,
             remedy="build it with --no-plugins, or calibrate the model itself",
         )
-    check_quantisable(manifest.backend, kind, manifest.targets)
-    how.check()
     backend = get_backend(manifest.backend)
+    backend.check_quantisable(kind, manifest.targets)
+    how.check()
     found = backend.availability()
     if not found.can_build:
         raise JobError(f"backend {backend.name} cannot build here: {found.detail}", remedy="see trtkp doctor")
@@ -127,7 +125,7 @@ def _requantise(
         packed, planned = (ir.load(bundle.file(name)) for name in ("model.onnx", "engine.onnx"))
         ir.external_data.load_to_model(packed)
         result = quantise(
-            packed, planned, profile, how, kind=kind, backend=backend.name, samples=samples, calibration=given,
+            packed, planned, profile, how, kind=kind, backend=backend, samples=samples, calibration=given,
             keep_io=manifest.keep_io, threads=threads, state=state_file(output), progress=progress,
             lowerings={layer.name: layer.lowering for layer in manifest.layers if layer.lowering is not None},
         )  # fmt: skip
@@ -141,11 +139,11 @@ def _requantise(
             output=staging,
             profile=profile,
             precision=result.calibration.fallback,
-            targets=engine_targets(backend.name, kind, _targets(bundle, kind)),
+            targets=backend.engine_targets(kind, _targets(bundle, kind)),
             threads=threads,
         )
         built = backend.build(request, progress)
-        check_built(backend, request, built, kind, fuse_qdq=result.calibration.form == "onnxruntime")
+        check_built(backend, request, built, kind, fuse_qdq=result.calibration.fuse_qdq)
         accuracy = _accuracy(staging / "engine.onnx", bundle, samples.labelled if samples else None, result, profile)
 
         def describe(files: dict[str, FileRecord]) -> Manifest:
@@ -180,7 +178,7 @@ def _accuracy(
     assert isinstance(result, Quantised)
     if data is None:
         return bundle.manifest.accuracy
-    fused = result.calibration.form == "onnxruntime"
+    fused = result.calibration.fuse_qdq
     known = bundle.manifest.accuracy or {}
     with OrtRunner(bundle.file("engine.onnx")) as runner:
         floating = accuracy(runner, data, profile)
