@@ -81,7 +81,6 @@ class BuildRequest:
         targets: GPU architectures such as ``("sm86", "sm89")``, or ``("current",)``; empty: the backend's default.
         optimization_level: the builder's effort, 0 to 5; None: the library's default.
         threads: builder threads; None: the library's default.
-        tf32: let fp32 convolutions round their inputs to TF32 (relative error about 1e-3 instead of 1e-6).
         plugins: library whose plugins compute the graph's operators of domain ``trtkp``; None: their bodies do.
         plugin_nodes: number of those operators.
         trt: what TensorRT and TensorRT-RTX take besides.
@@ -94,7 +93,6 @@ class BuildRequest:
     targets: tuple[str, ...] = ()
     optimization_level: int | None = None
     threads: int | None = None
-    tf32: bool = False
     plugins: Path | None = None
     plugin_nodes: int = 0
     trt: TrtOptions = field(default_factory=TrtOptions)

@@ -73,8 +73,8 @@ class OnnxRuntimeBackend(Backend):
     def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
         """Put the graph at ``output/engine.onnx``, open it once, and hold the profile against its inputs.
 
-        There is nothing to compile; a graph that is already at its place stays as it is. ``targets``,
-        ``optimization_level`` and ``tf32`` mean nothing here.
+        There is nothing to compile; a graph that is already at its place stays as it is. ``targets`` and
+        ``optimization_level`` mean nothing here.
 
         Raises:
             InputError: no such file, not ONNX, or a profile that does not fit.

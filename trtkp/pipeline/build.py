@@ -95,10 +95,10 @@ def build(
         method = "kep" if method is None else method
         chosen = make_method(method, **settings) if isinstance(method, str) else method
     chosen.check_one_shot()
-    choice = choose_backend(options.backend)
-    check_buildable(choice.backend, options, has_data=data is not None)
+    backend = choose_backend(options.backend)
+    check_buildable(backend, options, has_data=data is not None)
     check_replaceable(Path(output))
-    line = Line(source, Path(output), chosen, choice.backend, options, data, progress)
+    line = Line(source, Path(output), chosen, backend, options, data, progress)
     with BundleWriter(Path(output)) as writer:
         line.run(writer.staging)
         line.manifest = writer.publish(line.make_manifest)
