@@ -70,11 +70,12 @@ def make_method(name: str, **settings: Any) -> Method:
 def made_before(name: str, settings: Mapping[str, Any]) -> Method | None:
     """The method that a manifest names, for what it says of index sets that it made: its paper's counting, its notes.
 
-    With the recorded settings where they can be given again; those of a file or of layers cannot.
+    With the recorded settings where they can be given again; those of a file or of layers cannot. No file is read,
+    whatever the manifest says.
     """
     if name not in METHODS:
         return None
-    shared = {key: value for key, value in settings.items() if key != "allocation" or isinstance(value, str)}
+    shared = {key: value for key, value in settings.items() if key != "allocation" or value in ALLOCATIONS}
     try:
         return make_method(name, **shared)
     except InputError:

@@ -160,7 +160,14 @@ def test_index_sets_that_were_made_before_are_told_of_as_the_method_tells(name: 
     assert stored.notes(pruned=False, folded=True) == []
 
 
-def test_settings_of_layers_or_of_a_file_are_left_out_of_what_was_made_before() -> None:
+def test_settings_of_layers_or_of_a_file_are_left_out_of_what_was_made_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise AssertionError(f"a manifest made trtkp read {path}")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert made_before("vskp", {"alpha": 0.5, "allocation": "/dev/zero"}) == VSKP(alpha=0.5)
     assert made_before("vskp", {"alpha": 0.5, "allocation": {"a": {"ratio": 0.5}}}) == VSKP(alpha=0.5)
     assert made_before("vskp", {"index": "lists.safetensors", "sha256": "0"}) == VSKP()
     assert made_before("one of the user's own", {}) is None
