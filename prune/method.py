@@ -194,7 +194,7 @@ class Method(ABC):
         return {}
 
     def stored_matrices(self) -> Mapping[str, int]:
-        """Weights that fully connected layers keep which were pruned before, by parameter name."""
+        """Number of weights left in each fully connected layer that was pruned before, by parameter name."""
         return {}
 
     # One-shot pruning in a build
