@@ -15,8 +15,6 @@ from trtkp.shapes import Profile
 
 __all__ = ["Scorer", "relative_error", "send_back"]
 
-#: A net with some layers quantised.
-Quantiser = Callable[[Sequence[str]], ir.Model]
 Outputs = dict[str, npt.NDArray[Any]]
 
 

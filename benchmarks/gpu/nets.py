@@ -20,8 +20,8 @@ from examples.nets.vgg import vgg16_cifar
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet, from_mask
 from trtkp.ops import PackedConv2d, swap_convolutions
-from trtkp.pruning.method import prune_one_shot
 from trtkp.pruning.methods.registry import make_method
+from trtkp.pruning.one_shot import prune_one_shot
 
 __all__ = ["BATCHES", "METHODS", "NETS", "macs_of", "measure_net", "narrowed"]
 

@@ -69,9 +69,8 @@ class Writing:
         index_sets, table = outcome.index_sets, subject.table
         matrices = {name: int(mask.sum()) for name, mask in outcome.matrices.items()}
         accounting = account(table.layers, table.params, table.macs, index_sets, table.matrices_kept(matrices))
-        counter = getattr(method, "paper_index_bytes", None)
-        paper = {name: counter(index) for name, index in index_sets.items()} if counter is not None else {}
-        counts = paper_counts(method.name, subject.source, subject.profile, accounting)
+        paper = method.paper_bytes_by_layer(index_sets)
+        counts = paper_counts(method, subject.source, subject.profile, accounting)
         totals = totals_record(accounting, paper, counts)
         retained = {cost.name: cost.params.retained for cost in accounting.layers}
         if outcome.deployed is not None:

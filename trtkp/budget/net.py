@@ -30,9 +30,9 @@ from trtkp.pipeline.prepare import load, prune, rewrite, survey
 from trtkp.plan.cache import machine
 from trtkp.plan.planner import NET_BUDGET_S
 from trtkp.plan.race import race
-from trtkp.pruning.method import select_layers
 from trtkp.pruning.methods.allocation import Allocated, Allocation, LayerSettings
 from trtkp.pruning.methods.registry import make_method
+from trtkp.pruning.one_shot import select_layers
 from trtkp.shapes import Profile, Shape, ShapeRange
 
 __all__ = ["Net", "Quality"]

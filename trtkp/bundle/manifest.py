@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from trtkp.bundle.calibration import LayerChoice, Scores
+from trtkp.engine.base import QuantisedForm, fuses_qdq
 
 __all__ = [
     "FORMAT",
@@ -204,7 +205,7 @@ class QuantisationRecord(_Record):
 
     fallback: Literal["fp32", "fp16"]
     """Type of the layers that are not quantised."""
-    form: Literal["explicit", "onnxruntime"]
+    form: QuantisedForm
     method: str
     percentile: float | None = None
     scores: Scores
@@ -212,6 +213,11 @@ class QuantisationRecord(_Record):
     floating: TimingRecord | None = None
     """The planned graph before, where it could be timed."""
     quantised: TimingRecord | None = None
+
+    @property
+    def fuse_qdq(self) -> bool:
+        """Whether ONNX Runtime may make integer kernels of the graph's Q/DQ pairs."""
+        return fuses_qdq(self.form)
 
 
 class TensorRTRecord(_Record):

@@ -104,13 +104,15 @@ class Pruned:
     def method(self) -> Method:
         """The index sets as a method that gives their masks."""
         from trtkp.pruning.methods.fixed import Stored
+        from trtkp.pruning.methods.registry import made_before
 
         manifest = self.manifest
         paper = {
             layer.name: layer.paper_index_bytes for layer in manifest.layers if layer.paper_index_bytes is not None
         }
+        origin = made_before(manifest.method, manifest.settings)
         return Stored(
-            manifest.method, manifest.settings, self.index_sets, manifest.left_dense, paper, manifest.matrices
+            manifest.method, manifest.settings, self.index_sets, manifest.left_dense, paper, manifest.matrices, origin
         )
 
 

@@ -12,7 +12,6 @@ Importing this package imports none of the libraries behind them.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 
 from trtkp.engine.base import Availability, Backend, BuildRequest, BuildResult, Precision, Progress, Runner
 from trtkp.errors import InputError, NotRunnableError
@@ -23,11 +22,11 @@ __all__ = [
     "Backend",
     "BuildRequest",
     "BuildResult",
-    "Choice",
     "NotRunnableError",
     "Precision",
     "Progress",
     "Runner",
+    "backend_of_engine",
     "choose_backend",
     "get_backend",
 ]
@@ -40,14 +39,6 @@ _CLASSES = {
 
 #: Names of all backends, the one to prefer first.
 BACKENDS = tuple(_CLASSES)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A backend and, in one line, why it was taken."""
-
-    backend: Backend
-    reason: str
 
 
 def get_backend(name: str) -> Backend:
@@ -63,7 +54,13 @@ def get_backend(name: str) -> Backend:
     return backend
 
 
-def choose_backend(name: str = "auto") -> Choice:
+def backend_of_engine(start: bytes) -> Backend | None:
+    """The backend whose engine files begin so; four bytes are enough, and None where they are no engine's."""
+    backends = map(get_backend, BACKENDS)
+    return next((backend for backend in backends if start[:4] in backend.magic), None)
+
+
+def choose_backend(name: str = "auto") -> Backend:
     """The named backend, or for ``auto`` the best one that can build *and* run here.
 
     ``onnxruntime`` is what remains where nothing else runs, so on a machine without an NVIDIA GPU it is always it.
@@ -72,12 +69,10 @@ def choose_backend(name: str = "auto") -> Choice:
         InputError: there is no backend of that name.
     """
     if name != "auto":
-        return Choice(get_backend(name), "asked for")
-    passed_over: list[str] = []
+        return get_backend(name)
     for candidate in BACKENDS:
         backend = get_backend(candidate)
         found = backend.availability()
         if (found.can_build and found.can_run) or candidate == BACKENDS[-1]:
-            return Choice(backend, "; ".join([found.detail, *passed_over]))
-        passed_over.append(f"not {candidate}: {found.detail}")
+            return backend
     raise AssertionError("unreachable: the last backend is always taken")

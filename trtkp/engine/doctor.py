@@ -215,5 +215,4 @@ def _backend(name: str) -> Check:
 
 
 def _chosen() -> str:
-    choice = choose_backend("auto")
-    return f"takes {choice.backend.name}"
+    return f"takes {choose_backend('auto').name}"

@@ -7,14 +7,24 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from trtkp.engine.base import Availability, Backend, BuildRequest, BuildResult, EngineProfile, NodeTime, Progress
+from trtkp.engine.base import (
+    Availability,
+    Backend,
+    BuildRequest,
+    BuildResult,
+    EngineProfile,
+    NodeTime,
+    Precision,
+    Progress,
+    QuantisedForm,
+)
 from trtkp.engine.feeds import check_feeds, check_profile
 from trtkp.errors import InputError, JobError, NotRunnableError
 from trtkp.machine.cpu import usable_cores
@@ -46,6 +56,9 @@ class OnnxRuntimeBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     artefact: ClassVar[str] = "engine.onnx"
+    runs_on_cpu: ClassVar[bool] = True
+    quantised_form: ClassVar[QuantisedForm] = "onnxruntime"
+    usual_fallback: ClassVar[Precision] = "fp32"
 
     def availability(self) -> Availability:
         """It builds and runs wherever the package is installed."""
@@ -59,8 +72,8 @@ class OnnxRuntimeBackend(Backend):
     def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
         """Put the graph at ``output/engine.onnx``, open it once, and hold the profile against its inputs.
 
-        There is nothing to compile; a graph that is already at its place stays as it is. ``targets``,
-        ``optimization_level`` and ``tf32`` mean nothing here.
+        There is nothing to compile; a graph that is already at its place stays as it is. ``targets`` and
+        ``optimization_level`` mean nothing here.
 
         Raises:
             InputError: no such file, not ONNX, or a profile that does not fit.
@@ -81,6 +94,13 @@ class OnnxRuntimeBackend(Backend):
             seconds=time.perf_counter() - start,
             engine_bytes=sum(file.stat().st_size for file in files),
         )
+
+    def check_quantisable(self, kind: str, targets: Sequence[str] = ()) -> None:
+        """Its CPU kernels know no FP8."""
+        if kind == "fp8":
+            raise InputError(
+                "--precision fp8: onnxruntime does not compute in FP8", remedy="use -b tensorrt-rtx, or int8"
+            )
 
     def profile(
         self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20

@@ -64,17 +64,11 @@ def build(
     else:
         method = "kep" if method is None else method
         chosen = make_method(method, **settings) if isinstance(method, str) else method
-    if getattr(chosen, "fully_connected", False):
-        raise InputError("--fully-connected prunes what has no index sets", remedy="use trtkp prune, then trtkp build")
-    if getattr(chosen, "reactivate", False):
-        raise InputError(
-            "--reactivate mends what a fine-tune left unmoved, and a build trains nothing",
-            remedy="use trtkp prune with --data and --epochs, then trtkp build",
-        )
-    choice = choose_backend(options.backend)
-    check_buildable(choice.backend, options, has_data=data is not None)
+    chosen.check_one_shot()
+    backend = choose_backend(options.backend)
+    check_buildable(backend, options, has_data=data is not None)
     check_replaceable(Path(output))
-    job = Job(source, Path(output), choice.backend, options, progress)
+    job = Job(source, Path(output), backend, options, progress)
     return Build(job, FromModel(chosen, data)).run()
 
 

@@ -20,7 +20,7 @@ from trtkp.pipeline.build import Build, Start, build
 from trtkp.pipeline.draft import Draft, Graphs
 from trtkp.pipeline.job import Job, Phases, Progress, SinglePhase
 from trtkp.pipeline.options import BuildOptions
-from trtkp.pipeline.quantised import check_quantisable, read_samples
+from trtkp.pipeline.quantised import read_samples
 from trtkp.shapes import Profile, ShapeRange
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ def _from_bundle(
             file=bundle.path,
             remedy="build it with --no-plugins, or calibrate the model itself",
         )
-    check_quantisable(manifest.backend, kind, manifest.targets)
-    options.calibration.check()
     backend = get_backend(manifest.backend)
+    backend.check_quantisable(kind, manifest.targets)
+    options.calibration.check()
     found = backend.availability()
     if not found.can_build:
         raise JobError(f"backend {backend.name} cannot build here: {found.detail}", remedy="see trtkp doctor")

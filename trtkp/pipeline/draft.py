@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING
 from trtkp.bundle.manifest import Manifest
 from trtkp.bundle.records import source_record, tensor_record, totals_record
 from trtkp.index.accounting import account
-from trtkp.index.index_set import IndexSet
 from trtkp.pipeline.job import Job
 from trtkp.pipeline.planning import Planned
 from trtkp.pipeline.prepare import Loaded, Pruned
 from trtkp.pipeline.records import layer_records, paper_counts
 from trtkp.pruning.method import Method
-from trtkp.pruning.methods.fixed import Stored
 from trtkp.shapes import Profile
 from trtkp.version import __version__
 
@@ -100,9 +98,9 @@ def draft_of_model(
         planned: the plan.
     """
     options, source = job.options, loaded.source
-    matrices = table.matrices_kept(method.matrices if isinstance(method, Stored) else {})
+    matrices = table.matrices_kept(method.stored_matrices())
     accounting = account(table.layers, table.params, table.macs, pruned.index_sets, matrices)
-    paper = _paper_bytes(method, pruned.index_sets)
+    paper = method.paper_bytes_by_layer(pruned.index_sets)
     halved = options.precision == "fp16" and not options.keep_io
     manifest = Manifest(
         created="",
@@ -131,7 +129,7 @@ def draft_of_model(
             left_dense=pruned.left_dense,
         ),
         left_out=table.left_out,
-        totals=totals_record(accounting, paper, paper_counts(method.name, source, loaded.profile, accounting)),
+        totals=totals_record(accounting, paper, paper_counts(method, source, loaded.profile, accounting)),
         plan=planned.record,
         libraries={},
         seconds={},
@@ -147,11 +145,3 @@ def draft_of_model(
         plugins=planned.plugins,
         reference=source.graph(),
     )
-
-
-def _paper_bytes(method: Method, index_sets: Mapping[str, IndexSet]) -> dict[str, int]:
-    """Index bytes in the method's own format, for methods that have one."""
-    if isinstance(method, Stored):
-        return {name: size for name, size in method.paper_bytes.items() if name in index_sets}
-    counter = getattr(method, "paper_index_bytes", None)
-    return {name: counter(index) for name, index in index_sets.items()} if counter is not None else {}

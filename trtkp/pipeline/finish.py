@@ -20,7 +20,6 @@ from trtkp.pipeline.draft import Draft, Graphs
 from trtkp.pipeline.job import Job
 from trtkp.pipeline.quantised import (
     check_quantised,
-    engine_targets,
     quantisation_record,
     save_quantised,
     state_file,
@@ -106,7 +105,7 @@ def quantise_graphs(job: Job, draft: Draft, graphs: Graphs, staging: Path) -> tu
         draft.profile,
         job.options.calibration,
         kind=job.options.kind,
-        backend=job.backend.name,
+        backend=job.backend,
         samples=draft.samples,
         calibration=draft.calibration,
         keep_io=job.options.keep_io,
@@ -165,7 +164,7 @@ def build_engine(job: Job, draft: Draft, checked: Checked, quantised: Quantised 
         output=checked.onnx.parent,
         profile=draft.profile,
         precision=options.floating if quantised is None else quantised.calibration.fallback,  # type: ignore[arg-type]  # checked at the start
-        targets=engine_targets(job.backend.name, options.precision, options.targets),
+        targets=job.backend.engine_targets(options.precision, options.targets),
         threads=options.threads,
         optimization_level=options.level,
         plugins=draft.plugins if checked.plugin_nodes else None,
@@ -208,7 +207,7 @@ def complete(
             "precision": job.options.precision,
             "targets": list(result.targets),
             "quantisation": quantisation_record(quantised) if quantised is not None else None,
-            "tensorrt": tensorrt_record(request, result) if job.backend.artefact == "model.engine" else None,
+            "tensorrt": tensorrt_record(request, result) if job.backend.compiles else None,
             "accuracy": done.accuracy or draft.manifest.accuracy,
             "libraries": libraries(job.backend.name, result.version),
             "seconds": draft.manifest.seconds | dict(seconds),
@@ -220,4 +219,4 @@ def complete(
 
 def _fused(quantised: Quantised | None) -> bool:
     """Whether ONNX Runtime makes integer kernels of Q/DQ pairs: where the graph was made for it, or has none."""
-    return quantised is None or quantised.calibration.form == "onnxruntime"
+    return quantised is None or quantised.calibration.fuse_qdq

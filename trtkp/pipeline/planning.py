@@ -61,7 +61,7 @@ def plan(job: Job, loaded: Loaded, table: LayerTable, pruned: Pruned, dense: ir.
         only = {name: choice.lowering for name, choice in loaded.calibration.layers.items() if choice.lowering}
     cache = TimingCache() if options.timing_cache else TimingCache.in_memory()
     target = _target(job)
-    runs_here = job.backend.name == "onnxruntime" or target is not None
+    runs_here = job.backend.runs_on_cpu or target is not None
     made = make_engine_graph(
         dense,
         pruned.index_sets,
@@ -89,7 +89,7 @@ def plan(job: Job, loaded: Loaded, table: LayerTable, pruned: Pruned, dense: ir.
 
 def _target(job: Job) -> EngineTarget | None:
     """The GPU that a TensorRT engine is planned for; None for other backends, or without a GPU."""
-    if job.backend.name != "tensorrt":
+    if not job.backend.takes_plugins:
         return None
     from trtkp.plan.target import EngineTarget
 
@@ -103,6 +103,5 @@ def _target(job: Job) -> EngineTarget | None:
 
 def _why_all_dense(method: Method) -> str:
     text = "no pruned layer is faster packed than dense here: the lists are too fine or keep too much"
-    if method.settings().get("share", "per-layer") == "per-layer":
-        return text
-    return f"{text}; --share per-layer lets a layer's kernels share their positions"
+    coarser = method.coarser()
+    return text if coarser is None else f"{text}; {coarser}"

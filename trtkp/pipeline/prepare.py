@@ -16,8 +16,8 @@ from trtkp.index.index_set import IndexSet
 from trtkp.model.layers import named_graph, read_layers
 from trtkp.pipeline.job import Job
 from trtkp.pipeline.quantised import read_samples
-from trtkp.pruning.method import Method, prune_one_shot
-from trtkp.pruning.methods.fixed import Dense, Stored
+from trtkp.pruning.method import Method
+from trtkp.pruning.one_shot import prune_one_shot
 from trtkp.shapes import Profile, profile_from_options
 
 if TYPE_CHECKING:
@@ -145,13 +145,7 @@ def prune(job: Job, surveyed: Surveyed, method: Method) -> Pruned:
     layers = surveyed.table.layers
     pruning = prune_one_shot(method, layers, surveyed.weights, job.options.include, job.options.skip)
     index_sets = pruning.index_sets({layer.name: layer.groups for layer in layers})
-    warnings = []
-    if not index_sets and not isinstance(method, Dense | Stored):
-        warnings.append(f"method {method.name} pruned no layer: the engine is dense")
-    if index_sets and method.name != "from-zeros" and surveyed.folded:
-        warnings.append(
-            "batch normalisation seems folded into the weights: scores differ from those of the trained weights"
-        )
+    warnings = method.notes(pruned=bool(index_sets), folded=surveyed.folded)
     return Pruned(index_sets, pruning.left_dense, tuple(warnings))
 
 

@@ -30,7 +30,6 @@ class Job:
         key: jobs of one key can share a run.
         answer: its outputs, or a `ServeError`; done early when nobody waits for it any more.
         arrived: monotonic seconds.
-        started: when its batch left; 0 until then.
     """
 
     feeds: Feeds
@@ -38,7 +37,6 @@ class Job:
     key: tuple[Shape, ...]
     answer: asyncio.Future[dict[str, np.ndarray]]
     arrived: float = field(default_factory=monotonic)
-    started: float = 0.0
 
     def fail(self, error: ServeError) -> None:
         """Answer with an error, unless it is answered."""

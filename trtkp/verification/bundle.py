@@ -207,7 +207,7 @@ def check_built(
     Raises:
         JobError: it computes something else, or does not run.
     """
-    if backend.artefact != "model.engine" or not backend.availability().can_run:
+    if not backend.compiles or not backend.availability().can_run:
         return
     if why_not_built_for_here(result.targets) is not None:
         return
@@ -295,7 +295,7 @@ class _Checker:
     @property
     def _fused(self) -> bool:
         quantised = self.manifest.quantisation
-        return quantised is None or quantised.form == "onnxruntime"
+        return quantised is None or quantised.fuse_qdq
 
     def graph(self, name: str) -> Check:
         """A graph of the bundle, in ONNX Runtime."""
@@ -321,12 +321,12 @@ class _Checker:
 
     def engine(self) -> list[Check]:
         """The engine on its own backend; one that was compiled also against the graph that its parser was given."""
-        from trtkp.engine import NotRunnableError
+        from trtkp.engine import NotRunnableError, get_backend
 
         try:
             with self.bundle.open() as runner:
                 checks = [self._compare_engine("engine", runner)]
-                if "model.engine" in self.manifest.files:
+                if get_backend(self.manifest.backend).compiles:
                     feeds = [_cast(feeds, runner) for feeds in self.engine_feeds]
                     graph = self.bundle.file("engine.onnx")
                     checks.append(_against_graph(runner, graph, feeds, self.engine_tolerance, fuse_qdq=self._fused))

@@ -11,7 +11,7 @@ from trtkp.engine.trt.plugins import is_rtx
 from trtkp.errors import InputError, JobError
 from trtkp.shapes import Dim, TensorSpec
 
-__all__ = ["DTYPES", "add_profile", "default_targets", "set_options", "set_targets", "set_tf32"]
+__all__ = ["DTYPES", "add_profile", "clear_tf32", "default_targets", "set_options", "set_targets"]
 
 #: TensorRT's name of a type to NumPy's.
 DTYPES = {
@@ -77,10 +77,10 @@ def _set_hardware(trt: Any, config: Any, wanted: str) -> None:
     config.hardware_compatibility_level = level
 
 
-def set_tf32(trt: Any, config: Any, wanted: bool) -> None:
-    """Every flavour sets TF32 on by default; ours is off (relative error 1e-6 and not 1e-3)."""
+def clear_tf32(trt: Any, config: Any) -> None:
+    """Compute fp32 in fp32 (relative error 1e-6 and not 1e-3): every flavour rounds to TF32 by default."""
     if hasattr(trt.BuilderFlag, "TF32"):
-        (config.set_flag if wanted else config.clear_flag)(trt.BuilderFlag.TF32)
+        config.clear_flag(trt.BuilderFlag.TF32)
 
 
 def set_targets(trt: Any, config: Any, wanted: tuple[str, ...]) -> list[str]:

@@ -27,6 +27,9 @@ class TensorRTBackend(TrtBackend):
 
     name: ClassVar[str] = "tensorrt"
     title: ClassVar[str] = "TensorRT"
+    takes_plugins: ClassVar[bool] = True
+    magic: ClassVar[tuple[bytes, ...]] = (b"ftrt", b"ptrt")
+    triton_platform: ClassVar[str] = "tensorrt_plan"
 
     def availability(self) -> Availability:
         """Both building (it times its kernels) and running need an NVIDIA GPU."""
