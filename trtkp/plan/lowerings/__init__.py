@@ -7,17 +7,17 @@ work into a predicted time.
 from __future__ import annotations
 
 from trtkp.graph.packing import unpack
-from trtkp.plan.lowerings.form import Built, Form, Lowering, lower
 from trtkp.plan.lowerings.gather import GATHER, MAX_GATHER, REGROUPED, SPLIT
+from trtkp.plan.lowerings.lowering import Built, Lowering, LoweringContext, lower
 from trtkp.plan.lowerings.stripes import BOX, MAX_GROUPS, RECTANGLES
 from trtkp.plan.lowerings.taps import TAPS
 from trtkp.plan.lowerings.work import Work
 
-__all__ = ["LOWERINGS", "MAX_GATHER", "MAX_GROUPS", "PLUGIN", "Form", "Lowering", "lower"]
+__all__ = ["LOWERINGS", "MAX_GATHER", "MAX_GROUPS", "PLUGIN", "Lowering", "LoweringContext", "lower"]
 
 
-def _build_dense(form: Form) -> Built:
-    return form.conv(form.x, unpack(form.packed), form.bias, groups=form.packed.groups), None
+def _build_dense(context: LoweringContext) -> Built:
+    return context.conv(context.x, unpack(context.packed), context.bias, groups=context.packed.groups), None
 
 
 DENSE = Lowering(

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from trtkp.graph.packing import PackedConv
 from trtkp.machine.cpu import vector_floats
-from trtkp.plan.lowerings.form import Built, Form, Lowering
+from trtkp.plan.lowerings.lowering import Built, Lowering, LoweringContext
 from trtkp.plan.lowerings.regroup import FILTER_MULTIPLE, Grouping, cheapest_groups, equal_groups, kept_kernels, regroup
 from trtkp.plan.lowerings.work import Work, filter_rate
 
@@ -60,25 +60,25 @@ def _too_much(named: int, packed: PackedConv) -> str | None:
     return None
 
 
-def _build(form: Form) -> Built:
-    return _grouped(form, form.packed)
+def _build(context: LoweringContext) -> Built:
+    return _grouped(context, context.packed)
 
 
-def _grouped(form: Form, packed: PackedConv) -> Built:
+def _grouped(context: LoweringContext, packed: PackedConv) -> Built:
     """One grouped convolution of the packed lists, all of one length and for as many filters."""
     _, _, rows, columns = packed.weight_shape
     lists = packed.index
     weight = packed.weight.reshape(-1, rows * columns, lists.shape[1]).transpose(0, 2, 1)
-    bias = np.append(form.bias, form.bias.dtype.type(0))[packed.filters]
+    bias = np.append(context.bias, context.bias.dtype.type(0))[packed.filters]
     kernel = np.ascontiguousarray(weight).reshape(-1, lists.shape[1], rows, columns)
-    return form.conv(_gathered(form, lists), kernel, bias, groups=len(lists)), packed.filters
+    return context.conv(_gathered(context, lists), kernel, bias, groups=len(lists)), packed.filters
 
 
-def _gathered(form: Form, lists: npt.NDArray[Any]) -> ir.Value:
+def _gathered(context: LoweringContext, lists: npt.NDArray[Any]) -> ir.Value:
     """The listed channels; padding entries, whose weights are zero, read channel 0."""
-    channels = form.packed.weight_shape[1]
+    channels = context.packed.weight_shape[1]
     sources = np.where(lists < channels, lists, 0).ravel().astype(np.int64)
-    return form.x if np.array_equal(sources, np.arange(channels)) else form.gather(form.x, sources)
+    return context.x if np.array_equal(sources, np.arange(channels)) else context.gather(context.x, sources)
 
 
 def _work(packed: PackedConv) -> Work:
@@ -133,11 +133,11 @@ def _few_enough(kernels: int, packed: PackedConv) -> str | None:
     return f"its groups' lists join to {share:.0%} of the kernels" if share > _MOST_KERNELS else None
 
 
-def _build_equal(form: Form, groups: int) -> Built:
-    packed = form.packed
+def _build_equal(context: LoweringContext, groups: int) -> Built:
+    packed = context.packed
     grouping = _equal(packed, groups)
     _, filters, length = _equal_shape(packed, grouping)
-    return _grouped(form, regroup(packed, grouping, filter_multiple=filters, list_multiple=length))
+    return _grouped(context, regroup(packed, grouping, filter_multiple=filters, list_multiple=length))
 
 
 def _equal_work(packed: PackedConv, groups: int) -> Work:
@@ -164,8 +164,8 @@ def _split_applies(packed: PackedConv) -> str | None:
     return _few_enough(grouping.kernels, packed) or _too_much(sum(map(len, grouping.lists)), packed)
 
 
-def _build_split(form: Form) -> Built:
-    packed = form.packed
+def _build_split(context: LoweringContext) -> Built:
+    packed = context.packed
     grouping = _split(packed)
     multiple = list_multiple(packed.weight.dtype)
     parts = []
@@ -181,9 +181,11 @@ def _build_split(form: Form) -> Built:
         listed = np.zeros(kernel.shape[1], np.int64)
         listed[: len(channels)] = channels
         parts.append(
-            form.conv(_gathered(form, listed), kernel.reshape(*kernel.shape[:2], rows, columns), form.bias[filters])
+            context.conv(
+                _gathered(context, listed), kernel.reshape(*kernel.shape[:2], rows, columns), context.bias[filters]
+            )
         )
-    return form.emit("Concat", *parts, axis=1), np.concatenate(grouping.filters)
+    return context.emit("Concat", *parts, axis=1), np.concatenate(grouping.filters)
 
 
 def _split_work(packed: PackedConv) -> Work:

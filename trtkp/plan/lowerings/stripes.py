@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from trtkp.graph.packing import PackedConv
 from trtkp.plan.lowerings.cover import Rectangle, bounding_box, cover
-from trtkp.plan.lowerings.form import Built, Form, Lowering
+from trtkp.plan.lowerings.lowering import Built, Lowering, LoweringContext
 from trtkp.plan.lowerings.work import Work
 
 __all__ = ["BOX", "MAX_GROUPS", "RECTANGLES"]
@@ -51,8 +51,8 @@ def _covers(packed: PackedConv, taps: tuple[int, ...]) -> tuple[Rectangle, ...]:
     return cover(taps, packed.weight_shape[3])
 
 
-def _build_stripes(form: Form, rectangles_of: Callable[..., tuple[Rectangle, ...]]) -> Built:
-    packed, columns = form.packed, form.packed.weight_shape[3]
+def _build_stripes(context: LoweringContext, rectangles_of: Callable[..., tuple[Rectangle, ...]]) -> Built:
+    packed, columns = context.packed, context.packed.weight_shape[3]
     parts, order = [], []
     for filters, taps, weight in _stripe_groups(packed):
         left = set(taps)
@@ -65,12 +65,12 @@ def _build_stripes(form: Form, rectangles_of: Callable[..., tuple[Rectangle, ...
                     kernel[:, :, position] = weight[:, taps.index(tap)]
                     left.discard(tap)
             kernel = kernel.reshape(*kernel.shape[:2], *rectangle.shape)
-            part = form.conv(form.x, kernel, form.bias[filters] if total is None else None, rectangle)
-            total = part if total is None else form.emit("Add", total, part)
+            part = context.conv(context.x, kernel, context.bias[filters] if total is None else None, rectangle)
+            total = part if total is None else context.emit("Add", total, part)
         assert total is not None
         parts.append(total)
         order.append(filters)
-    joined = parts[0] if len(parts) == 1 else form.emit("Concat", *parts, axis=1)
+    joined = parts[0] if len(parts) == 1 else context.emit("Concat", *parts, axis=1)
     return joined, np.concatenate(order)
 
 
@@ -90,9 +90,9 @@ def _stripes_work(packed: PackedConv, rectangles_of: Callable[..., tuple[Rectang
 
 BOX = Lowering(
     "box", "stripes: one Conv per filter group, of the taps' bounding box", _stripes_apply,
-    lambda form: _build_stripes(form, _boxes), lambda packed: _stripes_work(packed, _boxes),
+    lambda context: _build_stripes(context, _boxes), lambda packed: _stripes_work(packed, _boxes),
 )  # fmt: skip
 RECTANGLES = Lowering(
     "rectangles", "stripes: a sum of small Convs that cover the taps", _stripes_apply,
-    lambda form: _build_stripes(form, _covers), lambda packed: _stripes_work(packed, _covers),
+    lambda context: _build_stripes(context, _covers), lambda packed: _stripes_work(packed, _covers),
 )  # fmt: skip

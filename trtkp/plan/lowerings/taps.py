@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.graph.packing import PackedConv
-from trtkp.plan.lowerings.form import Built, Form, Lowering
+from trtkp.plan.lowerings.lowering import Built, Lowering, LoweringContext
 from trtkp.plan.lowerings.work import Work
 
 __all__ = ["TAPS"]
@@ -34,9 +34,9 @@ def _listed(packed: PackedConv) -> tuple[npt.NDArray[np.int64], list[npt.NDArray
     return listed, np.split(order, begins[1:])
 
 
-def _build_taps(form: Form) -> Built:
+def _build_taps(context: LoweringContext) -> Built:
     """im2col of the listed (channel, tap) pairs as a depthwise convolution with one-hot kernels, then a 1x1 one."""
-    packed = form.packed
+    packed = context.packed
     filters, channels, rows, columns = packed.weight_shape
     listed, positions = _listed(packed)
     tap = packed.columns()[0][0]
@@ -46,9 +46,9 @@ def _build_taps(form: Form) -> Built:
     for c, position in enumerate(positions):
         select[c, np.arange(len(position)), tap[position]] = 1
         weight[packed.filters, c, : len(position)] = packed.weight[:, position]
-    x = form.x if len(listed) == channels else form.gather(form.x, listed)
-    columns_of_x = form.conv(x, select.reshape(-1, 1, rows, columns), None, groups=len(listed))
-    return form.pointwise(columns_of_x, weight[:filters].reshape(filters, -1, 1, 1), form.bias), None
+    x = context.x if len(listed) == channels else context.gather(context.x, listed)
+    columns_of_x = context.conv(x, select.reshape(-1, 1, rows, columns), None, groups=len(listed))
+    return context.pointwise(columns_of_x, weight[:filters].reshape(filters, -1, 1, 1), context.bias), None
 
 
 def _taps_work(packed: PackedConv) -> Work:

@@ -17,14 +17,14 @@ from trtkp.graph.passes.pack import read_packed
 from trtkp.plan.lowerings.cover import Rectangle
 from trtkp.plan.lowerings.work import Work
 
-__all__ = ["Built", "Form", "Lowering", "lower"]
+__all__ = ["Built", "Lowering", "LoweringContext", "lower"]
 
 #: The convolution's output, and the filter of each of its channels (F stands for padding); None for the filters' order.
 Built = tuple[ir.Value, npt.NDArray[Any] | None]
 
 
 @dataclass
-class Form:
+class LoweringContext:
     """A packed node taken apart, and the operators that are to replace it."""
 
     name: str
@@ -42,7 +42,7 @@ class Form:
     nodes: list[ir.Node] = field(default_factory=list)
 
     @classmethod
-    def of(cls, node: ir.Node, graph: ir.Graph) -> Form:
+    def of(cls, node: ir.Node, graph: ir.Graph) -> LoweringContext:
         """The parts of a node of domain ``trtkp``; new initialisers go to ``graph``."""
         op, packed = read_packed(node)
         bias = constant(node.inputs[5])
@@ -159,19 +159,19 @@ class Form:
 
 @dataclass(frozen=True)
 class Lowering:
-    """One form: ``applies`` gives the reason why not, ``work`` what it does compared with dense."""
+    """One context: ``applies`` gives the reason why not, ``work`` what it does compared with dense."""
 
     name: str
     summary: str
     applies: Callable[[PackedConv], str | None]
-    build: Callable[[Form], Built]
+    build: Callable[[LoweringContext], Built]
     work: Callable[[PackedConv], Work]
 
 
 def lower(node: ir.Node, graph: ir.Graph, lowering: Lowering) -> tuple[list[ir.Node], ir.Value]:
     """The operators that replace a packed node, and their output."""
-    form = Form.of(node, graph)
-    value, filters = lowering.build(form)
-    if form.residual is None:  # beside its convolution the activation is fused into it
-        return form.nodes, form.in_order(form.activation(value), filters)
-    return form.nodes, form.activation(form.emit("Add", form.in_order(value, filters), form.residual))
+    context = LoweringContext.of(node, graph)
+    value, filters = lowering.build(context)
+    if context.residual is None:  # beside its convolution the activation is fused into it
+        return context.nodes, context.in_order(context.activation(value), filters)
+    return context.nodes, context.activation(context.emit("Add", context.in_order(value, filters), context.residual))
