@@ -318,20 +318,20 @@ def test_reasons(any_case: Any) -> None:
         assert reason(name, kernels) == "lists are not stripes"
         assert reason(name, stripes([1], [])) == "a filter group keeps nothing"
         many = [[i] for i in range(9)]
-        assert reason(name, stripes(*many, filters=9)) == f"9 filter groups, worth it up to {MAX_GROUPS}"
+        assert reason(name, stripes(*many, filters=9)) == f"9 filter groups, more than {MAX_GROUPS}"
         assert reason(name, stripes(*many[:8], filters=9)) is None
     assert reason("gather", pattern) == "lists are not whole kernels"
     for name in (*(f"gather-{groups}" for groups in EQUAL_GROUPS), "split"):
         assert reason(name, kernels) is not None
     assert reason("gather-2", stripes([1])) == "fewer than 8 filters a group"
-    assert reason("gather-1", stripes([1])) == "its groups' lists join to 267% of the kernels"
+    assert reason("gather-1", stripes([1])) == "its groups' lists add up to 267% of the kernels"
     uneven = np.zeros((3, 2, 3, 3), bool)
     uneven[:2, 0] = uneven[2, 1] = True
     assert reason("gather", uneven) == "filter groups of different sizes"
     assert reason("gather", kernels) is None
     for f in range(9):
         kernels[f, np.arange(f, f + 5) % 9] = True
-    assert reason("gather", kernels) == f"its lists name 45 channels, worth it up to {MAX_GATHER} times the input's"
+    assert reason("gather", kernels) == f"its lists name 45 channels, more than {MAX_GATHER} times the input's"
     assert reason("taps", pattern) == "2 lists, not one for the layer"
     assert reason("taps", np.array([[1, 0]], bool).reshape(1, 2, 1, 1)) == "1x1 kernel"
     assert reason("taps", np.zeros((2, 2, 3, 3), bool)) == "the layer keeps nothing"

@@ -1,4 +1,9 @@
-"""Stripes: one convolution per filter group of the bounding box of its taps, or a sum that covers them."""
+"""Lowerings of stripes: smaller kernels for the filter groups.
+
+- ``box``: one convolution per filter group, of the bounding box of its taps.
+- ``rectangles``: per filter group a sum of up to four small convolutions, which cover its taps at least cost
+  (`lowerings.cover`).
+"""
 
 from __future__ import annotations
 
@@ -16,12 +21,13 @@ from trtkp.plan.lowerings.work import Work
 
 __all__ = ["BOX", "MAX_GROUPS", "RECTANGLES"]
 
-#: More filter groups than this are never worth a convolution each.
+#: At most this many filter groups, because each is at least one convolution over the whole input. The authors of
+#: asymmetric kernel shapes use 1, 2 or 4 groups.
 MAX_GROUPS = 8
 
 
 def _stripe_groups(packed: PackedConv) -> list[tuple[npt.NDArray[np.int32], tuple[int, ...], npt.NDArray[Any]]]:
-    """Per filter group: its filters, its taps, and its weight [filters, taps, C]; padding left out."""
+    """Filters, taps and weight [filters, taps, C] of every filter group, without padding."""
     filters, channels, rows, columns = packed.weight_shape
     groups = []
     for g, taps in enumerate(packed.index):
@@ -37,7 +43,7 @@ def _stripes_apply(packed: PackedConv) -> str | None:
         return "lists are not stripes" if packed.groups == 1 else "grouped convolution"
     groups = _stripe_groups(packed)
     if len(groups) > MAX_GROUPS:
-        return f"{len(groups)} filter groups, worth it up to {MAX_GROUPS}"
+        return f"{len(groups)} filter groups, more than {MAX_GROUPS}"
     if any(not taps for _, taps, _ in groups):
         return "a filter group keeps nothing"
     return None
@@ -83,7 +89,7 @@ def _stripes_work(packed: PackedConv, rectangles_of: Callable[..., tuple[Rectang
     return Work(
         macs=sum(share * part.area for share, parts in groups for part in parts) / (rows * columns),
         reads=convolutions,
-        writes=1 + additions + 2 * joins,  # a sum is read back by the next convolution's epilogue
+        writes=1 + additions + 2 * joins,  # partial sums are read back by the Add, parts by the Concat
         kernels=convolutions + joins,
     )
 

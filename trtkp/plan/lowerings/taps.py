@@ -1,4 +1,8 @@
-"""One list for the layer, any pattern: im2col of the listed taps by a depthwise convolution, then a 1x1 one."""
+"""The lowering ``taps``: one list for the whole layer, with any pattern of channels and taps.
+
+A depthwise convolution with one-hot kernels copies the listed (channel, tap) pairs into channels of their own (im2col).
+A 1x1 convolution then computes the layer from them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ def _one_list(packed: PackedConv) -> str | None:
 
 
 def _listed(packed: PackedConv) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int64]]]:
-    """Channels of the only list and, for each, the packed columns of its taps."""
+    """The channels of the layer's list and, for each, the packed columns of its taps."""
     _, channels, rows, columns = packed.weight_shape
     tap, channel = (values[0] for values in packed.columns())
     real = np.flatnonzero((tap < rows * columns) & (channel < channels))
@@ -35,11 +39,12 @@ def _listed(packed: PackedConv) -> tuple[npt.NDArray[np.int64], list[npt.NDArray
 
 
 def _build_taps(context: LoweringContext) -> Built:
-    """im2col of the listed (channel, tap) pairs as a depthwise convolution with one-hot kernels, then a 1x1 one."""
+    """The depthwise convolution that copies the listed pairs, then the 1x1 convolution."""
     packed = context.packed
     filters, channels, rows, columns = packed.weight_shape
     listed, positions = _listed(packed)
     tap = packed.columns()[0][0]
+    # A depthwise convolution gives every channel the same number of outputs: channels with fewer taps get zeros.
     width = max(len(p) for p in positions)
     select = np.zeros((len(listed), width, rows * columns), packed.weight.dtype)
     weight = np.zeros((filters + 1, len(listed), width), packed.weight.dtype)
