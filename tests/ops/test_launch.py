@@ -247,7 +247,7 @@ def test_tensors_that_do_not_fit_are_refused(library: Library) -> None:
         ({"tactic": "wmma"}, "tactic wmma: not known"),
         ({"activation": "Gelu"}, "activation Gelu: not known; use one of"),
         ({"stride": (1, 2, 3)}, "stride has 3 values"),
-        ({"stream": 1}, "workspace and stream mean nothing with tensors"),
+        ({"stream": 1}, "workspace and stream cannot be given with tensors"),
         ({"bias": torch.zeros(filters, dtype=torch.float16, device="meta"), "out": out}, "bias is on meta, x on cpu"),
     ]
     for changes, message in refused:

@@ -81,7 +81,7 @@ def lift_weights(graph: ir.Graph) -> None:
 
 
 def name_outputs(model: ir.Model, names: list[str]) -> None:
-    """Name the graph's outputs, in order. An output that is an input too, or is listed twice, gets an Identity first."""
+    """Name the graph's outputs, in order. An output that is an input too, or is listed twice, gets an Identity."""
     import onnx_ir as ir
 
     graph = model.graph

@@ -17,7 +17,7 @@ _IMAGE_AXES = {2: "height", 3: "width"}
 
 
 def axis_name(axis: int, rank: int, taken: Iterable[str], input_name: str) -> str:
-    """A free name for a dynamic axis: ``batch``, ``height`` or ``width`` if it fits, else the input's name and a number.
+    """A free name for a dynamic axis: ``batch``, ``height`` or ``width`` if it fits, else input name and axis number.
 
     Example:
         >>> axis_name(0, 4, [], "image"), axis_name(3, 4, [], "image"), axis_name(1, 2, [], "mask")

@@ -67,7 +67,7 @@ def export_module(
 
 
 def load_pickled(handle: IO[bytes], path: Path) -> torch.nn.Module:
-    """Unpickle a module from a file that the user trusts. **This runs code from the file.**
+    """Unpickle a module from a file that the user trusts: this runs code from the file.
 
     Raises:
         InputError: unpickling failed, or gave something other than a module.
