@@ -139,6 +139,7 @@ def check_samples(samples: Samples, shape: Sequence[int], path: Path | None = No
                 file=path,
                 remedy="leave those samples out",
             )
+    # With one value everywhere every range would be a point, and every scale 0.
     if inputs.size and inputs.min() == inputs.max():
         raise InputError(
             f"is constant: every value is {inputs.flat[0]:g}, which tells no range", file=path,

@@ -213,6 +213,7 @@ def _role(node: ir.Node, known: Mapping[ir.Value, Channels]) -> tuple[Role, Chan
     if kind == "Concat":
         return _concat(node, known)
     source = known.get(x)
+    # The other inputs (bounds of Clip, scales of Resize, ...) must be constants: their effect must be known.
     if source is None or any(constant(value) is None for value in node.inputs[1:] if value is not None):
         return (_reshaped(node, x, source) if kind == "Reshape" and source is not None else None) or (_OPAQUE, None)
     same = Role(Kind.SAME, (x,))
@@ -248,6 +249,7 @@ def _mixing(node: ir.Node, x: ir.Value, source: Channels | None) -> tuple[Role, 
             return _OPAQUE, None
         channels = weight.shape[1 - filter_axis(node)] * groups
     else:
+        # Gemm is supported as exporters write a fully connected layer: no scaling, no transposed input, one bias row.
         plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
         plain = plain and node.attributes.get_int("transA", 0) == 0
         flat = source.rank == 2 if source is not None else x.shape is not None and len(x.shape) == 2
@@ -267,19 +269,21 @@ def _broadcast(node: ir.Node, known: Mapping[ir.Value, Channels]) -> tuple[Role,
     sources = tuple(value for index, value in operands if index not in constants)
     found = [known.get(value) for value in sources]
     first = found[0] if found else None
+    # All activations must have the same channels; only their height and width may broadcast.
     if first is None or any(c is None or replace(c, plane=None) != replace(first, plane=None) for c in found):
         return _OPAQUE, None
     if node.op_type in ("Div", "Pow") and not _defined_everywhere(node.op_type, constants.get(1)):
         return _OPAQUE, None
     parameters = []
     for index, stored in constants.items():
-        axis = stored.ndim - (first.rank - 1)
+        axis = stored.ndim - (first.rank - 1)  # of the channels, in the constant; negative if it has no such axis
         if stored.ndim > first.rank or (axis >= 0 and stored.shape[axis] not in (1, first.count * first.block)):
             return _OPAQUE, None
         if axis >= 0 and stored.shape[axis] > 1:
             parameters.append((index, axis))
     planes = {c.plane for c in found if c is not None}
     plane = planes.pop() if len(planes) == 1 else _plane(node.outputs[0])
+    # A constant that differs from position to position may enlarge the plane.
     if any(prod(stored.shape[max(0, stored.ndim - first.rank + 2) :]) > 1 for stored in constants.values()):
         plane = _plane(node.outputs[0])
     return Role(Kind.SAME, sources, tuple(parameters)), replace(first, plane=plane)
@@ -444,6 +448,7 @@ class ConstantEditor:
         if index == 1 and node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             node.metadata_props.setdefault(WEIGHT, weight_name(node) or str(node.name))
         if (value, *key) not in self.copies:
+            # A constant that nothing else uses is changed in place, and keeps its parameter name.
             own = len(value.uses()) == 1 and value.is_initializer() and not value.is_graph_output()
             if own and not value.is_graph_input():
                 value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)

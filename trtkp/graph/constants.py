@@ -92,11 +92,13 @@ def _mixed(node: ir.Node, source: Floats | None, flow: ChannelFlow) -> Floats:
     values = values.reshape(groups, 1, channels).repeat(filters // groups, axis=1).reshape(filters, channels)
     # Padding puts zeros around a plane, so behind a padded convolution only the constant 0 stays constant.
     foldable = ~np.isnan(values) if is_uniform(node) else values == 0
+    # A filter is constant if all channels for which it has weights are constant.
     constant_filters = ~((weight != 0).any(axis=2) & ~foldable).any(axis=1)
     result = np.full(filters, np.nan)
     bias = constant(input_at(node, 2))
     picked = np.flatnonzero(constant_filters)
     sums = weight[picked].astype(np.float64).sum(axis=2)
+    # A plane of x_c under a kernel gives x_c times the sum of its taps. Where that is 0, x_c may be unknown.
     result[picked] = (sums * np.where(sums != 0, np.nan_to_num(values[picked]), 0)).sum(axis=1)
     if bias is not None:
         result[picked] += np.broadcast_to(bias.astype(np.float64).ravel(), filters)[picked]
@@ -158,6 +160,7 @@ def _evaluated(node: ir.Node, flow: ChannelFlow, found: Mapping[ir.Value, Floats
     with np.errstate(all="ignore"):
         (output,) = evaluator.run(None, feeds)
     output = np.asarray(output, np.float64).reshape(channels.count, channels.block)
+    # After flattening, a channel has several columns, and is constant only if all of them agree.
     same = ~unknown & (output == output[:, :1]).all(axis=1)
     result[same] = output[same, 0]
     return result

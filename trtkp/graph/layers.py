@@ -213,6 +213,7 @@ def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[st
     nodes = [ir.node("Shape", [by_name[name]], name=f"trtkp_probe_{i}") for i, name in enumerate(found)]
     for i, node in enumerate(nodes):
         node.outputs[0].name, node.outputs[0].type = f"trtkp_shape_{i}", ir.TensorType(ir.DataType.INT64)
+    # Only the shapes leave the run: the values themselves may be hundreds of megabytes.
     probe.graph.extend(nodes)
     probe.graph.outputs.clear()
     probe.graph.outputs.extend(node.outputs[0] for node in nodes)
@@ -220,6 +221,7 @@ def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[st
         return {}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    # One run needs no optimisation, and the values keep the names and shapes that the graph gives them.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     feeds = {}
     for value in probe.graph.inputs:
@@ -296,6 +298,7 @@ def _macs(node: ir.Node, sizes: Mapping[str, Shape]) -> int:
     if node.op_type in ("Conv", "ConvTranspose"):
         stored = constant(node.inputs[1])
         shape = stored.shape if stored is not None else _size(node.inputs[1], sizes)
+        # A convolution uses every weight once per output position, a transposed one once per input position.
         places = _size(node.inputs[0], sizes) if node.op_type == "ConvTranspose" else target
         return places[0] * prod(places[2:]) * prod(shape)
     found = _factor(node)

@@ -297,8 +297,8 @@ class OpName:
         Raises:
             KeyError: the domain has no operator of this name.
         """
-        forms = [*product(BASES, (False, True)), (DYNAMIC, False)]
-        for (base, two_four), residual, activation in product(forms, (False, True), ACTIVATIONS):
+        variants = [*product(BASES, (False, True)), (DYNAMIC, False)]  # a dynamic pattern has no 2:4 weights
+        for (base, two_four), residual, activation in product(variants, (False, True), ACTIVATIONS):
             name = cls(base, residual, activation, two_four)
             if str(name) == op_type:
                 return name

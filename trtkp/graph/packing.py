@@ -117,6 +117,7 @@ def pack(weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, li
     padded_sizes = -(-sizes // row_multiple) * row_multiple
     row_group = np.repeat(np.arange(len(sizes), dtype=np.int32), padded_sizes)
     row_filters = np.full(len(row_group), filters, np.int32)
+    # Padding rows come last in their group; the kernels rely on it.
     within = np.concatenate([np.arange(size) for size in sizes])
     row_filters[np.repeat(np.cumsum(padded_sizes) - padded_sizes, sizes) + within] = index.filters
 

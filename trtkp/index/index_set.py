@@ -88,7 +88,7 @@ class IndexSet:
     def group_taps(self) -> npt.NDArray[np.uint64]:
         """Tap bitmask of every channel in every group, uint64 [G, C]; 0 where the group does not list the channel."""
         dense = np.zeros((self.filter_groups, self.shape[1]), np.uint64)
-        owner = np.repeat(np.arange(self.filter_groups), np.diff(self.entry_ptr))
+        owner = np.repeat(np.arange(self.filter_groups), np.diff(self.entry_ptr))  # the filter group of every entry
         dense[owner, self.channel] = self.taps
         return dense
 
@@ -111,6 +111,7 @@ class IndexSet:
     @cached_property
     def listed(self) -> int:
         """Number of weights that the lists hold. Without a refinement it equals `retained`."""
+        # Every filter of a group keeps all entries of its list.
         readers = np.repeat(np.diff(self.group_ptr), np.diff(self.entry_ptr))
         return int(np.bitwise_count(self.taps).astype(np.int64) @ readers)
 

@@ -266,6 +266,7 @@ def predict(tactic: str, layer: Layer, gpu: Gpu) -> Prediction | None:
     found = _SPLIT.search(tactic)
     splits = int(found[1]) if found else 1
 
+    # One tile walks a list for every filter group among its rows; a split tactic divides the steps among blocks.
     row_tiles = -(-layer.rows // n)
     runs = _lists_per_tile(layer, n, row_tiles)
     steps = runs * -(-layer.columns // counts.columns) / splits
@@ -274,6 +275,7 @@ def predict(tactic: str, layer: Layer, gpu: Gpu) -> Prediction | None:
     per_wave = resident * gpu.multiprocessors
     waves, rest = divmod(blocks, per_wave)
 
+    # Full waves, then the tail with as many blocks on a multiprocessor as are left.
     cycles = {"launch": 0.0}
     for number, share in ((waves, resident), (1, -(-rest // gpu.multiprocessors))):
         if number == 0 or share == 0:

@@ -89,7 +89,7 @@ def _ask_driver() -> GpuReport:
     version = ctypes.c_int()
     newest = None
     if cuda.cuDriverGetVersion(ctypes.byref(version)) == 0:
-        newest = f"{version.value // 1000}.{version.value % 1000 // 10}"
+        newest = f"{version.value // 1000}.{version.value % 1000 // 10}"  # 13000 means 13.0
     driver = _driver_version()
     status = cuda.cuInit(0)
     if status != 0:

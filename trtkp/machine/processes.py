@@ -23,6 +23,7 @@ def child_command(module: str) -> list[str]:
     The child looks for modules where its parent does (a checkout, an environment). It does not look in the current
     directory, where a stray file could shadow a module.
     """
+    # -P keeps the current directory out of sys.path; the parent's path arrives as an argument.
     start = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main()"
     return [sys.executable, "-P", "-c", start, json.dumps([path or str(Path.cwd()) for path in sys.path])]
 

@@ -104,7 +104,7 @@ def sample_interleaved(
         for done in range(runs):
             if done >= MIN_RUNS and spent():
                 break
-            first = done % len(names) if names else 0
+            first = done % len(names) if names else 0  # the callable that runs first in this round
             for name in names[first:] + names[:first]:
                 call = calls[name]
                 before = time.perf_counter_ns()
@@ -115,6 +115,7 @@ def sample_interleaved(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
+    # A collection in the middle of a run would be charged to the callable that happens to run.
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()

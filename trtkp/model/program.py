@@ -181,7 +181,7 @@ def _check_target(target: Any) -> None:
 
 
 def _argument(argument: Any, einsum: bool = False) -> dict[str, Any]:
-    ((kind, value),) = argument.items()
+    ((kind, value),) = argument.items()  # a union with one entry; anything else fails here
     clean = _ARGUMENTS.get(kind)
     if kind in ("as_string", "as_strings") and einsum:
         return {kind: _expect(_is_equation, value, "equation")}

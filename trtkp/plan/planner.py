@@ -136,15 +136,15 @@ def make_plan(
         InputError: ``only`` names an unknown lowering, or ``plugin`` where there are no plugins.
     """
     has_plugins = target is not None and target.library is not None
-    forms = [*LOWERINGS, *([PLUGIN] if has_plugins else [])]
+    known = [*LOWERINGS, *([PLUGIN] if has_plugins else [])]
     for wanted in [only] if isinstance(only, str) else (only or {}).values():
         if wanted == PLUGIN and not has_plugins:
             raise InputError(
                 "--lowering plugin: only the backend tensorrt has it, with the plugin library",
                 remedy="see trtkp doctor",
             )
-        if wanted not in forms:
-            raise InputError(f"--lowering {wanted}: not known", remedy=f"use one of auto, {', '.join(forms)}")
+        if wanted not in known:
+            raise InputError(f"--lowering {wanted}: not known", remedy=f"use one of auto, {', '.join(known)}")
     nodes = packed_nodes(model)
     cache = cache if cache is not None else TimingCache.in_memory()
     layers = []
@@ -190,6 +190,7 @@ def weigh(
         return _named(LayerPlan("", "", "dense", "no other lowering applies", False, costs, reasons), node)
     if not measure:
         return _named(_by_prediction(costs, reasons), node)
+    # In the order of the predictions, so that the time for measuring goes to the most promising candidates.
     hopeful = sorted((name for name in costs if name != "dense"), key=lambda name: costs[name])
     timed = ["dense", *(name for name in hopeful[:MAX_TIMED] if costs[name] <= WORTH_TIMING)]
     reasons |= {
@@ -298,6 +299,7 @@ def _checked_whole(
         return plan
     if progress is not None:
         progress("Timing the net", 0, 1)
+    # First the whole plan. Only if the net misses what its layers promise, a smaller set of packed layers is searched.
     search = _Search(model, shapes, threads, target)
     everything = [layer.node for layer in sorted(leaving, key=_relative_gain, reverse=True)]
     dense, planned = search.time(plan, everything)
@@ -307,6 +309,7 @@ def _checked_whole(
         kept = search.fewer(plan, everything, planned.gain_over(dense))
         # Timed once more: the best of several noisy races looks better than it is.
         dense, planned = search.time(plan, kept)
+    # No engine that was measured may be slower than the dense one.
     if planned.gain_over(dense) < 1:
         kept = []
     return _reduced(plan, everything, kept, dense, planned)

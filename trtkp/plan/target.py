@@ -190,6 +190,7 @@ class EngineTarget:
                 plugins=self.library.path if self.library is not None and count else None,
                 plugin_nodes=count,
                 optimization_level=self.level,
+                # An engine with stripped weights cannot run as it is.
                 trt=replace(self.trt or TrtOptions(), strip_weights=False, refit=False),
             )
         )

@@ -65,6 +65,7 @@ def fold_channel_gathers(model: ir.Model) -> FoldedGathers:
     gathers = channel_gathers(model)
     if not gathers:
         return FoldedGathers(0, 0, 0)
+    # Requests are ranked by the elements that a Gather writes, so shapes must be known.
     common_passes.ShapeInferencePass()(model)
     written = sum(map(_elements, gathers))
     _compose(gathers)
@@ -77,6 +78,7 @@ def fold_channel_gathers(model: ir.Model) -> FoldedGathers:
         if indices is not None:  # these indices also name the channels that the Gather used to drop
             node.replace_input_with(1, add_initializer(model.graph, f"{node.name}.channels", indices))
     select_channels(model, flow, classes.selection())
+    # Where a request was granted, the indices are now 0, 1, 2, ..., and the Gather copies a tensor as it is.
     for node in links:
         (x,) = flow.roles[node].sources
         indices, count = constant(node.inputs[1]), classes.width(x)
@@ -188,6 +190,7 @@ class _Classes:
         return indices if granted else None
 
     def _may_widen(self, y: int, width: int) -> bool:
+        """Whether a class may take padding channels up to ``width``: few, its first ones, and its order still open."""
         few = 0 < width - self.size[y] <= MAX_IDLE * self.size[y]
         return few and len(self.relation[y]) == self.size[y] and self.order[self.root[y]] is None
 
@@ -215,9 +218,12 @@ class _Classes:
         elif role.kind is Kind.GROUPED:
             groups = node.attributes.get_int("group", 1)
             source = role.sources[0] if role.sources else None
+            # A depthwise convolution with one filter per channel works in any order; its weights follow.
             if source is not None and groups == count == flow.channels[source].count:
                 self.parts[output] = self.parts[source]
                 return
+            # In any other grouped convolution, filters and channels may move within their group only. A concatenated
+            # input must not move at all, as a group may span several of its parts.
             self.parts[output] = (self._new(count, count // groups),)
             if source is not None:
                 members = self.parts[source]
@@ -235,11 +241,13 @@ class _Classes:
                         self._limit(member, 1)
 
     def _limit(self, member: int, group: int) -> None:
+        """Keep the channels of a member within groups of this size."""
         self.groups[member].append(group)
         root = self.root[member]
         self._anchor(root)
 
     def _anchor(self, root: int) -> None:
+        """Fix the order of a class. It is the original one if the class has none yet."""
         if self.order[root] is None:
             self.order[root] = np.arange(len(self.relation[root]))
 
@@ -285,6 +293,7 @@ class _Classes:
         link = np.argsort(self.relation[x])[indices[self.relation[y]]]  # P_rx = link[P_ry]
         order_x, order_y = self.order[rx], self.order[ry]
         if order_x is not None:
+            # The order of x is fixed: y follows it, or else x follows the order of y, or else the request is refused.
             candidate = np.argsort(link)[order_x]
             if self._admits(ry, candidate):
                 self.order[ry] = candidate
@@ -298,11 +307,13 @@ class _Classes:
         return True
 
     def _widen(self, root: int, width: int) -> None:
+        """Add padding channels to all members of a class, up to ``width``."""
         for member in self._members(root):
             more = np.arange(len(self.relation[member]), width)
             self.relation[member] = np.concatenate([self.relation[member], more])
 
     def _admits(self, root: int, order: Indices) -> bool:
+        """Whether a class may take an order: it is not final, and every member's channels stay in their groups."""
         have = self.order[root]
         if have is not None and np.array_equal(have, order):
             return True

@@ -147,7 +147,7 @@ def remove_dead(model: ir.Model, places: Mapping[str, int] | None = None) -> Dea
         if role.kind in (Kind.MIX, Kind.GROUPED) and node.op_type == "Conv":
             weight = constant(node.inputs[1])
             assert weight is not None
-            whole = role.kind is Kind.GROUPED or not role.sources
+            whole = role.kind is Kind.GROUPED or not role.sources  # groups are removed whole, so C stays the same
             channels = np.arange(weight.shape[1]) if whole else np.flatnonzero(kept[role.sources[0]])
             record[str(node.name)] = np.flatnonzero(kept[node.outputs[0]]), channels
     _fold_constants(model, needs, kept)
@@ -241,6 +241,7 @@ def _fold_constants(model: ir.Model, needs: _Needs, kept: Mapping[ir.Value, npt.
             continue
         source, output = role.sources[0], node.outputs[0]
         values, stays = needs.constants[source], kept[source] & ~needs.idle[needs.labels[source]]
+        # Removed channels whose constant is not 0, and for which a filter that stays has weights.
         gone = np.flatnonzero(~stays & ~np.isnan(values) & (np.nan_to_num(values) != 0))
         weight, give_back = mixing_weight(node, needs.flow.channels[source].block)
         idle = needs.idle[needs.labels[output]]
@@ -313,6 +314,7 @@ class _Needs:
             empty = [labels[0] for labels in self.labels.values() if not self.needed[labels].any()]
             if not empty:
                 return {value: self.needed[labels] for value, labels in self.labels.items()}
+            # One value at a time, as others may share the label, and then keep a channel too.
             self.needed[empty[-1]] = self.idle[empty[-1]] = True
 
     def foldable(self, value: ir.Value) -> Floats:
@@ -329,10 +331,12 @@ class _Needs:
         source = self.flow.roles[node].sources[0]
         values, labels = self.constants[source], self.labels[source]
         out = self.labels[node.outputs[0]]
+        # A filter with a constant output needs no channel: its constant is folded into what reads it.
         alive = self.needed[out] & ~self.idle[out] & np.isnan(self.constants[node.outputs[0]])
         wanted = self.reads[node][alive].any(axis=0)
         varies = np.isnan(values)
         self.needed[labels[wanted & varies]] = True
+        # Behind padding, constants other than 0 cannot become a bias: one of them must stay for all of them.
         if not is_uniform(node) and (wanted & ~varies & (np.nan_to_num(values) != 0)).any():
             self.needed[labels[_representative(self.foldable(source), self.needed[labels])]] = True
 

@@ -188,6 +188,8 @@ def _add_activation(epilogue: Epilogue) -> None:
         if low is not None and high is not None and (low.item(), high.item()) == (0, 6):
             activation = "Relu6"
     elif kinds in (["Mul", "Sigmoid"], ["HardSigmoid", "Mul"]):
+        # Exporters write SiLU as x * Sigmoid(x), and some write Hardswish as x * HardSigmoid(x). Both read the
+        # convolution's output twice. Only a HardSigmoid with slope 1/6 and shift 1/2 makes it Hardswish.
         gate = next(node for node in nodes if node.op_type != "Mul")
         product = next(node for node in nodes if node.op_type == "Mul")
         gated = only_consumer(gate.outputs[0]) is product and set(product.inputs) == {value, gate.outputs[0]}
@@ -217,6 +219,7 @@ def _packed_node(
     kernel = packed.weight_shape[2:]
     bias = input_at(conv, 2)
     if bias is None:
+        # The operators have no optional inputs: TensorRT's parser wants all inputs of a function.
         bias = add_initializer(graph, f"{name}.bias", np.zeros(packed.weight_shape[0], packed.weight.dtype))
     weight, metadata = compress(packed.weight) if op.two_four else (packed.weight, None)
     inputs = [

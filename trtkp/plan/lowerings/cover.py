@@ -62,6 +62,7 @@ def cover(taps: tuple[int, ...], columns: int) -> tuple[Rectangle, ...]:
         taps: tap numbers, row by row; at least one.
         columns: columns of the kernel.
     """
+    # The bounding box is the first solution, and bounds the search from the start.
     box = bounding_box(taps, columns)
     best: tuple[float, int, tuple[Rectangle, ...]] = (float(box.area), 1, (box,))
 
@@ -75,6 +76,7 @@ def cover(taps: tuple[int, ...], columns: int) -> tuple[Rectangle, ...]:
         # bound: the rectangles to come have at least the area of the uncovered taps
         if len(chosen) == MAX_PARTS or (cost + len(left), len(chosen) + 1) >= best[:2]:
             return
+        # The last rectangle must hold everything that is left.
         if len(chosen) == MAX_PARTS - 1:
             last = bounding_box(left, columns)
             extend((*chosen, last), frozenset(), cost + last.area)
@@ -87,6 +89,7 @@ def cover(taps: tuple[int, ...], columns: int) -> tuple[Rectangle, ...]:
                     if start <= column <= end:
                         rectangle = Rectangle(top, start, bottom, end)
                         held = left.intersection(rectangle.taps(columns))
+                        # A rectangle with an empty edge holds no more taps than its bounding box, which is tried too.
                         if bounding_box(held, columns) == rectangle:
                             extend((*chosen, rectangle), left - held, cost + rectangle.area)
 

@@ -100,7 +100,7 @@ def _grouped_work(groups: int, filters: int, length: int, packed: PackedConv) ->
     ragged = groups > 1 and (length % 8 or filters % 8)
     return Work(
         macs=groups * filters * length / (packed.weight_shape[0] * channels),
-        reads=1 + 2 * groups * length / channels,
+        reads=1 + 2 * groups * length / channels,  # the Gather reads x, then its copy is written and read
         kernels=2,
         efficiency=0.25 if ragged else filter_rate(filters) if groups > 1 else 1.0,
     )
@@ -131,6 +131,7 @@ def _equal_applies(packed: PackedConv, groups: int) -> str | None:
     if count != groups:
         return f"{packed.weight_shape[0]} filters do not fill {groups} groups"
     kernels = count * filters * length
+    # More groups mean smaller convolutions, which are slower: they must at least compute fewer kernels.
     if groups > 1 and kernels >= prod(_equal_shape(packed, _equal(packed, groups // 2))):
         return f"no fewer kernels than gather-{groups // 2}"
     return _few_enough(kernels, packed) or _too_much(count * length, packed)
@@ -209,7 +210,7 @@ def _split_work(packed: PackedConv) -> Work:
     return Work(
         macs=macs,
         reads=1 + 2 * sum(read for _, read in sizes) / channels,
-        writes=3.0,
+        writes=3.0,  # the parts are written, then read and written once more by Concat
         kernels=2 * len(sizes) + 1,
         efficiency=macs / slowed,
     )

@@ -198,7 +198,7 @@ def _merges(
     while len(alive) > 1:
         nearest, added = _nearest(lists[alive], sizes[alive], lengths[alive])
         by_cost = np.argsort(added, kind="stable")
-        enough = added[by_cost[(len(alive) - 1) // 2]]
+        enough = added[by_cost[(len(alive) - 1) // 2]]  # the median: what the cheaper half of the merges may cost
         home = alive.copy()  # the group that each group has been merged into in this round
         for i in by_cost[: len(alive) // 2 + 1]:
             one, other = int(home[i]), int(home[nearest[i]])
@@ -230,6 +230,7 @@ def _nearest(
         common = np.rint(lists[rows] @ lists.T).astype(np.int64)  # below 2^24: exact in float32
         unions = lengths[rows, None] + lengths - common
         cost = (sizes[rows, None] + sizes) * unions - held[rows, None] - held
+        # No group is its own neighbour.
         cost[np.arange(len(cost)), np.arange(begin, begin + len(cost))] = np.iinfo(np.int64).max
         nearest[rows] = cost.argmin(axis=1)
         added[rows] = cost.min(axis=1)
