@@ -143,7 +143,7 @@ def test_the_fastest_form_wins(race: Any, best: str) -> None:
     assert layer.candidates == {"dense": 1.0, "box": 9.0, "rectangles": 9.0, "taps": 9.0} | {best: 0.5}
     assert layer.spread == {name: (time, time) for name, time in layer.candidates.items()}
     assert layer.inapplicable["gather"] == "lists are not whole kernels"
-    assert layer.inapplicable["gather-1"] == "its groups' lists add up to 100% of the kernels"
+    assert layer.inapplicable["gather-1"] == "its groups' lists join to 100% of the kernels"
     assert set(layer.candidates) | set(layer.inapplicable) == set(LOWERINGS)
     assert races == [["dense", "box", "rectangles", "taps"], ["dense", "planned"]]
     assert plan.measured

@@ -176,7 +176,7 @@ class TorchBackend:
         for name in dims:
             if not name.isidentifier():
                 raise InputError(
-                    f"an input has the size {name}, for which no other net can be exported",
+                    f"an input has a size {name}, for which no other net can be exported",
                     file=self.path,
                     remedy=_BATCH_ALONE,
                 )

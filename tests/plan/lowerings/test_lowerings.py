@@ -324,7 +324,7 @@ def test_reasons(any_case: Any) -> None:
     for name in (*(f"gather-{groups}" for groups in EQUAL_GROUPS), "split"):
         assert reason(name, kernels) is not None
     assert reason("gather-2", stripes([1])) == "fewer than 8 filters a group"
-    assert reason("gather-1", stripes([1])) == "its groups' lists add up to 267% of the kernels"
+    assert reason("gather-1", stripes([1])) == "its groups' lists join to 267% of the kernels"
     uneven = np.zeros((3, 2, 3, 3), bool)
     uneven[:2, 0] = uneven[2, 1] = True
     assert reason("gather", uneven) == "filter groups of different sizes"

@@ -139,7 +139,7 @@ def _equal_applies(packed: PackedConv, groups: int) -> str | None:
 
 def _few_enough(kernels: int, packed: PackedConv) -> str | None:
     share = kernels / (packed.weight_shape[0] * packed.weight_shape[1])
-    return f"its groups' lists add up to {share:.0%} of the kernels" if share > _MOST_KERNELS else None
+    return f"its groups' lists join to {share:.0%} of the kernels" if share > _MOST_KERNELS else None
 
 
 def _build_equal(context: LoweringContext, groups: int) -> Built:
