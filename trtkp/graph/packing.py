@@ -49,7 +49,7 @@ class PackedConv:
 
     @property
     def index_nbytes(self) -> int:
-        """Bytes of the index arrays."""
+        """Bytes of the index tensors."""
         return self.index.nbytes + self.row_group.nbytes + self.filters.nbytes
 
     @property

@@ -126,7 +126,7 @@ class Library:
         return block.value
 
     def check_metadata(self, desc: ConvDesc, metadata: int) -> None:
-        """Check int32 metadata of 2:4 weights at an address in host memory."""
+        """Checks int32 metadata of 2:4 weights at an address in host memory."""
         self._call("trtkpConvCheckMetadata", ctypes.byref(desc), ctypes.c_void_p(metadata))
 
     def tactics(self, desc: ConvDesc) -> list[str]:

@@ -174,7 +174,7 @@ class Counts:
 
     @property
     def issue_share(self) -> float:
-        """Share of the instructions that are matrix instructions or loads of their operands."""
+        """Share of the issued instructions that are matrix instructions or loads of their operands."""
         return (self.matrix + self.shared_loads) / self.instructions
 
 
