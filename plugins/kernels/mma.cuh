@@ -5,9 +5,9 @@
 // of 8 and the kernel has at most 31 rows and columns together. This loop has neither condition, has the smallest tile
 // (64 x 32), and is the one of dynamic.cuh.
 //
-// A block computes kM pixels x kN packed rows. The A operand is gathered: every 16 bytes are eight consecutive channels
-// of one pixel at one tap. cp.async copies them, and fills with zeros for spatial padding, list padding and channels
-// past C. The B operand is the packed weight as it is. Both lie in shared memory as rows of kK values, in kStages
+// A block computes kM pixels by kN packed rows. Its A operand is gathered: every 16 bytes are eight consecutive
+// channels of one pixel at one tap, copied by cp.async with zero-fill for spatial padding, list padding and channels
+// past C. Its B operand is the packed weight as it is. Both stand in shared memory as rows of kK values, in kStages
 // buffers.
 //
 // A list belongs to a filter group, so a block runs its K loop once for each group among its rows, and takes the
