@@ -123,7 +123,7 @@ def test_every_tactic_of_two_four_gives_the_layer(blocks: bool, library: Library
     with pytest.raises(InputError, match="weights that are not 2:4: a quad keeps 4 of 4"):
         upload(replace(case.packed, weight=np.ones_like(case.packed.weight)), "cpu")
     on_device.metadata = None
-    with pytest.raises(InputError, match="metadata is None, unlike the lists' 2:4"):
+    with pytest.raises(InputError, match="metadata is None, but the weights are 2:4"):
         conv(x, on_device, out=y, **arguments)
 
 

@@ -142,8 +142,8 @@ def check_samples(samples: Samples, shape: Sequence[int], path: Path | None = No
     # With one value everywhere every range would be a point, and every scale 0.
     if inputs.size and inputs.min() == inputs.max():
         raise InputError(
-            f"is constant: every value is {inputs.flat[0]:g}, which tells no range", file=path,
-            remedy="give samples as the model will meet them",
+            f"is constant: every value is {inputs.flat[0]:g}, so there is no range to calibrate", file=path,
+            remedy="give samples like those that the model will see in use",
         )  # fmt: skip
 
 

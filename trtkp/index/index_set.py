@@ -292,7 +292,7 @@ def _problems(index: IndexSet) -> Iterator[str]:
             yield f"{name} is {array.dtype}[{array.ndim}-d], expected {np.dtype(dtype)}[1-d]"
             return
     if min(index.shape) < 1 or rows * columns > MAX_TAPS or channels > 1 << 16:
-        yield f"weight shape {index.shape}"
+        yield f"weight shape {index.shape} has an empty dimension, or too many taps or channels"
         return
     if index.groups < 1 or filters % index.groups:
         yield f"{filters} filters in {index.groups} ONNX groups"

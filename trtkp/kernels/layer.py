@@ -184,7 +184,10 @@ class Task:
         steps = -(-columns // STEP_COLUMNS)
         stored = steps * STORED_COLUMNS if lists.two_four else columns
         if (metadata is not None) != lists.two_four:
-            raise InputError(f"metadata is {'given' if metadata is not None else 'None'}, unlike the lists' 2:4")
+            raise InputError(
+                "metadata is None, but the weights are 2:4" if lists.two_four
+                else "metadata is given, but the weights are not 2:4"
+            )  # fmt: skip
         _require(y, out, x.dtype)
         if residual:
             _require(residual, out, x.dtype)

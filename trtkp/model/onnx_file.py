@@ -151,7 +151,7 @@ def _checked_size(tensor: TensorProto, path: Path) -> int:
     shape = [int(dim) for dim in tensor.dims]
     count = math.prod(shape)
     if any(dim < 0 for dim in shape) or count > _MAX_ELEMENTS or tensor.HasField("segment"):
-        raise InputError(f"initialiser of shape {shape}", file=path, layer=tensor.name, remedy=_EXPORT_AGAIN)
+        raise InputError(f"the shape {shape} is not valid", file=path, layer=tensor.name, remedy=_EXPORT_AGAIN)
     external = tensor.data_location == TensorProto.EXTERNAL
     if tensor.data_type == TensorProto.STRING and not external:
         if len(tensor.string_data) != count:
@@ -159,7 +159,9 @@ def _checked_size(tensor: TensorProto, path: Path) -> int:
         return 0
     bits = _BITS.get(tensor.data_type)
     if bits is None:
-        raise InputError(f"initialiser of type {tensor.data_type}", file=path, layer=tensor.name, remedy=_EXPORT_AGAIN)
+        raise InputError(
+            f"the data type {tensor.data_type} is not known", file=path, layer=tensor.name, remedy=_EXPORT_AGAIN
+        )
     size = (count * bits + 7) // 8
     if external:
         return size
@@ -178,7 +180,7 @@ def _checked_size(tensor: TensorProto, path: Path) -> int:
 
 def _missing(tensor: TensorProto, found: int, wanted: int, path: Path) -> InputError:
     return InputError(
-        f"initialiser of shape {list(tensor.dims)} has {found} of {wanted} values or bytes",
+        f"it has {found} values or bytes, its shape {list(tensor.dims)} needs {wanted}",
         file=path,
         layer=tensor.name,
         remedy=_EXPORT_AGAIN,

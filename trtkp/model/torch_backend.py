@@ -216,7 +216,10 @@ class TorchBackend:
                 raise InputError(f"output {output.arg.name or output.arg} is not a tensor", file=self.path)
             results.append((output.arg.name, nodes[output.arg.name].meta["val"]))
         if not values or not results:
-            raise InputError(f"it has {len(values)} inputs and {len(results)} outputs", file=self.path)
+            raise InputError(
+                f"the model has {len(values)} inputs and {len(results)} outputs, expected at least one of each",
+                file=self.path,
+            )
         return self._tensor_specs(values), self._tensor_specs(results, taken={name for name, _ in values})
 
     def _tensor_specs(

@@ -145,7 +145,11 @@ def swap_convolutions(
 
 def _packed(module: nn.Conv2d, index: IndexSet, name: str) -> PackedConv2d:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        raise InputError(f"padding {module.padding} by {module.padding_mode}", layer=name, remedy="leave it dense")
+        raise InputError(
+            f"padding {module.padding} with padding_mode {module.padding_mode} is not supported",
+            layer=name,
+            remedy="leave the layer dense",
+        )
     packed = pack_for_tiles(module.weight.detach().float().cpu().numpy(), index)
     geometry = Geometry.of(module.stride, module.padding, module.dilation)
     layer = PackedConv2d(packed, geometry, bias=module.bias)
