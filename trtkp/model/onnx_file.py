@@ -180,7 +180,7 @@ def _checked_size(tensor: TensorProto, path: Path) -> int:
 
 def _missing(tensor: TensorProto, found: int, wanted: int, path: Path) -> InputError:
     return InputError(
-        f"it has {found} values or bytes, its shape {list(tensor.dims)} needs {wanted}",
+        f"it has {found} of {wanted} values or bytes for its shape {list(tensor.dims)}",
         file=path,
         layer=tensor.name,
         remedy=_EXPORT_AGAIN,
