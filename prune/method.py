@@ -18,7 +18,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy.typing as npt
 
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
 
     from trtkp.pruning.regulariser import Deployed, Regulariser
 
-__all__ = ["Counting", "Masks", "Method", "Net", "NetCounts", "Repair", "Weights"]
+__all__ = ["Counting", "Masks", "Method", "Net", "NetCounts", "Repair", "SettingValue", "Weights"]
 
 #: Parameter name to weight; a convolution's is [F, C, R, S].
 Weights = Mapping[str, npt.NDArray[Any]]
+
+#: Value of a method's setting, as Python, recipe files and manifests have it; None for the method's default.
+SettingValue: TypeAlias = bool | int | float | str | Sequence[float] | PathLike[str] | None
 
 
 class Net(Protocol):

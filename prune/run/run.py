@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from trtkp.bundle import BundleWriter
 from trtkp.bundle.pruned import Pruned, PrunedManifest
 from trtkp.bundle.writer import check_replaceable
 from trtkp.errors import InputError
-from trtkp.pruning.method import Method
+from trtkp.pruning.method import Method, SettingValue
 from trtkp.pruning.methods.registry import make_method
 from trtkp.pruning.run.folder import forget_training
 from trtkp.pruning.run.options import PruneOptions, check_tensorboard
@@ -30,26 +29,44 @@ def prune(
     options: PruneOptions | None = None,
     data: str | PathLike[str] | None = None,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: SettingValue,
 ) -> Pruned:
-    """Prune a model, training it before and after where data and epochs are given.
+    """Prune a model, and train it before and after where ``options`` ask for epochs.
 
-    Interrupted, the next call with the same arguments goes on from the last checkpoint, which lies beside the output.
-    Under torchrun all processes train, and the first one writes.
+    An interrupted training goes on from its last checkpoint, which lies beside the output, at the next call with the
+    same arguments. Under torchrun all processes train, and the first one writes.
 
     Args:
-        model: model file, in any form that `trtkp.model.load_model` takes; training needs one from PyTorch.
-        output: directory to write; an older one there is replaced once the new one is whole.
-        method: a method, or its name with ``settings``.
-        options: training and so on.
-        data: what to train and measure accuracy with; see `trtkp.pruning.train.data.load_parts`.
-        progress: called as the work goes on.
-        settings: of the method.
+        model: model file, in any format that `trtkp.load_model` reads; training needs one from PyTorch.
+        output: directory to write; an older one there is replaced once the new one is complete.
+        method: a method, or its name, which takes ``settings``.
+        options: layers, training, device and so on; None for the defaults, which train nothing.
+        data: samples [N, ...] and labels [N] to train with and to measure accuracy on: an ``.npz`` file, a folder of
+            images for each class, or CIFAR batches.
+        progress: called with a phase, the steps done and the steps in all.
+        settings: settings of the method, such as ``ratio=0.5, filter_group=16``; None for the method's default.
+
+    Returns:
+        The pruned model, whose directory `trtkp.build` takes. Of several processes, the first alone has its manifest.
 
     Raises:
-        InputError: bad options, model or data; nothing was written.
-        JobError: the training failed, or TensorBoard was asked for and is not there; an older directory is untouched,
+        InputError: an option, a setting, the model or the data cannot be used; nothing was written.
+        JobError: the training failed, or a package of the extra ``train`` is missing; an older directory is untouched,
             and the last good checkpoint is kept.
+
+    Example:
+        >>> import trtkp
+        >>> pruned = trtkp.prune("net.onnx", "pruned", method="vskp", ratio=0.5, filter_group=16)
+        >>> sorted(pruned.index_sets)
+        ['w1', 'w2']
+        >>> bundle = trtkp.build("pruned", "from-pruned")
+
+        With training, for a model from PyTorch:
+
+        >>> training = trtkp.Training(regularise=trtkp.Recipe(epochs=10), finetune=trtkp.Recipe(epochs=30, lr=0.01))
+        >>> options = trtkp.PruneOptions(training=training, device="cpu")
+        >>> options.training.epochs
+        40
     """
     from trtkp.pruning.train.processes import joined
 

@@ -143,11 +143,25 @@ class Training:
 
 
 def read_recipe(path: str | PathLike[str]) -> Training:
-    """A recipe file.
+    """Read a recipe file: a method with its settings, and how the net is trained with it.
+
+    Args:
+        path: a YAML file.
+
+    Returns:
+        The training, for `trtkp.PruneOptions`.
 
     Raises:
-        InputError: not such a file, a name that means nothing, or a bad value; the message says which.
+        InputError: the file is no recipe, a name means nothing, or a value is wrong; the message says which.
         JobError: PyYAML is not installed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import trtkp
+        >>> _ = Path("kep.yaml").write_text("{method: kep, settings: {n: 4}, finetune: {epochs: 40, lr: 0.01}}")
+        >>> training = trtkp.read_recipe("kep.yaml")
+        >>> training.method, training.finetune.epochs
+        ('kep', 40)
     """
     try:
         import yaml

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from trtkp.engine import doctor
-from trtkp.engine.doctor import diagnose
+from trtkp.engine import doctor as module
+from trtkp.engine.doctor import doctor
 
 _EXPECTED = {
     "python",
@@ -37,7 +37,7 @@ _EXPECTED = {
 
 
 def test_everything_is_looked_at_and_nothing_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    checks = diagnose()
+    checks = doctor()
     assert {check.name for check in checks} == _EXPECTED
     assert len(checks) == len(_EXPECTED)
     assert capfd.readouterr() == ("", "")
@@ -47,19 +47,19 @@ def test_findings_are_one_line_name_no_host_and_say_what_to_do(monkeypatch: pyte
     # a name that no finding holds by chance, as they do that of a machine called "gpu"
     monkeypatch.setattr(socket, "gethostname", lambda: "name-of-this-host")
     monkeypatch.setattr(platform, "node", socket.gethostname)
-    for check in diagnose():
+    for check in doctor():
         assert check.status in {"ok", "missing", "unavailable"}
         assert check.detail
         assert "\n" not in check.detail
         assert socket.gethostname() not in f"{check.detail} {check.remedy}"
         if check.status == "missing":
             assert check.remedy or "pip install" in check.detail
-    json.dumps([asdict(check) for check in diagnose()])
+    json.dumps([asdict(check) for check in doctor()])
 
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from trtkp.engine.doctor import diagnose; diagnose(); "
+        "import sys; from trtkp.engine.doctor import doctor; doctor(); "
         "print([m for m in ('torch', 'tensorrt', 'tensorrt_rtx', 'onnx', 'polygraphy') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -67,16 +67,16 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def test_plugin_library_found_or_how_to_get_it(tmp_path: Path) -> None:
-    missing = doctor._plugin_library(tmp_path / "libtrtkp.so")
+    missing = module._plugin_library(tmp_path / "libtrtkp.so")
     assert missing.status == "missing"
     assert missing.remedy is not None
     assert "TRTKP_CUDA_ARCHITECTURES" in missing.remedy
     (tmp_path / "libtrtkp.so").write_bytes(b"\0" * 100)
-    assert doctor._plugin_library(tmp_path / "libtrtkp.so").status == "ok"
+    assert module._plugin_library(tmp_path / "libtrtkp.so").status == "ok"
     (tmp_path / "kernels.json").write_text('{"architectures": ["sm_80", "sm_90"], "nvcc": "13.0.88"}')
-    assert "kernels for sm_80, sm_90 by nvcc 13.0.88" in doctor._plugin_library(tmp_path / "libtrtkp.so").detail
+    assert "kernels for sm_80, sm_90 by nvcc 13.0.88" in module._plugin_library(tmp_path / "libtrtkp.so").detail
     (tmp_path / "kernels.json").write_text("[]")
-    assert doctor._plugin_library(tmp_path / "libtrtkp.so").status == "ok"
+    assert module._plugin_library(tmp_path / "libtrtkp.so").status == "ok"
 
 
 def test_compiler_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +84,6 @@ def test_compiler_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     compiler.write_text("#!/bin/sh\nexit 3\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor._nvcc().status == "unavailable"
+    assert module._nvcc().status == "unavailable"
     compiler.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.1, V13.1.80'\n")
-    assert (doctor._nvcc().status, doctor._nvcc().version) == ("ok", "13.1")
+    assert (module._nvcc().status, module._nvcc().version) == ("ok", "13.1")

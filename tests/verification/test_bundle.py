@@ -26,7 +26,7 @@ from trtkp.machine.gpu import find_gpus
 from trtkp.machine.packages import importable
 from trtkp.pipeline.options import BuildOptions
 from trtkp.verification import bundle as bundle_check
-from trtkp.verification.bundle import Report
+from trtkp.verification.bundle import VerificationReport
 
 needs_rtx = pytest.mark.skipif(not importable("tensorrt_rtx"), reason="package tensorrt_rtx is not installed")
 
@@ -46,11 +46,11 @@ def copy(built: Path, tmp_path: Path) -> Path:
     return shutil.copytree(built, tmp_path / "copy")
 
 
-def statuses(report: Report) -> dict[str, str]:
+def statuses(report: VerificationReport) -> dict[str, str]:
     return {check.artefact: check.status for check in report.checks}
 
 
-def reason(report: Report, artefact: str) -> str:
+def reason(report: VerificationReport, artefact: str) -> str:
     return next(check.reason or "" for check in report.checks if check.artefact == artefact)
 
 

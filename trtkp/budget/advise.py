@@ -164,15 +164,27 @@ def advise(
     options: AdviceOptions | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Advice:
-    """Time what pruning could gain in every layer of a model.
+    """Time what pruning could gain in every layer of a model on this machine, before anything is trained.
 
     Args:
-        model: model file, in any form that `trtkp.model.load_model` takes.
-        options: layers, shapes, seconds and so on.
+        model: model file, in any format that `trtkp.load_model` reads.
+        options: layers, shapes, seconds and so on; None for the defaults.
         progress: called with a phase, the layers done and the layers in all.
 
+    Returns:
+        For every layer its dense time in ms and its share of the net's, the speed-up of every granularity and density,
+        and the finest granularity that gains nearly as much as the best.
+
     Raises:
-        InputError: bad options or a bad model.
+        InputError: an option or the model cannot be used.
+
+    Example:
+        >>> import trtkp
+        >>> advice = trtkp.advise("net.onnx", trtkp.AdviceOptions(seconds=1, batch=8, timing_cache=False))
+        >>> advice.batch, list(advice.layers)
+        (8, ['w1', 'w2'])
+        >>> all(layer.dense_ms is None or layer.dense_ms > 0 for layer in advice.layers.values())
+        True
     """
     options = options or AdviceOptions()
     for flag, value in (("--batch", options.batch), ("--threads", options.threads)):

@@ -125,11 +125,24 @@ def is_pruned(path: Path) -> bool:
 
 
 def load_pruned(path: str | PathLike[str]) -> Pruned:
-    """Open a pruned model and check every file of it.
+    """Open a pruned model and check the hash of every file.
+
+    Args:
+        path: the directory that `trtkp.prune` wrote.
+
+    Returns:
+        The pruned model, with its manifest and its index sets.
 
     Raises:
-        InputError: none there, or of another version.
+        InputError: the directory holds no pruned model, or one of another format version.
         IntegrityError: a file is missing or was changed.
+
+    Example:
+        >>> import trtkp
+        >>> _ = trtkp.prune("net.onnx", "pruned", method="kep", n=4)
+        >>> pruned = trtkp.load_pruned("pruned")
+        >>> pruned.manifest.method, pruned.model.name
+        ('kep', 'model.onnx')
     """
     path = Path(path)
     manifest = read_record(path, PrunedManifest)

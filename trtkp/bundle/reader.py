@@ -32,11 +32,26 @@ _AGAIN = "build the bundle again"
 
 
 def load(path: str | PathLike[str]) -> Bundle:
-    """Open a bundle and check every file of it against the manifest.
+    """Open a bundle and check every file against the manifest.
+
+    Args:
+        path: the bundle's directory.
+
+    Returns:
+        The bundle. Its engine is opened at the first `Bundle.run`, and closed by `Bundle.close` or at the end of
+        ``with``.
 
     Raises:
-        InputError: no bundle there, or one of another format version.
-        IntegrityError: a file is missing, was changed, or is of another size.
+        InputError: the directory holds no bundle, or one of another format version.
+        IntegrityError: a file is missing, was changed, or has another size.
+
+    Example:
+        >>> import numpy as np
+        >>> import trtkp
+        >>> with trtkp.load("kep") as bundle:
+        ...     outputs = bundle.run({"image": np.zeros((2, 3, 8, 8), np.float32)})
+        >>> {name: value.shape for name, value in outputs.items()}
+        {'y': (2, 5)}
     """
     path = Path(path)
     manifest = read_record(path, Manifest)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from trtkp.engine.trt.latency import EngineLatency
     from trtkp.shapes import Shape
 
-__all__ = ["Result", "bench"]
+__all__ = ["BenchResult", "bench"]
 
 
 @dataclass(frozen=True)
-class Result:
+class BenchResult:
     """Latency of one bundle at one batch size."""
 
     bundle: str
@@ -50,21 +50,31 @@ def bench(
     runs: int = 100,
     seconds: float | None = 20.0,
     gpu_seconds: float = 3.0,
-) -> list[Result]:
-    """Time bundles against each other on random inputs.
+) -> list[BenchResult]:
+    """Measure the latency of bundles on random inputs, in turn.
 
     Args:
         bundles: bundles or their directories.
-        batch: batch size; None for the first bundle's ``opt``.
-        threads: CPU threads of ONNX Runtime; None for the physical cores.
-        warmup: untimed rounds.
-        runs: timed rounds, fewer when ``seconds`` are over.
-        seconds: budget of all rounds; None for no limit.
-        gpu_seconds: how long an engine on a GPU is timed by events, without and with CUDA graphs each.
+        batch: batch size; None for the first bundle's typical one (``opt`` of its profile).
+        threads: CPU threads of ONNX Runtime; None for the number of physical cores.
+        warmup: number of untimed rounds.
+        runs: number of timed rounds; fewer if ``seconds`` have passed.
+        seconds: time limit of all rounds together; None for no limit.
+        gpu_seconds: seconds for which a TensorRT engine is timed by GPU events, without and with CUDA graphs each.
+
+    Returns:
+        One result per bundle, in the order given.
 
     Raises:
-        InputError: no bundle, a batch outside a profile, or a count below one.
+        InputError: there is no bundle, one is named twice, the batch is outside a profile, or a count is below one.
         NotRunnableError: an engine cannot run on this machine.
+
+    Example:
+        >>> import trtkp
+        >>> dense, pruned = trtkp.bench(["dense", "kep"], batch=4, runs=5)
+        >>> speed_up = dense.timing.median_ms / pruned.timing.median_ms
+        >>> dense.batch, dense.timing.runs
+        (4, 5)
     """
     if runs < 1 or warmup < 0:
         raise InputError(f"--runs {runs}, --warmup {warmup}: at least one run and no negative warm-up")
@@ -88,7 +98,7 @@ def bench(
         timings = time_interleaved(calls, warmup=warmup, runs=runs, budget_s=seconds)
         latencies = {name: measure() for name, measure in gpu.items()}
     return [
-        Result(
+        BenchResult(
             name, bundle.manifest.backend, bundle.manifest.precision, size, used[name], timings[name], latencies[name]
         )
         for name, bundle in zip(names, opened, strict=True)

@@ -53,30 +53,43 @@ def compare(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Run engines on the same inputs, in turn; the first is the baseline.
+    """Compare engines of one model: speed, outputs, accuracy, memory, and time per layer.
 
     Args:
-        engines: two or more bundles, ONNX files or TensorRT engines of one model.
-        batches: batch sizes to time; none for the baseline's usual one.
-        data: samples to compare outputs on, and accuracy where they have labels; without, the timed inputs.
-        mean: of images in 0..1, for all channels or each.
-        std: likewise.
-        input_shape: for dynamic sizes that no profile sets, as in ``build``.
-        threads: CPU threads of ONNX Runtime; None for the physical cores.
-        openings: times that every engine is opened anew; rounds are shared out among them.
-        warmup: untimed rounds for each opening and batch size.
-        runs: timed rounds for each batch size in all, rounded up to the same number for each opening, fewer when
-            ``seconds`` are over.
-        seconds: budget of a batch size; None for no limit.
-        layers: profile every engine layer by layer, in a run of its own.
-        seed: of random inputs and of the bootstrap.
-        progress: told what is being done.
+        engines: two or more bundles, ONNX files or TensorRT engines; the first is the baseline.
+        batches: batch sizes to time; empty for the baseline's typical one.
+        data: samples on which outputs are compared, and accuracy where they have labels; None for the inputs that are
+            used for timing.
+        mean: subtracted from images scaled to 0..1; one value, or one per channel.
+        std: then divides them; one value, or one per channel.
+        input_shape: shapes for dynamic sizes that no profile sets, as in ``build``.
+        threads: CPU threads of ONNX Runtime; None for the number of physical cores.
+        openings: how often every engine is opened; the timed rounds are divided among the openings.
+        warmup: untimed rounds per opening and batch size.
+        runs: timed rounds per batch size, rounded up to a multiple of ``openings``; fewer if ``seconds`` have passed.
+        seconds: time limit per batch size; None for no limit.
+        layers: whether to profile every engine layer by layer, in separate runs.
+        seed: seed of random inputs and of the bootstrap.
+        progress: called with phase, step and total.
+
+    Returns:
+        One entry per engine: latencies in ms with the speed-up over the baseline and its 95 % interval, differences of
+        the outputs, costs, memory in bytes, and times per layer.
 
     Raises:
-        InputError: fewer than two, a file that is none of the three, inputs or outputs that differ, a batch that one
-            of them does not take, or data that does not fit.
-        IntegrityError: a corrupted bundle.
+        InputError: there are fewer than two engines, a file is none of the three kinds, inputs or outputs differ, an
+            engine does not accept a batch size, or the data does not fit.
+        IntegrityError: a bundle's file is missing or was changed.
         NotRunnableError: an engine cannot run on this machine.
+
+    Example:
+        >>> import trtkp
+        >>> comparison = trtkp.compare(["dense", "kep"], batches=[1, 8], runs=10, openings=2, layers=False)
+        >>> pruned = comparison.entries[1]
+        >>> [latency.batch for latency in pruned.latencies]
+        [1, 8]
+        >>> pruned.latencies[0].speed_up.value > 0
+        True
     """
     _check_counts(batches, openings, runs, warmup, seed, threads)
     tell = progress or (lambda phase, done, total: None)
@@ -247,9 +260,9 @@ class _Parts:
 
 
 def _environment() -> dict[str, str]:
-    from trtkp.engine.doctor import diagnose
+    from trtkp.engine.doctor import doctor
 
-    return dict(_described_machine(diagnose()))
+    return dict(_described_machine(doctor()))
 
 
 def _described_machine(checks: Sequence[Any]) -> Iterator[tuple[str, str]]:

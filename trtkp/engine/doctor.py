@@ -22,7 +22,7 @@ from trtkp.machine.cpu import allowed_cpus, usable_cores
 from trtkp.machine.gpu import find_gpus
 from trtkp.machine.packages import importable, installed_version
 
-__all__ = ["Check", "Status", "diagnose"]
+__all__ = ["Finding", "Status", "doctor"]
 
 #: ``ok``: there and usable. ``missing``: could be installed. ``unavailable``: this machine cannot have or use it.
 Status: TypeAlias = Literal["ok", "missing", "unavailable"]
@@ -31,7 +31,7 @@ _LIBRARY = Path(__file__).parents[1] / "lib" / "libtrtkp.so"
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """One finding.
 
     Attributes:
@@ -89,8 +89,19 @@ _PACKAGES = (
 )
 
 
-def diagnose() -> list[Check]:
-    """Look at everything; prints nothing and raises nothing, whatever the machine lacks."""
+def doctor() -> list[Finding]:
+    """Run all checks, in the order in which ``trtkp doctor`` prints them.
+
+    It prints nothing, and raises nothing whatever the machine lacks.
+
+    Returns:
+        One finding for every package, device and backend.
+
+    Example:
+        >>> import trtkp
+        >>> [finding.status for finding in trtkp.doctor() if finding.name == "python"]
+        ['ok']
+    """
     packages = [_package(package) for package in _PACKAGES]
     after_onnx = 2
     return [
@@ -103,23 +114,23 @@ def diagnose() -> list[Check]:
         _nvcc(),
         _plugin_library(_LIBRARY),
         *(_backend(name) for name in BACKENDS),
-        Check("backend auto", "ok", None, _chosen()),
+        Finding("backend auto", "ok", None, _chosen()),
     ]
 
 
-def _python() -> Check:
+def _python() -> Finding:
     detail = f"{platform.python_implementation()} on {platform.system()} {platform.machine()}"
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        return Check("python", "unavailable", platform.python_version(), detail, "use Python 3.11, 3.12 or 3.13")
-    return Check("python", "ok", platform.python_version(), detail)
+        return Finding("python", "unavailable", platform.python_version(), detail, "use Python 3.11, 3.12 or 3.13")
+    return Finding("python", "ok", platform.python_version(), detail)
 
 
-def _machine() -> Check:
+def _machine() -> Finding:
     memory = _memory_bytes()
     size = f", {memory / 2**30:.1f} GiB memory" if memory else ""
     model = _cpu_model()
     detail = f"{usable_cores()} usable cores of {len(allowed_cpus())} logical CPUs{size}"
-    return Check("cpu", "ok", None, f"{model}: {detail}" if model else detail)
+    return Finding("cpu", "ok", None, f"{model}: {detail}" if model else detail)
 
 
 def _cpu_model() -> str:
@@ -137,56 +148,60 @@ def _memory_bytes() -> int | None:
         return None
 
 
-def _package(package: _Package) -> Check:
+def _package(package: _Package) -> Finding:
     version = installed_version(*package.distributions)
     if not importable(package.module):
-        return Check(package.name, "missing", None, f"not installed; needed for {package.use}", package.install)
-    return Check(package.name, "ok", version, f"for {package.use}")
+        return Finding(package.name, "missing", None, f"not installed; needed for {package.use}", package.install)
+    return Finding(package.name, "ok", version, f"for {package.use}")
 
 
-def _onnxruntime() -> Check:
+def _onnxruntime() -> Finding:
     found = get_backend("onnxruntime").availability()
     if not found.can_run:
-        return Check("onnxruntime", "missing", None, found.detail, "pip install onnxruntime")
+        return Finding("onnxruntime", "missing", None, found.detail, "pip install onnxruntime")
     try:
         import onnxruntime
 
         providers = ", ".join(onnxruntime.get_available_providers())
     except (ImportError, OSError, RuntimeError) as error:
-        return Check("onnxruntime", "unavailable", found.version, f"cannot be imported: {error}", "install it again")
-    return Check("onnxruntime", "ok", found.version, f"providers: {providers}")
+        return Finding("onnxruntime", "unavailable", found.version, f"cannot be imported: {error}", "install it again")
+    return Finding("onnxruntime", "ok", found.version, f"providers: {providers}")
 
 
-def _gpu() -> Check:
+def _gpu() -> Finding:
     report = find_gpus()
     if not report.gpus:
         remedy = None if report.cuda is None else "check the driver with nvidia-smi"
-        return Check("nvidia gpu", "unavailable", report.driver, report.detail, remedy)
+        return Finding("nvidia gpu", "unavailable", report.driver, report.detail, remedy)
     memory = ", ".join(f"{gpu.name} ({gpu.sm}, {gpu.memory_bytes / 2**30:.0f} GiB)" for gpu in report.gpus)
-    return Check("nvidia gpu", "ok", report.driver, f"{memory}; the driver runs CUDA up to {report.cuda}")
+    return Finding("nvidia gpu", "ok", report.driver, f"{memory}; the driver runs CUDA up to {report.cuda}")
 
 
-def _nvcc() -> Check:
+def _nvcc() -> Finding:
     use = "needed only to build the plugin library"
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     nvcc = shutil.which("nvcc") or (shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None)
     if nvcc is None:
-        return Check("nvcc", "missing", None, f"no CUDA compiler; {use}", "install the CUDA toolkit, or set CUDA_HOME")
+        return Finding(
+            "nvcc", "missing", None, f"no CUDA compiler; {use}", "install the CUDA toolkit, or set CUDA_HOME"
+        )
     try:
         text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        return Check("nvcc", "unavailable", None, f"it does not run: {type(error).__name__}", "repair the CUDA toolkit")
+        return Finding(
+            "nvcc", "unavailable", None, f"it does not run: {type(error).__name__}", "repair the CUDA toolkit"
+        )
     found = re.search(r"release (\d+\.\d+)", text)
-    return Check("nvcc", "ok", found.group(1) if found else None, use)
+    return Finding("nvcc", "ok", found.group(1) if found else None, use)
 
 
-def _plugin_library(library: Path) -> Check:
+def _plugin_library(library: Path) -> Finding:
     if library.is_file():
         size = library.stat().st_size / 2**20
-        return Check(
+        return Finding(
             "plugin library", "ok", None, f"the CUDA package: {library.name} ({size:.1f} MiB){_kernels(library)}"
         )
-    return Check(
+    return Finding(
         "plugin library",
         "missing",
         None,
@@ -204,14 +219,14 @@ def _kernels(library: Path) -> str:
         return ""
 
 
-def _backend(name: str) -> Check:
+def _backend(name: str) -> Finding:
     found = get_backend(name).availability()
     build, run = ("yes" if able else "no" for able in (found.can_build, found.can_run))
     detail = f"build here: {build}, run here: {run}; {found.detail}"
     status: Status = "ok" if found.can_run else "unavailable"
     if found.version is None and not found.can_build:
         status = "missing"
-    return Check(f"backend {name}", status, found.version, detail)
+    return Finding(f"backend {name}", status, found.version, detail)
 
 
 def _chosen() -> str:

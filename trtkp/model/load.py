@@ -36,8 +36,17 @@ def load_model(
             records no shapes; otherwise checked against the model's own.
         trust_pickle: allow formats that are code, which are TorchScript and pickled modules.
 
+    Returns:
+        The model: its format, its inputs with their dynamic dimensions, its weights by name, and its graph as ONNX.
+
     Raises:
         InputError: the file is missing, broken, hostile or of an unknown format, or an option that it needs is missing.
+
+    Example:
+        >>> import trtkp
+        >>> model = trtkp.load_model("net.onnx")
+        >>> model.format, [spec.name for spec in model.inputs]
+        ('onnx', ['image'])
     """
     path = Path(path)
     with open_model(path) as handle:

@@ -21,7 +21,7 @@ from trtkp.pipeline.job import Job, Phases, Progress, TimedPhases
 from trtkp.pipeline.options import BuildOptions, check_buildable
 from trtkp.pipeline.planning import plan
 from trtkp.pipeline.prepare import load, prune, rewrite, survey
-from trtkp.pruning.method import Method
+from trtkp.pruning.method import Method, SettingValue
 from trtkp.pruning.methods.registry import make_method
 
 if TYPE_CHECKING:
@@ -38,24 +38,43 @@ def build(
     options: BuildOptions | None = None,
     data: LabelledData | str | PathLike[str] | None = None,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: SettingValue,
 ) -> Bundle:
     """Prune a model one-shot and build a bundle from it.
 
     Args:
-        model: model file, in any form that `trtkp.model.load_model` takes, or a directory that ``trtkp prune`` wrote.
-        output: directory of the bundle; an older bundle there is replaced once the new one is whole.
-        method: a method, or its name with ``settings`` (``n=4``, ``share="per-layer"``); KEP without it. What is
-            pruned already has one.
-        options: backend, precision, shapes and so on.
-        data: adds the accuracy before and after; for int8 and fp8 what to calibrate with. A path is read as
-            `trtkp.data.samples.load_samples` does.
-        progress: called as phases go on.
-        settings: of the method.
+        model: model file, in any format that `trtkp.load_model` reads, or a directory that `trtkp.prune` wrote.
+        output: directory of the bundle; an older bundle there is replaced once the new one is complete.
+        method: a method, or its name, which takes ``settings``; None for KEP. A pruned directory has its own method.
+        options: backend, precision, shapes and so on; None for the defaults.
+        data: inputs [N, ...] and labels [N], to measure accuracy before and after; for int8 and fp8 also what to
+            calibrate with, where labels may be missing. A path is read as `trtkp.data.samples.load_samples` does.
+        progress: called with a phase, the steps done and the steps in all.
+        settings: settings of the method, such as ``n=4, share="per-layer"``; None for the method's default.
+
+    Returns:
+        The bundle, with its files checked. Its engine is opened at the first `Bundle.run`.
 
     Raises:
-        InputError: bad options or a bad model; nothing was written.
-        JobError: the engine could not be built or checked; nothing was written, an older bundle is untouched.
+        InputError: an option, a setting, the model or the data cannot be used; nothing was written.
+        JobError: the engine could not be built, or computes something else than its graph; nothing was written, and an
+            older bundle is untouched.
+
+    Example:
+        >>> import trtkp
+        >>> options = trtkp.BuildOptions(backend="onnxruntime", opt=["8x3x8x8"])
+        >>> bundle = trtkp.build("net.onnx", "half", method="vskp", ratio=0.5, filter_group=16, options=options)
+        >>> bundle.manifest.method
+        'vskp'
+        >>> totals = bundle.manifest.totals
+        >>> round(totals.retained_macs / totals.dense_macs, 2)
+        0.52
+
+        A method may also be an object, which has the same settings:
+
+        >>> bundle = trtkp.build("net.onnx", "half", method=trtkp.KEP(ratio=0.5, share="per-layer"), options=options)
+        >>> bundle.manifest.method
+        'kep'
     """
     options = options or BuildOptions()
     source = Path(model)

@@ -42,23 +42,34 @@ def calibrate(
     options: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Quantise a bundle, or build a quantised one from a model whose zeros are packed as they are.
+    """Quantise a bundle to 8 bits, or build a quantised one from a model whose zeros are packed as they are.
 
-    A bundle keeps its plan, its backend and its targets: only Q/DQ pairs are added and the engine is built again.
+    A bundle keeps its plan, its backend and its targets: only pairs of QuantizeLinear and DequantizeLinear are added,
+    and the engine is built again. Layers that cost too much accuracy stay in floating point.
 
     Args:
-        source: an fp32 bundle, or a model file as ``build`` takes it.
+        source: an fp32 bundle or its directory, or a model file as `trtkp.build` takes it.
         output: directory of the new bundle, which may be that of the old one.
-        data: what to calibrate with: see `trtkp.data.samples.load_samples`.
-        kind: int8 or fp8.
-        calibration: how to calibrate.
-        calibration_file: a ``calibration.json``, or a bundle with one, whose ranges and precisions are taken instead.
+        data: inputs [N, ...] to calibrate with, and labels [N] where there are any: arrays, or a path that
+            `trtkp.data.samples.load_samples` reads. Needed unless ``calibration_file`` is given.
+        kind: ``int8``, or ``fp8``, which only TensorRT knows.
+        calibration: calibrator, number of samples, accuracy that may be lost; None for the defaults.
+        calibration_file: a ``calibration.json``, or a bundle that holds one, whose ranges and precisions are used.
         options: for a model: backend, shapes and so on; of a bundle only ``threads`` counts.
-        progress: called as the work goes on.
+        progress: called with a phase, the steps done and the steps in all.
+
+    Returns:
+        The quantised bundle, with its files checked.
 
     Raises:
-        InputError: bad options or data, no such source, or a bundle that is not fp32; nothing was written.
-        JobError: calibration or the engine's build failed; nothing was written.
+        InputError: an option or the data cannot be used, or the bundle is not in fp32; nothing was written.
+        JobError: the calibration or the build of the engine failed; nothing was written.
+
+    Example:
+        >>> import trtkp
+        >>> bundle = trtkp.calibrate("kep", "kep-int8", data="samples.npz")
+        >>> bundle.manifest.precision, bundle.manifest.quantisation.scores.samples
+        ('int8', 24)
     """
     asked = replace(
         options or BuildOptions(),

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from trtkp.model import SourceModel
     from trtkp.shapes import Shape
 
-__all__ = ["TOLERANCE", "Check", "Report", "check_built", "compare_graphs", "dense_graph", "inputs_in_range", "verify"]
+__all__ = [
+    "TOLERANCE",
+    "Check",
+    "VerificationReport",
+    "check_built",
+    "compare_graphs",
+    "dense_graph",
+    "inputs_in_range",
+    "verify",
+]
 
 #: Relative Frobenius error that a whole net may have. The limits of 8 bits are loose on purpose: they tell a wrong
 #: graph (a scale, a pair at the wrong place) from rounding, and say nothing of accuracy, which the build measured.
@@ -82,7 +91,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Report:
+class VerificationReport:
     """All checks of a bundle."""
 
     bundle: str
@@ -130,22 +139,35 @@ def verify(
     tolerance: float | None = None,
     require_engine: bool = False,
     seed: int = 0,
-) -> Report:
-    """Check a bundle on standard-normal inputs, at the smallest shapes of its profile and at a batch of up to 3.
+) -> VerificationReport:
+    """Check every artefact of a bundle against its reference.
+
+    The inputs are standard normal, at the smallest shapes of the profile and at a batch of up to 3. An int8 or fp8
+    bundle is an exception: its ``engine.onnx`` and engine run on the samples that the bundle keeps, or on random inputs
+    within the calibrated range.
 
     Args:
         bundle: a bundle or its directory.
-        model: the source model; without it, the file that the manifest names is used if it is there unchanged.
-        arch: the network of a state dict; without it, the manifest's.
-        trust_pickle: allow a source file that is code.
-        tolerance: relative error allowed; without it, 1e-5 in fp32 and 5e-3 in fp16. Of an int8 or fp8 bundle it is
-            that of ``engine.onnx`` and the engine, 0.5 without it, on samples that the bundle keeps (random ones
-            within the calibrated range where it keeps none); ``model.onnx`` is fp32 there and held to 1e-5.
-        require_engine: an engine that cannot run here is a failure.
-        seed: of the inputs.
+        model: the source model; None for the file named in the manifest, if it exists unchanged.
+        arch: the network of a state dict; None for the manifest's.
+        trust_pickle: allow a source file that contains code.
+        tolerance: largest relative error; None for 1e-5 in fp32, 5e-3 in fp16, 0.5 in int8 and fp8. In int8 and fp8
+            it applies to ``engine.onnx`` and the engine; ``model.onnx`` is fp32 there and must be within 1e-5.
+        require_engine: whether an engine that cannot run on this machine is a failure.
+        seed: seed of the random inputs.
+
+    Returns:
+        All checks. An artefact that cannot run here is ``not run``, which is no failure by itself.
 
     Raises:
-        InputError: no bundle, a corrupted one, or ``model`` is not the model that was built.
+        InputError: there is no bundle, or ``model`` is not the model that was built.
+        IntegrityError: a bundle's file is missing or was changed.
+
+    Example:
+        >>> import trtkp
+        >>> report = trtkp.verify("kep")
+        >>> report.ok, {check.artefact: check.status for check in report.checks}["engine.onnx"]
+        (True, 'verified')
     """
     if tolerance is not None and not tolerance > 0:
         raise InputError(f"--tolerance {tolerance}: not a positive number")
@@ -162,7 +184,7 @@ def verify(
     )
     quantised = opened.manifest.quantisation
     scores = quantised.scores.model_dump() if quantised is not None else None
-    return Report(str(opened.path), opened.manifest.precision, checks, require_engine, scores)
+    return VerificationReport(str(opened.path), opened.manifest.precision, checks, require_engine, scores)
 
 
 def dense_graph(packed: ir.Model) -> ir.Model:

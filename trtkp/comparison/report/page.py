@@ -38,16 +38,25 @@ def check_packages() -> None:
 
 
 def write_report(comparison: Comparison, path: str | os.PathLike[str], *, command: str | None = None) -> Path:
-    """Write the report; what stood there before is replaced only when the new one is whole.
+    """Write a comparison as an HTML report.
 
     Args:
-        comparison: what to show.
-        path: of the file.
-        command: the command line that led to it, shown as it is.
+        comparison: the result of `trtkp.compare`.
+        path: the file to write. An existing one is replaced only when the new one is complete.
+        command: command line of the comparison, which the report shows.
+
+    Returns:
+        The path of the report.
 
     Raises:
-        InputError: a place that cannot be written.
+        InputError: the file cannot be written.
         JobError: a package is missing.
+
+    Example:
+        >>> import trtkp
+        >>> comparison = trtkp.compare(["dense", "kep"], runs=5, openings=1, layers=False)
+        >>> trtkp.write_report(comparison, "report.html").name
+        'report.html'
     """
     path = Path(path)
     check_packages()

@@ -9,7 +9,6 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import grpc
 import uvicorn
 
 from trtkp.errors import InputError
+from trtkp.serving.addresses import Addresses
 from trtkp.serving.logs import log, start_logging
 from trtkp.serving.models.service import Service
 from trtkp.serving.options import ServeOptions
@@ -24,22 +24,7 @@ from trtkp.serving.protocol.connection import timed_connections
 from trtkp.serving.protocol.rest import make_app
 from trtkp.serving.protocol.rpc import make_grpc_server
 
-__all__ = ["Addresses", "serve"]
-
-
-@dataclass(frozen=True)
-class Addresses:
-    """Where a server that is ready listens.
-
-    Attributes:
-        http: URL.
-        grpc: host and port; None: no gRPC.
-        models: name to versions.
-    """
-
-    http: str
-    grpc: str | None
-    models: dict[str, list[str]]
+__all__ = ["serve"]
 
 
 def serve(
