@@ -1,9 +1,9 @@
 """trtkp: kernel-level pruning of CNNs, packed, planned and built into TensorRT and ONNX Runtime engines.
 
-``build`` prunes a model and writes a bundle; ``prune`` also trains, ``calibrate`` makes a bundle in 8 bits, and ``load``
-opens one. ``verify``, ``inspect``, ``bench`` and ``compare`` check bundles, show what they hold, time them and compare
-them; ``serve`` starts a server. ``advise`` and ``search`` tell what to prune on this machine, and ``doctor`` what the
-machine can build and run. Importing this package imports none of the heavy libraries behind it.
+``build`` prunes a model and writes a bundle; ``prune`` also trains, ``calibrate`` makes a bundle in 8 bits, and
+``load`` opens one. ``verify``, ``inspect``, ``bench`` and ``compare`` check bundles, show what they hold, time them and
+compare them; ``serve`` starts a server. ``advise`` and ``search`` tell what to prune on this machine, and ``doctor``
+what the machine can build and run. Importing this package imports none of the heavy libraries behind it.
 """
 
 from __future__ import annotations

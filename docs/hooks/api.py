@@ -16,7 +16,24 @@ import trtkp
 ```
 
 Every name below is imported at its first use, so `import trtkp` itself loads neither PyTorch nor an engine's library.
+
+The examples run, as tests, in a folder that holds `net.onnx`, a classifier of images [N, 3, 8, 8] with five classes;
+`samples.npz`, 24 such images `x` with labels `y`; and two bundles of the net, `dense` and `kep`. KEP pruned the latter,
+with `n=4, share="per-layer"`.
 """
+
+#: Title of each section, and what it is about.
+_SECTIONS = {
+    "Functions": "What the commands do. A function that takes `progress` calls it with a phase, the steps done and the "
+    "steps in all.",
+    "Options": "How the functions work. Their defaults are those of the command line; "
+    "[the reference of options](options.md) has the same fields as flags.",
+    "Methods": "The pruning methods with their settings. `trtkp.build` and `trtkp.prune` take such an object, or a "
+    'method\'s name and the same settings: `method="kep", n=4` is `method=trtkp.KEP(n=4)`. '
+    "[Add a method](../recipes/method.md) shows how to write one.",
+    "Data and results": "What the functions take and return.",
+    "Errors": "Everything that trtkp raises on purpose. A message is one line: file, layer, what is wrong, what to do.",
+}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -26,15 +43,30 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def page() -> str:
-    """Functions, then classes, then errors, as `trtkp.__all__` lists them."""
-    package = griffe.load("trtkp", search_paths=[str(_ROOT)])
-    names = [name for name in package.exports or [] if not str(name).startswith("__")]
-    sections: dict[str, list[str]] = {"Functions": [], "Classes": [], "Errors": []}
-    for name in map(str, names):
-        target = package[name].final_target
-        kind = "Functions" if target.is_function else "Errors" if name.endswith("Error") else "Classes"
-        sections[kind].append(name)
+    """The names of `trtkp.__all__` by section, in its order."""
     parts = [_HEAD]
-    for title, members in sections.items():
-        parts += [f"## {title}", "", *(f"::: trtkp.{name}\n" for name in members)]
+    for title, names in sections().items():
+        parts += [f"## {title}", "", _SECTIONS[title], "", *(f"::: trtkp.{name}\n" for name in names)]
     return "\n".join(parts)
+
+
+def sections() -> dict[str, list[str]]:
+    """Title to the public names of the section; the version belongs to none."""
+    package = griffe.load("trtkp", search_paths=[str(_ROOT)])
+    found: dict[str, list[str]] = {title: [] for title in _SECTIONS}
+    for name in map(str, package.exports or []):
+        if not name.startswith("__"):
+            found[_section(package[name].final_target)].append(name)
+    return found
+
+
+def _section(target: griffe.Object) -> str:
+    """The section of an object, by what it is and where it lives."""
+    home = target.canonical_path.rpartition(".")[0]
+    if target.is_function:
+        return "Functions"
+    if target.name.endswith("Error"):
+        return "Errors"
+    if target.name.endswith("Options") or home == "trtkp.pruning.train.recipe":
+        return "Options"
+    return "Methods" if home.startswith("trtkp.pruning.method") else "Data and results"

@@ -59,7 +59,7 @@ def prune(
         >>> pruned = trtkp.prune("net.onnx", "pruned", method="vskp", ratio=0.5, filter_group=16)
         >>> sorted(pruned.index_sets)
         ['w1', 'w2']
-        >>> bundle = trtkp.build("pruned", "from-pruned")
+        >>> bundle = trtkp.build("pruned", "from-pruned", options=trtkp.BuildOptions(backend="onnxruntime"))
 
         With training, for a model from PyTorch:
 

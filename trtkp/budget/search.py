@@ -40,8 +40,7 @@ def search(
             ``search.json``, and ``trade-off.html``. Only an older search there is replaced.
         options: the target, and what each layer may become.
         data: inputs [N, ...], with labels or without: arrays, or a path that `trtkp.data.samples.load_samples` reads.
-        build: shapes, layers and threads, as for `trtkp.build`; the backend must be onnxruntime, or auto where that
-            chooses it.
+        build: shapes, layers and threads, as for `trtkp.build`; the backend is always onnxruntime.
         progress: called with a phase, the steps done and the steps in all.
 
     Returns:
@@ -58,7 +57,9 @@ def search(
         >>> found = trtkp.search("net.onnx", "found", options=options, data="samples.npz")
         >>> found.found.macs <= 0.8
         True
-        >>> bundle = trtkp.build("net.onnx", "searched", method="vskp", allocation="found/allocation.json")
+        >>> build = trtkp.BuildOptions(backend="onnxruntime")
+        >>> allocation = "found/allocation.json"
+        >>> bundle = trtkp.build("net.onnx", "searched", method="vskp", allocation=allocation, options=build)
         >>> bundle.manifest.totals.retained_macs < bundle.manifest.totals.dense_macs
         True
     """

@@ -68,7 +68,7 @@ def build(
         'vskp'
         >>> totals = bundle.manifest.totals
         >>> round(totals.retained_macs / totals.dense_macs, 2)
-        0.52
+        0.51
 
         A method may also be an object, which has the same settings:
 
