@@ -1,4 +1,7 @@
-"""The one interface behind which every backend builds and runs an engine."""
+"""The interface of a backend: `Backend` builds and opens engines, `Runner` runs one.
+
+The command line, the Python API, serving and the tests use backends through these classes only.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ __all__ = [
 
 Precision: TypeAlias = Literal["fp32", "fp16"]
 
-#: Called with the phase's name, the steps done and the steps in all.
+#: Called with the name of a phase, the number of steps done, and the total number of steps.
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
@@ -40,10 +43,10 @@ class Availability:
     """What a backend can do on this machine.
 
     Attributes:
-        can_build: it can make an engine here.
-        can_run: it can run one here.
-        version: of the package behind it; None when it is not installed.
-        detail: what was found, or why not and what to do about it; one line.
+        can_build: whether it can build an engine here.
+        can_run: whether it can run an engine here.
+        version: version of the package behind it; None where that is not installed.
+        detail: one line: what was found, or what is missing and how to get it.
     """
 
     can_build: bool
@@ -54,21 +57,21 @@ class Availability:
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """Everything a backend needs to make an engine.
+    """Everything a backend needs to build an engine.
 
     Attributes:
-        onnx: ONNX file of standard operators; external data only beside it.
-        output: directory to write the artefact to; made when missing.
-        profile: smallest, usual and largest shape of every input.
-        precision: what the graph computes in. Networks are strongly typed, so the graph's own types rule and this is
-            held against them: fp16 asked for a graph without fp16 is an error.
-        targets: GPU architectures such as ``("sm86", "sm89")``, or ``("current",)``; empty: the backend's default.
-        optimization_level: the builder's effort, 0 to 5; None: the library's default.
-        threads: builder threads; None: the library's default.
+        onnx: ONNX file of standard operators; its external data, if any, lies in the same directory.
+        output: directory to write the artefact to; created if missing.
+        profile: smallest, typical and largest shape of every input.
+        precision: the type the graph computes in. Networks are strongly typed, so the graph's own types decide; this
+            is checked against them. Asking for fp16 with a graph that has no fp16 is an error.
+        targets: GPU architectures such as ``("sm86", "sm89")``, or ``("current",)``; empty for the backend's default.
+        optimization_level: the builder's effort, 0 to 5; None for the library's default.
+        threads: builder threads; None for the library's default.
         tf32: let fp32 convolutions round their inputs to TF32 (relative error about 1e-3 instead of 1e-6).
-        plugins: library whose plugins compute the graph's operators of domain ``trtkp``; None: their bodies do.
-        plugin_nodes: number of those operators.
-        trt: what TensorRT and TensorRT-RTX take besides.
+        plugins: plugin library that computes the graph's ``trtkp`` operators; None to expand their function bodies.
+        plugin_nodes: number of ``trtkp`` operators that must become plugin layers.
+        trt: further options of TensorRT and TensorRT-RTX.
     """
 
     onnx: Path
@@ -89,15 +92,15 @@ class BuildResult:
     """What a build wrote.
 
     Attributes:
-        files: the artefact first, then what belongs to it (external data).
-        version: of the library that built it.
-        targets: GPU architectures the engine was built for; empty where that has no meaning.
-        seconds: wall clock of the whole build, process start included.
-        engine_bytes: size of all files.
-        warnings: the library's warnings, one a line.
-        log: everything else the library said that is worth keeping, one a line.
+        files: the artefact first, then the files it needs (external data).
+        version: version of the library that built it.
+        targets: GPU architectures the engine was built for; empty for backends without targets.
+        seconds: wall-clock time of the whole build, including the start of its process.
+        engine_bytes: total size of all files.
+        warnings: the library's warnings, one line each.
+        log: other lines of the library's log that are worth keeping.
         peak_bytes: peak resident memory of the building process; None where it was not measured.
-        plugin_layers: layers of the engine that our plugins compute.
+        plugin_layers: number of layers computed by trtkp's plugins.
     """
 
     files: tuple[Path, ...]
@@ -113,14 +116,14 @@ class BuildResult:
 
 @dataclass(frozen=True)
 class NodeTime:
-    """A node of the graph that an engine really runs.
+    """A node of the graph that an engine executes, after the library's own fusion and layout changes.
 
     Attributes:
-        name: the library's name for it; where it fused several, that of one of them or of its output.
+        name: the library's name of the node. For a fused node it is the name of one of its parts, or of its output.
         op: operator type, such as ``Conv``, ``ReorderInput`` or ``QLinearConv``.
-        inputs: names of the values it reads, initialisers among them.
-        outputs: names of the values it writes.
-        ms: median time.
+        inputs: names of the values the node reads, including initialisers.
+        outputs: names of the values the node writes.
+        ms: median time in milliseconds.
     """
 
     name: str
@@ -132,7 +135,13 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class EngineProfile:
-    """Time per node, in the order of execution, and median of the whole run, all while profiled, milliseconds."""
+    """Times of an engine's nodes while profiled, which is slower than a normal run.
+
+    Attributes:
+        nodes: the nodes in the order of execution.
+        run_ms: median time of the whole run in milliseconds.
+        runs: number of runs behind the medians.
+    """
 
     nodes: tuple[NodeTime, ...]
     run_ms: float
@@ -140,30 +149,36 @@ class EngineProfile:
 
 
 class Runner(Protocol):
-    """An opened engine; a context manager, closed on exit. Not for use by two threads at once."""
+    """An opened engine, as a context manager that closes it. Use it from one thread at a time."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Names, dtypes and shapes that ``run`` takes."""
+        """Name, dtype and shape of every input that ``run`` takes."""
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """Names, dtypes and shapes that ``run`` gives."""
+        """Name, dtype and shape of every output that ``run`` returns."""
 
     @property
     def threads(self) -> int | None:
-        """CPU threads that compute; None where the computing is done elsewhere."""
+        """Number of CPU threads that compute; None for engines that run on a GPU."""
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One inference on a batch.
+        """Run one inference.
+
+        Args:
+            feeds: an array for every input, by name.
+
+        Returns:
+            An array for every output, by name; the caller owns them.
 
         Raises:
-            InputError: missing or unknown inputs, wrong dtype or shape; nothing was run.
+            InputError: an input is missing, unknown, or has the wrong dtype or shape; nothing was run.
             JobError: the engine failed.
         """
 
     def close(self) -> None:
-        """Give the memory back; twice is allowed."""
+        """Free the engine's memory; may be called twice."""
 
     def __enter__(self) -> Self: ...
 

@@ -1,4 +1,4 @@
-"""How TensorRT builds, and how its engines run: options that TensorRT and TensorRT-RTX share."""
+"""Options for building and running engines that TensorRT and TensorRT-RTX share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["HARDWARE_LEVELS", "HardwareLevel", "RunOptions", "TrtOptions"]
 
 HardwareLevel: TypeAlias = Literal["none", "ampere+", "same-compute-capability"]
 
-#: Our name of a level to the member of ``HardwareCompatibilityLevel``.
+#: The command line's name of a level, and the member of TensorRT's ``HardwareCompatibilityLevel``.
 HARDWARE_LEVELS: dict[str, str] = {
     "none": "NONE",
     "ampere+": "AMPERE_PLUS",
@@ -22,16 +22,17 @@ HARDWARE_LEVELS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class TrtOptions:
-    """Of a build; what an installed library does not know is refused, and never left out in silence.
+    """Options of a build. An option that the installed library does not support is an error, never ignored.
 
     Attributes:
-        timing_cache: folder of the caches of tactics' times, one for each library, version and GPU; None for none.
-        workspace_mib: most memory that a tactic may take for its work; None for the library's default.
-        version_compatible: the engine runs in later minor versions too; it carries a runtime of its own.
-        hardware_compatible: GPUs that the engine runs on besides the one at hand.
-        embed_plugins: the engine carries the plugin library; implies ``version_compatible``, as others carry none.
-        refit: weights can be exchanged later.
-        strip_weights: the engine holds no weights that can be refitted; implies ``refit``.
+        timing_cache: directory of the timing caches, one file per library, version and GPU; None for no cache.
+        workspace_mib: memory limit in MiB for the workspace of one tactic; None for the library's default.
+        version_compatible: the engine also runs in later minor versions; it contains a lean runtime.
+        hardware_compatible: other GPUs on which the engine runs.
+        embed_plugins: the engine contains the plugin library. Implies ``version_compatible``, because TensorRT embeds
+            plugins in version-compatible engines only.
+        refit: the weights can be replaced later.
+        strip_weights: the engine is stored without its refittable weights; implies ``refit``.
     """
 
     timing_cache: Path | None = None
@@ -44,18 +45,18 @@ class TrtOptions:
 
     @property
     def carries_code(self) -> bool:
-        """Whether the engine holds code of the host, which whoever opens it must allow."""
+        """Whether the engine contains host code, which whoever opens it must allow."""
         return self.version_compatible or self.embed_plugins
 
     def check(self) -> None:
-        """Refuse values that mean nothing.
+        """Check the values.
 
         Raises:
             InputError: an unknown level, or a workspace below 1 MiB.
         """
         if self.hardware_compatible not in HARDWARE_LEVELS:
             raise InputError(
-                f"--hardware-compatible {self.hardware_compatible}: not known",
+                f"--hardware-compatible {self.hardware_compatible}: no such level",
                 remedy=f"use one of {', '.join(HARDWARE_LEVELS)}",
             )
         if self.workspace_mib is not None and self.workspace_mib < 1:
@@ -64,13 +65,13 @@ class TrtOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Of an opened engine.
+    """Options for running an engine.
 
     Attributes:
-        contexts: execution contexts, so many runs at a time.
-        graphs: replay a run's kernels as a CUDA graph, from the second run at the same shapes on.
-        allow_host_code: load engines that carry a plugin library or a runtime, which run as part of this process.
-        refit_from: ONNX file of the same graph, whose weights take the place of the engine's.
+        contexts: number of execution contexts, which is the number of runs that can be in progress at once.
+        graphs: from the second run with the same shapes on, replay the kernels as a CUDA graph.
+        allow_host_code: allow engines that contain a plugin library or a runtime; that code runs in this process.
+        refit_from: ONNX file of the same graph, whose weights replace the engine's.
     """
 
     contexts: int = 1
