@@ -155,8 +155,8 @@ def test_a_calibration_is_taken_again_edited(folder: Path, int8: trtkp.Bundle, t
         (lambda d: d["layers"].update(other=d["layers"]["fc.weight"]), "it names other, which the model has not"),
         (lambda d: d["layers"].pop("fc.weight"), "it says nothing of layer fc.weight"),
         (lambda d: d["tensors"].pop("x"), "has no range for tensor x"),
-        (lambda d: d.update(version=9), "is no calibration: version"),
-        (lambda d: d["layers"]["fc.weight"].update(precision="int4"), "is no calibration: layers.fc.weight.precision"),
+        (lambda d: d.update(version=9), "is not a valid calibration: version"),
+        (lambda d: d["layers"]["fc.weight"].update(precision="int4"), "is not a valid calibration: layers.fc.weight.precision"),
     ],
 )
 def test_a_wrong_calibration_file(folder: Path, int8: trtkp.Bundle, tmp_path: Path, edit: Any, words: str) -> None:

@@ -191,7 +191,7 @@ def test_targets_that_are_something_else(trtkp: Trtkp, folder: Path) -> None:
 def test_source_inside_the_old_bundle_is_not_lost(trtkp: Trtkp, folder: Path) -> None:
     Path("net.onnx").rename("kep/net.onnx")
     done = trtkp("build", "kep/net.onnx", "-o", "kep")
-    assert "holds a file of another origin, net.onnx" in done.message
+    assert "a file that its manifest does not list, net.onnx" in done.message
     assert Path("kep/net.onnx").exists()
 
 
@@ -284,14 +284,14 @@ def test_interrupted_build(folder: Path) -> None:
     [
         ("dense", 2, "one engine alone cannot be compared; name two or more; the first is the baseline"),
         ("dense absent", 2, "absent: no such bundle"),
-        ("dense dense/", 2, "is named twice"),
+        ("dense dense/", 2, "is given twice"),
         ("dense data.npz", 2, "data.npz: is no model format that trtkp knows"),
         ("dense kep --batch 1,two", 2, "--batch 1,two: not whole numbers separated by commas; write --batch 1,8,32"),
         ("dense kep --batch 0", 2, "--batch 0: not different batch sizes of at least 1"),
         ("dense kep --batch 65", 2, "dense: batch 65 is outside 1..64, what input image takes"),
         ("dense kep --runs 0", 2, "--runs 0"),
         ("dense kep --data absent", 2, "absent: no such data"),
-        ("dense kep --html no/x.html", 2, "x.html: its folder is not there"),
+        ("dense kep --html no/x.html", 2, "x.html: its directory does not exist"),
         ("dense kep --html kep", 2, "kep: is a directory"),
         ("dense kep --html kep/x.html", 2, "would be written over or into kep"),
         ("net.onnx kep --csv net.onnx", 2, "net.onnx: would be written over or into net.onnx"),

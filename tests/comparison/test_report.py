@@ -200,7 +200,7 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").touch()
     with pytest.raises(InputError, match="kep: is a directory"):
         check_target(tmp_path / "kep")
-    with pytest.raises(InputError, match="its folder is not there"):
+    with pytest.raises(InputError, match="its directory does not exist"):
         check_target(tmp_path / "no" / "x.html")
     for place in ("kep/x.html", "net.onnx"):
         with pytest.raises(InputError, match="would be written over or into"):

@@ -109,7 +109,7 @@ def test_document_and_csv(comparison: Comparison) -> None:
 def test_verdicts(comparison: Comparison) -> None:
     text = verdict(comparison, comparison.entries[1])
     assert text.startswith("kep against dense: at batch 1 ")
-    assert "46.1% of the MACs are left, which would allow 2.17x" in text
+    assert "46.1% of the MACs remain, which would allow 2.17x" in text
     assert verdict(comparison, comparison.entries[4]).count("MACs") == 0
 
 
@@ -141,7 +141,7 @@ def test_inputs_without_data(compared: Compared) -> None:
     assert quantised.entries[1].accuracy is None
     plain = compared("net.onnx", "kep")
     assert plain.batches == (8,)  # what the bundle says
-    assert all("not asked for" in entry.notes[0] for entry in plain.entries)
+    assert all("switched off" in entry.notes[0] for entry in plain.entries)
 
 
 def test_a_quantised_engine_is_compared_within_its_range(compared: Compared) -> None:
@@ -170,7 +170,7 @@ def test_refusals(compared: Compared, folder: Path, tmp_path: Path) -> None:
         compared("dense")
     with pytest.raises(InputError, match="nothing to compare; name two or more"):
         compared()
-    with pytest.raises(InputError, match="dense: is named twice"):
+    with pytest.raises(InputError, match="dense: is given twice"):
         compared("dense", "kep", "../" + folder.name + "/dense")
     with pytest.raises(InputError, match="absent: no such bundle"):
         compared("dense", "absent")

@@ -135,7 +135,7 @@ def test_plugin_library_comes_along(
     assert (tmp_path / "out/kep/libtrtkp_register.so").read_bytes() == b"registers"
     assert made.command.endswith(f"--backend-config=tensorrt,plugins={tmp_path}/out/kep/libtrtkp_register.so")
     (installed / "libtrtkp.so").write_bytes(b"another build")
-    with pytest.raises(InputError, match="another build of the plugins"):
+    with pytest.raises(InputError, match="another build of the plugin library"):
         export_triton([tmp_path / "kep"], tmp_path / "again")
 
 

@@ -82,7 +82,7 @@ def test_refusals(trtkp: Trtkp, bundles: Path, tmp_path: Path, monkeypatch: pyte
         ((bundles / "wide", "--max-batch", "1"), "--max-batch 1: the engine takes 2 or more"),
         ((kep, "--tls-cert", "empty"), "TLS needs a certificate and its key"),
         ((kep, "--tls-cert", "empty", "--tls-key", "empty"), "TLS cannot be set up"),
-        ((kep, "--token-file", "empty"), "empty: holds no token"),
+        ((kep, "--token-file", "empty"), "empty: the token file is empty"),
         ((kep, "--token-file", "none"), "none: no such file"),
         ((kep, "--log-level", "loud"), "--log-level loud: must be info or warning"),
         ((kep, "--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid port 8000"),

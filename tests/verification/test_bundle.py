@@ -156,7 +156,7 @@ def test_source_that_moved(copy: Path) -> None:
     report = trtkp.verify(copy / "b")
     assert report.ok
     assert statuses(report)["dense masked ONNX"] == "not run"
-    assert reason(report, "dense masked ONNX") == "the source model net.onnx is not there; name it with --model"
+    assert reason(report, "dense masked ONNX") == "the source model net.onnx does not exist; name it with --model"
     assert statuses(report)["engine"] == "verified"
     assert statuses(trtkp.verify(copy / "b", model=copy / "moved.onnx"))["dense masked ONNX"] == "verified"
     with pytest.raises(InputError, match="no such file"):

@@ -1,4 +1,8 @@
-"""Latency of bundles, timed in turn so that their ratio holds on a noisy machine; of engines also as trtexec has it."""
+"""``trtkp bench``: measure the latency of bundles.
+
+Bundles are timed in turn, one run of each per round. Whatever slows a round down slows all of them, so the ratio of
+their times holds even on a noisy machine. TensorRT engines are also timed as ``trtexec`` does.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ __all__ = ["Result", "bench"]
 
 @dataclass(frozen=True)
 class Result:
-    """Latency of one bundle at one batch size."""
+    """The latency of one bundle at one batch size."""
 
     bundle: str
     backend: str
@@ -35,11 +39,11 @@ class Result:
     threads: int | None
     timing: Timing
     gpu: tuple[EngineLatency, ...] = ()
-    """Of an engine on a GPU: without CUDA graphs and, where they can be captured, with them."""
+    """For a TensorRT engine: its latency without CUDA graphs and, where they can be captured, with them."""
 
     @property
     def throughput(self) -> float:
-        """Samples per second at the median."""
+        """Samples per second at the median latency."""
         return self.batch / self.timing.median_ms * 1e3
 
 
@@ -53,20 +57,27 @@ def bench(
     seconds: float | None = 20.0,
     gpu_seconds: float = 3.0,
 ) -> list[Result]:
-    """Time bundles against each other on random inputs.
+    """Measure the latency of bundles on random inputs, in turn.
 
     Args:
         bundles: bundles or their directories.
-        batch: batch size; None for the first bundle's ``opt``.
-        threads: CPU threads of ONNX Runtime; None for the physical cores.
-        warmup: untimed rounds.
-        runs: timed rounds, fewer when ``seconds`` are over.
-        seconds: budget of all rounds; None for no limit.
-        gpu_seconds: how long an engine on a GPU is timed by events, without and with CUDA graphs each.
+        batch: batch size; None for the first bundle's typical one (``opt`` of its profile).
+        threads: CPU threads of ONNX Runtime; None for the number of physical cores.
+        warmup: number of untimed rounds.
+        runs: number of timed rounds; fewer if ``seconds`` have passed.
+        seconds: time limit of all rounds together; None for no limit.
+        gpu_seconds: seconds for which a TensorRT engine is timed by GPU events, without and with CUDA graphs each.
+
+    Returns:
+        One result per bundle, in the order given.
 
     Raises:
-        InputError: no bundle, a batch outside a profile, or a count below one.
+        InputError: there is no bundle, one is named twice, the batch is outside a profile, or a count is below one.
         NotRunnableError: an engine cannot run on this machine.
+
+    Example:
+        >>> dense, pruned = bench(["dense/", "kep/"], batch=8)  # doctest: +SKIP
+        >>> speed_up = dense.timing.median_ms / pruned.timing.median_ms  # doctest: +SKIP
     """
     if runs < 1 or warmup < 0:
         raise InputError(f"--runs {runs}, --warmup {warmup}: at least one run and no negative warm-up")
@@ -112,7 +123,7 @@ def _gpu_latency(
 
 
 def _batched(bundle: Bundle) -> list[str]:
-    """Inputs whose first dimension is the batch: the dynamic ones, or all where none is."""
+    """Inputs whose first dimension is the batch: those where it is dynamic or, if it is nowhere dynamic, all."""
     inputs = [record for record in bundle.manifest.inputs if record.shape]
     dynamic = [record.name for record in inputs if isinstance(record.shape[0], str)]
     return dynamic or [record.name for record in inputs]

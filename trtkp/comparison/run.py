@@ -1,4 +1,4 @@
-"""``compare``: is it faster, and what did it cost?"""
+"""``trtkp compare``: is an engine faster than another, and what did the speed-up cost?"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-#: Runs of a layer profile.
+#: Number of profiled runs whose median is taken for each layer.
 _PROFILED = 20
 
 
@@ -53,30 +53,34 @@ def compare(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Run engines on the same inputs, in turn; the first is the baseline.
+    """Compare engines of one model: speed, outputs, accuracy, memory, and time per layer.
 
     Args:
-        engines: two or more bundles, ONNX files or TensorRT engines of one model.
-        batches: batch sizes to time; none for the baseline's usual one.
-        data: samples to compare outputs on, and accuracy where they have labels; without, the timed inputs.
-        mean: of images in 0..1, for all channels or each.
-        std: likewise.
-        input_shape: for dynamic sizes that no profile sets, as in ``build``.
-        threads: CPU threads of ONNX Runtime; None for the physical cores.
-        openings: times that every engine is opened anew; rounds are shared out among them.
-        warmup: untimed rounds for each opening and batch size.
-        runs: timed rounds for each batch size in all, rounded up to the same number for each opening, fewer when
-            ``seconds`` are over.
-        seconds: budget of a batch size; None for no limit.
-        layers: profile every engine layer by layer, in a run of its own.
-        seed: of random inputs and of the bootstrap.
-        progress: told what is being done.
+        engines: two or more bundles, ONNX files or TensorRT engines; the first is the baseline.
+        batches: batch sizes to time; empty for the baseline's typical one.
+        data: samples on which outputs are compared, and accuracy where they have labels; None for the inputs that are
+            used for timing.
+        mean: subtracted from images scaled to 0..1; one value, or one per channel.
+        std: then divides them; one value, or one per channel.
+        input_shape: shapes for dynamic sizes that no profile sets, as in ``build``.
+        threads: CPU threads of ONNX Runtime; None for the number of physical cores.
+        openings: how often every engine is opened; the timed rounds are divided among the openings.
+        warmup: untimed rounds per opening and batch size.
+        runs: timed rounds per batch size, rounded up to a multiple of ``openings``; fewer if ``seconds`` have passed.
+        seconds: time limit per batch size; None for no limit.
+        layers: whether to profile every engine layer by layer, in separate runs.
+        seed: seed of random inputs and of the bootstrap.
+        progress: called with phase, step and total.
 
     Raises:
-        InputError: fewer than two, a file that is none of the three, inputs or outputs that differ, a batch that one
-            of them does not take, or data that does not fit.
-        IntegrityError: a corrupted bundle.
+        InputError: there are fewer than two engines, a file is none of the three kinds, inputs or outputs differ, an
+            engine does not accept a batch size, or the data does not fit.
+        IntegrityError: a bundle's file is missing or was changed.
         NotRunnableError: an engine cannot run on this machine.
+
+    Example:
+        >>> comparison = compare(["dense/", "kep/"], batches=[1, 8])  # doctest: +SKIP
+        >>> comparison.entries[1].latencies[0].speed_up  # doctest: +SKIP
     """
     _check_counts(batches, openings, runs, warmup, seed, threads)
     tell = progress or (lambda phase, done, total: None)
@@ -114,7 +118,7 @@ def _check_counts(
     batches: Sequence[int], openings: int, runs: int, warmup: int, seed: int, threads: int | None
 ) -> None:
     if openings < 1:
-        raise InputError(f"--openings {openings}: at least one")
+        raise InputError(f"--openings {openings}: at least one is needed")
     if runs < 1 or warmup < 0:
         raise InputError(f"--runs {runs}, --warmup {warmup}: at least one run and no negative warm-up")
     if any(batch < 1 for batch in batches) or len(set(batches)) != len(batches):
@@ -137,7 +141,10 @@ def _time(
     seconds: float | None,
     tell: Progress,
 ) -> dict[int, dict[str, list[list[int]]]]:
-    """Nanoseconds [openings][rounds] of every engine at every batch size; each opening opens all engines anew."""
+    """Time all engines in turn. Returns nanoseconds [openings][rounds], by batch size and engine.
+
+    Every opening opens all engines again, since the place of an engine in memory influences its speed (see `ratio`).
+    """
     samples: dict[int, dict[str, list[list[int]]]] = {batch: {s.name: [] for s in subjects} for batch in sweep}
     for opening in range(openings):
         with ExitStack() as stack:
@@ -162,7 +169,7 @@ def _latency(batch: int, baseline: list[list[int]], taken: list[list[int]], seed
 
 
 class _Parts:
-    """What an engine is besides fast: costs, memory, layers, index sets."""
+    """Collects everything about one engine besides its speed: costs, memory, layers, density maps."""
 
     def __init__(
         self,
@@ -209,7 +216,7 @@ class _Parts:
                 bound=totals.dense_macs / totals.retained_macs if totals.retained_macs else None,
             )
         if self.subject.kind == "engine":
-            self.notes.append("parameters and MACs are not known: a bare engine does not tell them")
+            self.notes.append("parameters and MACs are unknown: a bare engine does not state them")
             return None
         import onnx_ir as ir
 
@@ -220,7 +227,7 @@ class _Parts:
         except TrtkpError as error:
             self.notes.append(f"parameters and MACs are not counted: {error.message}")
             return None
-        # the zeros of a plain graph are computed like any other weight
+        # An ONNX file is computed densely: its zeros cost as much as any other weight.
         return Costs(
             table.params, table.params, table.macs, table.macs, density=1.0, bound=1.0, index_bytes=0,
             paper_index_bytes=None,
@@ -228,12 +235,12 @@ class _Parts:
 
     def _layers(self) -> LayerTimes | None:
         if not self.layers:
-            self.notes.append("layers were not profiled: not asked for")
+            self.notes.append("layers were not profiled: switched off")
             return None
         subject, batch = self.subject, max(self.shapes)
         graph = subject.graph
         if graph is None:
-            self.notes.append("layers were not profiled: a bare engine does not tell which node is of which layer")
+            self.notes.append("layers were not profiled: a bare engine does not name the layers of its nodes")
             return None
         known = {r.node: r.name for r in subject.bundle.manifest.layers} if subject.bundle is not None else {}
         try:
@@ -255,7 +262,7 @@ def _environment() -> dict[str, str]:
 def _described_machine(checks: Sequence[Any]) -> Iterator[tuple[str, str]]:
     yield "trtkp", __version__
     if hasattr(os, "getloadavg"):
-        yield "load", f"{os.getloadavg()[0]:.1f} processes on average in the last minute, these runs included"
+        yield "load", f"{os.getloadavg()[0]:.1f} processes on average in the last minute, including these runs"
     for check in checks:
         if check.status == "ok" and not check.name.startswith("backend"):
             yield check.name, " ".join(filter(None, (check.version, check.detail)))

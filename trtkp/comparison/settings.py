@@ -1,4 +1,4 @@
-"""How a bundle was made: its settings by name, and a command that makes it again."""
+"""How a bundle was built: its settings by name, and a command that builds it again."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from trtkp.bundle.manifest import Manifest, TensorRTRecord
 
 __all__ = ["build_command", "build_settings"]
 
-#: Settings of methods that the command line has; the rest of them are for Python only.
+#: Settings of methods that have an option on the command line; the others can be set in Python only.
 _FLAGS = ("n", "ratio", "allocation", "share", "alpha", "filter_group", "channel_block")
 
 
 def build_settings(bundle: Bundle) -> dict[str, str]:
-    """What a reader needs to judge a figure: method, precision, plan, libraries."""
+    """Return what a reader needs to judge a bundle's figures: method, precision, plan, libraries."""
     manifest = bundle.manifest
     forms = [layer.lowering for layer in manifest.layers if layer.lowering is not None]
     plan = ", ".join(f"{forms.count(form)} {form}" for form in sorted(set(forms))) or "nothing packed"
@@ -46,9 +46,9 @@ def build_settings(bundle: Bundle) -> dict[str, str]:
 
 
 def build_command(bundle: Bundle) -> str:
-    """A ``trtkp build`` line that makes the bundle again from its source.
+    """Return a ``trtkp build`` command that builds the bundle again from its source.
 
-    What a manifest does not hold is not in the line: a form that was forced for every layer (--lowering).
+    The command lacks ``--lowering``, because the manifest does not say whether a lowering was forced on every layer.
     """
     manifest = bundle.manifest
     words = ["trtkp", "build", os.path.normpath(bundle.path / manifest.source.file), *_method(manifest)]
@@ -83,7 +83,7 @@ def _method(manifest: Manifest) -> list[str]:
     words = ["--from-zeros"] if manifest.method == "from-zeros" else ["--method", manifest.method]
     settings = {key: value for key, value in manifest.settings.items() if value is not None}
     if settings.get("ratio") is None:
-        settings.pop("allocation", None)  # it says what a ratio means
+        settings.pop("allocation", None)  # without a ratio there is nothing to allocate
     else:
         settings.pop("n", None)
     for key in _FLAGS:

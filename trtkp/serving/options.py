@@ -1,4 +1,4 @@
-"""How a server runs: addresses, batching, limits, credentials."""
+"""The options of a server: addresses, batching, limits, credentials."""
 
 from __future__ import annotations
 
@@ -19,24 +19,28 @@ class ServeOptions:
     """Options of ``trtkp serve``.
 
     Attributes:
-        host: address to listen on; loopback unless told.
-        port: of HTTP; 0: any free one.
-        grpc_port: of gRPC; 0: any free one; None: no gRPC.
-        max_batch: largest batch; None: the profile's.
-        max_delay_ms: how long a request may wait for others to share its run while an instance is free.
-        instances: execution contexts of a model, each in use by one batch at a time.
-        threads: CPU threads of an instance; None: the physical cores, shared out.
-        queue: requests of a model that may wait; more are refused at once.
-        body_bytes: largest request.
-        pending_bytes: bytes of all request bodies held at once; more are refused at once.
-        connections: HTTP connections, and gRPC calls, open at once; more are refused at once.
-        timeout_s: limit of the head of a request, of its body, of its answer, and of one run of an engine: a worker
-            that hangs longer is killed.
-        grace_s: how long a shutdown waits for requests in flight.
-        token_file: file with the bearer token; else the environment variable TRTKP_TOKEN; neither: no token.
-        tls_cert: PEM certificate chain; with `tls_key`, HTTP and gRPC are TLS.
+        host: address to listen on; the default accepts connections from this machine only.
+        port: HTTP port; 0 for any free one.
+        grpc_port: gRPC port; 0 for any free one, None for no gRPC.
+        max_batch: largest batch; None for the profile's.
+        max_delay_ms: milliseconds that a request may wait for others to share its run while an instance is free.
+        instances: execution contexts per model; each computes one batch at a time.
+        threads: CPU threads per instance; None to divide the physical cores among the instances.
+        queue: number of requests of a model that may wait; further ones are refused immediately.
+        body_bytes: largest size of one request.
+        pending_bytes: total size of all request bodies held at once; further ones are refused immediately.
+        connections: number of HTTP connections, and of gRPC calls, at once; further ones are refused immediately.
+        timeout_s: time limit in seconds for receiving a request's head, receiving its body, and answering it; and for
+            one run of an engine, after which the worker is killed.
+        grace_s: seconds that a shutdown waits for requests in progress.
+        token_file: file with the bearer token. Without it, the environment variable TRTKP_TOKEN; without either, no
+            token is required.
+        tls_cert: PEM certificate chain; with `tls_key`, HTTP and gRPC use TLS.
         tls_key: PEM private key.
-        log_level: ``info`` logs every request; ``warning`` only what went wrong.
+        log_level: ``info`` logs every request, ``warning`` only problems.
+
+    Raises:
+        InputError: a value is out of range, a file is missing, or only one of the TLS files is given.
     """
 
     host: str = "127.0.0.1"
@@ -67,7 +71,7 @@ class ServeOptions:
             if not math.isfinite(value) or value < 0:
                 raise InputError(f"--{name.rpartition('_')[0].replace('_', '-')} {value}: must be 0 or more")
         if self.timeout_s == 0:
-            raise InputError("--timeout 0: must be more")
+            raise InputError("--timeout 0: must be more than 0")
         for name in ("port", "grpc_port"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 65535:
@@ -81,17 +85,17 @@ class ServeOptions:
             raise InputError(f"--log-level {self.log_level}: must be info or warning")
 
     def token(self) -> str | None:
-        """The bearer token, if one is asked for.
+        """Return the bearer token that clients must send; None if none is required.
 
         Raises:
-            InputError: the file is empty or cannot be read.
+            InputError: the token file is empty or cannot be read.
         """
         if self.token_file is None:
             return os.environ.get(TOKEN_VARIABLE) or None
         try:
             token = self.token_file.read_text(encoding="ascii").strip()
         except (OSError, UnicodeError):
-            raise InputError("is no readable token", file=self.token_file) from None
+            raise InputError("cannot be read as an ASCII token", file=self.token_file) from None
         if not token:
-            raise InputError("holds no token", file=self.token_file)
+            raise InputError("the token file is empty", file=self.token_file)
         return token

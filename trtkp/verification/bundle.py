@@ -1,10 +1,15 @@
-"""Every artefact of a bundle against its reference: *verified*, *failed* or *not run (reason)*.
+"""``trtkp verify``: check every artefact of a bundle against a reference.
 
-The chain has no gap: the dense masked net, unpacked with NumPy from ``model.onnx``, is held against the source model
-with the pruned weights at zero; ``model.onnx`` (packed operators, run through their function bodies) and
-``engine.onnx`` are held against the dense masked net; the engine too, where it can run, and that against the graph
-which its parser was given as well, by Polygraphy (`outputs`). ONNX Runtime's CPU kernels compute fp16 graphs
-in fp32, so in fp16 the size of the activations is a check of its own.
+Each check is *verified*, *failed* or *not run*, with a reason. Together they lead from the source model to the engine:
+
+- The dense masked net, unpacked with NumPy from ``model.onnx``, is compared with the source model whose pruned weights
+  are set to zero.
+- ``model.onnx`` (packed operators, computed by their function bodies) and ``engine.onnx`` are compared with the dense
+  masked net.
+- The engine is compared with the dense masked net where it can run. A compiled engine is also compared, by Polygraphy,
+  with the graph from which it was built (`outputs`).
+- In fp16, the activations are checked against the range of float16, because ONNX Runtime's CPU kernels compute fp16
+  graphs in fp32 and would not overflow.
 """
 
 from __future__ import annotations
@@ -33,8 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TOLERANCE", "Check", "Report", "check_built", "compare_graphs", "dense_graph", "inputs_in_range", "verify"]
 
-#: Relative Frobenius error that a whole net may have. The limits of 8 bits are loose on purpose: they tell a wrong
-#: graph (a scale, a pair at the wrong place) from rounding, and say nothing of accuracy, which the build measured.
+#: Largest relative Frobenius error of a whole net's outputs. The limits for 8 bits are loose on purpose: they tell a
+#: wrong graph (a wrong scale, a misplaced Q/DQ pair) from rounding. They say nothing about accuracy, which the build
+#: measures.
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.5, "fp8": 0.5}
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -43,7 +49,7 @@ Status: TypeAlias = Literal["verified", "failed", "not run"]
 
 @dataclass(frozen=True)
 class OutputError:
-    """Largest absolute error, and ``||a - b|| / ||b||`` over all elements, of one output."""
+    """Errors of one output: the largest absolute error, and ``||a - b|| / ||b||`` over all elements."""
 
     max_abs: float
     relative: float
@@ -51,7 +57,16 @@ class OutputError:
 
 @dataclass(frozen=True)
 class Check:
-    """One artefact against one reference."""
+    """The comparison of one artefact with one reference.
+
+    Attributes:
+        artefact: what was checked, such as ``model.onnx`` or ``engine``.
+        against: the reference.
+        status: ``verified``, ``failed`` or ``not run``.
+        reason: why the check failed or was not run; None where the errors tell.
+        tolerance: largest relative error allowed.
+        outputs: errors by output name, the worst over all runs.
+    """
 
     artefact: str
     against: str
@@ -69,7 +84,7 @@ class Check:
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """The result in one line."""
         if self.reason is not None:
             return f"{self.artefact}: {self.status} ({self.reason})"
         if not self.outputs:
@@ -83,18 +98,25 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """All checks of a bundle."""
+    """All checks of a bundle.
+
+    Attributes:
+        bundle: the bundle's directory.
+        precision: its precision.
+        checks: the checks in the order of the build, the source model first.
+        require_engine: whether an engine that was not run is a failure.
+    """
 
     bundle: str
     precision: str
     checks: tuple[Check, ...]
     require_engine: bool
     scores: dict[str, Any] | None = None
-    """Of a quantised bundle: what its build measured on real data (`trtkp.bundle.calibration.Scores`)."""
+    """For a quantised bundle: the scores its build measured on real data (`trtkp.bundle.calibration.Scores`)."""
 
     @property
     def ok(self) -> bool:
-        """Nothing failed, and the engine was run if that was asked for."""
+        """Whether no check failed and, if ``require_engine``, the engine was verified."""
         failed = any(check.status == "failed" for check in self.checks)
         engine_missing = self.require_engine and any(
             check.artefact == "engine" and check.status != "verified" for check in self.checks
@@ -103,7 +125,7 @@ class Report:
 
     @property
     def hint(self) -> str | None:
-        """What a failure means, where the pattern of the checks tells."""
+        """What a failure probably means, where the pattern of the checks shows it; None otherwise."""
         source, *others = self.checks
         rounding = (
             self.precision == "fp16"
@@ -116,8 +138,8 @@ class Report:
             return None
         worst = max(error.relative for error in source.outputs.values())
         return (
-            "the graphs agree with each other, only the source model in fp32 is further away: rounding to fp16 makes "
-            f"the difference; build with --precision fp32, or accept it with --tolerance {_round_up(worst):g}"
+            "the graphs agree with each other, and only the source model in fp32 differs: the cause is rounding to "
+            f"fp16; build with --precision fp32, or accept the error with --tolerance {_round_up(worst):g}"
         )
 
 
@@ -131,21 +153,30 @@ def verify(
     require_engine: bool = False,
     seed: int = 0,
 ) -> Report:
-    """Check a bundle on standard-normal inputs, at the smallest shapes of its profile and at a batch of up to 3.
+    """Check every artefact of a bundle against its reference.
+
+    The inputs are standard normal, at the smallest shapes of the profile and at a batch of up to 3. An int8 or fp8
+    bundle is an exception: its ``engine.onnx`` and engine run on the samples that the bundle keeps, or on random inputs
+    within the calibrated range.
 
     Args:
         bundle: a bundle or its directory.
-        model: the source model; without it, the file that the manifest names is used if it is there unchanged.
-        arch: the network of a state dict; without it, the manifest's.
-        trust_pickle: allow a source file that is code.
-        tolerance: relative error allowed; without it, 1e-5 in fp32 and 5e-3 in fp16. Of an int8 or fp8 bundle it is
-            that of ``engine.onnx`` and the engine, 0.5 without it, on samples that the bundle keeps (random ones
-            within the calibrated range where it keeps none); ``model.onnx`` is fp32 there and held to 1e-5.
-        require_engine: an engine that cannot run here is a failure.
-        seed: of the inputs.
+        model: the source model; None for the file named in the manifest, if it exists unchanged.
+        arch: the network of a state dict; None for the manifest's.
+        trust_pickle: allow a source file that contains code.
+        tolerance: largest relative error; None for 1e-5 in fp32, 5e-3 in fp16, 0.5 in int8 and fp8. In int8 and fp8
+            it applies to ``engine.onnx`` and the engine; ``model.onnx`` is fp32 there and must be within 1e-5.
+        require_engine: whether an engine that cannot run on this machine is a failure.
+        seed: seed of the random inputs.
 
     Raises:
-        InputError: no bundle, a corrupted one, or ``model`` is not the model that was built.
+        InputError: there is no bundle, or ``model`` is not the model that was built.
+        IntegrityError: a bundle's file is missing or was changed.
+
+    Example:
+        >>> report = verify("kep/")  # doctest: +SKIP
+        >>> report.ok  # doctest: +SKIP
+        True
     """
     if tolerance is not None and not tolerance > 0:
         raise InputError(f"--tolerance {tolerance}: not a positive number")
@@ -166,7 +197,7 @@ def verify(
 
 
 def dense_graph(packed: ir.Model) -> ir.Model:
-    """The dense masked net: every packed operator as one Conv, its weight unpacked with NumPy."""
+    """Make the dense masked net: every packed operator becomes one Conv, its weight unpacked with NumPy."""
     from trtkp.graph.passes.pack import packed_nodes
     from trtkp.plan.planner import apply_plan
 
@@ -183,9 +214,16 @@ def compare_graphs(
     feeds: Arrays | None = None,
     fuse_qdq: bool = True,
 ) -> Check:
-    """Two graphs in ONNX Runtime on the same inputs: random ones, or ``feeds``.
+    """Run two graphs in ONNX Runtime on the same inputs, and compare their outputs.
 
-    ``fuse_qdq`` false runs the candidate's Q/DQ pairs as they are written.
+    Args:
+        name: name of the candidate in the result.
+        candidate: the graph to check.
+        reference: the graph with the expected outputs.
+        shapes: shapes of the random inputs, by name.
+        precision: precision of the candidate, which sets the tolerance.
+        feeds: inputs to use instead of random ones.
+        fuse_qdq: whether ONNX Runtime may fuse the candidate's Q/DQ pairs into integer kernels.
     """
     import onnx_ir as ir
 
@@ -202,12 +240,19 @@ def compare_graphs(
 def check_built(
     backend: Backend, request: BuildRequest, result: BuildResult, precision: str, *, fuse_qdq: bool = True
 ) -> None:
-    """Where a compiled engine can run, hold what it computes against its graph, before anything is published.
+    """Compare a compiled engine with its graph before it is published; do nothing where it cannot run.
 
-    Random inputs at the smallest and the usual shapes; ``fuse_qdq`` false runs the graph's Q/DQ pairs as written.
+    The inputs are random, at the smallest and at the typical shapes of the profile.
+
+    Args:
+        backend: the backend that built the engine.
+        request: the build request, with the graph.
+        result: the result of the build, with the engine.
+        precision: precision of the engine, which sets the tolerance.
+        fuse_qdq: whether ONNX Runtime may fuse the graph's Q/DQ pairs into integer kernels.
 
     Raises:
-        JobError: it computes something else, or does not run.
+        JobError: the engine computes something else than its graph, or does not run.
     """
     if backend.artefact != "model.engine" or not backend.availability().can_run:
         return
@@ -236,7 +281,10 @@ def _against_graph(runner: Runner, onnx: Path, feeds: Sequence[Arrays], toleranc
 
 
 def calibrated_inputs(bundle: Bundle, shape: Shape, seed: int) -> npt.NDArray[np.float32]:
-    """Inputs [N, ...] of a quantised bundle whose values lie in its ranges: samples that it keeps, or random ones."""
+    """Return inputs [N, ...] within the ranges of a quantised bundle.
+
+    They are the samples that the bundle keeps, repeated as needed; or random ones if it keeps none of this shape.
+    """
     from trtkp.bundle.calibration import CALIBRATION, load_calibration
 
     kept = bundle.samples
@@ -247,20 +295,20 @@ def calibrated_inputs(bundle: Bundle, shape: Shape, seed: int) -> npt.NDArray[np
 
 
 def inputs_in_range(calibration: Calibration, name: str, shape: Shape, seed: int) -> npt.NDArray[np.float32]:
-    """Random inputs, uniform between the smallest and the largest value of the samples that were calibrated with."""
+    """Return random inputs, uniform between the smallest and the largest value of the calibration samples."""
     found = calibration.tensors.get(name)
     low, high = (found.low, found.high) if found is not None else (-1.0, 1.0)
     return np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
 
 
 def _cast(feeds: Arrays, runner: Runner) -> dict[str, npt.NDArray[Any]]:
-    """The feeds in the runner's types: an engine of mixed precision may take half of what its reference takes."""
+    """Cast inputs to the runner's types: an engine of mixed precision may take float16, its reference float32."""
     dtypes = {spec.name: spec.dtype for spec in runner.inputs}
     return {name: feed.astype(dtypes.get(name, feed.dtype), copy=False) for name, feed in feeds.items()}
 
 
 class _Checker:
-    """The checks of one bundle; the dense masked net runs once for all of them."""
+    """Runs the checks of one bundle. The dense masked net, the reference of most of them, runs only once."""
 
     def __init__(self, bundle: Bundle, tolerance: float | None, seed: int) -> None:
         import onnx_ir as ir
@@ -270,7 +318,7 @@ class _Checker:
         self.bundle, self.manifest, self.seed = bundle, bundle.manifest, seed
         quantised = self.manifest.quantisation
         limit = TOLERANCE[self.manifest.precision] if tolerance is None else tolerance
-        #: of ``model.onnx``, and of the engine and its graph
+        #: Tolerance of ``model.onnx``, and that of ``engine.onnx`` and the engine.
         self.tolerance, self.engine_tolerance = limit, limit
         with OrtRunner(ir.to_proto(dense_graph(ir.load(bundle.file("model.onnx"))))) as runner:
             self.feeds = [random_feeds(runner.inputs, shapes, seed) for shapes in self._shapes()]
@@ -285,7 +333,10 @@ class _Checker:
                 self.engine_expected = [runner.run(feeds) for feeds in self.engine_feeds]
 
     def _shapes(self) -> list[dict[str, Shape]]:
-        """The smallest shapes, and a batch of up to 3 where the profile allows it."""
+        """The smallest shapes, and a batch of up to 3 where the profile allows it.
+
+        The second batch shows errors that a batch of 1 hides, such as a batch size baked into a Reshape.
+        """
         smallest = {name: tuple(shapes["min"]) for name, shapes in self.manifest.profile.items()}
         batched = {
             name: (*(max(low, min(3, high)) for low, high in zip(shapes["min"][:1], shapes["max"][:1], strict=True)),
@@ -300,14 +351,14 @@ class _Checker:
         return quantised is None or quantised.form == "onnxruntime"
 
     def graph(self, name: str) -> Check:
-        """A graph of the bundle, in ONNX Runtime."""
+        """Compare a graph of the bundle, run by ONNX Runtime, with the dense masked net."""
         from trtkp.engine.onnxruntime import OrtRunner
 
         with OrtRunner(self.bundle.file(name), fuse_qdq=self._fused) as runner:
             return self._compare_engine(name, runner) if name == "engine.onnx" else self._compare(name, runner)
 
     def ranges(self) -> list[Check]:
-        """In fp16, whether every activation fits: ONNX Runtime's CPU kernels compute in fp32 and would not notice."""
+        """In fp16, check that float16 can hold every activation."""
         import onnx_ir as ir
 
         from trtkp.verification.ranges import FLOAT16_MAX, beyond_float16
@@ -318,11 +369,11 @@ class _Checker:
         found = beyond_float16(ir.load(self.bundle.file("engine.onnx")), self._shapes()[-1], self.seed)
         if found is None:
             return [Check(artefact, against, "verified")]
-        reason = f"{found[0]} reaches {found[1]:.3g}, fp16 ends at {FLOAT16_MAX:.0f}; build with --precision fp32"
+        reason = f"{found[0]} reaches {found[1]:.3g}, beyond fp16's {FLOAT16_MAX:.0f}; build with --precision fp32"
         return [Check(artefact, against, "failed", reason=reason)]
 
     def engine(self) -> list[Check]:
-        """The engine on its own backend; one that was compiled also against the graph that its parser was given."""
+        """Compare the engine with the dense masked net and, if it was compiled, with the graph it was built from."""
         from trtkp.engine import NotRunnableError
 
         try:
@@ -337,12 +388,12 @@ class _Checker:
             return [Check("engine", "dense masked ONNX", "not run", reason=error.message)]
 
     def source(self, model: Path | None, arch: str | None, trust_pickle: bool) -> Check:
-        """The dense masked net against the source model with the pruned weights at zero."""
+        """Compare the dense masked net with the source model whose pruned weights are set to zero."""
         record = self.manifest.source
         path = model if model is not None else self.bundle.path / record.file
         artefact = "dense masked ONNX"
         if model is None and not path.is_file():
-            reason = f"the source model {path.name} is not there; name it with --model"
+            reason = f"the source model {path.name} does not exist; name it with --model"
             return Check(artefact, record.reference, "not run", reason=reason)
         from trtkp.model import load_model
 
@@ -361,7 +412,10 @@ class _Checker:
             return Check(artefact, record.reference, "not run", reason=str(error))
         if source.sha256 != record.sha256:
             if model is not None:
-                raise InputError("is not the model that this bundle was built from (its SHA-256 differs)", file=path)
+                raise InputError(
+                    "is not the model that this bundle was built from (its SHA-256 differs)", file=path,
+                    remedy="name that model, or build the bundle again",
+                )  # fmt: skip
             reason = f"the source model {path.name} was changed since the build"
             return Check(artefact, record.reference, "not run", reason=reason)
         return self._compare_source(source)
@@ -388,7 +442,7 @@ class _Checker:
 
 
 def _compare(artefact: str, against: str, pairs: Sequence[tuple[Arrays, Arrays]], tolerance: float) -> Check:
-    """Errors per output, the worst over all runs."""
+    """Compare outputs. Keeps for every output the worst errors over all runs."""
     errors: dict[str, OutputError] = {}
     for found, expected in pairs:
         for name, reference in expected.items():
@@ -410,7 +464,7 @@ def _compare(artefact: str, against: str, pairs: Sequence[tuple[Arrays, Arrays]]
 
 
 def _round_up(error: float) -> float:
-    """The next number of one digit."""
+    """Round up to one significant digit: 0.0123 becomes 0.02."""
     scale = 10.0 ** np.floor(np.log10(error))
     return float(np.ceil(error / scale) * scale)
 

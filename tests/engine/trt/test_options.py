@@ -94,7 +94,7 @@ def test_what_rtx_cannot_build_here_says_so_in_its_own_words(
     ("options", "words"),
     [
         (TrtOptions(hardware_compatible="ampere+"), "means nothing to TensorRT-RTX; name architectures with --target"),
-        (TrtOptions(hardware_compatible="pascal"), "not known; use one of none, ampere+"),  # type: ignore[arg-type]
+        (TrtOptions(hardware_compatible="pascal"), "no such level; use one of none, ampere+"),  # type: ignore[arg-type]
         (TrtOptions(embed_plugins=True), "TensorRT-RTX takes no plugins"),
         (TrtOptions(workspace_mib=0), "at least 1 MiB"),
     ],
