@@ -156,6 +156,7 @@ def _convolution_for(add: ir.Node, value: ir.Value | None) -> ir.Node | None:
 
 
 def _both_sides(model: ir.Model, sites: dict[str, ir.Node]) -> list[Pair]:
+    # In graph order, so that both operands of a sum have been seen when the sum is reached.
     values: dict[ir.Value, None] = {}
     for node in model.graph:
         if str(node.name) in sites:

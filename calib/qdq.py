@@ -163,7 +163,7 @@ def _quantise_site(graph: ir.Graph, node: ir.Node, site: Site, kind: Kind, share
     weight = constant(value)
     assert value is not None
     assert weight is not None
-    if value not in shared:
+    if value not in shared:  # a weight used by several nodes is stored and dequantised once
         scales = _as_stored(weight_scales(weight, site.axis, kind), value)
         levels = quantise_weight(weight, scales, site.axis, kind)
         inputs = [

@@ -219,9 +219,9 @@ def calibrate_graph(
         if progress is not None:
             progress("Trying each layer alone", done, len(candidates))
         errors[layer] = few.error(few.outputs(quantised([layer])))
-    by_error = sorted(candidates, key=lambda layer: (-errors[layer], layer))
+    by_error = sorted(candidates, key=lambda layer: (-errors[layer], layer))  # ties by name: the same file every time
 
-    scores: dict[tuple[str, ...], float] = {}
+    scores: dict[tuple[str, ...], float] = {}  # scoring runs all samples, and the same choice is asked for twice
 
     def score(some: list[str]) -> float:
         if tuple(some) not in scores:

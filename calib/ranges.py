@@ -105,7 +105,7 @@ def measure_ranges(
             except ValueError as error:  # NumPy makes no histogram of infinite values
                 raise JobError(f"calibration failed on batch {seen} ({error})", remedy="check model and data") from None
             _check_finite(calibrator)
-            if state is not None and seen % _STATE_EVERY == 0:
+            if state is not None and seen % _STATE_EVERY == 0:  # histograms of a large net are megabytes
                 _store(calibrator, state, digest, seen)
         if not seen:
             raise InputError("there is no batch for calibration")
@@ -150,6 +150,8 @@ def _calibrator(model: ir.Model, tensors: Sequence[str], method: str, percentile
             calibrator = calibrate.PercentileCalibrater(file, **common, **bins, percentile=percentile)
     if method == "min-max":
         calibrator.symmetric = False  # a symmetric one keeps only the magnitude, but the record needs low and high
+    # The calibrators choose tensors by operator type. Here the tensors are given, so their selection is replaced, and
+    # value_info is completed, where they look up the type of a tensor.
     infos = {name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors}
     kept = {info.name for info in calibrator.model.graph.value_info}
     outputs = {value.name for value in (*calibrator.model.graph.output, *calibrator.model.graph.input)}

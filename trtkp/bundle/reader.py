@@ -63,8 +63,10 @@ def check_files(path: Path, files: Mapping[str, FileRecord]) -> None:
     """
     for name, record in files.items():
         file = path / name
+        # A link could lead to a file outside of the bundle.
         if not file.is_file() or file.is_symlink():
             raise IntegrityError("is missing from the bundle", file=file, remedy=_AGAIN)
+        # The size is compared first: it costs nothing, and a truncated copy is the most common damage.
         if file.stat().st_size != record.bytes:
             message = f"has {file.stat().st_size} bytes, but the manifest says {record.bytes}"
             raise IntegrityError(message, file=file, remedy=_AGAIN)
@@ -208,6 +210,7 @@ def read_record(path: Path, kind: type[Record]) -> Record:
         text, stated = file.read_bytes(), hash_of_it.read_bytes()
     except OSError as error:
         raise IntegrityError(f"cannot be read ({error.strerror})", file=error.filename, remedy=_AGAIN) from None
+    # The hash comes before the JSON: a damaged manifest must be reported as damaged, not as one with a wrong value.
     if not re.fullmatch(HASH_LINE, stated):
         raise IntegrityError("was changed since it was built (not a SHA-256)", file=hash_of_it, remedy=_AGAIN)
     if stated != hash_line(text):
@@ -217,7 +220,7 @@ def read_record(path: Path, kind: type[Record]) -> Record:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors()[0]  # one line of output: the first problem is enough to act on
         if first["loc"] in (("version",), ("format",)):
             message = (
                 f"{'.'.join(map(str, first['loc']))} is {first['input']}, this trtkp reads "

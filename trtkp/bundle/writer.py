@@ -55,6 +55,7 @@ class BundleWriter:
 
     def __init__(self, target: Path) -> None:
         self.target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target
+        # timeout=0: a second build fails at once, instead of waiting for minutes and then replacing the first's bundle
         self._lock = FileLock(self.target.with_name(f".{self.target.name}.lock"), timeout=0)
         self.staging = self.target.with_name(f".{self.target.name}.building-{os.getpid()}")
 
@@ -102,7 +103,7 @@ class BundleWriter:
         """
         records = {}
         for path in sorted(self.staging.iterdir()):
-            _flush(path)
+            _flush(path)  # before the rename: otherwise a power failure could leave the new name with empty files
             records[path.name] = FileRecord(sha256=hash_file(path), bytes=path.stat().st_size)
         manifest = make_manifest(records)
         text = (manifest.model_dump_json(indent=1) + "\n").encode()
@@ -110,7 +111,7 @@ class BundleWriter:
             path = self.staging / name
             path.write_bytes(content)
             _flush(path)
-        _flush(self.staging)
+        _flush(self.staging)  # of a directory, fsync makes the names of its files durable
         self._swap()
         return manifest
 
@@ -121,7 +122,7 @@ class BundleWriter:
         Elsewhere the old bundle is first renamed to ``.NAME.replaced-PID``. If the process dies in between, `_sweep` of
         the next build renames it back.
         """
-        check_replaceable(self.target)
+        check_replaceable(self.target)  # again: somebody may have put files there while the build ran
         if self.target.exists() and exchange(self.staging, self.target):
             _flush(self.target.parent)
             return  # the staging directory is now the old bundle; __exit__ deletes it
@@ -131,7 +132,7 @@ class BundleWriter:
         try:
             self.staging.rename(self.target)
         except OSError:
-            if old.exists():
+            if old.exists():  # put the old bundle back, so that a failed build changes nothing
                 old.rename(self.target)
             raise
         _flush(self.target.parent)

@@ -86,6 +86,7 @@ class _Sums:
 
     def add(self, outputs: Mapping[str, Array], baseline: Mapping[str, Array], batch: Batch) -> None:
         for name, reference in baseline.items():
+            # float64: in float16 or float32 the sum of squares would overflow or lose its last digits
             y, b = outputs[name].astype(np.float64), reference.astype(np.float64)
             with np.errstate(invalid="ignore"):  # infinities on both sides give NaN: the difference is unknown
                 difference = y - b

@@ -149,6 +149,7 @@ def common_inputs(
         _check_specs(subject.name, runners[subject.name].inputs, specs)
     sizes = {spec.name: _common(spec, [(owner, own[spec.name]) for owner, own in limits.items()]) for spec in specs}
     with_rank = [spec for spec in specs if spec.shape]
+    # Where the first dimension is dynamic it is the batch; where none is, the model has a fixed batch in all of them.
     dynamic = tuple(spec.name for spec in with_rank if sizes[spec.name][0].low < sizes[spec.name][0].high)
     batched = dynamic or tuple(spec.name for spec in with_rank)
     samples, source = _samples(subjects, specs, sizes, data, mean, std, seed)

@@ -104,6 +104,7 @@ def layer_times(profile: EngineProfile, owners: Mapping[str, str], batch: int) -
             beside[layer] += node.ms
             neighbours[layer][node.op] += 1
     order = dict.fromkeys((*compute, *beside))  # order of the computing nodes: a neighbour may run long before them
+    # Medians do not add up exactly, so the rest can come out slightly negative.
     groups[BETWEEN] = max(0.0, profile.run_ms - sum(groups.values()))
     return LayerTimes(
         batch=batch,

@@ -94,6 +94,7 @@ def compare(
         used = {name: runner.threads for name, runner in runners.items()}
         tell("Comparing outputs", 0, 1)
         scores = score(runners, inputs.batches(sweep, every=data is not None))
+    # The engines opened above are closed by now: timing opens them again, several times.
     samples = _time(subjects, inputs, sweep, threads, min(openings, runs), warmup, runs, seconds, tell)
     entries = []
     for done, subject in enumerate(subjects):

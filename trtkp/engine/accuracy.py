@@ -36,7 +36,7 @@ def decisions(runner: Runner, data: LabelledData, profile: Profile) -> npt.NDArr
     spec = runner.inputs[0]
     limits = profile[spec.name]
     inputs = data.inputs.astype(spec.dtype)
-    classes, size = [], limits.max[0]
+    classes, size = [], limits.max[0]  # the largest batch: the fewest runs
     for begin in range(0, len(inputs), size):
         batch = inputs[begin : begin + size]
         count = len(batch)

@@ -69,6 +69,8 @@ def random_feeds(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape], seed:
         shapes: the shape of each input, by name.
         seed: the same seed gives the same values.
     """
+    # Standard normal is the range of normalised images. Integer inputs are usually masks or indices, for which 0 and 1
+    # are valid almost everywhere.
     rng = np.random.default_rng(seed)
     feeds: dict[str, np.ndarray] = {}
     for spec in specs:

@@ -167,7 +167,7 @@ class OrtRunner(Closing):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.use_deterministic_compute = True
+        options.use_deterministic_compute = True  # the same bits on every run, so that results can be compared exactly
         options.log_severity_level = 3  # errors only: warnings would go straight to the user's terminal
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
         options.add_session_config_entry("session.disable_quant_qdq", "0" if fuse_qdq else "1")
@@ -241,6 +241,7 @@ def _place(source: Path, target: Path) -> tuple[Path, ...]:
     target.parent.mkdir(parents=True, exist_ok=True)
     data = target.with_name(target.name + ".data")
     if source.resolve() != target.resolve():
+        # Loaded and saved rather than copied, because the external data of a file has its name inside the graph.
         model = onnx.load(source)
         large = model.ByteSize() > _LARGEST_SINGLE_FILE
         onnx.save_model(model, target, save_as_external_data=large, location=data.name if large else None)

@@ -91,7 +91,7 @@ class Batcher:
         # One taker at a time: two free instances must not split the requests that one batch could hold.
         async with self._turn:
             while True:
-                self._changed.clear()
+                self._changed.clear()  # before looking at the queue, so that a job put meanwhile is not missed
                 while self._jobs and self._jobs[0].answer.done():
                     self._jobs.popleft()
                 if not self._jobs:
@@ -121,7 +121,7 @@ class Batcher:
         """
         batch = [self._jobs.popleft()]
         room = (self._rows or 0) - batch[0].rows
-        left: deque[Job] = deque()
+        left: deque[Job] = deque()  # jobs that stay, in their order
         while self._jobs and room > 0:
             job = self._jobs.popleft()
             if job.answer.done():

@@ -85,6 +85,7 @@ class TensorContract:
         Raises:
             BadRequest: a check failed. The message names the input, what was expected, and what was given.
         """
+        # Text from the client is cut in messages: it may be megabytes long, and it goes into the log.
         if raw.datatype != self.datatype:
             raise BadRequest(f"input {self.name}: expected {self}, got datatype {str(raw.datatype)[:40]}")
         shape = tuple(raw.shape)
@@ -168,7 +169,7 @@ class Contract:
         inputs = {}
         for record in manifest.inputs:
             low, high = (tuple(manifest.profile[record.name][end]) for end in ("min", "max"))
-            if batch is not None:
+            if batch is not None:  # a request may have a single row: it is batched with others, or padded
                 low, high = (1, *low[1:]), (batch[1], *high[1:])
             inputs[record.name] = _tensor(record, low, high)
         outputs = {record.name: _tensor(record) for record in manifest.outputs}
@@ -239,6 +240,7 @@ def _batch(bundle: Bundle) -> tuple[int, int] | None:
     """Smallest and largest batch, if the first dimension of every input and output is the same; None otherwise."""
     manifest = bundle.manifest
     records = [*manifest.inputs, *manifest.outputs]
+    # A one-dimensional tensor is not a batch of samples, and an output without the batch cannot be split again.
     if any(len(record.shape) < 2 for record in records) or len({record.shape[0] for record in records}) != 1:
         return None
     limits = [manifest.profile[record.name] for record in manifest.inputs]

@@ -436,6 +436,7 @@ class _Checker:
         weights = {name: parameters[name] * index.mask() for name, index in self.bundle.index_sets.items()}
         pairs = []
         for feeds, found in zip(self.feeds, self.expected, strict=True):
+            # An fp16 bundle takes float16, but its source model computes in float32.
             full = {name: feed.astype(np.float32) if feed.dtype.kind == "f" else feed for name, feed in feeds.items()}
             pairs.append((found, source.run(full, weights)))
         return _compare("dense masked ONNX", source.reference_name, pairs, self.tolerance)
@@ -448,6 +449,7 @@ def _compare(artefact: str, against: str, pairs: Sequence[tuple[Arrays, Arrays]]
         for name, reference in expected.items():
             if name not in found:
                 return Check(artefact, against, "failed", reason=f"it has no output {name}", tolerance=tolerance)
+            # float64, because the squares of float16 values overflow
             a, b = np.asarray(found[name], np.float64), np.asarray(reference, np.float64)
             if a.shape != b.shape:
                 reason = f"output {name} has shape {list(a.shape)}, expected {list(b.shape)}"

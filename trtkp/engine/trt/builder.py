@@ -67,13 +67,13 @@ def build_engine(trt: Any, request: BuildRequest, engine: Path, log: Log, progre
     mark = logger.mark()
     plan = builder.build_serialized_network(network, config)
     found = plugin_layers(network)
-    del parser
+    del parser  # only now: it owns the weights that the builder read
     if plan is None:
         raise JobError(f"the builder failed: {logger.since(mark) or 'it gave no reason'}", file=request.onnx)
     if cache is not None:
         cache.save()
     with engine.open("wb") as file:
-        file.write(memoryview(plan))
+        file.write(memoryview(plan))  # the plan is TensorRT's memory; bytes(plan) would copy it once more
     return {
         "version": trt.__version__,
         "targets": targets,

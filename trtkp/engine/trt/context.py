@@ -202,7 +202,7 @@ class Context:
         self.engine, self.handle = engine, handle
         device = self._device = engine.device
         self._stream = device.create_stream()
-        self._events = [device.create_event() for _ in range(4)]
+        self._events = [device.create_event() for _ in range(4)]  # around copies in, kernels, copies out
         self._memory: dict[str, DeviceMemory] = {}
         self._pinned: dict[str, npt.NDArray[np.uint8]] = {}
         self._binding: _Binding | None = None
@@ -242,6 +242,7 @@ class Context:
             h2d, gpu, d2h = (
                 self._device.elapsed_ms(a, b) for a, b in zip(self._events[:-1], self._events[1:], strict=True)
             )
+            # copied: the next run writes to the same page-locked buffers
             return {name: np.array(host) for name, host in outputs.items()}, RunTimes(h2d, gpu, d2h, enqueue_ms)
 
     def close(self) -> None:
@@ -266,6 +267,7 @@ class Context:
         checked = self.engine.checked
         shapes = {name: tuple(feed.shape) for name, feed in feeds.items()}
         last, self._binding = self._binding, None  # after a failure below, the next run sets everything again
+        # TensorRT computes the shapes of the outputs from those of the inputs; only then are the buffers' sizes known.
         if last is None or last.shapes != shapes:
             for name, shape in shapes.items():
                 checked(f"input {name} {list(shape)}", self.handle.set_input_shape, name, shape)
@@ -297,6 +299,7 @@ class Context:
     def _enqueue(self, feeds: Mapping[str, Feed], outputs: Mapping[str, npt.NDArray[Any]], graph: Any) -> float:
         """Enqueue copies and kernels on the stream. Returns the milliseconds the host took to launch the kernels."""
         device, stream, events = self._device, self._stream, self._events
+        # Inputs go through page-locked memory: from ordinary memory, the driver would copy them synchronously.
         staged = {}
         for name, feed in feeds.items():
             if isinstance(feed, np.ndarray):

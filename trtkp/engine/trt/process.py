@@ -47,6 +47,7 @@ def build_in_worker(module: str, request: BuildRequest, artefact: str, progress:
     start = time.perf_counter()
     request.output.mkdir(parents=True, exist_ok=True)
     target = request.output / artefact
+    # A random name: two builds into one directory must not write to the same file.
     unfinished = request.output / f".{artefact}.{uuid.uuid4().hex[:8]}.tmp"
     warnings: list[str] = []
     log: list[str] = []
@@ -106,7 +107,7 @@ def _follow(
                 remedy="if it ran out of memory, give it more, or build for smaller shapes",
             )
         finally:
-            process.kill()
+            process.kill()  # after `done` too: the engine is written, and the library's clean-up could hang
             process.wait()
             with contextlib.suppress(OSError):
                 process.stdin.close()

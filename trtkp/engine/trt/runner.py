@@ -108,6 +108,7 @@ class TrtEngineRunner(Closing):
                 taken[layer_name].append(ms)
 
         known = {layer.name: layer for layer in read_layers(self._engine)}
+        # A context of its own: a profiler stays attached to its context and would slow all later runs.
         context = self._engine.create_context()
         wholes = []
         try:

@@ -63,6 +63,7 @@ class TimingCacheFile:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Another build may have added times since this one read the file: read it again under the lock and merge.
             with FileLock(f"{self.path}.lock"):
                 found = self._read()
                 other = self._config.create_timing_cache(found) if found else None

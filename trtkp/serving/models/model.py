@@ -138,6 +138,7 @@ class Model:
 
     async def _open(self) -> WorkerProcess:
         instances = self._options.instances
+        # Instances compute at the same time: with all cores for each, their threads would compete.
         threads = self._options.threads or max(1, usable_cores() // instances)
         return await WorkerProcess.start(self._bundle, self.contract, instances, threads)
 
@@ -178,7 +179,7 @@ class Model:
             try:
                 start = monotonic()
                 results, milliseconds = await instance.run(jobs, self._options.timeout_s)
-            except TimeoutError:
+            except TimeoutError:  # a hanging engine cannot be interrupted, only its process can be killed
                 error = Unavailable(f"the engine did not answer for {self._options.timeout_s:g} s and was restarted")
                 worker.kill()
                 return
@@ -204,7 +205,7 @@ class Model:
         self, jobs: Sequence[Job], results: Sequence[dict[str, np.ndarray]], start: float, milliseconds: float
     ) -> None:
         for job, result in zip(jobs, results, strict=True):
-            if not job.answer.done():
+            if not job.answer.done():  # it may have timed out while the batch ran
                 job.answer.set_result(result)
             self._metrics.queue_seconds.observe(start - job.arrived)
             self.statistics.queue_ns += int((start - job.arrived) * 1e9)

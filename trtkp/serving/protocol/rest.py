@@ -104,6 +104,7 @@ class _Endpoints:
         service = self._service
         request_id = request.state.request_id = _request_id(request)
         with service.exchange("http", request_id) as exchange:
+            # The cheap refusals come first: an overloaded server must not read bodies that it cannot queue.
             model = exchange.model = self._find(request)
             model.check_room()
             declared = self._declared(request)
@@ -153,6 +154,7 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].startswith("/v2/health/"):
             given = dict(scope["headers"]).get(b"authorization", b"")
+            # compare_digest takes the same time for any wrong token, so that timing does not reveal parts of it
             if not hmac.compare_digest(given, self._expected):
                 refusal = _refuse(Request(scope), Unauthorised("no valid bearer token"))
                 await refusal(scope, receive, send)

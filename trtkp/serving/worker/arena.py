@@ -78,6 +78,7 @@ class Arena(Closing):
 
     def _map(self) -> Any:
         size = os.fstat(self.descriptor).st_size
+        # The other process may have grown the arena since it was mapped.
         if self._memory is None or len(self._memory) != size:
             self._memory = mmap.mmap(self.descriptor, size) if size else None
         return self._memory if self._memory is not None else bytearray()

@@ -102,6 +102,7 @@ class Instance:
     def _split(self, jobs: Sequence[Job], outputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         if self._contract.batch is None:
             return [{name: value.copy() for name, value in outputs.items()}]
+        # The results are copied below, because the next batch overwrites the arena.
         rows = max(sum(job.rows for job in jobs), self._contract.batch[0])
         for name, value in outputs.items():
             if len(value) != rows:
@@ -114,7 +115,7 @@ class Instance:
 
     async def _hear(self) -> dict[str, Any]:
         line = await self._reader.readline()
-        if not line.endswith(b"\n"):
+        if not line.endswith(b"\n"):  # the worker died, perhaps in the middle of a line
             raise ConnectionResetError
         return json.loads(line)
 
