@@ -288,7 +288,7 @@ def test_interrupted_build(folder: Path) -> None:
         ("dense data.npz", 2, "data.npz: is no model format that trtkp knows"),
         ("dense kep --batch 1,two", 2, "--batch 1,two: not whole numbers separated by commas; write --batch 1,8,32"),
         ("dense kep --batch 0", 2, "--batch 0: not different batch sizes of at least 1"),
-        ("dense kep --batch 65", 2, "dense: batch 65 is outside 1..64, what input image takes"),
+        ("dense kep --batch 65", 2, "dense: batch 65 is outside 1..64, the range of input image"),
         ("dense kep --runs 0", 2, "--runs 0"),
         ("dense kep --data absent", 2, "absent: no such data"),
         ("dense kep --html no/x.html", 2, "x.html: its directory does not exist"),

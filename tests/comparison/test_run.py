@@ -174,7 +174,7 @@ def test_refusals(compared: Compared, folder: Path, tmp_path: Path) -> None:
         compared("dense", "kep", "../" + folder.name + "/dense")
     with pytest.raises(InputError, match="absent: no such bundle"):
         compared("dense", "absent")
-    with pytest.raises(InputError, match=r"dense: batch 17 is outside 1\.\.16, what input image takes; choose"):
+    with pytest.raises(InputError, match=r"dense: batch 17 is outside 1\.\.16, the range of input image; choose"):
         compared("kep", "dense", batches=(1, 17))
     for batches in ((0,), (-1,), (1, 1)):
         with pytest.raises(InputError, match=r"--batch .*: not different batch sizes of at least 1"):
@@ -197,21 +197,21 @@ def test_refusals(compared: Compared, folder: Path, tmp_path: Path) -> None:
 
 def test_engines_of_other_models(compared: Compared, folder: Path, tmp_path: Path) -> None:
     other = write_classifier(tmp_path / "classes.onnx", classes=6)
-    with pytest.raises(InputError, match=r"classes\.onnx: output y is \[4, 6\], the baseline's \[4, 5\]"):
+    with pytest.raises(InputError, match=r"classes\.onnx: output y has shape \[4, 6\], but the baseline's has \[4, 5\]"):
         compared("dense", other)
     grey = write_classifier(tmp_path / "grey.onnx", (1, 4))
     with pytest.raises(
-        InputError, match=r"input image has no size of dimension 1 that all take: .*dense 3\.\.3, .*1\.\.1"
+        InputError, match=r"input image: no size of dimension 1 fits all engines: .*dense 3\.\.3, .*1\.\.1"
     ):
         compared("dense", grey)
     model = onnx.load(folder / "net.onnx")
     model.graph.input[0].name = model.graph.node[0].input[0] = "pixels"
     onnx.save(model, tmp_path / "renamed.onnx")
-    with pytest.raises(InputError, match=r"takes pixels float32\[N, 3, 8, 8\], the baseline image float32"):
+    with pytest.raises(InputError, match=r"has inputs pixels float32\[N, 3, 8, 8\], the baseline image float32"):
         compared("dense", tmp_path / "renamed.onnx")
     half = BuildOptions(precision="fp16", keep_io=False, lowering="dense")
     trtkp.build(folder / "net.onnx", tmp_path / "half", method="none", options=half)
-    with pytest.raises(InputError, match=r"half: takes image float16.*; compare engines of one model; with fp16"):
+    with pytest.raises(InputError, match=r"half: has input image float16.*; compare engines of one model; with fp16"):
         compared("dense", tmp_path / "half")
     fixed = write_classifier(tmp_path / "fixed.onnx", batch=2)
     assert compared("dense", fixed).batches == (2,)

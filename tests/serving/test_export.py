@@ -226,10 +226,10 @@ def test_container_s_command_serves_the_bundle_under_its_name(trtkp: Trtkp, bund
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("Kep", "--storage", "s3://x"), "Kubernetes takes up to 54 small letters"),
+        (("Kep", "--storage", "s3://x"), "Kubernetes allows up to 54 lower-case letters"),
         (("kep", "--storage", "models/kep"), "not a URI"),
         (("kep", "--storage", "s3://x", "--min-replicas", "5"), "not a range"),
-        (("kep", "--storage", "s3://x", "--cpu", "two"), "--cpu two: no Kubernetes quantity"),
+        (("kep", "--storage", "s3://x", "--cpu", "two"), "--cpu two: not a Kubernetes quantity"),
         (("kep", "--storage", "s3://x", "--gpus", "-1"), "--gpus -1: must be 0 or more"),
     ],
 )

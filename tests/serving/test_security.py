@@ -79,7 +79,7 @@ def test_refusals(trtkp: Trtkp, bundles: Path, tmp_path: Path, monkeypatch: pyte
         ((kep, "--timeout", "0"), "--timeout 0: must be more"),
         ((kep, "--max-body", "0"), "--max-body 0.0: must be more than 0"),
         ((kep, "--port", "70000"), "--port 70000: no such port"),
-        ((bundles / "wide", "--max-batch", "1"), "--max-batch 1: the engine takes 2 or more"),
+        ((bundles / "wide", "--max-batch", "1"), "--max-batch 1: the engine needs 2 or more"),
         ((kep, "--tls-cert", "empty"), "TLS needs a certificate and its key"),
         ((kep, "--tls-cert", "empty", "--tls-key", "empty"), "TLS cannot be set up"),
         ((kep, "--token-file", "empty"), "empty: the token file is empty"),

@@ -170,7 +170,7 @@ def test_parser_that_takes_bodies_fails_the_build(
     monkeypatch.setattr("trtkp.engine.trt.tensorrt._MODULE", "old_tensorrt")
     monkeypatch.setattr("trtkp.engine.trt.tensorrt.importable", lambda name: name == "old_tensorrt")
     with pytest.raises(
-        JobError, match=r"the graph has \d operators of domain trtkp, the parsed network 0 plugin layers"
+        JobError, match=r"the graph has \d operators of domain trtkp, but the network has 0 plugin layers"
     ):
         build(model, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
@@ -180,7 +180,7 @@ def test_embedded_plugins_need_leave(machine: None, model: Path, tmp_path: Path)
     bundle = build(model, tmp_path / "bundle", tensorrt=TrtOptions(embed_plugins=True))
     assert bundle.manifest.tensorrt is not None
     assert bundle.manifest.tensorrt.embed_plugins
-    with pytest.raises(JobError, match="setEngineHostCodeAllowed; it carries code of its own: set TRTKP_ALLOW"):
+    with pytest.raises(JobError, match="setEngineHostCodeAllowed; the engine contains host code: set TRTKP_ALLOW"):
         bundle.run({"image": images(1)})
     with bundle.open(options=RunOptions(allow_host_code=True)) as runner:
         assert runner.run({"image": images(1)})["y"].shape == (1, 5)
@@ -191,7 +191,7 @@ def test_stripped_engines_take_their_weights_from_the_graph(machine: None, model
     whole = build(model, tmp_path / "whole")
     x = {"image": images(2)}
     np.testing.assert_array_equal(bundle.run(x)["y"], whole.run(x)["y"])
-    with pytest.raises(JobError, match=r"its weights cannot be taken from .*absent.onnx: refitFromFile: no such file"):
+    with pytest.raises(JobError, match=r"the engine cannot be refitted with the weights of .*absent.onnx: refitFromFile: no such file"):
         whole.open(options=RunOptions(refit_from=tmp_path / "absent.onnx"))
 
 
