@@ -76,7 +76,9 @@ def test_maps_have_no_top_1() -> None:
 
 def test_refusals() -> None:
     batch = [Batch({"x": np.ones((2, 3))}, 2)]
-    with pytest.raises(InputError, match="engine1: has outputs z, but the baseline has y; compare engines of one model"):
+    with pytest.raises(
+        InputError, match="engine1: has outputs z, but the baseline has y; compare engines of one model"
+    ):
         scored(Fake(y=lambda x: x), Fake(z=lambda x: x), batches=batch)
     with pytest.raises(InputError, match=r"engine1: output y has shape \[2, 2\], but the baseline's has \[2, 3\]"):
         scored(Fake(y=lambda x: x), Fake(y=lambda x: x[:, :2]), batches=batch)

@@ -197,7 +197,9 @@ def test_refusals(compared: Compared, folder: Path, tmp_path: Path) -> None:
 
 def test_engines_of_other_models(compared: Compared, folder: Path, tmp_path: Path) -> None:
     other = write_classifier(tmp_path / "classes.onnx", classes=6)
-    with pytest.raises(InputError, match=r"classes\.onnx: output y has shape \[4, 6\], but the baseline's has \[4, 5\]"):
+    with pytest.raises(
+        InputError, match=r"classes\.onnx: output y has shape \[4, 6\], but the baseline's has \[4, 5\]"
+    ):
         compared("dense", other)
     grey = write_classifier(tmp_path / "grey.onnx", (1, 4))
     with pytest.raises(

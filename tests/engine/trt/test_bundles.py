@@ -191,7 +191,9 @@ def test_stripped_engines_take_their_weights_from_the_graph(machine: None, model
     whole = build(model, tmp_path / "whole")
     x = {"image": images(2)}
     np.testing.assert_array_equal(bundle.run(x)["y"], whole.run(x)["y"])
-    with pytest.raises(JobError, match=r"the engine cannot be refitted with the weights of .*absent.onnx: refitFromFile: no such file"):
+    with pytest.raises(
+        JobError, match=r"the engine cannot be refitted with the weights of .*absent.onnx: refitFromFile: no such file"
+    ):
         whole.open(options=RunOptions(refit_from=tmp_path / "absent.onnx"))
 
 
