@@ -189,7 +189,7 @@ def test_timing_cache_that_tensorrt_refuses(tmp_path: Path) -> None:
     said: list[str] = []
     TimingCacheFile(module, config, tmp_path, lambda severity, text: said.append(text))
     assert taken == [b"of another GPU", b""]
-    assert said == [f"timing cache: {tmp_path / cache_name(module)} cannot be used, every tactic is timed anew"]
+    assert said == [f"timing cache: {tmp_path / cache_name(module)} cannot be used, so every tactic is timed again"]
 
 
 def network(*kinds: str) -> Any:
