@@ -150,7 +150,7 @@ def test_a_calibration_is_taken_again_edited(folder: Path, int8: trtkp.Bundle, t
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda d: d["tensors"]["x"].update(scale=0.5), "scale 0.5 is not amax / 127 of amax"),
+        (lambda d: d["tensors"]["x"].update(scale=0.5), "scale 0.5 is not amax / 127 for amax"),
         (lambda d: d["tensors"]["x"].update(amax=-1), "tensors.x.amax"),
         (lambda d: d["layers"].update(other=d["layers"]["fc.weight"]), "it names other, which the model lacks"),
         (lambda d: d["layers"].pop("fc.weight"), "it lacks the layer fc.weight"),
