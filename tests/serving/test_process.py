@@ -46,7 +46,7 @@ def answered(contract: Contract, answer: Callable[[Arena], dict[str, Any] | None
 
     async def ask() -> Any:
         instance = Instance(contract)
-        theirs = instance.far_end.dup(), Arena(os.dup(instance.outputs.descriptor))
+        theirs = instance.worker_socket.dup(), Arena(os.dup(instance.outputs.descriptor))
         worker = threading.Thread(target=work, args=theirs)
         worker.start()
         try:

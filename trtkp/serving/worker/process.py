@@ -41,14 +41,14 @@ class Instance:
         with contextlib.ExitStack() as made:  # closes the arenas if a later step fails
             self.inputs, self.outputs = made.enter_context(Arena.new()), made.enter_context(Arena.new())
             self.inputs.reserve(size)
-            self._socket, self.far_end = socket.socketpair()
+            self._socket, self.worker_socket = socket.socketpair()
             made.pop_all()
 
     async def connect(self) -> dict[str, Any]:
         """Connect to the worker and return its first message."""
-        self.far_end.close()
+        self.worker_socket.close()
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
-        return await self._hear()
+        return await self._receive()
 
     async def run(self, jobs: Sequence[Job], limit: float) -> tuple[list[dict[str, np.ndarray]], float]:
         """Compute a batch.
@@ -68,7 +68,7 @@ class Instance:
         places = self._write(jobs)
         try:
             self._writer.write(json.dumps({"inputs": places}).encode() + b"\n")
-            answer = await asyncio.wait_for(self._hear(), limit)
+            answer = await asyncio.wait_for(self._receive(), limit)
         except ConnectionError:
             raise Unavailable(_GONE, remedy="try again") from None
         if "error" in answer:
@@ -79,7 +79,7 @@ class Instance:
         """Close the socket, which ends the worker's thread, and close the arenas."""
         if hasattr(self, "_writer"):
             self._writer.close()
-        for part in (self._socket, self.far_end, self.inputs, self.outputs):
+        for part in (self._socket, self.worker_socket, self.inputs, self.outputs):
             part.close()
 
     def _write(self, jobs: Sequence[Job]) -> list[Any]:
@@ -113,7 +113,7 @@ class Instance:
             row += job.rows
         return results
 
-    async def _hear(self) -> dict[str, Any]:
+    async def _receive(self) -> dict[str, Any]:
         line = await self._reader.readline()
         if not line.endswith(b"\n"):  # the worker died, perhaps in the middle of a line
             raise ConnectionResetError
@@ -157,7 +157,7 @@ class WorkerProcess:
         try:
             for _ in range(instances):
                 made.append(Instance(contract))  # noqa: PERF401 - if one fails, those made before it are closed below
-            channels = [[one.far_end.fileno(), one.inputs.descriptor, one.outputs.descriptor] for one in made]
+            channels = [[one.worker_socket.fileno(), one.inputs.descriptor, one.outputs.descriptor] for one in made]
             process = subprocess.Popen(  # noqa: ASYNC220 - returns at once; a thread waits for the end of the process
                 child_command("trtkp.serving.worker.worker"),
                 stdin=subprocess.PIPE,

@@ -75,12 +75,12 @@ def _instance(
         for shapes in job["warm_up"]:
             runner.run({spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in runner.inputs})
     except TrtkpError as error:
-        _say(lines, error=error.message, file=error.file, remedy=error.remedy)
+        _send(lines, error=error.message, file=error.file, remedy=error.remedy)
         return
     with runner:
-        _say(lines, ready=True)
+        _send(lines, ready=True)
         for line in lines:
-            _say(lines, **_answer(runner, json.loads(line), inputs, outputs))
+            _send(lines, **_answer(runner, json.loads(line), inputs, outputs))
 
 
 def _answer(runner: Runner, request: dict[str, Any], inputs: Arena, outputs: Arena) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _answer(runner: Runner, request: dict[str, Any], inputs: Arena, outputs: Are
     return {"outputs": places, "ms": seconds * 1e3}
 
 
-def _say(lines: BufferedRWPair, **event: Any) -> None:
+def _send(lines: BufferedRWPair, **event: Any) -> None:
     lines.write(json.dumps(event).encode() + b"\n")
     lines.flush()
 
