@@ -274,7 +274,7 @@ class Context:
             if missing := checked("cannot infer the output shapes", self.handle.infer_shapes):
                 raise self.engine.failure(f"the shape of {', '.join(missing)} cannot be inferred", "")
         addresses = {
-            name: self._room(name, feed.nbytes) if isinstance(feed, np.ndarray) else feed.address
+            name: self._device_buffer(name, feed.nbytes) if isinstance(feed, np.ndarray) else feed.address
             for name, feed in feeds.items()
         }
         outputs = {}
@@ -286,8 +286,8 @@ class Context:
                     file=self.engine.path,
                 )
             nbytes = dtype.itemsize * prod(shape)
-            addresses[spec.name] = self._room(spec.name, nbytes)
-            outputs[spec.name] = self._host(spec.name, nbytes).view(dtype).reshape(shape)
+            addresses[spec.name] = self._device_buffer(spec.name, nbytes)
+            outputs[spec.name] = self._host_buffer(spec.name, nbytes).view(dtype).reshape(shape)
         if last is not None and (last.shapes, last.addresses) == (shapes, addresses):
             self._binding = last
         else:
@@ -303,7 +303,7 @@ class Context:
         staged = {}
         for name, feed in feeds.items():
             if isinstance(feed, np.ndarray):
-                staged[name] = self._host(name, feed.nbytes).view(feed.dtype).reshape(feed.shape)
+                staged[name] = self._host_buffer(name, feed.nbytes).view(feed.dtype).reshape(feed.shape)
                 staged[name][...] = feed
         device.record(events[0], stream)
         for name, host in staged.items():
@@ -332,7 +332,7 @@ class Context:
     def _execute(self) -> None:
         self.engine.checked("the engine failed", self.handle.execute_async_v3, self._device.stream_handle(self._stream))
 
-    def _room(self, name: str, nbytes: int) -> int:
+    def _device_buffer(self, name: str, nbytes: int) -> int:
         """Address of the tensor's device buffer, which is replaced if it is too small."""
         found = self._memory.get(name)
         if found is None or found.nbytes < nbytes:
@@ -341,7 +341,7 @@ class Context:
             self._memory[name] = found = self._device.allocate(nbytes)
         return found.address
 
-    def _host(self, name: str, nbytes: int) -> npt.NDArray[np.uint8]:
+    def _host_buffer(self, name: str, nbytes: int) -> npt.NDArray[np.uint8]:
         """The tensor's page-locked host buffer. Copies from pageable memory would not be asynchronous."""
         found = self._pinned.get(name)
         if found is None or found.nbytes < nbytes:
