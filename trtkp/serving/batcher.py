@@ -99,7 +99,7 @@ class Batcher:
                     continue
                 remaining = self._jobs[0].arrived + self._delay - monotonic()
                 if remaining <= 0 or self._is_full():
-                    return self._leave()
+                    return self._pop_batch()
                 try:
                     await asyncio.wait_for(self._changed.wait(), remaining)
                 except TimeoutError:
@@ -114,7 +114,7 @@ class Batcher:
         key = self._jobs[0].key
         return self._rows is None or sum(job.rows for job in self._jobs if job.key == key) >= self._rows
 
-    def _leave(self) -> list[Job]:
+    def _pop_batch(self) -> list[Job]:
         """Remove and return the oldest job, and the jobs with its key that still fit, in order.
 
         The search stops at the first such job that is too large, so that smaller ones cannot overtake it for ever.
