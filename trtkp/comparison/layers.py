@@ -86,7 +86,7 @@ def layer_times(profile: EngineProfile, owners: Mapping[str, str], batch: int) -
         batch: samples per run.
     """
     layers = [_owner(node, owners) for node in profile.nodes]
-    _adopt(profile.nodes, layers)
+    _attribute_moves(profile.nodes, layers)
     compute: dict[str, float] = {}
     beside: dict[str, float] = defaultdict(float)
     neighbours: dict[str, Counter[str]] = defaultdict(Counter)
@@ -152,7 +152,7 @@ def _origins(name: str) -> Iterable[str]:
         yield name
 
 
-def _adopt(nodes: Sequence[NodeTime], layers: list[str | None]) -> None:
+def _attribute_moves(nodes: Sequence[NodeTime], layers: list[str | None]) -> None:
     """Attribute moves without a layer to the layer that reads them, or else to the one that wrote their input.
 
     ``layers`` is changed in place.
