@@ -17,8 +17,8 @@ _FLAGS = ("n", "ratio", "allocation", "share", "alpha", "filter_group", "channel
 def build_settings(bundle: Bundle) -> dict[str, str]:
     """Return what a reader needs to judge a bundle's figures: method, precision, plan, libraries."""
     manifest = bundle.manifest
-    forms = [layer.lowering for layer in manifest.layers if layer.lowering is not None]
-    plan = ", ".join(f"{forms.count(form)} {form}" for form in sorted(set(forms))) or "nothing packed"
+    lowerings = [layer.lowering for layer in manifest.layers if layer.lowering is not None]
+    plan = ", ".join(f"{lowerings.count(name)} {name}" for name in sorted(set(lowerings))) or "nothing packed"
     threads = f", {manifest.plan.threads} threads" if manifest.plan.threads else ""
     found = {
         "method": manifest.method,
