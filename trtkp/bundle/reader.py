@@ -46,8 +46,10 @@ def load(path: str | PathLike[str]) -> Bundle:
         IntegrityError: a file is missing, was changed, or has another size.
 
     Example:
-        >>> with load("kep/") as bundle:  # doctest: +SKIP
-        ...     logits = bundle.run({"image": images})["logits"]
+        ```python
+        with load("kep/") as bundle:
+            logits = bundle.run({"image": images})["logits"]
+        ```
     """
     path = Path(path)
     manifest = read_record(path, Manifest)

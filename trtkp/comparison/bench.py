@@ -76,8 +76,10 @@ def bench(
         NotRunnableError: an engine cannot run on this machine.
 
     Example:
-        >>> dense, pruned = bench(["dense/", "kep/"], batch=8)  # doctest: +SKIP
-        >>> speed_up = dense.timing.median_ms / pruned.timing.median_ms  # doctest: +SKIP
+        ```python
+        dense, pruned = bench(["dense/", "kep/"], batch=8)
+        speed_up = dense.timing.median_ms / pruned.timing.median_ms
+        ```
     """
     if runs < 1 or warmup < 0:
         raise InputError(f"--runs {runs}, --warmup {warmup}: at least one run and no negative warm-up")

@@ -79,8 +79,11 @@ def compare(
         NotRunnableError: an engine cannot run on this machine.
 
     Example:
-        >>> comparison = compare(["dense/", "kep/"], batches=[1, 8])  # doctest: +SKIP
-        >>> comparison.entries[1].latencies[0].speed_up  # doctest: +SKIP
+        ```python
+        comparison = compare(["dense/", "kep/"], batches=[1, 8])
+        pruned = comparison.entries[1]
+        print(pruned.latencies[0].speed_up.value, pruned.difference.relative)
+        ```
     """
     _check_counts(batches, openings, runs, warmup, seed, threads)
     tell = progress or (lambda phase, done, total: None)

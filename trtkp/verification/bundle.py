@@ -174,9 +174,10 @@ def verify(
         IntegrityError: a bundle's file is missing or was changed.
 
     Example:
-        >>> report = verify("kep/")  # doctest: +SKIP
-        >>> report.ok  # doctest: +SKIP
-        True
+        ```python
+        report = verify("kep/")
+        assert report.ok, [check.summary for check in report.checks]
+        ```
     """
     if tolerance is not None and not tolerance > 0:
         raise InputError(f"--tolerance {tolerance}: not a positive number")

@@ -53,8 +53,9 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str], *, comman
         JobError: a package is missing.
 
     Example:
-        >>> write_report(trtkp.compare(["dense/", "kep/"]), "report.html")  # doctest: +SKIP
-        PosixPath('report.html')
+        ```python
+        write_report(trtkp.compare(["dense/", "kep/"]), "report.html")
+        ```
     """
     path = Path(path)
     check_packages()

@@ -61,8 +61,9 @@ def serve(
         JobError: an engine cannot run on this machine.
 
     Example:
-        >>> serve([Path("kep/")], on_ready=print)  # doctest: +SKIP
-        Addresses(http='http://127.0.0.1:8000', grpc='127.0.0.1:8001', models={'kep': ['1']})
+        ```python
+        serve([Path("kep/")], on_ready=lambda addresses: print(addresses.http))  # http://127.0.0.1:8000
+        ```
     """
     options = options or ServeOptions()
     start_logging(options.log_level)
