@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from trtkp.version import __version__
 
+# When ONNX Runtime is imported, it stores a telemetry identifier in the home folder. Where that cannot be written (in a
+# container, for a service account), it prints a warning on standard error, in the middle of a command's output. The
+# variable is set here because this module runs before every other one of trtkp; a value set by the user is kept.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 if TYPE_CHECKING:
     from trtkp.budget.advise import Advice, AdviceOptions, advise
     from trtkp.bundle import Bundle, load
@@ -28,11 +33,6 @@ if TYPE_CHECKING:
     from trtkp.pipeline.options import BuildOptions
     from trtkp.verification.bundle import verify
 
-
-# When ONNX Runtime is imported, it stores a telemetry identifier in the home folder. Where that cannot be written (in a
-# container, for a service account), it prints a warning on standard error, in the middle of a command's output. The
-# variable is set here because this module runs before every other one of trtkp; a value set by the user is kept.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 #: Public name to the module that holds it, imported at first use.
 _HOME = {

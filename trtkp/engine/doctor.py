@@ -197,7 +197,7 @@ def _plugin_library(library: Path) -> Check:
         "plugin library",
         "missing",
         None,
-        f"this is the pure-Python wheel, without {library.name}: the backend tensorrt runs without trtkp's kernels",
+        f"this is the pure-Python wheel, without {library.name}: the backend tensorrt runs without our kernels",
         "build from source with nvcc: TRTKP_CUDA_ARCHITECTURES=native pip install . (or a list such as '80;89;90')",
     )
 
