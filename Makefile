@@ -17,7 +17,8 @@ install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --bu
 	--editable '.[$(1)]'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-emulation test-architectures lint lint-python lint-imports lint-cuda typecheck format clean
+.PHONY: help venv demo test test-fast test-emulation test-architectures lint lint-python lint-imports lint-cuda \
+	lint-project typecheck docs wheel format clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,9 +52,17 @@ demo: $(USER_STAMP) ## Prune a small CNN, build it, verify it and report dense a
 # One thread per library in each process: the processes themselves fill the cores. Serial tests come first, alone.
 # Pytest's status 5 says that none is marked so.
 test: export OMP_NUM_THREADS = 1
+# Tests read and write UTF-8, whatever the locale says.
+test: export PYTHONUTF8 = 1
 test: $(STAMP) ## Run every test, slow ones included
 	@$(BIN)/python -m pytest -m serial || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m "not serial" -n $(JOBS)
+
+# Folders whose tests build, serve or compile whole things: about half of the time of what is neither slow nor serial.
+WHOLE := benchmarks budget cli emulation examples glue packaging pipeline serving
+test-fast: export OMP_NUM_THREADS = 1
+test-fast: $(STAMP) ## Run the quick tests of each package, for the inner loop
+	@$(BIN)/python -m pytest -m "not slow and not serial" $(addprefix --ignore=tests/,$(WHOLE)) -n $(JOBS)
 
 test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=500 of each tier by default)
 	@TRTKP_EMULATION_CASES=$(or $(CASES),500) $(BIN)/python -m pytest tests/emulation/test_kernels.py tests/emulation/test_dynamic.py \
@@ -62,7 +71,7 @@ test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASE
 test-architectures: $(STAMP) ## Compile the kernels for the architectures that test leaves out
 	@TRTKP_EVERY_ARCHITECTURE=1 $(BIN)/python -m pytest tests/kernels/test_compile.py -k other_architectures -n $(JOBS)
 
-lint: lint-python lint-imports lint-cuda typecheck ## Check format, lint rules, imports and types; changes nothing
+lint: lint-python lint-imports lint-cuda lint-project typecheck docs ## Check format, lint rules, imports, types and documentation
 
 lint-python: $(STAMP) ## Check format and lint rules with ruff (part of lint)
 	@$(BIN)/ruff format --diff --quiet .
@@ -74,8 +83,24 @@ lint-imports: $(STAMP) ## Check that rooms import downward only (part of lint)
 lint-cuda: $(STAMP) ## Check the format of CUDA and C++ sources (part of lint)
 	@git ls-files -z $(CUDA_SOURCES) | xargs -0 -r $(BIN)/clang-format --dry-run -Werror
 
+# zizmor asks nothing of the network; actionlint is run by a test, where it is installed.
+lint-project: $(STAMP) ## Check workflows, issue forms and CITATION.cff against their schemas (part of lint)
+	@$(BIN)/check-jsonschema -qq --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema -qq --builtin-schema vendor.dependabot .github/dependabot.yml
+	@$(BIN)/check-jsonschema -qq --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	@$(BIN)/check-jsonschema -qq --builtin-schema vendor.github-issue-forms \
+		$(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	@$(BIN)/check-jsonschema -qq --builtin-schema vendor.citation-file-format CITATION.cff
+	@$(BIN)/zizmor --offline --quiet --no-progress .github
+
 typecheck: $(STAMP) ## Check types with mypy (part of lint)
 	@$(BIN)/mypy
+
+docs: $(STAMP) ## Build the documentation into site/; a broken link is an error (part of lint)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+wheel: $(STAMP) ## Build sdist, pure wheel and, where nvcc is, CUDA wheel into dist/ (ARCHITECTURES='80;90', default all)
+	@$(BIN)/python scripts/build_distributions.py --architectures '$(or $(ARCHITECTURES),all)'
 
 format: $(STAMP) ## Rewrite the sources in the project's format
 	@$(BIN)/ruff check --quiet --fix-only .
@@ -83,5 +108,5 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 	@git ls-files -z $(CUDA_SOURCES) | xargs -0 -r $(BIN)/clang-format -i
 
 clean: ## Remove caches, build products and the demo's output; .venv stays
-	@rm -rf build dist demo-out out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf build dist site demo-out out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

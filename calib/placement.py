@@ -22,16 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
+from trtkp.engine.base import QuantisedForm
 from trtkp.graph.edit import WEIGHT, constant, input_at, only_consumer, weight_name
 
-__all__ = ["Form", "Pair", "Placement", "Site", "find_sites", "place", "root"]
-
-Form: TypeAlias = Literal["explicit", "onnxruntime"]
+__all__ = ["Pair", "Placement", "Site", "find_sites", "place", "root"]
 
 #: Operators whose output contains only values of their first input, and zeros (Pad).
 _MOVES = frozenset(
@@ -109,7 +107,7 @@ def find_sites(model: ir.Model) -> list[Site]:
     return sites
 
 
-def place(model: ir.Model, form: Form, layers: Collection[str] | None = None) -> Placement:
+def place(model: ir.Model, form: QuantisedForm, layers: Collection[str] | None = None) -> Placement:
     """Decide where the pairs are placed when the given layers are quantised.
 
     Args:

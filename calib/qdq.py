@@ -23,6 +23,7 @@ from trtkp.bundle.calibration import scale_of
 from trtkp.calib.placement import Pair, Placement, Site
 from trtkp.errors import InputError
 from trtkp.graph.edit import add_initializer, constant, finish, input_at
+from trtkp.graph.save import is_large
 
 __all__ = ["OPSET", "Kind", "insert", "quantise_weight", "weight_scales"]
 
@@ -32,6 +33,8 @@ Kind: TypeAlias = Literal["int8", "fp8"]
 OPSET = 21
 #: Largest magnitude of each 8-bit type.
 _LIMIT = {"int8": 127.0, "uint8": 255.0, "fp8": 448.0}
+#: Bytes of the initialisers that stay in a large graph while it is lifted.
+_SMALL = 1 << 10
 _FLOAT8 = np.dtype(ml_dtypes.float8_e4m3fn)
 _DTYPE = {"int8": np.dtype(np.int8), "uint8": np.dtype(np.uint8), "fp8": _FLOAT8}
 
@@ -116,11 +119,36 @@ def _lifted(model: ir.Model) -> ir.Model:
         return model.clone()
     from onnx import version_converter
 
-    lifted = ir.from_proto(version_converter.convert_version(ir.to_proto(model), OPSET))
+    light = model.clone()
+    weights = _detach_weights(light.graph) if is_large(model) else {}
+    lifted = ir.from_proto(version_converter.convert_version(ir.to_proto(light), OPSET))
+    _attach_weights(lifted.graph, weights)
     notes = {node.name: node.metadata_props for node in model.graph}
     for node in lifted.graph:  # the version converter drops metadata, which holds the weights' parameter names
         node.metadata_props.update(notes.get(node.name, {}))
     return lifted
+
+
+def _detach_weights(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
+    """Make graph inputs of large initialisers: ONNX's converter passes the graph on as one message of at most 2 GiB.
+
+    What it reads of constants (axes, sizes) are small tensors, which stay.
+    """
+    found: dict[str, ir.TensorProtocol] = {}
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > _SMALL:
+            value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape.numpy())
+            graph.inputs.append(graph.initializers.pop(name))
+            found[name] = tensor
+    return found
+
+
+def _attach_weights(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]) -> None:
+    for value in [value for value in graph.inputs if value.name in weights]:
+        graph.inputs.remove(value)
+        value.const_value = weights[str(value.name)]
+        graph.register_initializer(value)
 
 
 def _quantise_value(

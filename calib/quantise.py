@@ -18,12 +18,14 @@ import onnx_ir as ir
 
 from trtkp.bundle.calibration import Calibration, DataRecord, LayerChoice, Scores, TensorRange, scale_of
 from trtkp.calib.options import DEFAULT_MAX_DROP, CalibrationOptions
-from trtkp.calib.placement import Form, Placement, find_sites, place
+from trtkp.calib.placement import Placement, find_sites, place
 from trtkp.calib.qdq import Kind, insert
 from trtkp.calib.ranges import measure_ranges
 from trtkp.calib.scales import attach_scales
 from trtkp.calib.sensitivity import Scorer, send_back
 from trtkp.data.samples import Samples, check_samples
+from trtkp.engine import Backend
+from trtkp.engine.base import QuantisedForm, fuses_qdq
 from trtkp.errors import InputError
 from trtkp.machine.timing import Timing
 from trtkp.plan.planner import NET_BUDGET_S
@@ -70,7 +72,7 @@ def quantise(
     options: CalibrationOptions,
     *,
     kind: Kind,
-    backend: str,
+    backend: Backend,
     samples: Samples | None = None,
     calibration: Calibration | None = None,
     keep_io: bool = True,
@@ -97,15 +99,13 @@ def quantise(
         progress: called with phase, step and total.
 
     Raises:
-        InputError: there are neither samples nor a calibration, the calibration does not fit, or FP8 was requested for
-            ONNX Runtime.
+        InputError: there are neither samples nor a calibration, the calibration does not fit, or the backend cannot
+            compute in this type.
         JobError: the net computes NaN or infinity.
     """
     options.check()
-    if kind == "fp8" and backend == "onnxruntime":
-        raise InputError("onnxruntime computes nothing in FP8", remedy="use tensorrt-rtx or tensorrt, or int8")
-    form: Form = "onnxruntime" if backend == "onnxruntime" else "explicit"
-    fallback = options.fallback or ("fp32" if backend == "onnxruntime" else "fp16")
+    backend.check_quantisable(kind)
+    form, fallback = backend.quantised_form, options.fallback or backend.usual_fallback
     notes = []
     if calibration is None:
         if samples is None:
@@ -132,7 +132,7 @@ def quantise(
     engine = apply_calibration(planned, calibration, form=form, fallback=fallback, keep_io=keep_io)
     attach_scales(packed, calibration)
     floating = quantised = None
-    if backend == "onnxruntime":
+    if backend.runs_on_cpu:
         shapes = {name: limits.opt for name, limits in profile.items()}
         times = race({"floating": planned, "quantised": engine}, shapes, threads, NET_BUDGET_S)
         floating, quantised = times["floating"], times["quantised"]
@@ -151,7 +151,7 @@ def calibrate_graph(
     profile: Profile,
     options: CalibrationOptions,
     *,
-    form: Form,
+    form: QuantisedForm,
     kind: Kind = "int8",
     fallback: Literal["fp32", "fp16"] = "fp32",
     lowerings: Mapping[str, str] | None = None,
@@ -189,7 +189,7 @@ def calibrate_graph(
     layers = list(dict.fromkeys(site.layer for site in everywhere.sites))
     if not layers:
         raise InputError("the model has no layer to quantise: no convolution or Gemm with a constant weight")
-    fused = form == "onnxruntime"
+    fused = fuses_qdq(form)
     scorer = Scorer(model, samples, profile, threads, fuse_qdq=fused)
     if options.max_drop is not None and scorer.measure is None:
         raise InputError(
@@ -281,7 +281,7 @@ def calibrate_graph(
 
 
 def apply_calibration(
-    model: ir.Model, calibration: Calibration, *, form: Form, fallback: str, keep_io: bool = True
+    model: ir.Model, calibration: Calibration, *, form: QuantisedForm, fallback: str, keep_io: bool = True
 ) -> ir.Model:
     """Return the planned graph with the Q/DQ pairs of a calibration, and the other layers in the fallback's type.
 

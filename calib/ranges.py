@@ -23,6 +23,7 @@ import onnx_ir as ir
 
 from trtkp.calib.options import METHODS
 from trtkp.errors import InputError, JobError
+from trtkp.graph.save import is_large, save_graph
 
 __all__ = ["Range", "measure_ranges"]
 
@@ -135,9 +136,9 @@ def _calibrator(model: ir.Model, tensors: Sequence[str], method: str, percentile
     from onnxruntime.quantization import calibrate
 
     file, augmented = folder / "model.onnx", folder / "augmented.onnx"
-    ir.save(model, file, external_data="model.data" if _weight_bytes(model) > 1 << 30 else None)
+    save_graph(model, file)
     common = {"augmented_model_path": str(augmented), "symmetric": True}
-    common["use_external_data_format"] = _weight_bytes(model) > 1 << 30
+    common["use_external_data_format"] = is_large(model)
     calibrator: Any
     match method:
         case "min-max":
@@ -200,10 +201,6 @@ def _key(model: ir.Model, tensors: Sequence[str], method: str, percentile: float
         digest.update(name.encode())
         digest.update(b"" if tensor is None else tensor.tobytes())
     return digest.hexdigest()
-
-
-def _weight_bytes(model: ir.Model) -> int:
-    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
 def _store(calibrator: Any, file: Path, key: str, done: int) -> None:

@@ -15,8 +15,6 @@ from trtkp.shapes import Profile
 
 __all__ = ["Scorer", "relative_error", "send_back"]
 
-#: Returns the net with the given layers quantised.
-Quantiser = Callable[[Sequence[str]], ir.Model]
 Outputs = dict[str, npt.NDArray[Any]]
 
 
@@ -72,7 +70,7 @@ class Scorer:
         from trtkp.engine.onnxruntime import OrtRunner
 
         parts: dict[str, list[npt.NDArray[Any]]] = {}
-        with OrtRunner(ir.to_proto(model), threads=self._threads, fuse_qdq=self._fuse_qdq) as runner:
+        with OrtRunner(model, threads=self._threads, fuse_qdq=self._fuse_qdq) as runner:
             dtype = runner.inputs[0].dtype
             for batch, count in self._samples.batches(self._limits):
                 for name, values in runner.run({self._name: batch.astype(dtype)}).items():

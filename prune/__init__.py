@@ -1,1 +1,1 @@
-"""Offline pruning: the methods, index sets and accounting (imported as ``trtkp.pruning.run``)."""
+"""Offline pruning: the methods, index sets and accounting (imported as ``trtkp.pruning``)."""

@@ -5,25 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
+from trtkp.index.index_set import Masks
 
 if TYPE_CHECKING:
     import torch
 
-    from trtkp.pruning.method import Masks
-
 __all__ = [
-    "Converting",
     "Deployed",
     "Regulariser",
     "Together",
-    "Trainable",
-    "can_regularise",
     "layer_parameters",
     "layer_weights",
 ]
@@ -72,14 +68,6 @@ class Regulariser(ABC):
     def report(self) -> dict[str, Any]:
         """Figures for the log and for the record of the pruning, as JSON has them."""
         return {}
-
-
-@runtime_checkable
-class Trainable(Protocol):
-    """A method that regularises training before it prunes."""
-
-    def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> Regulariser:
-        """The regulariser for the given layers of a module whose parameters carry the layers' names."""
 
 
 class Together(Regulariser):
@@ -150,24 +138,6 @@ class Deployed:
     masks: Masks
     params: dict[str, int]
     report: dict[str, Any]
-
-
-@runtime_checkable
-class Converting(Protocol):
-    """A method that changes modules before it trains, and so makes another net."""
-
-    def convert(
-        self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], example: Sequence[torch.Tensor], seed: int
-    ) -> torch.fx.GraphModule:
-        """The net that is trained, from the module of an exported program and its inputs."""
-
-    def deployed(self, model: torch.nn.Module, layers: Sequence[ConvLayer], macs: int) -> Deployed:
-        """Make the trained net, of ``macs`` before, what is exported, in place."""
-
-
-def can_regularise(method: object) -> bool:
-    """Whether a method, with its settings, has something to train towards."""
-    return isinstance(method, Trainable) and bool(getattr(method, "searches", True))
 
 
 def layer_parameters(model: torch.nn.Module, layers: Sequence[ConvLayer]) -> dict[str, torch.nn.Parameter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +16,25 @@ from hypothesis import strategies as st
 
 from trtkp.kernels.capi import Library
 from trtkp.plan.cache import DIRECTORY_VARIABLE
+from trtkp.plan.lowerings import gather as gather_module
 
 Array = np.ndarray[Any, Any]
+
+
+#: What a user or a CI service may have set, and the tests, or the processes that they start, would heed.
+FOREIGN_VARIABLES = (
+    "CLICOLOR_FORCE", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PYTHONWARNINGS", "TERMINAL_WIDTH",
+    "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TRTKP_ALLOW_HOST_CODE", "TRTKP_CUDA_ARCHITECTURES", "TRTKP_LIBRARY",
+    "TRTKP_TOKEN",
+)  # fmt: skip
+
+
+def pytest_sessionstart() -> None:
+    """No foreign settings, and no proxy between a test and its own server: before modules of tests are imported."""
+    for name in FOREIGN_VARIABLES:
+        os.environ.pop(name, None)
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it complains where the home folder cannot be written
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,6 +44,17 @@ def timing_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("timings")
         patch.setenv(DIRECTORY_VARIABLE, str(folder))
         yield folder
+
+
+@pytest.fixture(params=[8, 16], ids=["8 floats", "16 floats"])
+def granule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Channels that fp32 lists are padded to: those of a CPU with vectors of 8 floats, then of one of 16 (AVX-512).
+
+    What the planner offers hangs on it, so tests of that name it; they then run for both on any machine.
+    """
+    floats = int(request.param)
+    monkeypatch.setattr(gather_module, "vector_floats", lambda: floats)
+    return floats
 
 
 ACTIVATIONS: dict[str, Callable[[Array, float], Array]] = {

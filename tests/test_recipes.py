@@ -1,4 +1,4 @@
-"""The lists of docs/extending.md, followed for every method and operator that is there."""
+"""The lists of docs/recipes, followed for every method and operator that is there."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def test_every_method_follows_its_recipe(name: str) -> None:
     assert isinstance(method, Method)
     assert method.name == name
     assert isinstance(method.settings(), dict)
-    home = Path(str(type(method).__module__.rpartition(".")[2]))
-    assert (ROOT / "prune" / f"{home}.py").is_file()
-    assert (ROOT / "tests" / "prune" / f"test_{home}.py").is_file()
-    assert name in (ROOT / "docs" / "methods.md").read_text()
+    home = type(method).__module__.rpartition(".")[2]
+    assert (ROOT / "prune/methods" / f"{home}.py").is_file()
+    assert (ROOT / "tests/pruning/methods" / f"test_{home}.py").is_file()
+    assert name in "".join(page.read_text() for page in (ROOT / "docs" / "methods").glob("*.md"))
 
 
 def test_every_operator_follows_its_recipe() -> None:

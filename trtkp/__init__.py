@@ -33,12 +33,11 @@ if TYPE_CHECKING:
     from trtkp.pipeline.options import BuildOptions
     from trtkp.verification.bundle import verify
 
-
 #: Public name to the module that holds it, imported at first use.
 _HOME = {
     "Advice": "trtkp.budget.advise",
     "AdviceOptions": "trtkp.budget.advise",
-    "BuildOptions": "trtkp.pipeline.build",
+    "BuildOptions": "trtkp.pipeline.options",
     "Bundle": "trtkp.bundle",
     "CalibrationOptions": "trtkp.calib.options",
     "InputError": "trtkp.errors",

@@ -1,6 +1,6 @@
 """Tables and plots of the study from its result file.
 
-python -m benchmarks.accuracy.report study/results.jsonl docs    # accuracy.md, accuracy-macs.svg, accuracy-latency.svg
+python -m benchmarks.accuracy.report study/results.jsonl docs/methods    # accuracy.md and its plots
 """
 
 from __future__ import annotations
@@ -22,23 +22,34 @@ Row = dict[str, Any]
 
 _INTRODUCTION = """# Accuracy of the methods
 
-Ten classes of generated shapes, 32 x 32 in colour (`examples/shapes_data.py`), noisy enough that the dense net, a
-residual CNN of five 3x3 convolutions (`examples/nets/shapes.py`), stays well below 100 %. It has 0.17 M parameters and
-11 M MACs, fewer than a ResNet-20 (0.27 M and 41 M), so that all trainings together take hours, not days. Nothing is
-pruned but the 3x3 convolutions behind the stem; `uniform` allocation, so that rows of one ratio have about equal MACs,
-which are given for the whole net. Exactly equal they cannot be: channel pruning takes the first ratio that leaves no
-more MACs, and PPT-KP's threshold also takes what its penalty has made zero beyond the ratio. Every row of a table had
-the same number of epochs after the dense net's training, where it does not say otherwise; DPPNet had those of its first
-stage more. DPPNet has no ratio: what it keeps follows from its threshold and the data, and where it keeps everything it
-costs more than the dense net.
+**Data and net.** Ten classes of generated shapes, 32 x 32 in colour (`examples/shapes_data.py`), with enough noise that
+the dense net stays well below 100 %. The net is a residual CNN of five 3x3 convolutions (`examples/nets/shapes.py`). It
+has 0.17 M parameters and 11 M MACs, fewer than a ResNet-20 (0.27 M and 41 M), so that all trainings together take
+hours, not days.
 
-What the set can tell: how methods and granularities rank under one short training, on a net that has some slack. What
-it cannot: the published accuracies. Those are of larger nets on CIFAR and ImageNet, after hundreds of epochs; a net of
-five layers on a synthetic set has another slack, and penalties here are stronger because trainings are shorter.
-Differences below the spread over the seeds mean nothing, and rows of one seed have no spread to compare with. The
-penalties' strengths were chosen in about 25 trainings of a seed that is in no table, that single kernels are pushed
-before blocks in 3 of seed 0, and that with blocks of channels they are not, and every list keeps as many, in 6 of the
-table's own seeds, all by the same test images.
+**What is pruned.** Only the 3x3 convolutions behind the stem, with `uniform` allocation, so that rows of one ratio have
+about equal MACs. The MACs are given for the whole net. They are not exactly equal: channel pruning takes the first
+ratio that leaves no more MACs, and PPT-KP also removes what its penalty has made zero beyond the ratio. DPPNet has no
+ratio: what it keeps follows from its threshold and the data, and where it keeps everything it costs more than the dense
+net.
+
+**Training.** Unless a row says otherwise, every row of a table had the same number of epochs after the dense net's
+training. DPPNet had its first stage in addition.
+
+**PPT-KP here is trained with a proximal group-lasso step**, not with the sub-gradient of the L1 penalty that the
+paper's abstract describes. Its breakpoints follow from the target ratio, so that kernels which are to stay are not
+pushed. Penalties are stronger than those of the recipes because trainings are shorter.
+
+**SOKS here is chosen by magnitude.** The search never brought a coefficient under the threshold, so the ratio decides:
+the positions whose weights, with the coefficients folded in, have the largest mean magnitude stay.
+
+**What this can tell**: how methods and granularities rank under one short training, on a net that has some slack.
+**What it cannot tell**: the published accuracies. Those are of larger nets on CIFAR and ImageNet, after hundreds of
+epochs. Differences below the spread over the seeds mean nothing, and rows of one seed have no spread to compare with.
+
+**How settings were chosen**, always by the same test images: the strengths of the penalties in about 25 trainings of a
+seed that is in no table; that single kernels are pushed before blocks, in 3 trainings of seed 0; that with blocks of
+channels they are not, and every list keeps as many, in 6 trainings of the table's own seeds.
 """
 
 
@@ -91,31 +102,37 @@ def _measured(rows: Sequence[Row]) -> str:
     return (
         f"Measured with `{where['command']}` on {where['cpu']}, PyTorch {where['libraries']['torch']}, "
         f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}, {where['date']}; "
-        f"the runs took {hours:.1f} hours, added up.\n"
+        f"the runs took {hours:.1f} hours in total.\n"
     )
 
 
 _LATENCY = """
 Latency: ONNX Runtime, fp32, batch 8, two threads, median of 1000 runs in turn in one process. The dense net takes
-{dense:.2f} ms, so this says what pays on a net of that size, no more. [Performance](performance.md) has larger nets."""
+{dense:.2f} ms, so this holds for a net of that size only. [Performance](performance.md) has larger nets."""
 #: Of the rows of one group size.
 _KINDS = (("l1", ""), ("pptkp", " after"), ("pptkp", " aware"))
-_GROUPS = """`l1` and `pptkp` with 7 of 8 kernels removed, with lists of one filter and of groups.
-`after`: trained under PPT-KP's penalty on single kernels, groups chosen afterwards; `aware`: after three fifths of
-those epochs the filters are clustered by the norms that the penalty has made, and whole blocks are pushed. `16x8` are
-lists of 16 filters that take channels in blocks of 8, as the tensor core kernels read them, as many in every list;
-`aware` then pushes blocks from the first epoch. With so few blocks a layer keeps a little more of its MACs. `mass` is
-the share of the magnitudes of the pruned layers that is kept, of the net that a row starts from: for `pptkp 1` and
-`after` the one that the penalty has made. `l1` has the same number of kernels in every filter; `pptkp` has one
-threshold in a layer and keeps one kernel of every filter at least, so it has a little more of the MACs.
+_GROUPS = """`l1` and `pptkp` with 7 of 8 kernels removed, with lists of one filter and of groups of filters.
+
+- `after`: trained with PPT-KP's penalty on single kernels, groups chosen afterwards.
+- `aware`: after three fifths of those epochs the filters are clustered by the norms that the penalty has made, and
+  whole blocks are pushed.
+- `16x8`: lists of 16 filters that take channels in blocks of 8, as the tensor core kernels read them, with as many
+  blocks in every list. Here `aware` pushes blocks from the first epoch. With so few blocks a layer keeps a little more
+  of its MACs.
+- `mass`: the share of the magnitudes of the pruned layers that is kept, of the net that a row starts from. For `pptkp
+  1` and `after`, that is the net that the penalty has made.
+
+`l1` has the same number of kernels in every filter. `pptkp` has one threshold in a layer and keeps at least one kernel
+of every filter, so it keeps a little more of the MACs.
 """
-_TWO_FOUR = """V-SKP's lists with and without 2:4 inside, channel pruning with the ratio that leaves as many MACs, and
-lists that PPT-KP's penalty trains, in as many epochs.
-`mass` is the share of the magnitudes of the pruned layers that is kept, before any fine-tune.
+_TWO_FOUR = """V-SKP's lists with and without 2:4 inside; channel pruning with the ratio that leaves as many MACs; and
+lists that PPT-KP's proximal step trains, in as many epochs. `mass` is the share of the magnitudes of the pruned layers
+that is kept, before any fine-tune.
 """
-_SEARCHED = """Four positions of nine, four filter groups: searched with coefficient matrices, taken by the magnitudes
-of the dense net, or fixed. The second row has the search on top of the others' epochs, as the authors train the shapes
-that they found; the last has as many epochs as that.
+_SEARCHED = """Four positions of nine, four filter groups: after a search with coefficient matrices, by the magnitudes
+of the dense net, or fixed. In the second row the search comes on top of the others' epochs, as the authors train the
+shapes that they found. The last row has as many epochs as that. All rows but the fixed shapes are chosen by magnitude
+(see above).
 """
 
 
@@ -188,16 +205,16 @@ def _searched_or_fixed(rows: Sequence[Row]) -> str:
     below = [row["report"]["below_threshold"] for row in _of(rows, "searched") if row.get("report")]
     if parts and below:
         parts[-1] += (
-            f". Of the coefficients {mean(below):.1%} came below a twentieth of their matrix's largest, the threshold: "
-            "the others that the search decides against are cut off as abruptly as by magnitude, and with as many "
-            "epochs in all there are half as many left to mend it"
+            f". Of the coefficients, {mean(below):.1%} came below the threshold, a twentieth of their matrix's largest."
+            " So positions are removed as abruptly as by magnitude alone, and with as many epochs in all, half as many "
+            "are left for the fine-tune"
         )
     return f"Against the better fixed shapes of as many epochs in all: {'; '.join(parts)}.\n" if parts else ""
 
 
 def _trained_on(references: dict[int, float]) -> str:
     found = f"{mean(references.values()):.2%}" if references else "not measured"
-    return f"trained on for as long as the others {found}, which is what points are lost against"
+    return f"trained on for as long as the others {found}, from which lost points are counted"
 
 
 def _lost(own: Sequence[float], accuracies: Sequence[float]) -> str:

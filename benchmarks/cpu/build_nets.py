@@ -3,10 +3,10 @@
     python -m benchmarks.cpu.build_nets --json benchmarks/results/build_nets.json
 
 Nets of ``examples/nets`` with random weights and a dynamic batch of 1 to 64 are saved as ``.pt2`` and built dense, by
-KEP as published and by KEP with one set of positions per layer: for TensorRT-RTX in fp16, then verified. ResNet-50 is
-built for ONNX Runtime in fp32 too, also by V-SKP with shared lists, and its bundles are timed in turn. Seconds are wall
-clock of the process from start to end; memory is the peak of the resident sizes of the process and its children
-together, sampled every 20 ms.
+KEP with positions of their own in every kernel and by KEP with one set of positions per layer: for TensorRT-RTX in
+fp16, then verified. ResNet-50 is built for ONNX Runtime in fp32 too, also by V-SKP with shared lists, and its bundles
+are timed in turn. Seconds are wall clock of the process from start to end; memory is the peak of the resident sizes of
+the process and its children together, sampled every 20 ms.
 """
 
 from __future__ import annotations

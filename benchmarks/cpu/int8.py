@@ -1,4 +1,4 @@
-"""Accuracy and latency of INT8 against fp32, dense and pruned: the table of docs/calibration.md.
+"""Accuracy and latency of INT8 against fp32, dense and pruned: the table of docs/guides/calibrate.md.
 
     python -m benchmarks.cpu.int8 --json benchmarks/results/int8.json
 

@@ -76,7 +76,7 @@ def main() -> None:
 def table(report: dict[str, Any]) -> str:
     """The rows of a result file as the table of the documentation."""
     lines = [
-        "| net | variant | MACs left | bound | lists' overlap | dense, ms | packed, ms | speed-up | forms |",
+        "| net | variant | MACs left | bound | lists' overlap | dense, ms | packed, ms | speed-up | lowerings |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for part in report["parts"].values():

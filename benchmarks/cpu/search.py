@@ -1,4 +1,4 @@
-"""Search by latency against uniform ratios and channel pruning, at equal measured latency: the table of docs/search.md.
+"""Search by latency against uniform ratios and channel pruning, at equal measured latency (docs/guides/search.md).
 
     python -m benchmarks.cpu.search --json benchmarks/results/search.json
 

@@ -20,8 +20,8 @@ from examples.nets.vgg import vgg16_cifar
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet, from_mask
 from trtkp.ops import PackedConv2d, swap_convolutions
-from trtkp.pruning.method import prune_one_shot
 from trtkp.pruning.methods.registry import make_method
+from trtkp.pruning.one_shot import prune_one_shot
 
 __all__ = ["BATCHES", "METHODS", "NETS", "macs_of", "measure_net", "narrowed"]
 
@@ -35,14 +35,14 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "resnet56-cifar": (lambda: resnet56_cifar("B"), (3, 32, 32)),
     "tiny": (lambda: digits_cnn(16), (1, 8, 8)),
 }
-#: The published ratios (methods.md): V-SKP removes 70 % of the kernels, KEP keeps 4 of 9 elements, in a row that reads
-#: as published (one filter a list), and in the granularity that tensor cores run.
+#: V-SKP without 70 % of the kernels and KEP with 4 of 9 elements, which are our choice of ratios: in granularities that
+#: tensor cores run, and with lists of one filter, V-SKP's own and our reading of KEP's.
 METHODS: dict[str, dict[str, Any]] = {
     "vskp 0.7, groups of 64, blocks of 8": {"name": "vskp", "ratio": 0.7, "filter_group": 64, "channel_block": 8},
     "vskp 0.7, groups of 32, blocks of 16": {"name": "vskp", "ratio": 0.7, "filter_group": 32, "channel_block": 16},
     "kep n=4, per layer": {"name": "kep", "n": 4, "share": "per-layer"},
-    "vskp 0.7, as published": {"name": "vskp", "ratio": 0.7},
-    "kep n=4, as published": {"name": "kep", "n": 4},
+    "vskp 0.7, one filter a list": {"name": "vskp", "ratio": 0.7},
+    "kep n=4, positions of each plane": {"name": "kep", "n": 4},
 }
 DTYPE = torch.float16
 

@@ -25,7 +25,7 @@ from benchmarks.kernels.loops import Loop, disassemble, find_disassembler, main_
 from benchmarks.provenance import provenance
 from trtkp.kernels.prediction import occupancy
 
-KERNELS = Path(__file__).parents[2] / "plugins/kernels"
+KERNELS = Path(__file__).parents[2] / "plugins/kernels/launch"
 #: Architectures that tiles are laid out for, whose loops are counted.
 ARCHITECTURES = (80, 90)
 COUNTS = Path(__file__).parents[2] / "trtkp/kernels/counts.json"
@@ -71,25 +71,43 @@ class Resources:
 def compile_resources(
     source: Path, architectures: Sequence[int] = ARCHITECTURES, nvcc: str = "nvcc"
 ) -> list[Resources]:
-    """Compiles one file for several architectures and reads what ptxas and, where it is there, nvdisasm say.
-
-    Warnings are errors.
-    """
-    disassembler = find_disassembler()
+    """Compiles one file for several architectures and reads what comes of it; warnings are errors."""
     with tempfile.TemporaryDirectory() as folder:
         command = [nvcc, "-std=c++17", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings", "-cubin", str(source)]
-        found = []
+        log, cubins = "", []
         for architecture in architectures:
-            target = ["-arch", f"sm_{architecture}", "-o", f"{folder}/cubin"]
+            cubins.append(Path(folder) / f"sm_{architecture}.cubin")
+            target = ["-arch", f"sm_{architecture}", "-o", str(cubins[-1])]
             done = subprocess.run([*command, *target], capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise RuntimeError(done.stderr)
-            code = disassemble(Path(folder) / "cubin", disassembler) if disassembler else ""
-            loops = {loop.function: loop for loop in main_loops(code)}
-            found += [
-                replace(_resources(match), loop=loops.get(match["name"])) for match in _KERNEL.finditer(done.stderr)
-            ]
-    return found
+            log += done.stderr
+        return read_resources(log, cubins)
+
+
+def read_resources(log: str, cubins: Sequence[Path]) -> list[Resources]:
+    """The kernels of one file, from what ``ptxas -v`` said and, where there is a disassembler, from the cubins.
+
+    Args:
+        log: of every architecture.
+        cubins: a file for each architecture, named as nvcc names it: ``….sm_80.cubin``.
+    """
+    disassembler = find_disassembler()
+    loops = {
+        (_architecture(cubin), loop.function): loop
+        for cubin in (cubins if disassembler else [])
+        for loop in main_loops(disassemble(cubin, disassembler))
+    }
+    return [
+        replace(_resources(match), loop=loops.get((int(match["architecture"]), match["name"])))
+        for match in _KERNEL.finditer(log)
+    ]
+
+
+def _architecture(cubin: Path) -> int:
+    found = re.search(r"sm_(\d+)a?\.cubin$", cubin.name)
+    assert found is not None, cubin
+    return int(found[1])
 
 
 def _resources(match: re.Match[str]) -> Resources:

@@ -1,4 +1,4 @@
-// Runs a bundle's model.engine on zeros with TensorRT's C++ interface, plugins included: see docs/deploy.md.
+// Runs a bundle's model.engine on zeros with TensorRT's C++ interface, plugins included: see docs/guides/deploy.md.
 //
 //   run_engine model.engine [libtrtkp.so]
 //

@@ -1,4 +1,4 @@
-#include "../kernels/launch.h"
+#include "../kernels/launch/launch.h"
 #include "checks.h"
 #include "error.h"
 #include "layer.h"
@@ -66,12 +66,12 @@ Tactic constexpr kTactics[] = {
     {5, "mma_64x64_split4", launchMma64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 4, 32},
     {6, "mma_64x64_split16", launchMma64x64, Values::k16_BITS, Lists::kBLOCKS, 64, 16, 32},
     {7, "mma_64x32_split4", launchMma64x32, Values::k16_BITS, Lists::kBLOCKS, 32, 4, 32},
-    {8, "mma_128x128_k64", launchGemm128x128, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 128, 1, 64},
-    {9, "mma_128x64_k64", launchGemm128x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 1, 64},
-    {10, "mma_64x64_k64", launchGemm64x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 1, 64},
-    {11, "mma_128x32_k64", launchGemm128x32, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 32, 1, 64},
-    {12, "mma_64x64_k64_split4", launchGemm64x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 4, 64},
-    {13, "mma_64x64_k64_split16", launchGemm64x64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 16, 64},
+    {8, "mma_128x128_k64", launchMma128x128K64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 128, 1, 64},
+    {9, "mma_128x64_k64", launchMma128x64K64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 1, 64},
+    {10, "mma_64x64_k64", launchMma64x64K64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 1, 64},
+    {11, "mma_128x32_k64", launchMma128x32K64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 32, 1, 64},
+    {12, "mma_64x64_k64_split4", launchMma64x64K64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 4, 64},
+    {13, "mma_64x64_k64_split16", launchMma64x64K64, Values::k16_BITS, Lists::kWHOLE_BLOCKS, 64, 16, 64},
     {14, "tf32_128x64", launchTf32At128x64, Values::kTF32, Lists::kWHOLE_BLOCKS, 64, 1, 32},
     {15, "tf32_64x64", launchTf32At64x64, Values::kTF32, Lists::kWHOLE_BLOCKS, 64, 1, 32},
     {16, "tf32_64x64_split4", launchTf32At64x64, Values::kTF32, Lists::kWHOLE_BLOCKS, 64, 4, 32},

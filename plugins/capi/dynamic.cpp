@@ -1,4 +1,4 @@
-#include "../kernels/launch.h"
+#include "../kernels/launch/launch.h"
 #include "checks.h"
 #include "error.h"
 #include "layer.h"

@@ -1,4 +1,9 @@
-// T1: implicit GEMM with a gathered K dimension on mma.sync (sm_80 and later), fp16 and bf16, fp32 accumulation.
+// T1 with 32 columns a step: implicit GEMM with a gathered K dimension on mma.sync (sm_80 and later), fp16 and bf16,
+// fp32 accumulation.
+//
+// gemm.cuh computes the same with 64 columns a step and fewer instructions beside each product, where C is a multiple
+// of 8 and the kernel has at most 31 rows and columns together. This loop has neither condition, has the smallest tile
+// (64 x 32), and is the one of dynamic.cuh.
 //
 // A block computes kM pixels by kN packed rows. Its A operand is gathered: every 16 bytes are eight consecutive
 // channels of one pixel at one tap, copied by cp.async with zero-fill for spatial padding, list padding and channels

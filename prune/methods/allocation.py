@@ -6,31 +6,32 @@ pays in every layer, and ``--ratio`` says how much of it goes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
-from trtkp.pruning.method import Masks, Method
-from trtkp.pruning.regulariser import Regulariser, Together, Trainable, can_regularise
+from trtkp.pruning.method import Counting, Masks, Method, NetCounts
+from trtkp.pruning.regulariser import Regulariser, Together
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Allocated", "Allocation", "LayerSettings", "load_allocation"]
 
+_FORMAT = 1
 
-_Document = TypeVar("_Document", bound=BaseModel)
 
-
-class LayerSettings(BaseModel):
+@dataclass(frozen=True)
+class LayerSettings:
     """How one layer is pruned.
 
     Attributes:
@@ -39,60 +40,33 @@ class LayerSettings(BaseModel):
         channel_block: likewise.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    ratio: float
+    filter_group: int | None = None
+    channel_block: int | None = None
 
-    ratio: float = Field(ge=0, lt=1)
-    filter_group: int | None = Field(default=None, ge=1)
-    channel_block: int | None = Field(default=None, ge=1)
+    def as_dict(self) -> dict[str, Any]:
+        """What was given, as the file has it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-class Allocation(BaseModel):
+@dataclass(frozen=True)
+class Allocation:
     """An allocation file: the layers that it does not name stay dense.
 
     Attributes:
-        format: version of the file.
         method: as in ``--method``.
         settings: of the method, for all layers.
         layers: parameter name to what is its own.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    format: Literal[1] = 1
     method: str
-    settings: dict[str, Any] = {}
-    layers: dict[str, LayerSettings]
+    layers: Mapping[str, LayerSettings]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
-
-class _Granularity(BaseModel):
-    """The part of an advice's granularity that a method takes."""
-
-    kind: str
-    filter_group: int = Field(ge=1)
-    channel_block: int = Field(ge=1)
-
-
-class _Advised(BaseModel):
-    """One layer of an advice."""
-
-    recommended: _Granularity | None
-
-
-class _Advice(BaseModel):
-    """What is read of the document that ``trtkp advise --json`` prints."""
-
-    format: Literal["trtkp.advice"]
-    version: Literal[1]
-    layers: dict[str, _Advised]
-
-    def allocation(self, method: str, ratio: float, settings: Mapping[str, Any]) -> Allocation:
-        """The same ratio in every layer for which lists of kernels are recommended; the others stay dense."""
-        own = {
-            name: LayerSettings(ratio=ratio, filter_group=best.filter_group, channel_block=best.channel_block)
-            for name, layer in self.layers.items()
-            if (best := layer.recommended) is not None and best.kind == "kernel"
-        }
-        return Allocation(method=method, settings=dict(settings), layers=own)
+    def as_dict(self) -> dict[str, Any]:
+        """The file's document."""
+        layers = {name: layer.as_dict() for name, layer in self.layers.items()}
+        return {"format": _FORMAT, "method": self.method, "settings": dict(self.settings), "layers": layers}
 
 
 def load_allocation(path: str | PathLike[str], method: str | None = None, **settings: Any) -> Allocation:
@@ -113,15 +87,15 @@ def load_allocation(path: str | PathLike[str], method: str | None = None, **sett
         raise InputError(
             f"--allocation {path}: {error.strerror}", remedy="use global, uniform, or a file that trtkp search wrote"
         ) from None
-    if b"trtkp.advice" in text[:4096]:
-        advice = _validated(_Advice, text, path)
-        if method is None or settings.get("ratio") is None:
-            raise InputError("an advice says where to prune, not how much", file=path, remedy="give --ratio")
-        if not 0 <= settings["ratio"] < 1:
-            raise InputError(f"--ratio {settings['ratio']:g}: out of range", file=path, remedy="give 0 to below 1")
-        others = {key: value for key, value in settings.items() if key != "ratio"}
-        return advice.allocation(method, settings["ratio"], others)
-    read = _validated(Allocation, text, path)
+    try:
+        document = _Part.of(text)
+        if b"trtkp.advice" in text[:4096]:
+            pays = _advised(document)
+            return _of_advice(path, pays, method, settings)
+        read = _allocation(document)
+    except _AllocationError as error:
+        remedy = "take a file that trtkp search wrote, or what trtkp advise --json printed"
+        raise InputError(f"not an allocation: {error}", file=path, remedy=remedy) from None
     if method is not None and read.method != method:
         raise InputError(
             f"the allocation is for {read.method}, not {method}", file=path, remedy=f"use --method {read.method}"
@@ -132,72 +106,176 @@ def load_allocation(path: str | PathLike[str], method: str | None = None, **sett
     return read
 
 
-def _validated(model: type[_Document], text: bytes, path: Path) -> _Document:
-    try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        remedy = "take a file that trtkp search wrote, or what trtkp advise --json printed"
-        raise InputError(f"not an allocation: {where}: {first['msg']}", file=path, remedy=remedy) from None
+def _of_advice(
+    path: Path, pays: Mapping[str, tuple[int, int]], method: str | None, settings: Mapping[str, Any]
+) -> Allocation:
+    """The same ratio in every layer for which lists of kernels are recommended; the others stay dense."""
+    if method is None or settings.get("ratio") is None:
+        raise InputError("an advice says where to prune, not how much", file=path, remedy="give --ratio")
+    ratio = settings["ratio"]
+    if not 0 <= ratio < 1:
+        raise InputError(f"--ratio {ratio:g}: out of range", file=path, remedy="give 0 to below 1")
+    layers = {name: LayerSettings(ratio, *sizes) for name, sizes in pays.items()}
+    return Allocation(method, layers, {key: value for key, value in settings.items() if key != "ratio"})
+
+
+def _allocation(document: _Part) -> Allocation:
+    """What ``trtkp search`` wrote; every part of it is known."""
+    document.check_names("format", "method", "settings", "layers")
+    if "format" in document.value and document.part("format").size() != _FORMAT:
+        raise _AllocationError("format", f"Input should be {_FORMAT}")
+    method = document.part("method").text()
+    settings = document.part("settings").mapping().value if "settings" in document.value else {}
+    layers = {}
+    for name, layer in document.part("layers").mapping().parts():
+        layer.check_names("ratio", "filter_group", "channel_block")
+        layers[name] = LayerSettings(
+            layer.part("ratio").share(), layer.optional_size("filter_group"), layer.optional_size("channel_block")
+        )
+    return Allocation(method, layers, settings)
+
+
+def _advised(document: _Part) -> dict[str, tuple[int, int]]:
+    """Filter group and channel block of every layer for which an advice recommends lists of kernels."""
+    for name, wanted in (("format", "trtkp.advice"), ("version", 1)):
+        if document.part(name).value != wanted:
+            raise _AllocationError(name, f"Input should be {wanted!r}")
+    found = {}
+    for name, layer in document.part("layers").mapping().parts():
+        best = layer.part("recommended")
+        if best.value is None:
+            continue
+        kind, *sizes = best.part("kind").text(), best.part("filter_group").size(), best.part("channel_block").size()
+        if kind == "kernel":
+            found[name] = (sizes[0], sizes[1])
+    return found
+
+
+class _AllocationError(Exception):
+    """A file that is none: where it goes wrong, and how."""
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(f"{where or 'file'}: {what}")
 
 
 @dataclass(frozen=True)
-class Allocated:
+class _Part:
+    """A value of a JSON document, with the way to it for messages."""
+
+    where: str
+    value: Any
+
+    @classmethod
+    def of(cls, text: bytes) -> _Part:
+        """The whole document."""
+        try:
+            return cls("", json.loads(text)).mapping()
+        except RecursionError:
+            raise _AllocationError("", "Invalid JSON: nested too deeply") from None
+        except ValueError as error:  # no UTF-8, no JSON
+            raise _AllocationError("", f"Invalid JSON: {' '.join(str(error).split())}") from None
+
+    def part(self, name: str) -> _Part:
+        where = f"{self.where}.{name}".removeprefix(".")
+        if name not in self.mapping().value:
+            raise _AllocationError(where, "Field required")
+        return _Part(where, self.value[name])
+
+    def parts(self) -> list[tuple[str, _Part]]:
+        return [(name, self.part(name)) for name in self.value]
+
+    def check_names(self, *known: str) -> None:
+        for name in self.mapping().value:
+            if name not in known:
+                raise _AllocationError(self.part(name).where, "Extra inputs are not permitted")
+
+    def mapping(self) -> _Part:
+        if not isinstance(self.value, dict):
+            raise _AllocationError(self.where, "Input should be an object")
+        return self
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            raise _AllocationError(self.where, "Input should be a valid string")
+        return self.value
+
+    def share(self) -> float:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise _AllocationError(self.where, "Input should be a valid number")
+        if not self.value >= 0:
+            raise _AllocationError(self.where, "Input should be greater than or equal to 0")
+        if not self.value < 1:
+            raise _AllocationError(self.where, "Input should be less than 1")
+        return float(self.value)
+
+    def size(self) -> int:
+        if isinstance(self.value, bool) or not isinstance(self.value, int):
+            raise _AllocationError(self.where, "Input should be a valid integer")
+        if self.value < 1:
+            raise _AllocationError(self.where, "Input should be greater than or equal to 1")
+        return self.value
+
+    def optional_size(self, name: str) -> int | None:
+        return None if self.value.get(name) is None else self.part(name).size()
+
+
+@dataclass(frozen=True)
+class Allocated(Method):
     """A method with settings of each layer's own.
 
     Args:
         allocation: see there.
         make: makes the method from its name and settings.
+
+    Raises:
+        InputError: settings that mean nothing layer by layer, or that the method refuses.
     """
 
     allocation: Allocation
     make: Callable[..., Method]
+    name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        for setting in ("allocation", "fully_connected", "reactivate"):
-            if self.allocation.settings.get(setting):
-                raise InputError(
-                    f"{setting.replace('_', '-')} means nothing to an allocation by layers", remedy="leave it out"
-                )
+        object.__setattr__(self, "name", self.allocation.method)
+        if self.allocation.settings.get("allocation"):
+            raise InputError("allocation means nothing to an allocation by layers", remedy="leave it out")
+        self._method.check_by_layers()
 
-    @property
-    def name(self) -> str:
-        """As in ``--method``."""
-        return self.allocation.method
+    @cached_property
+    def _method(self) -> Method:
+        """The method with the settings that all layers share."""
+        return self.make(self.name, **self.allocation.settings)
 
     @property
     def nm(self) -> str | None:
         """The method's setting of 2:4 inside lists."""
-        found: str | None = self.allocation.settings.get("nm")
-        return found
+        return self._method.nm
 
     @property
     def expects_two_four(self) -> bool:
         """As the method's lists are chosen."""
-        return bool(getattr(self.make(self.allocation.method, **self.allocation.settings), "expects_two_four", False))
+        return self._method.expects_two_four
 
     @property
     def retrain(self) -> bool:
-        """The method's setting, where it has one."""
-        return bool(self.allocation.settings.get("retrain", False))
+        """The method's setting."""
+        return self._method.retrain
 
     @property
-    def searches(self) -> bool:
+    def regularises(self) -> bool:
         """Whether the method has something to train towards."""
-        return can_regularise(self.make(self.allocation.method, **self.allocation.settings))
+        return self._method.regularises
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> Regulariser:
         """The method's, for all layers of the same settings together."""
         alike: dict[LayerSettings, list[ConvLayer]] = {}
         for layer in layers:
             alike.setdefault(self._settings_of(layer), []).append(layer)
-        methods = [(self._of(part[0]), part) for part in alike.values()]
-        return Together([method.regulariser(model, part) for method, part in methods if isinstance(method, Trainable)])
+        return Together([self._of(part[0]).regulariser(model, part) for part in alike.values()])
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, the layers' own included."""
-        own = {name: layer.model_dump(exclude_none=True) for name, layer in sorted(self.allocation.layers.items())}
+        own = {name: layer.as_dict() for name, layer in sorted(self.allocation.layers.items())}
         return {**self.allocation.settings, "allocation": own}
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
@@ -217,10 +295,17 @@ class Allocated:
             masks |= self._of(layer).masks([layer], weights)
         return masks
 
-    def paper_index_bytes(self, index: IndexSet) -> int:
-        """Index bytes of a layer in the method's own form."""
-        counter = getattr(self.make(self.allocation.method, **self.allocation.settings), "paper_index_bytes", None)
-        return int(counter(index)) if counter is not None else index.nbytes
+    def coarser(self) -> str | None:
+        """As the method says."""
+        return self._method.coarser()
+
+    def paper_index_bytes(self, index: IndexSet) -> int | None:
+        """Index bytes of a layer in the method's own format."""
+        return self._method.paper_index_bytes(index)
+
+    def paper_counting(self, dense_params: int, net: NetCounts) -> Counting | None:
+        """As the method's authors count."""
+        return self._method.paper_counting(dense_params, net)
 
     def _settings_of(self, layer: ConvLayer) -> LayerSettings:
         given = self.allocation.layers.get(layer.name)
@@ -234,5 +319,5 @@ class Allocated:
 
     def _of(self, layer: ConvLayer) -> Method:
         given = self.allocation.layers.get(layer.name)
-        own = given.model_dump(exclude_none=True) if given is not None else {}
-        return self.make(self.allocation.method, **{**self.allocation.settings, **own}, allocation="uniform")
+        own = given.as_dict() if given is not None else {}
+        return self.make(self.name, **{**self.allocation.settings, **own}, allocation="uniform")

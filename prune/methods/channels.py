@@ -8,15 +8,15 @@ it, and everything that an addition ties to it. Importance is the L1 norm of all
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.machine.packages import require
-from trtkp.pruning.method import Masks
+from trtkp.pruning.method import Masks, Method
 from trtkp.pruning.options import check_allocation, check_granularity, check_ratio
 from trtkp.pruning.regulariser import Deployed
 
@@ -27,7 +27,7 @@ __all__ = ["Channels"]
 
 
 @dataclass(frozen=True)
-class Channels:
+class Channels(Method):
     """Remove the channels of smallest L1 norm.
 
     Scope: the output channels of every convolution; of those that are left out, they stay.
@@ -43,28 +43,28 @@ class Channels:
     round_to: int = 1
 
     name = "channels"
+    converts = True
 
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
         check_allocation(self.allocation)
         check_granularity(1, 1, self.round_to)
 
-    def settings(self) -> dict[str, Any]:
-        """Every hyper-parameter."""
-        return asdict(self)
-
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """Any convolution has channels."""
         del layer
         return None
 
-    def out_of_scope(self, layer: ConvLayer) -> str | None:
-        """Nothing is."""
-        del layer
-        return None
-
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
         """There are none: the weights change their shapes.
+
+        Raises:
+            InputError: always.
+        """
+        self.check_one_shot()
+
+    def check_one_shot(self) -> NoReturn:
+        """Masks cannot say what is left.
 
         Raises:
             InputError: always.

@@ -25,9 +25,9 @@ as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ import numpy.typing as npt
 from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
-from trtkp.pruning.method import Masks
+from trtkp.pruning.method import Masks, Method
 from trtkp.pruning.regulariser import Deployed
 from trtkp.pruning.scope import no_element_to_drop, stem_or_depthwise
 
@@ -48,7 +48,7 @@ __all__ = ["DPPNet"]
 
 
 @dataclass(frozen=True)
-class DPPNet:
+class DPPNet(Method):
     """Learn P kernels per layer, the positions that each of them keeps, and an attention that mixes them per sample.
 
     Scope: 3x3 convolutions of one group but the stem; larger and smaller ones by name. The sparsity follows from
@@ -67,16 +67,13 @@ class DPPNet:
     noise: float = 0.1
 
     name = "dppnet"
+    converts = True
 
     def __post_init__(self) -> None:
         if self.patterns < 1 or not (isfinite(self.temperature) and self.temperature > 0):
             raise InputError(f"{self.patterns} patterns at temperature {self.temperature}: at least one, above zero")
         if not all(isfinite(value) and value >= 0 for value in (self.alpha, self.noise)):
             raise InputError(f"alpha {self.alpha}, noise {self.noise}: not below zero, and finite")
-
-    def settings(self) -> dict[str, Any]:
-        """Every hyper-parameter."""
-        return asdict(self)
 
     def paper_index_bytes(self, index: IndexSet) -> int:
         """A bit per pattern and position."""
@@ -99,9 +96,28 @@ class DPPNet:
         Raises:
             InputError: always.
         """
+        self.check_one_shot()
+
+    def check_one_shot(self) -> NoReturn:
+        """Patterns are learnt.
+
+        Raises:
+            InputError: always.
+        """
         raise InputError(
             "--method dppnet learns its patterns", remedy="use trtkp prune with --data and --epochs, then trtkp build"
         )
+
+    @property
+    def regularises(self) -> bool:
+        """Masks are learnt with the patterns."""
+        return True
+
+    def check_training(self, *, prepare: int, regularise: int, finetune: int) -> None:
+        """Without a stage ``regularise`` there are no masks."""
+        super().check_training(prepare=prepare, regularise=regularise, finetune=finetune)
+        if not regularise:
+            raise InputError("--method dppnet learns its patterns in training", remedy="give --data and --epochs")
 
     def convert(
         self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], example: Sequence[torch.Tensor], seed: int

@@ -33,7 +33,6 @@ __all__ = [
     "dynamic_layers",
     "freeze",
     "pack",
-    "pattern_costs",
     "use_patterns",
 ]
 
@@ -320,30 +319,6 @@ class PatternCosts:
         total, overhead = self.dense + self.other, self.attention + self.aggregation
         gone = self.dense - self.kept
         return Fraction(gone, self.dense), Fraction(gone, total), Fraction(gone - overhead, total)
-
-
-def pattern_costs(model: nn.Module, example: Tensor) -> PatternCosts:
-    """Count a converted net on one sample [1, C, H, W]; works on the meta device with masks that are not learnt."""
-    pixels, other = {}, 0
-
-    def count(module: nn.Module, _: Any, out: Tensor) -> None:
-        nonlocal other
-        if isinstance(module, DynamicPatternConv2d):
-            pixels[module] = out.shape[2] * out.shape[3]
-        elif isinstance(module, nn.Conv2d):
-            other += module.weight.numel() * out.shape[2] * out.shape[3]
-        elif isinstance(module, nn.Linear):
-            other += module.weight.numel()
-
-    inside = {part for layer in dynamic_layers(model).values() for part in layer.modules() if part is not layer}
-    hooks = [module.register_forward_hook(count) for module in model.modules() if module not in inside]
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return costs_of(pixels, other)
 
 
 def costs_of(pixels: Mapping[DynamicPatternConv2d, int], other: int) -> PatternCosts:

@@ -35,7 +35,7 @@ from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
 from trtkp.pruning.granularity import Blocks, blocks_of
-from trtkp.pruning.method import Masks
+from trtkp.pruning.method import Masks, Method
 from trtkp.pruning.nm import check_nm, list_ratio, refined
 from trtkp.pruning.options import check_allocation, check_granularity, check_ratio, exact_floor
 from trtkp.pruning.regulariser import layer_weights
@@ -59,7 +59,7 @@ DEFAULT_N = 4
 
 
 @dataclass(frozen=True)
-class KEP:
+class KEP(Method):
     """Keep the n most energetic elements of every kernel plane.
 
     Scope: convolutions with more than one tap; by default neither the stem nor depthwise layers, and with neither ``n``
@@ -96,6 +96,7 @@ class KEP:
     norm: Literal["l1", "l2"] = "l2"
 
     name = "kep"
+    searched_filter_group = 1
 
     def __post_init__(self) -> None:
         if self.share not in SHARES:
@@ -180,6 +181,11 @@ class KEP:
         blocks = blocks_of(layer, energy, self.filter_group, self.channel_block, cluster=self.cluster)
         return block_top_n_mask(weight, n, blocks)
 
+    @property
+    def regularises(self) -> bool:
+        """The penalty grows on what the mask drops."""
+        return True
+
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> GrowingPenalty:
         """The growing penalty on what the mask of the module's weights drops."""
         from trtkp.pruning.methods.kep_penalty import GrowingPenalty
@@ -194,6 +200,10 @@ class KEP:
             model, rank(), delta=self.delta, every=self.every, norm=self.norm, rank=rank if self.refresh else None,
             inside=inside if self.nm is not None else None,
         )  # fmt: skip
+
+    def coarser(self) -> str | None:
+        """Positions that all kernels of a layer share."""
+        return None if self.share == "per-layer" else "--share per-layer lets a layer's kernels share their positions"
 
     def paper_index_bytes(self, index: IndexSet) -> int:
         """Index bytes of a layer in KEP's own storage; see `paper_index_bytes`."""

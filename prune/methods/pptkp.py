@@ -38,9 +38,10 @@ from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
 from trtkp.pruning.granularity import Blocks, blocks_of, rounded
-from trtkp.pruning.method import Masks
-from trtkp.pruning.methods.vskp import equalised
+from trtkp.pruning.method import Counting, Masks, Method, Net, NetCounts
+from trtkp.pruning.methods.vskp import counted_with_batch_norm, equalised
 from trtkp.pruning.nm import check_nm, list_ratio
+from trtkp.pruning.one_shot import Pruning, prune_layers
 from trtkp.pruning.options import check_allocation, check_granularity, check_ratio, exact_floor
 from trtkp.pruning.scope import no_kernel_to_drop, stem_or_pointwise
 
@@ -76,7 +77,7 @@ class PruningPoint:
 
 
 @dataclass(frozen=True)
-class PPTKP:
+class PPTKP(Method):
     """Remove the kernels of small L1 norm, at a ratio or at a pruning point.
 
     Scope: everything but the stem and depthwise layers; 1x1 layers only with ``pointwise``.
@@ -161,6 +162,10 @@ class PPTKP:
         """Bytes of ragged lists: a channel of 1 byte (2 from 257 channels on) per kernel, int32 row pointers."""
         kernels = int(np.diff(index.group_ptr) @ np.diff(index.entry_ptr))
         return kernels * (1 if index.shape[1] <= 1 << 8 else 2) + 4 * (index.shape[0] + 1)
+
+    def paper_counting(self, dense_params: int, net: NetCounts) -> Counting:
+        """As V-SKP's authors, of the same group, count."""
+        return counted_with_batch_norm(dense_params, net)
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """One kernel per filter leaves nothing to choose."""
@@ -265,11 +270,42 @@ class PPTKP:
         ranks = np.argsort(np.argsort(norms, axis=1, kind="stable"), axis=1)
         return ranks >= columns - np.array(counts)[:, None]
 
+    def report(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]], net: Net) -> dict[str, Any]:
+        """``points``: every pruning point of the norms, and what the whole net would keep there.
+
+        A record has the number of the ``point``, and by the layers' kernel sizes in ``norms`` the threshold, None where
+        those norms have fewer points. Then ``--point`` refuses the number, and these are None: ``kernels`` that the
+        layers keep and those they have, ``params`` and ``macs`` of the whole net.
+        """
+        points = self.points(layers, weights)
+        records = []
+        for i in range(max(map(len, points.values()), default=0)):
+            norms = {sizes: asdict(found[i]) if i < len(found) else None for sizes, found in points.items()}
+            left: dict[str, Any] = {"kernels": None, "params": None, "macs": None}
+            if None not in norms.values():
+                pruning = prune_layers(self.at(i + 1), layers, weights)
+                params, macs = net.left(pruning.masks)
+                left = {"kernels": _kernels(layers, pruning), "params": params, "macs": macs}
+            records.append({"point": i + 1, "norms": norms, **left})
+        return {"points": records}
+
+    @property
+    def regularises(self) -> bool:
+        """The penalty makes the margins."""
+        return True
+
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> NormDependentL1:
         """The norm-dependent penalty, its breakpoints those of the module's weights."""
         from trtkp.pruning.methods.pptkp_penalty import NormDependentL1
 
         return NormDependentL1(model, layers, self)
+
+
+def _kernels(layers: Sequence[ConvLayer], pruning: Pruning) -> list[int]:
+    """Kernels that the layers keep, and those they have."""
+    removed = sum(int((~mask.any(axis=(2, 3))).sum()) for mask in (pruning.masks | pruning.lists).values())
+    kernels = sum(layer.filters * layer.channels for layer in layers)
+    return [kernels - removed, kernels]
 
 
 def kernel_norms(weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtkp.index.conv_layer import ConvLayer
+from trtkp.index.index_set import Masks
 from trtkp.pruning.granularity import Blocks
-from trtkp.pruning.method import Masks, list_weights
 from trtkp.pruning.methods.pptkp import PPTKP, kernel_norms, pools
+from trtkp.pruning.one_shot import list_weights
 from trtkp.pruning.regulariser import Regulariser, layer_parameters, layer_weights
 
 if TYPE_CHECKING:

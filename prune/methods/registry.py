@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import Any
 
@@ -17,14 +17,13 @@ from trtkp.pruning.methods.pptkp import PPTKP
 from trtkp.pruning.methods.soks import SOKS
 from trtkp.pruning.methods.vskp import VSKP
 from trtkp.pruning.options import check_types
-from trtkp.pruning.regulariser import Converting
 
-__all__ = ["METHODS", "check_settings", "make_method"]
+__all__ = ["METHODS", "check_settings", "made_before", "make_method"]
 
 #: What ``--allocation`` takes besides a file.
 ALLOCATIONS = ("global", "uniform")
 
-METHODS: dict[str, Callable[..., Method]] = {
+METHODS: dict[str, type[Method]] = {
     "kep": KEP,
     "vskp": VSKP,
     "pptkp": PPTKP,
@@ -52,7 +51,7 @@ def make_method(name: str, **settings: Any) -> Method:
     allocation = given.get("allocation")
     if allocation is None or allocation in ALLOCATIONS:
         return METHODS[name](**given)
-    if isinstance(METHODS[name], Converting):
+    if METHODS[name].converts:
         raise InputError(
             f"--allocation {allocation}: method {name} makes another net, and takes no settings by layers",
             remedy=f"use {' or '.join(ALLOCATIONS)}, and --skip for layers that are to stay",
@@ -68,6 +67,21 @@ def make_method(name: str, **settings: Any) -> Method:
         raise error.in_file(allocation) from None
 
 
+def made_before(name: str, settings: Mapping[str, Any]) -> Method | None:
+    """The method that a manifest names, for what it says of index sets that it made: its paper's counting, its notes.
+
+    With the recorded settings where they can be given again; those of a file or of layers cannot. No file is read,
+    whatever the manifest says.
+    """
+    if name not in METHODS:
+        return None
+    shared = {key: value for key, value in settings.items() if key != "allocation" or value in ALLOCATIONS}
+    try:
+        return make_method(name, **shared)
+    except InputError:
+        return make_method(name)
+
+
 def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     """Whether a method has such settings, of such types; values are checked where they are used.
 
@@ -76,7 +90,7 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     """
     if name not in METHODS:
         raise InputError(f"--method {name}: not known", remedy=f"use one of {', '.join(METHODS)}")
-    known = getattr(METHODS[name], "__dataclass_fields__", {})
+    known = METHODS[name].setting_names()
     for key in settings:
         if key not in known:
             raise InputError(f"--{key.replace('_', '-')} means nothing to method {name}", remedy="leave it out")

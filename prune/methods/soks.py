@@ -42,7 +42,7 @@ from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
 from trtkp.pruning.granularity import Blocks, blocks_of
-from trtkp.pruning.method import Masks
+from trtkp.pruning.method import Counting, Masks, Method, NetCounts
 from trtkp.pruning.nm import check_nm, list_ratio
 from trtkp.pruning.options import check_allocation, check_granularity, check_ratio, exact_floor
 from trtkp.pruning.scope import no_element_to_drop, stem_or_depthwise
@@ -71,7 +71,7 @@ _COSTS = ("none", "params", "macs")
 
 
 @dataclass(frozen=True)
-class SOKS:
+class SOKS(Method):
     """Keep the important positions of every filter group's kernels.
 
     Scope: convolutions with more than one tap, neither the stem nor depthwise layers.
@@ -139,8 +139,8 @@ class SOKS:
         return self.remove_filters and self.ratio is None
 
     @property
-    def searches(self) -> bool:
-        """Whether training towards the masks means anything."""
+    def regularises(self) -> bool:
+        """Fixed shapes leave nothing to search."""
         return self.shapes is None
 
     def settings(self) -> dict[str, Any]:
@@ -155,6 +155,11 @@ class SOKS:
     def paper_index_bytes(self, index: IndexSet) -> int:
         """A bit per position and filter group."""
         return -(-index.shape[2] * index.shape[3] * index.filter_groups // 8)
+
+    def paper_counting(self, dense_params: int, net: NetCounts) -> Counting:
+        """FLOPs of every operator, as in the same authors' ASKs."""
+        del dense_params
+        return Counting("FLOPs of every operator", 0, net.elementwise_operations())
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """A plane of one element has nothing to drop, and fixed shapes are of 3x3 kernels."""

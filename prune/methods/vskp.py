@@ -26,7 +26,7 @@ kernels of a filter are ranked by what 2:4 is expected to keep of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,13 +36,14 @@ from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet, Kind
 from trtkp.pruning.granularity import Blocks, blocks_of, rounded
-from trtkp.pruning.method import Masks
+from trtkp.pruning.method import Counting, Masks, Method, Net, NetCounts, Repair, Weights
 from trtkp.pruning.nm import check_nm, list_ratio
 from trtkp.pruning.options import check_allocation, check_granularity, check_ratio, exact_floor
 from trtkp.pruning.scope import no_kernel_to_drop, stem_or_pointwise
 
 __all__ = [
     "VSKP",
+    "counted_with_batch_norm",
     "equalised",
     "index_list",
     "kernel_bitmap",
@@ -58,7 +59,7 @@ _EPSILON = 1e-6  # of the cosine, as in the authors' code
 
 
 @dataclass(frozen=True)
-class VSKP:
+class VSKP(Method):
     """Keep the same number of kernels in every filter of a layer, those of largest score.
 
     Scope: everything but the stem and depthwise layers; 1x1 layers only with ``pointwise``.
@@ -112,10 +113,6 @@ class VSKP:
                 "--reactivate changes single kernels", remedy="leave out --filter-group, --channel-block and --nm"
             )
 
-    def settings(self) -> dict[str, Any]:
-        """Every hyper-parameter."""
-        return asdict(self)
-
     @property
     def expects_two_four(self) -> bool:
         """Lists are of channels, and chosen with 2:4 in view."""
@@ -124,6 +121,10 @@ class VSKP:
     def paper_index_bytes(self, index: IndexSet) -> int:
         """Bytes of the bitmap form, ceil(C/8) per filter."""
         return kernel_bitmap(index).nbytes
+
+    def paper_counting(self, dense_params: int, net: NetCounts) -> Counting:
+        """See `counted_with_batch_norm`."""
+        return counted_with_batch_norm(dense_params, net)
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """One kernel per filter leaves nothing to choose."""
@@ -147,6 +148,59 @@ class VSKP:
                 kept = blocks[layer.name].spread(equalised(scores[layer.name], count))
                 masks[layer.name] = np.broadcast_to(kept[:, :, None, None], layer.weight_shape).copy()
         return masks
+
+    def check_one_shot(self) -> None:
+        """A build makes index sets, which fully connected layers have not, and trains nothing."""
+        if self.fully_connected:
+            raise InputError(
+                "--fully-connected prunes what has no index sets", remedy="use trtkp prune, then trtkp build"
+            )
+        if self.reactivate:
+            raise InputError(
+                "--reactivate mends what a fine-tune left unmoved, and a build trains nothing",
+                remedy="use trtkp prune with --data and --epochs, then trtkp build",
+            )
+
+    def check_by_layers(self) -> None:
+        """Fully connected layers have no ratio of their own, and a repair follows pairs of layers."""
+        for setting in ("fully_connected", "reactivate"):
+            if getattr(self, setting):
+                flag = setting.replace("_", "-")
+                raise InputError(f"{flag} means nothing to an allocation by layers", remedy="leave it out")
+
+    def check_training(self, *, prepare: int, regularise: int, finetune: int) -> None:
+        """The repair needs a fine-tune."""
+        if self.reactivate and not finetune:
+            raise InputError("--reactivate mends what a fine-tune left unmoved", remedy="give --data and --epochs")
+        super().check_training(prepare=prepare, regularise=regularise, finetune=finetune)
+
+    def matrix_masks(self, net: Net) -> Masks:
+        """With ``fully_connected``, `mask_of_matrix` of every matrix."""
+        if not self.fully_connected:
+            return {}
+        return {name: mask_of_matrix(weight, self.ratio) for name, weight in net.matrices().items()}
+
+    @property
+    def repairs(self) -> bool:
+        """With ``reactivate``."""
+        return self.reactivate
+
+    def repair(self, masks: Masks, original: Weights, before: Weights, tuned: Weights, net: Net) -> Repair:
+        """Let layers read the filters before them that the fine-tune left unmoved (`reactivate`).
+
+        The report has the kernels that came back, by layer.
+        """
+        changed: Masks = {}
+        weights, restored = {}, {}
+        for name, following in net.next_convolutions().items():
+            if name not in masks or following not in masks:
+                continue
+            held = changed.get(following, masks[following])
+            channels = unmoved_filters(before[name], tuned[name])
+            mask, weight = reactivate(channels, held, original[following], tuned[following])
+            if count := int((mask & ~held)[:, :, 0, 0].sum()):
+                changed[following], weights[following], restored[following] = mask, weight, count
+        return Repair(changed, weights, {"reactivated": restored})
 
     @property
     def _ratio(self) -> float:
@@ -213,6 +267,17 @@ def kernel_scores(weight: npt.NDArray[Any], alpha: float, beta: float = 0.0) -> 
     magnitude = np.abs(vectors).sum(axis=2)
     scores: npt.NDArray[np.float64] = magnitude * (alpha + (1 - alpha) * np.abs(cosine))
     return scores * (1 - beta * magnitude.var())
+
+
+def counted_with_batch_norm(dense_params: int, net: NetCounts) -> Counting:
+    """V-SKP's two countings.
+
+    With batch normalisation: parameters over the state dict, statistics included, and one FLOP per element. Without
+    it and biases: the weights of products, and the same FLOPs as MACs. PPT-KP, of the same group, presumably counts so
+    too.
+    """
+    without = Counting("without BatchNorm and biases", net.product_weights() - dense_params, 0)
+    return Counting("with BatchNorm and its statistics", net.statistics(), net.batch_norm_elements(), without)
 
 
 def mask_of_matrix(weight: npt.NDArray[Any], ratio: float) -> npt.NDArray[np.bool_]:

@@ -21,8 +21,14 @@ from safetensors.numpy import load, save_file
 from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
-from trtkp.pruning.method import Masks
-from trtkp.pruning.methods.vskp import index_list, kernel_bitmap, mask_of_bitmap, mask_of_list
+from trtkp.pruning.method import Counting, Masks, Method, NetCounts
+from trtkp.pruning.methods.vskp import (
+    counted_with_batch_norm,
+    index_list,
+    kernel_bitmap,
+    mask_of_bitmap,
+    mask_of_list,
+)
 from trtkp.pruning.scope import no_kernel_to_drop
 
 __all__ = ["FORMS", "Listed", "save_index"]
@@ -56,7 +62,7 @@ def save_index(path: str | PathLike[str], index_sets: Mapping[str, IndexSet], fo
 
 
 @dataclass(frozen=True)
-class Listed:
+class Listed(Method):
     """Kernels that were chosen elsewhere, in V-SKP's forms.
 
     Args:
@@ -87,7 +93,7 @@ class Listed:
         object.__setattr__(self, "_arrays", arrays)
         object.__setattr__(self, "_digest", sha256(content).hexdigest())
 
-    def check(self, layers: Sequence[ConvLayer]) -> None:
+    def check_layers(self, layers: Sequence[ConvLayer]) -> None:
         """Refuse an index of another model.
 
         Raises:
@@ -128,6 +134,10 @@ class Listed:
             except InputError as error:
                 raise InputError(error.message, file=self.path, layer=layer.name) from None
         return masks
+
+    def paper_counting(self, dense_params: int, net: NetCounts) -> Counting:
+        """As V-SKP's authors count."""
+        return counted_with_batch_norm(dense_params, net)
 
     def paper_index_bytes(self, index: IndexSet) -> int:
         """Bytes of the bitmap form."""

@@ -11,11 +11,10 @@ from typing import Any
 from trtkp.errors import InputError
 from trtkp.machine.packages import require
 from trtkp.pruning.method import Method
-from trtkp.pruning.regulariser import Converting, Trainable, can_regularise
 from trtkp.pruning.run.folder import training_folder
 from trtkp.pruning.train.recipe import Training
 
-__all__ = ["PruneOptions", "check_stages", "check_tensorboard", "with_epochs"]
+__all__ = ["PruneOptions", "check_tensorboard", "with_epochs"]
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,6 @@ class PruneOptions:
             )
 
 
-def check_stages(method: Method, training: Training) -> None:
-    """Refuse a stage ``prepare`` of a method that has none, and with no training what happens in it.
-
-    Raises:
-        InputError: naming the method, and what to leave out or to give.
-    """
-    if getattr(method, "reactivate", False) and not training.finetune.epochs:
-        raise InputError("--reactivate mends what a fine-tune left unmoved", remedy="give --data and --epochs")
-    if not (isinstance(method, Converting) and isinstance(method, Trainable)):
-        if training.prepare.epochs:
-            raise InputError(f"a stage prepare means nothing to method {method.name}", remedy="leave it out")
-    elif not training.regularise.epochs:
-        raise InputError(f"--method {method.name} learns its patterns in training", remedy="give --data and --epochs")
-
-
 def check_tensorboard(options: PruneOptions, output: Path) -> None:
     """Refuse event files that could not be written, or that would go with what pruning replaces and removes.
 
@@ -96,10 +80,10 @@ def with_epochs(
     and so is the one before it of a method that has one.
     """
     training = training.with_stage("finetune", epochs=epochs, **changes)
-    if isinstance(method, Converting) and can_regularise(method):
+    if method.prepares:
         first = epochs if epochs is not None and not training.prepare.epochs else None
         training = training.with_stage("prepare", epochs=first, **changes)
-    if not can_regularise(method):
+    if not method.regularises:
         if regularise:
             raise InputError(f"--regularise-epochs means nothing to method {method.name}", remedy="leave it out")
         return replace(training, regularise=replace(training.regularise, epochs=0))

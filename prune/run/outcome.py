@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from trtkp.errors import InputError
 from trtkp.index.index_set import IndexSet
-from trtkp.pruning.method import Masks, Method, check_left, index_set, prune_layers
-from trtkp.pruning.regulariser import Converting, Deployed, can_regularise
-from trtkp.pruning.run.pptkp import points_report
+from trtkp.pruning.method import Masks, Method
+from trtkp.pruning.one_shot import check_left, index_set, prune_layers
+from trtkp.pruning.regulariser import Deployed
+from trtkp.pruning.run.net import SubjectNet
 from trtkp.pruning.run.subject import Subject
-from trtkp.pruning.run.vskp import matrix_masks
 
 if TYPE_CHECKING:
     import torch
@@ -76,11 +76,16 @@ class Outcome:
         with self._named():
             pruning = prune_layers(self.method, self.subject.layers, weights)
         self.take(pruning.masks, pruning.lists)
-        self.list_points(weights)
+        self.take_report(weights)
 
-    def list_points(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Report PPT-KP's pruning points of the weights that the masks came from."""
-        self.report |= points_report(self.subject, self.method, weights)
+    def take_report(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """The method's figures about the weights that the masks came from."""
+        self.report |= self.method.report(self.subject.layers, weights, self.net)
+
+    @property
+    def net(self) -> SubjectNet:
+        """What the method may ask for around the layers."""
+        return SubjectNet(self.subject, self.module)
 
     def take(self, masks: Masks, lists: Masks) -> None:
         """Masks, and the lists of those with 2:4 inside; kept are those that remove something.
@@ -88,15 +93,14 @@ class Outcome:
         Raises:
             InputError: one leaves nothing.
         """
-        converts = isinstance(self.method, Converting)
-        if converts and not can_regularise(self.method):
+        converts = self.method.converts
+        if converts and not self.method.regularises:
             return  # the net that it made has none
         with self._named():
             check_left(self.method, masks, self.subject.weights)
         self.masks = {name: mask for name, mask in masks.items() if not mask.all()}
         self.lists = {name: lists[name] for name in self.masks if name in lists}
-        if getattr(self.method, "fully_connected", False):
-            self.matrices = matrix_masks(self.subject, self.module, self.method.settings()["ratio"])
+        self.matrices = self.method.matrix_masks(self.net)
         for layer in self.subject.layers:
             if layer.name not in self.masks and not converts:  # what was converted is not left as it was
                 self.left_dense[layer.name] = "the method removes nothing from it"
@@ -116,7 +120,7 @@ class Outcome:
         """Make a net that the method made what is exported, in place; its masks are the ones of that."""
         from trtkp.pruning.train.modes import set_training
 
-        if not isinstance(self.method, Converting):
+        if not self.method.converts:
             return
         assert self.module is not None
         set_training(self.module.cpu(), False)

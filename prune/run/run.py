@@ -12,9 +12,8 @@ from trtkp.bundle.writer import check_replaceable
 from trtkp.errors import InputError
 from trtkp.pruning.method import Method
 from trtkp.pruning.methods.registry import make_method
-from trtkp.pruning.regulariser import Converting
 from trtkp.pruning.run.folder import forget_training
-from trtkp.pruning.run.options import PruneOptions, check_stages, check_tensorboard
+from trtkp.pruning.run.options import PruneOptions, check_tensorboard
 from trtkp.pruning.run.outcome import Outcome
 from trtkp.pruning.run.stages import Progress, Stages
 from trtkp.pruning.run.subject import Subject
@@ -56,15 +55,18 @@ def prune(
 
     options = options or PruneOptions()
     chosen = make_method(method, **settings) if isinstance(method, str) else method
-    check_stages(chosen, options.training)
+    training = options.training
+    chosen.check_training(
+        prepare=training.prepare.epochs, regularise=training.regularise.epochs, finetune=training.finetune.epochs
+    )
     target = Path(output)
     check_replaceable(target)
     check_tensorboard(options, target)
     if data is None:
-        if options.training.epochs:
-            raise InputError(f"{options.training.epochs} epochs of training need data", remedy="give --data")
+        if training.epochs:
+            raise InputError(f"{training.epochs} epochs of training need data", remedy="give --data")
         outcome = Outcome(Subject.load(Path(model), None, chosen, options), chosen)
-        _prune_untrained(outcome, options.training.seed)
+        _prune_untrained(outcome, training.seed)
         return Pruned(target, _write(outcome, options, target))
     processes = joined()
     outcome = Outcome(Subject.load(Path(model), Path(data), chosen, options), chosen)
@@ -76,7 +78,7 @@ def prune(
 
 def _prune_untrained(outcome: Outcome, seed: int) -> None:
     """Masks of the weights as the file has them; a method that makes another net makes it."""
-    if isinstance(outcome.method, Converting):
+    if outcome.method.converts:
         outcome.module = outcome.subject.converted(outcome.method, seed)
     else:
         outcome.take_one_shot(outcome.subject.weights)

@@ -15,11 +15,9 @@ import numpy.typing as npt
 from trtkp.errors import InputError
 from trtkp.pruning.method import Masks
 from trtkp.pruning.nm import refined
-from trtkp.pruning.regulariser import Converting, Trainable, can_regularise
 from trtkp.pruning.run.folder import checkpoint_file, forget_training, training_folder
 from trtkp.pruning.run.options import PruneOptions
 from trtkp.pruning.run.outcome import Outcome
-from trtkp.pruning.run.vskp import reactivate_layers
 from trtkp.pruning.train.recipe import STAGES
 
 if TYPE_CHECKING:
@@ -62,7 +60,7 @@ class Stages:
         start = self._begin()
         if "dense" not in outcome.accuracy:
             outcome.accuracy["dense"] = self._measure()
-        if isinstance(self._method, Converting):
+        if self._method.converts:
             converted = self._subject.converted(self._method, self._options.training.seed)
             outcome.module = converted.to(self._device)
         if start is not None and start.stage == "finetune":
@@ -103,24 +101,23 @@ class Stages:
         if training.prepare.epochs and (start is None or start.stage == "prepare"):
             self._stage("prepare", start)
             start = None
-        if can_regularise(self._method) and training.regularise.epochs:
+        if self._method.regularises and training.regularise.epochs:
             self._outcome.take(*self._regularised(start))
-            if not isinstance(self._method, Converting):  # the layers that were read are not in its net
-                self._outcome.list_points(self._weights())
-        elif not isinstance(self._method, Converting):
+            if not self._method.converts:  # the layers that were read are not in its net
+                self._outcome.take_report(self._weights())
+        elif not self._method.converts:
             self._outcome.take_one_shot(self._weights())
 
     def _regularised(self, start: Checkpoint | None) -> tuple[Masks, Masks]:
         """Masks that the method trains towards, and the lists of those with 2:4 inside."""
-        assert isinstance(self._method, Trainable)
         regulariser = self._method.regulariser(self._module, self._subject.layers)
         self._stage("regularise", start, regulariser=regulariser)
         self._outcome.report = regulariser.report()
         masks, lists = regulariser.masks(), {}
         regulariser.finish()
-        if getattr(self._method, "nm", None) is not None:
+        if self._method.nm is not None:
             lists, masks = masks, refined(masks, self._weights(), self._subject.layers)
-        if getattr(self._method, "retrain", False):
+        if self._method.retrain:
             from trtkp.pruning.train.initialise import initialise
 
             initialise(self._module, self._options.training.seed)
@@ -144,15 +141,30 @@ class Stages:
             for part, masks in (("mask", outcome.masks), ("list", outcome.lists))
             for name, mask in masks.items()
         }
-        repairs, before = getattr(self._method, "reactivate", False), {}
-        if repairs and start is not None:
+        before = {}
+        if self._method.repairs and start is not None:
             before = {name: weight.numpy() for name, weight in start.part("before").items()}
-        elif repairs:
+        elif self._method.repairs:
             before = self._weights()
         keep |= {f"before.{name}": torch.from_numpy(weight) for name, weight in before.items()}
         self._stage("finetune", start, masks=held, keep=keep)
-        if repairs:
-            outcome.report["reactivated"] = reactivate_layers(self._subject, self._module, outcome.masks, before)
+        if self._method.repairs:
+            self._repair(before)
+
+    def _repair(self, before: Mapping[str, npt.NDArray[Any]]) -> None:
+        """What the method mends after the fine-tune: masks, weights of the module, and figures of it."""
+        import torch
+
+        from trtkp.pruning.regulariser import layer_parameters
+
+        outcome, subject = self._outcome, self._subject
+        repair = self._method.repair(outcome.masks, subject.weights, before, self._weights(), outcome.net)
+        outcome.masks |= repair.masks
+        outcome.report |= repair.report
+        parameters = layer_parameters(self._module, subject.layers) if repair.weights else {}
+        with torch.no_grad():
+            for name, weight in repair.weights.items():
+                parameters[name].copy_(torch.from_numpy(weight))
 
     def _stage(self, name: str, start: Checkpoint | None, **options: Any) -> None:
         from trtkp.pruning.train.trainer import Trainer

@@ -10,9 +10,8 @@ import numpy.typing as npt
 
 from trtkp.errors import InputError, TrtkpError
 from trtkp.model.layers import named_graph, read_layers
-from trtkp.pruning.method import Method, select_layers
-from trtkp.pruning.methods.vskp_lists import Listed
-from trtkp.pruning.regulariser import Converting
+from trtkp.pruning.method import Method
+from trtkp.pruning.one_shot import select_layers
 from trtkp.pruning.run.options import PruneOptions
 from trtkp.shapes import Profile, make_profile, parse_shape_options
 
@@ -70,7 +69,7 @@ class Subject:
             input_shape=list(options.input_shape) or None,
             trust_pickle=options.trust_pickle,
         )
-        if isinstance(method, Converting):
+        if method.converts:
             _check_export(source, method)
         shapes = parse_shape_options(list(options.input_shape), source.inputs, "--input-shape")
         profile = make_profile(source.inputs, {}, shapes, {})
@@ -78,13 +77,12 @@ class Subject:
         try:
             graph = named_graph(source)
             table, weights = read_layers(graph, source, profile)
-            if isinstance(method, Listed):
-                method.check(table.layers)
+            method.check_layers(table.layers)
             chosen, left_dense = select_layers(method, table.layers, options.include, options.skip)
         except TrtkpError as error:
             raise error if error.file is not None else error.in_file(path) from error
         layers = list({layer.name: layer for layer in chosen}.values())
-        if isinstance(method, Converting) and not layers:
+        if method.converts and not layers:
             raise InputError(f"method {method.name} finds no layer to prune", file=path)
         return cls(path, source, graph, table, layers, left_dense, weights, profile, parts)
 
@@ -96,7 +94,7 @@ class Subject:
         assert isinstance(self.source.backend, TorchBackend)
         return self.source.backend
 
-    def converted(self, method: Converting, seed: int) -> torch.nn.Module:
+    def converted(self, method: Method, seed: int) -> torch.nn.Module:
         """The net of the method in place of the model's."""
         try:
             return method.convert(self.backend.graph_module(), self.layers, self.backend.example(), seed)

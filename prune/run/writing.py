@@ -44,12 +44,11 @@ class Writing:
             (self._staging / log.name).write_bytes(log.read_bytes())
 
     def _write_onnx(self) -> None:
-        import onnx_ir as ir
-
         from trtkp.graph.passes.pack import apply_masks
+        from trtkp.graph.save import save_graph
 
         apply_masks(self._subject.graph, self._outcome.all_masks)
-        ir.save(self._subject.graph, self._model)
+        save_graph(self._subject.graph, self._model)
 
     def _write_program(self) -> None:
         from trtkp.pruning.masked import apply_masks
@@ -70,9 +69,8 @@ class Writing:
         index_sets, table = outcome.index_sets, subject.table
         matrices = {name: int(mask.sum()) for name, mask in outcome.matrices.items()}
         accounting = account(table.layers, table.params, table.macs, index_sets, table.matrices_kept(matrices))
-        counter = getattr(method, "paper_index_bytes", None)
-        paper = {name: counter(index) for name, index in index_sets.items()} if counter is not None else {}
-        counts = paper_counts(method.name, subject.source, subject.profile, accounting)
+        paper = method.paper_bytes_by_layer(index_sets)
+        counts = paper_counts(method, subject.source, subject.profile, accounting)
         totals = totals_record(accounting, paper, counts)
         retained = {cost.name: cost.params.retained for cost in accounting.layers}
         if outcome.deployed is not None:

@@ -151,6 +151,6 @@ def test_pycuda_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     broken_kind = ""
     monkeypatch.setattr(device_module, "importable", lambda name: True)
     monkeypatch.setattr(device_module.importlib, "import_module", load)
-    assert open_device(2) == ("py_cuda", 2)
-    broken_kind = "py_cuda"
+    assert open_device(2) == ("pycuda", 2)
+    broken_kind = "pycuda"
     assert open_device() == ("cuda_python", 0)

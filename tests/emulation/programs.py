@@ -5,21 +5,20 @@ Programs are under AddressSanitizer and UBSan; a shared library with the C inter
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-import platformdirs
 import pytest
 from filelock import FileLock
 
-ROOT = Path(__file__).parents[2]
+from tests.compiled import ROOT
+from tests.compiled import compiled_folder as folder_of
+
 HERE = Path(__file__).parent
 COMPILER = os.environ.get("CXX", "g++")
 #: The status with which the emulator itself ends a program.
@@ -32,7 +31,7 @@ SHARED_FLAGS = [*COMMON, "-O2", "-fPIC", "-Wno-unused-variable"]  # of the fiber
 LIBRARY = [
     HERE / "emulator.cpp",
     *sorted((ROOT / "plugins/capi").glob("*.cpp")),
-    *sorted((ROOT / "plugins/kernels").glob("*.cu")),
+    *sorted((ROOT / "plugins/kernels/launch").glob("*.cu")),
 ]
 
 #: The TensorRT plugins; what registers them as it is loaded is a library of its own.
@@ -50,8 +49,6 @@ PROGRAMS = {
 }
 #: Where sources are.
 SOURCES = (HERE, ROOT / "tests/glue", ROOT / "plugins")
-#: Seconds after which what was compiled from other sources goes.
-KEPT_S = 3 * 24 * 3600
 
 
 @cache
@@ -62,18 +59,8 @@ def compiled_folder() -> Path:
     """
     if shutil.which(COMPILER) is None:
         pytest.skip(f"no C++ compiler: {COMPILER} is not on PATH")
-    state = hashlib.sha256(subprocess.run([COMPILER, "--version"], capture_output=True, check=True).stdout)
-    state.update(repr((str(ROOT), FLAGS, SHARED_FLAGS)).encode())  # paths stand in what a failed check prints
-    for source in sorted(path for top in SOURCES for path in top.rglob("*") if _is_source(path)):
-        state.update(f"{source.relative_to(ROOT)} {source.stat().st_size}\n".encode() + source.read_bytes())
-    home = platformdirs.user_cache_path("trtkp") / "emulation"
-    folder = home / state.hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    os.utime(folder)
-    for other in home.iterdir():
-        if other.is_dir() and time.time() - other.stat().st_mtime > KEPT_S:
-            shutil.rmtree(other, ignore_errors=True)
-    return folder
+    sources = [path for top in SOURCES for path in top.rglob("*") if _is_source(path)]
+    return folder_of("emulation", COMPILER, (FLAGS, SHARED_FLAGS), sources)
 
 
 def build(program: str) -> Path:

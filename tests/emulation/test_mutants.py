@@ -231,21 +231,21 @@ MUTANTS = {
     ),
 }
 
-NARROW = ("launch_mma_64x32.cu", ("mma_64x32", "mma_64x32_split4"))
-SPARSE = ("launch_sparse_64x64.cu", ("sparse_64x64", "sparse_64x64_split4"))
-SPARSE_SINGLES = ("launch_sparse_singles_64x64.cu", ("sparse_singles_64x64",))
+NARROW = ("launchMma64x32", ("mma_64x32", "mma_64x32_split4"))
+SPARSE = ("launchSparse64x64", ("sparse_64x64", "sparse_64x64_split4"))
+SPARSE_SINGLES = ("launchSparseSingles64x64", ("sparse_singles_64x64",))
 #: Fault or file to the launcher that is compiled from the changed kernels, and the tactics that it serves.
 TARGETS = {
-    "reads the units of another window": ("launch_single_128x16.cu", ("single_128x16",)),
+    "reads the units of another window": ("launchSingle128x16", ("single_128x16",)),
     "T4: columns of the step before": SPARSE_SINGLES,
     "T4: gathers outside the image": SPARSE_SINGLES,
     "T4: stores before it may": SPARSE_SINGLES,
-    "gemm.cuh": ("launch_gemm_64x64.cu", ("mma_64x64_k64", "mma_64x64_k64_split4")),
-    "block_loader.cuh": ("launch_gemm_64x64.cu", ("mma_64x64_k64",)),
-    "tensor_sums.cuh": ("launch_tf32_64x64.cu", ("tf32_64x64",)),
-    "simt_sums.cuh": ("launch_simt_64x32.cu", ("simt_64x32",)),
-    "single_loader.cuh": ("launch_single_128x16.cu", ("single_128x16",)),
-    "direct.cuh": ("launch_direct.cu", ("direct",)),
+    "gemm.cuh": ("launchMma64x64K64", ("mma_64x64_k64", "mma_64x64_k64_split4")),
+    "block_loader.cuh": ("launchMma64x64K64", ("mma_64x64_k64",)),
+    "tensor_sums.cuh": ("launchTf32At64x64", ("tf32_64x64",)),
+    "simt_sums.cuh": ("launchSimt64x32", ("simt_64x32",)),
+    "single_loader.cuh": ("launchSingle128x16", ("single_128x16",)),
+    "direct.cuh": ("launchDirect", ("direct",)),
     "sparse.cuh": SPARSE,
 }
 
@@ -266,15 +266,28 @@ def mutated_program(
     assert count == 1
     (kernels / file).write_text(text)
     # Layers here are float16, or float32 where a launcher takes that: other types would be compiled in vain.
-    for path in kernels.glob("launch_*.cu*"):
+    for path in (kernels / "launch").glob("*.cu*"):
         path.write_text(path.read_text().replace("__nv_bfloat16", "__half"))
+    (mutated,) = (path for path in (kernels / "launch").glob("*.cu") if f" {launcher}(" in path.read_text())
+    mutated.write_text(only_launcher(mutated.read_text(), launcher))
 
-    mutated = kernels / launcher
     flags = [COMPILER, *FLAGS, "-Wno-error", "-o"]
     subprocess.run([*flags, str(folder / "o"), "-x", "c++", "-c", str(mutated)], check=True, capture_output=True)
-    rest = [objects / f"{source.name}.o" for source in PROGRAMS[program] if source.name != mutated.name]
-    subprocess.run([*flags, str(folder / "run"), str(folder / "o"), *map(str, rest)], check=True)
+    # The other tiles of the launcher's file come from the unchanged one. Of two definitions the linker takes the first.
+    rest = [objects / f"{source.name}.o" for source in PROGRAMS[program]]
+    first = ["-Wl,--allow-multiple-definition", str(folder / "o")]
+    subprocess.run([*flags, str(folder / "run"), *first, *map(str, rest)], check=True)
     return folder / "run"
+
+
+def only_launcher(text: str, launcher: str) -> str:
+    """A launcher file without the launchers of other tiles, whose kernels would be compiled in vain."""
+    other = re.compile(
+        rf"^cudaError_t (?!{launcher}\b)launch\w+\((Conv|Dynamic)Problem const& problem, DataType.*?^}}$",
+        re.MULTILINE | re.DOTALL,
+    )
+    head, begin, launchers = text.rpartition("} // namespace\n")  # a template of the file's own stays
+    return head + begin + other.sub("", launchers)
 
 
 def failing_layers(
@@ -315,25 +328,25 @@ def test_a_harmless_change_passes(file: str, run_conv: Path, oracle: Any, tmp_pa
 #: Faults in the dynamic pattern: launcher, file, text, and what replaces it.
 DYNAMIC_MUTANTS = {
     "weights of the first sample": (
-        "launch_dynamic_64x64.cu",
+        "launchDynamic64x64",
         "dynamic.cuh",
         "+ n * one.filters * one.columns",
         "",
     ),
     "one sample too many": (
-        "launch_aggregate.cu",
+        "launchAggregate",
         "dynamic.cuh",
         "T* const to = static_cast<T*>(problem.weight) + (firstSample + s)",
         "T* const to = static_cast<T*>(problem.weight) + (firstSample + s + 1)",
     ),
     "attention of another sample": (
-        "launch_aggregate.cu",
+        "launchAggregate",
         "dynamic.cuh",
         "static_cast<int64_t>(firstSample + s) * problem.patterns + p",
         "static_cast<int64_t>(firstSample) * problem.patterns + p",
     ),
     "forgets a pattern": (
-        "launch_aggregate.cu",
+        "launchAggregate",
         "dynamic.cuh",
         "p < problem.patterns",
         "p < problem.patterns - 1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import socket
 import subprocess
 import sys
@@ -42,7 +43,10 @@ def test_everything_is_looked_at_and_nothing_printed(capfd: pytest.CaptureFixtur
     assert capfd.readouterr() == ("", "")
 
 
-def test_findings_are_one_line_name_no_host_and_say_what_to_do() -> None:
+def test_findings_are_one_line_name_no_host_and_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a name that no finding holds by chance, as they do that of a machine called "gpu"
+    monkeypatch.setattr(socket, "gethostname", lambda: "name-of-this-host")
+    monkeypatch.setattr(platform, "node", socket.gethostname)
     for check in diagnose():
         assert check.status in {"ok", "missing", "unavailable"}
         assert check.detail
@@ -68,6 +72,10 @@ def test_plugin_library_found_or_how_to_get_it(tmp_path: Path) -> None:
     assert missing.remedy is not None
     assert "TRTKP_CUDA_ARCHITECTURES" in missing.remedy
     (tmp_path / "libtrtkp.so").write_bytes(b"\0" * 100)
+    assert doctor._plugin_library(tmp_path / "libtrtkp.so").status == "ok"
+    (tmp_path / "kernels.json").write_text('{"architectures": ["sm_80", "sm_90"], "nvcc": "13.0.88"}')
+    assert "kernels for sm_80, sm_90 by nvcc 13.0.88" in doctor._plugin_library(tmp_path / "libtrtkp.so").detail
+    (tmp_path / "kernels.json").write_text("[]")
     assert doctor._plugin_library(tmp_path / "libtrtkp.so").status == "ok"
 
 

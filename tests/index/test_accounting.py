@@ -13,12 +13,13 @@ from trtkp.errors import InputError
 from trtkp.index.accounting import Cost, Matrix, account
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import Kind, from_mask
-from trtkp.pruning.method import Method, prune_one_shot
+from trtkp.pruning.method import Method
 from trtkp.pruning.methods.kep import KEP
 from trtkp.pruning.methods.l1 import L1
 from trtkp.pruning.methods.pptkp import PPTKP
 from trtkp.pruning.methods.soks import SOKS
 from trtkp.pruning.methods.vskp import VSKP
+from trtkp.pruning.one_shot import prune_one_shot
 
 NewLayer = Callable[..., ConvLayer]
 

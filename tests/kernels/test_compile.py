@@ -1,7 +1,8 @@
 """nvcc compiles every kernel without spills, and an SM holds as many blocks as a tile intends.
 
-For sm_80 and sm_90 the main loops are disassembled too: they copy by cp.async, read by ldmatrix, and issue no more than
-is recorded. TRTKP_EVERY_ARCHITECTURE=1 compiles for the others (``make test-architectures``).
+The kernels for sm_80 and sm_90 are those of the wheel's build (`tests.kernels.wheel`). Their main loops are
+disassembled too: they copy by cp.async, read by ldmatrix, and issue no more than is recorded.
+TRTKP_EVERY_ARCHITECTURE=1 compiles for the other architectures (``make test-architectures``).
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from benchmarks.kernels.resources import (
     Resources,
     compile_resources,
     counts,
+    read_resources,
     table,
 )
+from tests.kernels.wheel import kept_of
 from trtkp.kernels.prediction import counts_of
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH: the kernels are not compiled")
@@ -43,16 +46,22 @@ def release_of_counts() -> str:
     return str(json.loads(COUNTS.read_text(encoding="utf-8"))["nvcc"])
 
 
-#: Kernels in a file where they are not two, one for float16 and one for bfloat16. The aggregation's read 16 bytes, or
-#: one value at a time.
-KERNELS_OF = {"launch_aggregate.cu": 6} | {
-    f"launch_{name}.cu": 3 for name in ("reference", "split", "direct", "dynamic_reference")
-} | {
-    f"launch_{name}.cu": 1
-    for name in (
-        "simt_128x64", "simt_64x32", "single_simt_64x32", "single_tf32_128x64", "tf32_128x64", "tf32_64x64",
-    )
-}  # fmt: skip
+#: Kernels in a launcher file: of each tile one for float16 and one for bfloat16, or one for float32. T0, the direct
+#: convolution and the sum of splits have three; the aggregation's read 16 bytes, or one value at a time.
+KERNELS_OF = {
+    "aggregate.cu": 3 * 2,
+    "direct.cu": 3,
+    "dynamic.cu": 2 * 2 + 3,
+    "mma.cu": 4 * 2,
+    "mma_k64.cu": 4 * 2,
+    "reference.cu": 3,
+    "simt.cu": 2,
+    "single.cu": 3 * 2 + 2,
+    "sparse.cu": 3 * 2,
+    "sparse_singles.cu": 2 * 2,
+    "split.cu": 3,
+    "tf32.cu": 2,
+}
 #: What `make test` leaves out.
 OTHER_ARCHITECTURES = (86, 87, 89, 100, 120)
 #: Bytes that nvcc 13.0 spills all the same, with two blocks on an SM: three registers in a loop of 432 instructions.
@@ -65,7 +74,9 @@ TENSOR_CORES = re.compile(r"(mma|dynamic|single|single_tf32|tf32|sparse|sparse_s
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.name for path in KERNELS.glob("*.cu")))
 def test_resources(name: str) -> None:
-    check_loops(checked_resources(name, ARCHITECTURES))
+    rows = read_resources(*kept_of(KERNELS / name))
+    check_resources(name, rows, ARCHITECTURES)
+    check_loops(rows)
 
 
 @needs_nvcc
@@ -76,19 +87,18 @@ def test_resources(name: str) -> None:
 )
 @pytest.mark.parametrize("name", sorted(path.name for path in KERNELS.glob("*.cu")))
 def test_resources_on_other_architectures(name: str) -> None:
-    checked_resources(name, OTHER_ARCHITECTURES)
+    rows = compile_resources(KERNELS / name, OTHER_ARCHITECTURES)
+    check_resources(name, rows, OTHER_ARCHITECTURES)
 
 
-def checked_resources(name: str, architectures: Sequence[int]) -> list[Resources]:
-    """What the kernels of a file take, all of it as intended."""
-    rows = compile_resources(KERNELS / name, architectures)
+def check_resources(name: str, rows: Sequence[Resources], architectures: Sequence[int]) -> None:
+    """The kernels of a file take what is intended."""
     print(table(rows))  # noqa: T201 (pytest -rP shows it)
-    assert len(rows) == KERNELS_OF.get(name, 2) * len(architectures)
+    assert sorted(row.architecture for row in rows) == sorted(KERNELS_OF[name] * list(architectures))
     for row in rows:
         assert row.spill_bytes <= SPILLED.get((row.kernel, row.architecture), 0), row
         assert row.shared_bytes <= MAX_SHARED, row
         assert row.blocks_per_sm >= row.intended_blocks_per_sm, row
-    return rows
 
 
 #: At least half of what this tile of T1 issues is matrix products or loads of their operands.

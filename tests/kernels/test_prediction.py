@@ -146,7 +146,7 @@ def test_counts(library: Library) -> None:
             continue
         counts = counts_of(name, 80)
         assert counts is not None, f"{name}: run python -m benchmarks.kernels.resources --json ..."
-        assert 0 < counts.issue_share < 1
+        assert 0 < counts.matrix + counts.shared_loads < counts.instructions
         assert counts.columns % 16 == 0
     assert counts_of("mma_64x64", 120) == counts_of("mma_64x64", 90)
     assert counts_of("mma_64x64", 87) == counts_of("mma_64x64", 80)

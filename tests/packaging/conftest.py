@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from scripts.build_distributions import build_sdist, build_wheel, repair_wheel
+from tests.kernels import wheel as kernels_wheel
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,10 +32,7 @@ def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution built from the checkout."""
-    target = tmp_path_factory.mktemp("sdist")
-    program = f"from scikit_build_core.build import build_sdist; build_sdist({str(target)!r})"
-    subprocess.run([sys.executable, "-c", program], cwd=tree, check=True, capture_output=True)
-    return only_file(target, "*.tar.gz")
+    return build_sdist(tree, tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +41,15 @@ def wheel_from_sdist(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return build_wheel(sdist, tmp_path_factory.mktemp("wheel_from_sdist"))
 
 
-def build_wheel(source: Path, target: Path) -> Path:
-    command = ["wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", str(target), str(source)]
-    subprocess.run([sys.executable, "-m", "pip", *command], check=True)
-    return only_file(target, "*.whl")
+@pytest.fixture(scope="session")
+def cuda_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel with kernels, warnings as errors, before auditwheel: from the one compilation that all tests share."""
+    if shutil.which("nvcc") is None:
+        pytest.skip("no nvcc on PATH: nothing to compile with")
+    return kernels_wheel.build_wheel(tmp_path_factory.mktemp("cuda_wheel"))
 
 
-def only_file(folder: Path, pattern: str) -> Path:
-    (path,) = folder.glob(pattern)
-    return path
+@pytest.fixture(scope="session")
+def manylinux_wheel(cuda_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel with kernels as it is distributed."""
+    return repair_wheel(cuda_wheel, tmp_path_factory.mktemp("manylinux_wheel"))

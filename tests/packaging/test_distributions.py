@@ -59,7 +59,7 @@ def test_sdist_holds_sources_and_no_links(sdist: Path) -> None:
     assert [m.name for m in members if m.issym() or m.islnk()] == []
     names = {m.name.split("/", 1)[1] for m in members}
     assert {"CMakeLists.txt", "LICENSE", "calib/__init__.py", "prune/__init__.py", "pyproject.toml"} <= names
-    assert {"plugins/CMakeLists.txt", "plugins/capi/trtkp.h", "plugins/kernels/mma.cuh"} <= names
+    assert {"plugins/CMakeLists.txt", "plugins/capi/trtkp.h", "plugins/kernels/launch/mma.cu"} <= names
     assert [name for name in names if name.startswith(("trtkp/pruning", "trtkp/calib", ".git/", ".venv"))] == []
 
 
@@ -70,8 +70,8 @@ def test_installed_wheel_imports_away_from_the_checkout(wheel: Path, tmp_path: P
     # -S leaves out the hook of the checkout's editable install; the libraries come back as a plain folder.
     path = [str(site), sysconfig.get_path("purelib")]
     program = (
-        f"import sys; sys.path += {path!r}; import trtkp, trtkp.pruning.run, trtkp.calib\n"
-        "print(*(m.__file__ for m in (trtkp, trtkp.pruning.run, trtkp.calib)), sep='\\n')"
+        f"import sys; sys.path += {path!r}; import trtkp, trtkp.pruning, trtkp.calib\n"
+        "print(*(m.__file__ for m in (trtkp, trtkp.pruning, trtkp.calib)), sep='\\n')"
     )
     output = subprocess.run(
         [sys.executable, "-S", "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True

@@ -13,8 +13,8 @@ from onnx import helper, numpy_helper
 import trtkp
 from tests.models import write_classifier
 from tests.pipeline.whole import RTX, build, needs_rtx
-from trtkp import pruning
 from trtkp.errors import InputError
+from trtkp.pruning import run as pruning
 
 
 @pytest.mark.parametrize(

@@ -202,10 +202,10 @@ def test_the_lists_do_not_matter_to_the_time(race: Any) -> None:
     assert set(plan.choices.values()) == {"gather"}
 
 
-def test_forms_that_are_the_same_are_timed_once(race: Any) -> None:
+def test_forms_that_are_the_same_are_timed_once(race: Any, granule: int) -> None:
     """One group of kernels: the list as it is and the union of one group are one engine."""
     races = race({"dense": 1.0, "gather": 0.5})
-    plan = Net([kernels(0.5)]).plan(measure=True)
+    plan = Net([kernels(0.5, channels=2 * granule)]).plan(measure=True)
     assert "gather-1" not in races[0]
     assert plan.layers[0].candidates["gather-1"] == plan.layers[0].candidates["gather"] == 0.5
 
@@ -374,9 +374,10 @@ def test_fewer_taps_or_channels_are_never_predicted_slower() -> None:
 
 
 @pytest.mark.parametrize("name", LOWERINGS)
-def test_a_form_that_was_asked_for(race: Any, name: str) -> None:
+def test_a_form_that_was_asked_for(race: Any, granule: int, name: str) -> None:
     races = race({})
-    net = Net([taps(4, 5), kernels(0.5), scattered()])
+    size = {"filters": 2 * granule, "channels": 2 * granule}  # half of the channels are one granule
+    net = Net([taps(4, 5, **size), kernels(0.5, **size), scattered(**size)])
     plan = net.plan(measure=True, only=name)
     assert races == []
     assert not plan.measured

@@ -12,7 +12,7 @@ REPORT = json.loads((ROOT / "benchmarks/results/packing.json").read_text())
 
 
 def test_the_documented_table_is_the_measured_one() -> None:
-    assert table(REPORT) in (ROOT / "docs/performance.md").read_text()
+    assert table(REPORT) in (ROOT / "docs/methods/performance.md").read_text()
 
 
 def test_no_measured_plan_is_slower_than_dense() -> None:

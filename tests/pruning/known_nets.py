@@ -14,7 +14,8 @@ from trtkp.graph.layers import LayerTable
 from trtkp.index.accounting import Accounting, account
 from trtkp.model import SourceModel, load_model
 from trtkp.model.layers import named_graph, read_layers
-from trtkp.pruning.method import Method, Pruning, prune_one_shot
+from trtkp.pruning.method import Method
+from trtkp.pruning.one_shot import Pruning, prune_one_shot
 from trtkp.shapes import Profile, make_profile
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
-from trtkp.pruning.method import Method, prune_one_shot, select_layers
+from trtkp.pruning.method import Method
 from trtkp.pruning.methods.fixed import Dense, FromZeros
 from trtkp.pruning.methods.kep import KEP
 from trtkp.pruning.methods.soks import SOKS
+from trtkp.pruning.one_shot import prune_one_shot, select_layers
 
 NewLayer = Callable[..., ConvLayer]
 

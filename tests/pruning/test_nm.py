@@ -23,12 +23,12 @@ from trtkp.index.storage import load_index_sets, save_index_sets
 from trtkp.model import load_model
 from trtkp.pipeline.build import build
 from trtkp.pipeline.options import BuildOptions
-from trtkp.pruning.method import list_weights, prune_one_shot
 from trtkp.pruning.methods.kep import KEP
 from trtkp.pruning.methods.pptkp import PPTKP
 from trtkp.pruning.methods.registry import make_method
 from trtkp.pruning.methods.vskp import VSKP
 from trtkp.pruning.nm import expected_kept, in_expected_order, list_ratio, refined, two_four_mask
+from trtkp.pruning.one_shot import list_weights, prune_one_shot
 from trtkp.pruning.run import PruneOptions, prune
 from trtkp.pruning.train.recipe import Recipe, Training
 from trtkp.verification.bundle import verify

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -23,6 +24,7 @@ def url(request: pytest.FixtureRequest, server: Server) -> str:
     return server.url if request.param == "http" else f"grpc://{server.grpc}"
 
 
+@pytest.mark.serial
 def test_closed_loop(url: str) -> None:
     result = measure_load(url, "kep", batch=4, clients=3, seconds=0.5)
     assert (result.loop, result.clients, result.rate, result.errors, result.error_ms) == ("closed", 3, None, {}, {})
@@ -39,6 +41,7 @@ def test_open_loop(url: str) -> None:
     assert (result.loop, result.clients, result.rate, result.requests, result.errors) == ("open", None, 50, 50, {})
 
 
+@pytest.mark.serial
 def test_stall_is_charged_to_everyone_who_had_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that answers one at a time and stalls once for 0.3 s: a third of the schedule waited for it."""
     lock, calls = asyncio.Lock(), 0
@@ -69,8 +72,10 @@ def test_refusals_are_counted_apart(server: Server) -> None:
         measure_load(server.url, "no")
     with pytest.raises(InputError, match="no model 'no'"):
         measure_load(f"grpc://{server.grpc}", "no")
-    with pytest.raises(JobError, match="no answer"):
-        measure_load("http://127.0.0.1:9", "kep")
+    with socket.socket() as deaf:  # holds a port and does not listen
+        deaf.bind(("127.0.0.1", 0))
+        with pytest.raises(JobError, match="no answer"):
+            measure_load(f"http://127.0.0.1:{deaf.getsockname()[1]}", "kep")
     with pytest.raises(InputError, match="must begin with http://"):
         measure_load("ftp://x", "kep")
     for options in ({"batch": 0}, {"clients": 0}, {"seconds": 0}, {"rate": -1}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -22,11 +23,16 @@ from trtkp.errors import InputError
 
 ray = pytest.importorskip("ray", reason="package ray is not installed")
 
-PORT = 18765
+
+@pytest.fixture
+def port() -> int:
+    """A port that nobody listens on; Ray cannot be told to choose one itself."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def cluster(monkeypatch: pytest.MonkeyPatch, port: int) -> Iterator[None]:
     from ray import serve
     from ray.cluster_utils import Cluster
 
@@ -37,7 +43,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray.init(address=cluster.address, runtime_env={"env_vars": {"PYTHONPATH": root}}, log_to_driver=False)
     assert len(ray.nodes()) == 2
     try:
-        serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
         yield
     finally:
         serve.shutdown()
@@ -47,7 +53,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.serial
-def test_replica_killed_under_load(cluster: None, bundles: Path, answers: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_replica_killed_under_load(
+    cluster: None, port: int, bundles: Path, answers: Callable[[np.ndarray], np.ndarray]
+) -> None:
     from ray import serve
 
     from trtkp.serving.export.ray import make_application
@@ -61,7 +69,7 @@ def test_replica_killed_under_load(cluster: None, bundles: Path, answers: Callab
     stop = threading.Event()
 
     def client() -> None:
-        with triton_http.InferenceServerClient(f"127.0.0.1:{PORT}", network_timeout=20) as connection:
+        with triton_http.InferenceServerClient(f"127.0.0.1:{port}", network_timeout=20) as connection:
             while not stop.is_set():
                 try:
                     result = connection.infer("kep", batch_input(triton_http, images(4)))
@@ -89,7 +97,7 @@ def test_replica_killed_under_load(cluster: None, bundles: Path, answers: Callab
     failures = Counter(outcome for outcome in outcomes if outcome != "ok")
     assert sum(failures.values()) <= 12, failures  # those on their way to it, at most
     assert outcomes[-1] == "ok"
-    metadata = requests.get(f"http://127.0.0.1:{PORT}/v2/models/kep", timeout=10).json()
+    metadata = requests.get(f"http://127.0.0.1:{port}/v2/models/kep", timeout=10).json()
     assert metadata["name"] == "kep"
 
 

@@ -24,7 +24,7 @@ from tests.serving.servers import Server, batch_input, images, running
 Answers = Callable[[np.ndarray], np.ndarray]
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> float:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> float:
     """Seconds until it holds."""
     start = time.monotonic()
     while not condition():
@@ -72,7 +72,7 @@ def test_killed_worker(bundles: Path, tmp_path: Path, answers: Answers) -> None:
         until(lambda: len(outcomes) > died + 100)
         stop.set()
         for thread in threads:
-            thread.join(timeout=15)
+            thread.join(timeout=60)
             assert not thread.is_alive(), "a client hangs"
         assert set(outcomes) <= {"ok", "503", "StatusCode.UNAVAILABLE"}, Counter(outcomes)
         assert outcomes[-1] == "ok"
@@ -111,7 +111,7 @@ def test_hung_worker(bundles: Path, tmp_path: Path) -> None:
         with server.http_client() as client:
             with pytest.raises(InferenceServerException, match=r"no answer within 1 s|did not answer for 1 s"):
                 client.infer("kep", batch_input(triton_http, images(1)))
-            assert time.monotonic() - start < 3
+            assert time.monotonic() - start < 20  # far from the 30 s without --timeout
             until(lambda: any(line["event"] == "worker restarted" for line in server.log))
             assert client.infer("kep", batch_input(triton_http, images(1))).as_numpy("y").shape == (1, 5)
 
@@ -129,7 +129,7 @@ def test_shutdown_under_load(bundles: Path, tmp_path: Path, answers: Answers, nu
         time.sleep(0.2)
         stop.set()
         for thread in threads:
-            thread.join(timeout=15)
+            thread.join(timeout=60)
         answered = Counter(line["status"] for line in server.log if line["event"] == "request")
         assert set(answered) <= {200, 503}
         assert answered[200] == outcomes.count("ok")  # none of those let in was lost on the way
@@ -139,7 +139,7 @@ def test_shutdown_under_load(bundles: Path, tmp_path: Path, answers: Answers, nu
 
 def test_slow_requests_are_finished_before_the_end(bundles: Path, tmp_path: Path) -> None:
     """A batch that is held back by a long delay when SIGTERM comes."""
-    with running(tmp_path, bundles / "kep", "--threads", "1", "--max-delay", "1500") as server:
+    with running(tmp_path, bundles / "kep", "--threads", "1", "--max-delay", "4000") as server:
         results: list[Any] = []
 
         def ask() -> None:
@@ -149,16 +149,15 @@ def test_slow_requests_are_finished_before_the_end(bundles: Path, tmp_path: Path
         threads = [threading.Thread(target=ask) for _ in range(3)]
         for thread in threads:
             thread.start()
-        time.sleep(0.5)
+        until(lambda: 'trtkp_queue_requests{model="kep",version="1"} 3.0' in server.request("GET", "/metrics").text)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        assert server.request("GET", "/v2/health/ready").status_code == 503
+        until(lambda: server.request("GET", "/v2/health/ready").status_code == 503)
         refused = server.request("POST", "/v2/models/kep/infer", data=b"{}")
         assert (refused.status_code, refused.json()["error"]) == (503, "the server is shutting down")
         for thread in threads:
             thread.join()
         assert results == [(2, 5)] * 3
-        assert server.process.wait(timeout=10) == 0
+        assert server.process.wait(timeout=60) == 0
 
 
 @pytest.mark.serial

@@ -19,13 +19,13 @@ import trtkp
 from examples.nets import export
 from examples.nets.digits import DigitsCnn
 from tests.models import save_program, settled, write_classifier
-from trtkp import verification
 from trtkp.bundle.manifest import hash_line
 from trtkp.cli import main
 from trtkp.errors import InputError, IntegrityError
 from trtkp.machine.gpu import find_gpus
 from trtkp.machine.packages import importable
 from trtkp.pipeline.options import BuildOptions
+from trtkp.verification import bundle as bundle_check
 from trtkp.verification.bundle import Report
 
 needs_rtx = pytest.mark.skipif(not importable("tensorrt_rtx"), reason="package tensorrt_rtx is not installed")
@@ -218,13 +218,13 @@ def test_tolerance(built: Path) -> None:
 
 def test_batches_within_the_profile(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
-    feeds = verification.random_feeds
+    feeds = bundle_check.random_feeds
 
     def spy(specs: Any, shapes: Any, seed: int) -> Any:
         batches.append(shapes["image"][0])
         return feeds(specs, shapes, seed)
 
-    monkeypatch.setattr(verification, "random_feeds", spy)
+    monkeypatch.setattr(bundle_check, "random_feeds", spy)
     trtkp.verify(built / "b")
     assert batches == [1, 3]
     for low, high, expected in ((1, 2, [1, 2]), (5, 9, [5]), (2, 2, [2])):
@@ -294,7 +294,7 @@ def test_fp16_that_would_overflow_on_a_gpu_fails(tmp_path: Path) -> None:
 
 
 def test_comparison_of_outputs() -> None:
-    compare = verification._compare
+    compare = bundle_check._compare
     ones, zeros = np.ones((2, 2), np.float32), np.zeros((2, 2), np.float32)
     assert compare("a", "b", [({"y": ones}, {"y": ones})], 1e-5).status == "verified"
     assert compare("a", "b", [({"y": zeros}, {"y": zeros})], 1e-5).outputs["y"].relative == 0

@@ -34,8 +34,8 @@ from trtkp.plan.lowerings import LOWERINGS
 from trtkp.plan.lowerings.gather import list_multiple
 from trtkp.plan.planner import MEASURED_GAIN
 from trtkp.plan.race import race_cached, single_layer
-from trtkp.pruning.method import select_layers
 from trtkp.pruning.methods.vskp import VSKP
+from trtkp.pruning.one_shot import select_layers
 from trtkp.shapes import Shape, profile_from_options, smallest_samples
 
 __all__ = ["DENSITIES", "FILTER_GROUPS", "Advice", "AdviceOptions", "Granularity", "LayerAdvice", "Option", "advise"]

@@ -45,7 +45,7 @@ def document(result: SearchResult) -> dict[str, Any]:
         "found": asdict(result.found),
         "measured": {**asdict(result.measured), "share": result.measured.share},
         "reached": result.reached,
-        "allocation": result.allocation.model_dump(exclude_none=True),
+        "allocation": result.allocation.as_dict(),
         "layers": {
             name: {
                 "chosen": layer.index(result.chosen[name]),
@@ -75,7 +75,7 @@ def write(result: SearchResult, folder: Path, title: str) -> None:
     texts = {
         PLOT: trade_off(result, title),
         RECORD: json.dumps(document(result), indent=1) + "\n",
-        ALLOCATION: json.dumps(result.allocation.model_dump(exclude_none=True), indent=1) + "\n",
+        ALLOCATION: json.dumps(result.allocation.as_dict(), indent=1) + "\n",
     }
     try:
         folder.mkdir(exist_ok=True)

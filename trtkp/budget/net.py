@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -23,14 +23,16 @@ from trtkp.graph.passes.batch_statistics import use_batch_statistics
 from trtkp.graph.passes.pack import apply_masks
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.machine.timing import Timing
-from trtkp.pipeline.build import Line
+from trtkp.pipeline.job import Job
 from trtkp.pipeline.options import BuildOptions
+from trtkp.pipeline.planning import Planned, plan
+from trtkp.pipeline.prepare import load, prune, rewrite, survey
 from trtkp.plan.cache import machine
 from trtkp.plan.planner import NET_BUDGET_S
 from trtkp.plan.race import race
-from trtkp.pruning.method import select_layers
 from trtkp.pruning.methods.allocation import Allocated, Allocation, LayerSettings
 from trtkp.pruning.methods.registry import make_method
+from trtkp.pruning.one_shot import select_layers
 from trtkp.shapes import Profile, Shape, ShapeRange
 
 __all__ = ["Net", "Quality"]
@@ -78,14 +80,13 @@ class Net:
 
     def __post_init__(self) -> None:
         base = make_method(self.method, **self.settings, ratio=0.5, allocation="uniform")
-        self._line = Line(self.path, Path(), base, get_backend("onnxruntime"), self.options, self.data, self.progress)
-        self._line.load()
-        if self._line.samples is None:
+        self._job = Job(self.path, Path(), get_backend("onnxruntime"), self.options, self.progress)
+        self._loaded = load(self._job, self.data)
+        if self._loaded.samples is None:
             raise InputError("a search scores the net on real inputs", remedy="give --data")
-        graph = self._line.source_graph()
-        self._weights = self._line.survey(graph)
+        self._surveyed = survey(self._job, self._loaded)
         self._masks: dict[tuple[str, Level], npt.NDArray[np.bool_]] = {}
-        table = self._line.table.layers
+        table = self._surveyed.table.layers
         chosen = {layer.name for layer in select_layers(base, table, self.options.include, self.options.skip)[0]}
         self.layers = {}
         for layer in table:
@@ -93,16 +94,17 @@ class Net:
                 self.layers.setdefault(layer.name, []).append(layer)
         if not self.layers:
             raise InputError(f"method {self.method} finds no layer to prune", file=self.path)
-        some = self._line.samples.spread(self.samples)
+        some = self._loaded.samples.spread(self.samples)
         self._labels = some.labels
+        graph = self._loaded.graph()
         use_batch_statistics(graph)
         self._scorer = Scorer(graph, some, self._large_batches(), self.options.threads, fuse_qdq=False)
         self.measure = self._scorer.measure
-        self.key = f"{machine()} {self._line.source.sha256} {some.digest} {self._line.profile}"
+        self.key = f"{machine()} {self._loaded.source.sha256} {some.digest} {self._loaded.profile}"
 
     def _large_batches(self) -> Profile:
         """Statistics of a batch want a large one."""
-        ((name, limits),) = self._line.profile.items()
+        ((name, limits),) = self._loaded.profile.items()
         size = min(limits.max[0], max(limits.opt[0], _BATCH))
         return {name: ShapeRange(limits.min, (size, *limits.opt[1:]), limits.max)}
 
@@ -132,28 +134,27 @@ class Net:
         """A layer's mask; no other layer's level has a say in it."""
         if (name, level) not in self._masks:
             method = Allocated(self.allocation({name: level}), make_method)
-            self._masks[name, level] = method.masks(self.layers[name][:1], self._weights)[name]
+            self._masks[name, level] = method.masks(self.layers[name][:1], self._surveyed.weights)[name]
         return self._masks[name, level]
 
     @cached_property
     def other_macs(self) -> int:
         """Multiply-accumulates per sample of everything that is not in ``layers``."""
-        return self._line.table.macs - sum(layer.macs for nodes in self.layers.values() for layer in nodes)
+        return self._surveyed.table.macs - sum(layer.macs for nodes in self.layers.values() for layer in nodes)
 
     def times(self, levels: Levels) -> dict[str, tuple[float, float]]:
         """Measured times of every layer that the levels prune: ms of dense and of its fastest form."""
-        line, _ = self._planned(levels)
         found: dict[str, tuple[float, float]] = {}
-        for plan in line.plan.layers:  # a weight that serves two convolutions takes the time of both
-            before, best = found.get(plan.name, (0.0, 0.0))
-            slow, fast = (plan.candidates[name] for name in ("dense", plan.choice))
-            found[plan.name] = (before + slow, best + fast)
+        for layer in self._planned(levels).plan.layers:  # a weight that serves two convolutions takes the time of both
+            before, best = found.get(layer.name, (0.0, 0.0))
+            slow, fast = (layer.candidates[name] for name in ("dense", layer.choice))
+            found[layer.name] = (before + slow, best + fast)
         return found
 
     def race(self, levels: Levels) -> tuple[Timing, Timing]:
         """Times of the whole net, unpruned and with these levels, in turn."""
-        _, engine = self._planned(levels)
-        times = race({"dense": self._dense, "found": engine}, self._shapes, self.options.threads, NET_BUDGET_S)
+        nets = {"dense": self._dense, "found": self._planned(levels).engine}
+        times = race(nets, self._shapes, self.options.threads, NET_BUDGET_S)
         return times["dense"], times["found"]
 
     def dense_time(self) -> float:
@@ -162,24 +163,25 @@ class Net:
 
     @cached_property
     def _dense(self) -> ir.Model:
-        graph = self._line.source_graph()
+        graph = self._loaded.graph()
         fold_batch_norm(graph)
         return graph
 
     @property
     def _shapes(self) -> dict[str, Shape]:
-        return {name: limits.opt for name, limits in self._line.profile.items()}
+        return {name: limits.opt for name, limits in self._loaded.profile.items()}
 
-    def _planned(self, levels: Levels) -> tuple[Line, ir.Model]:
+    def _planned(self, levels: Levels) -> Planned:
         """The steps of a build up to ``engine.onnx``."""
-        line = replace(self._line, method=Allocated(self.allocation(levels), make_method), warnings=[])
-        line.source, line.profile = self._line.source, self._line.profile
-        dense, _ = line.rewrite(line.prune())
-        return line, line.plan_forms(dense)
+        job, loaded, table = self._job, self._loaded, self._surveyed.table
+        method = Allocated(self.allocation(levels), make_method)
+        pruned = prune(job, self._surveyed, method)
+        rewritten = rewrite(job, loaded, table, pruned)
+        return plan(job, loaded, table, pruned, rewritten.dense, method)
 
     def quality(self, levels: Levels) -> Quality:
         """The net pruned to these levels, not trained, but with the batch-normalisation statistics of the samples."""
-        graph = self._line.source_graph()
+        graph = self._loaded.graph()
         apply_masks(graph, self.masks(levels))
         use_batch_statistics(graph)
         outputs = self._scorer.outputs(graph)

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trtkp.engine.base import QuantisedForm, fuses_qdq
 from trtkp.errors import InputError
 
 __all__ = [
@@ -158,7 +159,7 @@ class Calibration(_Record):
     format: Literal["trtkp.calibration"] = FORMAT
     version: Literal[1] = 1
     kind: Literal["int8", "fp8"]
-    form: Literal["explicit", "onnxruntime"]
+    form: QuantisedForm
     fallback: Literal["fp32", "fp16"]
     method: Literal["min-max", "entropy", "percentile"]
     percentile: float | None = None
@@ -171,6 +172,11 @@ class Calibration(_Record):
     def quantised(self) -> set[str]:
         """Names of the quantised layers."""
         return {name for name, choice in self.layers.items() if choice.precision == self.kind}
+
+    @property
+    def fuse_qdq(self) -> bool:
+        """Whether ONNX Runtime may make integer kernels of the graph's Q/DQ pairs."""
+        return fuses_qdq(self.form)
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:

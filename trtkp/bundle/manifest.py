@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from trtkp.bundle.calibration import LayerChoice, Scores
+from trtkp.engine.base import QuantisedForm, fuses_qdq
 
 __all__ = [
     "FORMAT",
@@ -213,7 +214,7 @@ class QuantisationRecord(_Record):
 
     fallback: Literal["fp32", "fp16"]
     """Type of the layers that are not quantised."""
-    form: Literal["explicit", "onnxruntime"]
+    form: QuantisedForm
     """Q/DQ variant: which tensors are quantised."""
     method: str
     """How the ranges were found."""
@@ -224,6 +225,11 @@ class QuantisationRecord(_Record):
     """Time of the planned graph before quantisation, where it could be measured."""
     quantised: TimingRecord | None = None
     """Time of the quantised graph, where it could be measured."""
+
+    @property
+    def fuse_qdq(self) -> bool:
+        """Whether ONNX Runtime may make integer kernels of the graph's Q/DQ pairs."""
+        return fuses_qdq(self.form)
 
 
 class TensorRTRecord(_Record):

@@ -109,13 +109,15 @@ class Pruned:
     def method(self) -> Method:
         """A pruning method that returns exactly the masks of these index sets."""
         from trtkp.pruning.methods.fixed import Stored
+        from trtkp.pruning.methods.registry import made_before
 
         manifest = self.manifest
         paper = {
             layer.name: layer.paper_index_bytes for layer in manifest.layers if layer.paper_index_bytes is not None
         }
+        origin = made_before(manifest.method, manifest.settings)
         return Stored(
-            manifest.method, manifest.settings, self.index_sets, manifest.left_dense, paper, manifest.matrices
+            manifest.method, manifest.settings, self.index_sets, manifest.left_dense, paper, manifest.matrices, origin
         )
 
 

@@ -311,7 +311,7 @@ def _listed(index: Path | None, method: str | None, settings: dict[str, Any]) ->
         return None
     from trtkp.pruning.methods.vskp_lists import Listed
 
-    if settings or method not in (None, "vskp"):
+    if settings or method not in (None, Listed.name):
         what = f"--{next(iter(settings)).replace('_', '-')}" if settings else f"--method {method}"
         raise InputError(f"{what} means nothing beside --index", remedy="leave it out")
     return Listed(index)

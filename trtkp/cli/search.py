@@ -86,16 +86,17 @@ def search(
     from trtkp.budget.run import SearchOptions, run_search
     from trtkp.machine.packages import require
     from trtkp.pipeline.options import BuildOptions
+    from trtkp.pruning.method import Method
+    from trtkp.pruning.methods.registry import METHODS
 
     require("a search", "search", {"optuna": "optuna", "plotly": "plotly", "scipy": "scipy"})
     check_output(output)
     given = {"share": share, "alpha": alpha}
-    grouped = method != "kep"
     options = SearchOptions(
         method=method,
         settings={name: value for name, value in given.items() if value is not None},
         ratios=opt.numbers(ratios, "--ratios", 0.0),
-        filter_groups=_sizes(filter_groups, "--filter-groups", 64 if grouped else 1),
+        filter_groups=_sizes(filter_groups, "--filter-groups", METHODS.get(method, Method).searched_filter_group),
         channel_blocks=_sizes(channel_blocks, "--channel-blocks", 1),
         target_latency=_share(target_latency, "--target-latency"),
         target_flops=_share(target_flops, "--target-flops"),

@@ -6,7 +6,7 @@ their times holds even on a noisy machine. TensorRT engines are also timed as ``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -14,14 +14,12 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from trtkp.bundle import Bundle, load
+from trtkp.engine import get_backend
 from trtkp.engine.feeds import random_feeds
 from trtkp.errors import InputError
 from trtkp.machine.timing import Timing, time_interleaved
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from trtkp.engine.base import Runner
     from trtkp.engine.trt.latency import EngineLatency
     from trtkp.shapes import Shape
 
@@ -98,7 +96,8 @@ def bench(
             feeds = random_feeds(runner.inputs, shapes, seed=0)
             calls[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)
             used[name] = runner.threads
-            gpu[name] = partial(_gpu_latency, runner, feeds, size, gpu_seconds)
+            backend = get_backend(bundle.manifest.backend)
+            gpu[name] = partial(backend.gpu_latency, runner, feeds, batch=size, seconds=gpu_seconds)
         timings = time_interleaved(calls, warmup=warmup, runs=runs, budget_s=seconds)
         latencies = {name: measure() for name, measure in gpu.items()}
     return [
@@ -107,21 +106,6 @@ def bench(
         )
         for name, bundle in zip(names, opened, strict=True)
     ]
-
-
-def _gpu_latency(
-    runner: Runner, feeds: Mapping[str, np.ndarray], batch: int, seconds: float
-) -> tuple[EngineLatency, ...]:
-    from trtkp.engine.trt.latency import measure_latency
-    from trtkp.engine.trt.runner import TrtEngineRunner
-
-    if not isinstance(runner, TrtEngineRunner):
-        return ()
-    return tuple(
-        measure_latency(partial(runner.timed, feeds, graphs=graphs), graphs=graphs, batch=batch, seconds=seconds)
-        for graphs in (False, True)
-        if not graphs or runner.why_no_graphs is None
-    )
 
 
 def _batched(bundle: Bundle) -> list[str]:

@@ -28,7 +28,7 @@ _SECONDS = 300
 
 def measure_memory(subject: Subject, shapes: Mapping[str, Shape], threads: int | None) -> Memory | str:
     """Peak of a process that runs the subject on random inputs of these shapes, or why there is none."""
-    if subject.backend.name != "onnxruntime":
+    if not subject.backend.runs_on_cpu:
         return f"memory is not measured for {subject.backend.name}: it is the GPU's"
     job = {
         "backend": subject.backend.name,

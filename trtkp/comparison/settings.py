@@ -7,6 +7,8 @@ import shlex
 
 from trtkp.bundle import Bundle
 from trtkp.bundle.manifest import Manifest, TensorRTRecord
+from trtkp.pruning.method import Method
+from trtkp.pruning.methods.registry import METHODS
 
 __all__ = ["build_command", "build_settings"]
 
@@ -80,7 +82,8 @@ def _tensorrt(record: TensorRTRecord) -> list[str]:
 
 
 def _method(manifest: Manifest) -> list[str]:
-    words = ["--from-zeros"] if manifest.method == "from-zeros" else ["--method", manifest.method]
+    option = METHODS.get(manifest.method, Method).option
+    words = ["--method", manifest.method] if option is None else [option]
     settings = {key: value for key, value in manifest.settings.items() if value is not None}
     if settings.get("ratio") is None:
         settings.pop("allocation", None)  # without a ratio there is nothing to allocate

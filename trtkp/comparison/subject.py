@@ -9,13 +9,10 @@ from pathlib import Path
 
 from trtkp.bundle import Bundle, load
 from trtkp.comparison.result import SourceKind
-from trtkp.engine import Backend, Runner, get_backend
+from trtkp.engine import Backend, Runner, backend_of_engine, get_backend
 from trtkp.errors import InputError
 
 __all__ = ["Subject", "open_subjects"]
-
-#: First four bytes of a serialised engine, by library.
-_RTX, _TENSORRT = b"vtrt", (b"ftrt", b"ptrt")
 
 
 @dataclass(frozen=True)
@@ -103,10 +100,11 @@ def _subject(item: str | PathLike[str] | Bundle, path: Path, label: str) -> Subj
         return Subject(str(path), label, "bundle", bundle.file(backend.artefact), backend, bundle)
     with path.open("rb") as file:
         magic = file.read(4)
-    if magic == _RTX or magic in _TENSORRT or path.suffix in (".engine", ".plan", ".trt"):
-        if magic != _RTX and magic not in _TENSORRT:
-            raise InputError("is not a TensorRT engine, or is incomplete", file=path, remedy="build it again")
-        return Subject(str(path), label, "engine", path, get_backend("tensorrt-rtx" if magic == _RTX else "tensorrt"))
+    compiled = backend_of_engine(magic)
+    if compiled is not None:
+        return Subject(str(path), label, "engine", path, compiled)
+    if path.suffix in (".engine", ".plan", ".trt"):
+        raise InputError("is not a TensorRT engine, or is incomplete", file=path, remedy="build it again")
     _check_onnx(path)
     return Subject(str(path), label, "onnx", path, get_backend("onnxruntime"))
 

@@ -19,7 +19,6 @@ Example:
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 
 from trtkp.engine.base import Availability, Backend, BuildRequest, BuildResult, Precision, Progress, Runner
 from trtkp.errors import InputError, NotRunnableError
@@ -30,11 +29,11 @@ __all__ = [
     "Backend",
     "BuildRequest",
     "BuildResult",
-    "Choice",
     "NotRunnableError",
     "Precision",
     "Progress",
     "Runner",
+    "backend_of_engine",
     "choose_backend",
     "get_backend",
 ]
@@ -47,14 +46,6 @@ _CLASSES = {
 
 #: Names of all backends, in the order in which ``auto`` tries them.
 BACKENDS = tuple(_CLASSES)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A backend and, in one line, why it was chosen."""
-
-    backend: Backend
-    reason: str
 
 
 def get_backend(name: str) -> Backend:
@@ -70,7 +61,17 @@ def get_backend(name: str) -> Backend:
     return backend
 
 
-def choose_backend(name: str = "auto") -> Choice:
+def backend_of_engine(start: bytes) -> Backend | None:
+    """Return the backend whose engine files begin with these bytes; None if they are not those of an engine.
+
+    Args:
+        start: the first four bytes of a file, or more.
+    """
+    backends = map(get_backend, BACKENDS)
+    return next((backend for backend in backends if start[:4] in backend.magic), None)
+
+
+def choose_backend(name: str = "auto") -> Backend:
     """Return the named backend or, for ``auto``, the first of `BACKENDS` that can both build and run here.
 
     ``auto`` falls back to ``onnxruntime``, so on a machine without an NVIDIA GPU it always chooses it.
@@ -79,12 +80,10 @@ def choose_backend(name: str = "auto") -> Choice:
         InputError: no backend has that name.
     """
     if name != "auto":
-        return Choice(get_backend(name), "asked for")
-    passed_over: list[str] = []
+        return get_backend(name)
     for candidate in BACKENDS:
         backend = get_backend(candidate)
         found = backend.availability()
         if (found.can_build and found.can_run) or candidate == BACKENDS[-1]:
-            return Choice(backend, "; ".join([found.detail, *passed_over]))
-        passed_over.append(f"not {candidate}: {found.detail}")
+            return backend
     raise AssertionError("unreachable: the last backend is always taken")

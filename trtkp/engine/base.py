@@ -6,7 +6,7 @@ The command line, the Python API, serving and the tests use backends through the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, TypeAlias
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from trtkp.engine.trt.latency import EngineLatency
+
 __all__ = [
     "Availability",
     "Backend",
@@ -29,13 +31,27 @@ __all__ = [
     "NodeTime",
     "Precision",
     "Progress",
+    "QuantisedForm",
     "Runner",
+    "fuses_qdq",
 ]
 
 Precision: TypeAlias = Literal["fp32", "fp16"]
 
+#: The two Q/DQ variants: pairs on the inputs of quantised layers (``explicit``), or on inputs and outputs, as the CPU
+#: kernels of ONNX Runtime need them (`trtkp.calib.placement`).
+QuantisedForm: TypeAlias = Literal["explicit", "onnxruntime"]
+
 #: Called with the name of a phase, the number of steps done, and the total number of steps.
 Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+def fuses_qdq(form: QuantisedForm) -> bool:
+    """Whether ONNX Runtime may make integer kernels of the pairs: ``fuse_qdq`` of `OrtRunner`.
+
+    It may where they stand for it. The explicit pairs say what TensorRT computes, and are run as they are written.
+    """
+    return form == "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,6 @@ class BuildRequest:
         targets: GPU architectures such as ``("sm86", "sm89")``, or ``("current",)``; empty for the backend's default.
         optimization_level: the builder's effort, 0 to 5; None for the library's default.
         threads: builder threads; None for the library's default.
-        tf32: let fp32 convolutions round their inputs to TF32 (relative error about 1e-3 instead of 1e-6).
         plugins: plugin library that computes the graph's ``trtkp`` operators; None to expand their function bodies.
         plugin_nodes: number of ``trtkp`` operators that must become plugin layers.
         trt: further options of TensorRT and TensorRT-RTX.
@@ -81,7 +96,6 @@ class BuildRequest:
     targets: tuple[str, ...] = ()
     optimization_level: int | None = None
     threads: int | None = None
-    tf32: bool = False
     plugins: Path | None = None
     plugin_nodes: int = 0
     trt: TrtOptions = field(default_factory=TrtOptions)
@@ -188,12 +202,43 @@ class Runner(Protocol):
 
 
 class Backend(ABC):
-    """One way to turn an ONNX graph into something that runs. Making one imports nothing heavy."""
+    """One way to turn an ONNX graph into something that runs. Making one imports nothing heavy.
+
+    What a backend can do is said here and nowhere else: the rest of the project asks these attributes and methods, and
+    compares no names.
+
+    >>> from trtkp.engine import get_backend
+    >>> backend = get_backend("tensorrt-rtx")
+    >>> backend.compiles, backend.takes_targets, backend.takes_plugins
+    (True, True, False)
+    >>> backend.engine_targets("fp8", ())
+    ('sm89', 'sm120', 'sm121')
+    """
 
     #: The name on the command line and in the manifest.
     name: ClassVar[str]
     #: File name of the artefact in a bundle.
     artefact: ClassVar[str]
+    #: TensorRT's builder compiles the graph: `TrtOptions` and an optimisation level mean something, and the artefact is
+    #: an engine, to be checked against the graph that it was made from.
+    compiles: ClassVar[bool] = False
+    #: The engine computes on the CPU of this machine: its layers can be timed and its memory measured wherever it is
+    #: built.
+    runs_on_cpu: ClassVar[bool] = False
+    #: Engines are planned for the GPU at hand, where our plugins may compute layers.
+    takes_plugins: ClassVar[bool] = False
+    #: GPU architectures can be named that the engine is built for.
+    takes_targets: ClassVar[bool] = False
+    #: Where Q/DQ pairs have to stand.
+    quantised_form: ClassVar[QuantisedForm] = "explicit"
+    #: Type of the layers that are not quantised, where none is asked for.
+    usual_fallback: ClassVar[Precision] = "fp16"
+    #: What an engine file may begin with; the artefact of a backend without any is an ONNX file.
+    magic: ClassVar[tuple[bytes, ...]] = ()
+    #: Triton's platform that serves a bundle: the ONNX graph unless Triton knows the engine.
+    triton_platform: ClassVar[str] = "onnxruntime_onnx"
+    #: What a user who exports a bundle to Triton should know, one line.
+    triton_note: ClassVar[str] = ""
 
     @abstractmethod
     def availability(self) -> Availability:
@@ -217,6 +262,30 @@ class Backend(ABC):
             NotRunnableError: it cannot run on this machine.
             JobError: the library refused it.
         """
+
+    def check_quantisable(self, kind: str, targets: Sequence[str] = ()) -> None:  # noqa: B027 - a hook may do nothing
+        """Refuse an 8-bit type that the backend, or one of the architectures, does not compute in.
+
+        Raises:
+            InputError: with the type, and what to use instead.
+        """
+
+    def engine_targets(self, precision: str, targets: Sequence[str]) -> tuple[str, ...]:
+        """The architectures to build for in this precision, of those that were asked for; empty for the usual ones."""
+        return tuple(targets)
+
+    def gpu_latency(
+        self, runner: Runner, feeds: Mapping[str, np.ndarray], *, batch: int, seconds: float
+    ) -> tuple[EngineLatency, ...]:
+        """Latency of an opened engine by events on the GPU, without CUDA graphs and with them; empty on a CPU.
+
+        Args:
+            runner: of this backend.
+            feeds: of one inference.
+            batch: samples in the feeds.
+            seconds: how long each of the two is timed.
+        """
+        return ()
 
     def profile(
         self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20

@@ -6,6 +6,7 @@ driver. ONNX Runtime is the one exception: only the imported library can list it
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -192,14 +193,25 @@ def _nvcc() -> Check:
 def _plugin_library(library: Path) -> Check:
     if library.is_file():
         size = library.stat().st_size / 2**20
-        return Check("plugin library", "ok", None, f"this wheel holds {library.name} ({size:.1f} MiB)")
+        return Check(
+            "plugin library", "ok", None, f"the CUDA package: {library.name} ({size:.1f} MiB){_kernels(library)}"
+        )
     return Check(
         "plugin library",
         "missing",
         None,
-        f"this is the pure-Python wheel, without {library.name}: the backend tensorrt runs without our kernels",
+        f"the pure-Python package, without {library.name}: the backend tensorrt runs without our kernels",
         "build from source with nvcc: TRTKP_CUDA_ARCHITECTURES=native pip install . (or a list such as '80;89;90')",
     )
+
+
+def _kernels(library: Path) -> str:
+    """What the build recorded beside the library; nothing where it was put there by hand."""
+    try:
+        built = json.loads(library.with_name("kernels.json").read_text(encoding="utf-8"))
+        return f", kernels for {', '.join(built['architectures'])} by nvcc {built['nvcc']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _backend(name: str) -> Check:
@@ -213,5 +225,4 @@ def _backend(name: str) -> Check:
 
 
 def _chosen() -> str:
-    choice = choose_backend("auto")
-    return f"chooses {choice.backend.name}"
+    return f"chooses {choose_backend('auto').name}"

@@ -10,13 +10,24 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from trtkp.engine.base import Availability, Backend, BuildRequest, BuildResult, EngineProfile, NodeTime, Progress
+from trtkp.engine.base import (
+    Availability,
+    Backend,
+    BuildRequest,
+    BuildResult,
+    EngineProfile,
+    NodeTime,
+    Precision,
+    Progress,
+    QuantisedForm,
+)
 from trtkp.engine.feeds import check_feeds, check_profile
 from trtkp.errors import InputError, JobError, NotRunnableError
 from trtkp.machine.cpu import usable_cores
@@ -26,6 +37,7 @@ from trtkp.shapes import Dim, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
 
 __all__ = ["TRACED_GRAPH", "OnnxRuntimeBackend", "OrtRunner", "Provider", "profile"]
 
@@ -35,10 +47,6 @@ _PROVIDERS: dict[Provider, list[str]] = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
 }
-
-#: Larger models are saved with their weights in a file beside them. A protobuf message cannot exceed 2 GiB; half of
-#: that leaves a wide margin.
-_LARGEST_SINGLE_FILE = 1 << 30
 
 #: Name of the file to which a traced session writes the graph as it runs it, after fusion and layout changes.
 TRACED_GRAPH = "traced.onnx"
@@ -52,6 +60,9 @@ class OnnxRuntimeBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     artefact: ClassVar[str] = "engine.onnx"
+    runs_on_cpu: ClassVar[bool] = True
+    quantised_form: ClassVar[QuantisedForm] = "onnxruntime"
+    usual_fallback: ClassVar[Precision] = "fp32"
 
     def availability(self) -> Availability:
         """The backend builds and runs wherever the package is installed."""
@@ -66,7 +77,7 @@ class OnnxRuntimeBackend(Backend):
         """Open the graph once, check the profile against its inputs, and write it to ``output/engine.onnx``.
 
         Nothing is compiled: ONNX Runtime optimises a graph when it is opened. A graph that is already at its place is
-        not rewritten. The options ``targets``, ``optimization_level`` and ``tf32`` have no effect.
+        not rewritten. The options ``targets`` and ``optimization_level`` have no effect.
 
         Raises:
             InputError: the file is missing or is not ONNX, or the profile does not fit.
@@ -88,6 +99,13 @@ class OnnxRuntimeBackend(Backend):
             engine_bytes=sum(file.stat().st_size for file in files),
         )
 
+    def check_quantisable(self, kind: str, targets: Sequence[str] = ()) -> None:
+        """Its CPU kernels know no FP8."""
+        if kind == "fp8":
+            raise InputError(
+                "--precision fp8: onnxruntime does not compute in FP8", remedy="use -b tensorrt-rtx, or int8"
+            )
+
     def profile(
         self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20
     ) -> EngineProfile:
@@ -105,7 +123,7 @@ class OrtRunner(Closing):
     """An ONNX Runtime session that checks its inputs and computes deterministically.
 
     Args:
-        model: an ONNX file (external data in the same directory), or a model in memory.
+        model: an ONNX file (external data in the same directory), or a model in memory, of any size.
         threads: CPU threads within one operator; None for the number of physical cores this process may use.
         provider: ``cuda`` computes on a GPU, and fails where it cannot; it never falls back to the CPU.
         spin: let idle threads busy-wait between operators. This shortens the small layers of a single session. But an
@@ -125,7 +143,7 @@ class OrtRunner(Closing):
 
     def __init__(
         self,
-        model: Path | bytes | onnx.ModelProto,
+        model: Path | bytes | onnx.ModelProto | ir.Model,
         *,
         threads: int | None = None,
         provider: Provider = "cpu",
@@ -143,7 +161,7 @@ class OrtRunner(Closing):
 
     def _open(
         self,
-        model: Path | bytes | onnx.ModelProto,
+        model: Path | bytes | onnx.ModelProto | ir.Model,
         threads: int,
         provider: Provider,
         spin: bool,
@@ -175,18 +193,14 @@ class OrtRunner(Closing):
             options.enable_profiling = True
             options.profile_file_prefix = str(trace / "profile")
             options.optimized_model_filepath = str(trace / TRACED_GRAPH)
-        source: str | bytes
-        if isinstance(model, Path):
-            source = str(model)
-        else:
-            source = model if isinstance(model, bytes) else model.SerializeToString()
+        # ReluQuantRewrite removes a ReLU in front of a quantiser. That is right for uint8, which clips at zero, but
+        # 1.31 does it for FP8 too, where negative values then survive.
+        left_out = [] if fuse_qdq else ["ReluQuantRewrite"]
         try:
-            # ReluQuantRewrite removes a ReLU in front of a quantiser. That is right for uint8, which clips at zero, but
-            # 1.31 does it for FP8 too, where negative values then survive.
-            left_out = [] if fuse_qdq else ["ReluQuantRewrite"]
-            session = ort.InferenceSession(
-                source, options, providers=_PROVIDERS[provider], disabled_optimizers=left_out
-            )
+            with _source(model) as source:
+                session = ort.InferenceSession(
+                    source, options, providers=_PROVIDERS[provider], disabled_optimizers=left_out
+                )
         except Exception as error:  # ONNX Runtime's exceptions have no common base class but Exception
             kind = InputError if type(error).__name__ in {"InvalidProtobuf", "InvalidArgument"} else JobError
             raise kind(f"ONNX Runtime cannot load the model: {_first_line(error)}", file=self._file) from error
@@ -220,6 +234,16 @@ class OrtRunner(Closing):
         self._session = None
 
 
+def _source(model: Path | bytes | onnx.ModelProto | ir.Model) -> AbstractContextManager[str | bytes]:
+    if isinstance(model, bytes):
+        return nullcontext(model)
+    if isinstance(model, Path):
+        return nullcontext(str(model))
+    from trtkp.graph.save import session_source
+
+    return session_source(model)
+
+
 def _spec(value: Any) -> TensorSpec:
     text = value.type.removeprefix("tensor(").removesuffix(")")
     # A dynamic dimension without a name gets one of its own, so that `check_feeds` does not tie it to another's size.
@@ -239,12 +263,13 @@ def _place(source: Path, target: Path) -> tuple[Path, ...]:
     import onnx
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    data = target.with_name(target.name + ".data")
     if source.resolve() != target.resolve():
+        import onnx_ir as ir
+
+        from trtkp.graph.save import save_graph
+
         # Loaded and saved rather than copied, because the external data of a file has its name inside the graph.
-        model = onnx.load(source)
-        large = model.ByteSize() > _LARGEST_SINGLE_FILE
-        onnx.save_model(model, target, save_as_external_data=large, location=data.name if large else None)
+        save_graph(ir.load(source), target)
     names = _external_files(onnx.load(target, load_external_data=False))
     return (target, *(target.parent / name for name in names))
 

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from trtkp.errors import InputError
 from trtkp.graph.edit import constant, input_at, ints, weight_name
 from trtkp.graph.ops import DOMAIN, DYNAMIC
+from trtkp.graph.save import session_source
 from trtkp.index.accounting import Matrix
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.shapes import Shape
@@ -194,7 +195,7 @@ def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[st
     for value in model.graph.inputs:
         if value.name not in shapes:
             raise InputError("no shape for this input", layer=str(value.name), remedy="give --input-shape")
-    probe = ir.external_data.load_to_model(model.clone())
+    probe = model.clone()
     by_name = {v.name: v for node in probe.graph for v in node.outputs} | {v.name: v for v in probe.graph.inputs}
     found = [name for name in wanted if name in by_name]
     nodes = [ir.node("Shape", [by_name[name]], name=f"trtkp_probe_{i}") for i, name in enumerate(found)]
@@ -213,8 +214,8 @@ def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[st
         assert value.dtype is not None
         feeds[value.name] = np.zeros(shapes[str(value.name)], value.dtype.numpy())
     try:
-        payload = ir.to_proto(probe).SerializeToString()
-        session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+        with session_source(probe) as source:
+            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         results = session.run(None, feeds)
     except Exception as error:  # onnxruntime's errors share no base class of their own
         text = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())

@@ -39,11 +39,6 @@ class PackedConv:
     two_four: bool = False
 
     @property
-    def index_nbytes(self) -> int:
-        """Bytes of the index tensors."""
-        return self.index.nbytes + self.row_group.nbytes + self.filters.nbytes
-
-    @property
     def list_block(self) -> int:
         """8 where every list comes in blocks that tensor cores take, else 1: ``listBlock`` of `plugins/capi/trtkp.h`.
 

@@ -22,7 +22,10 @@ import numpy.typing as npt
 
 from trtkp.errors import InputError
 
-__all__ = ["MAX_TAPS", "QUAD", "IndexSet", "Kind", "from_mask"]
+__all__ = ["MAX_TAPS", "QUAD", "IndexSet", "Kind", "Masks", "from_mask"]
+
+#: Parameter name to mask, True where a weight is kept, shaped as the weight.
+Masks = dict[str, npt.NDArray[np.bool_]]
 
 #: A tap bitmask is a uint64.
 MAX_TAPS = 64

@@ -109,10 +109,6 @@ class Library:
         self._call("trtkpConvCheckLists", ctypes.byref(desc), *lists, ctypes.byref(block))
         return block.value
 
-    def check_metadata(self, desc: ConvDesc, metadata: int) -> None:
-        """Checks int32 metadata of 2:4 weights at an address in host memory."""
-        self._call("trtkpConvCheckMetadata", ctypes.byref(desc), ctypes.c_void_p(metadata))
-
     def tactics(self, desc: ConvDesc) -> list[str]:
         """The tactics that compute the layer, by name."""
         found, count = (ctypes.c_int32 * len(self.tactic_numbers))(), ctypes.c_int32()

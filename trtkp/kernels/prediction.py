@@ -156,11 +156,6 @@ class Counts:
     shared_loads: int
     async_copies: int
 
-    @property
-    def issue_share(self) -> float:
-        """Share of the issued instructions that are matrix instructions or loads of their operands."""
-        return (self.matrix + self.shared_loads) / self.instructions
-
 
 @dataclass(frozen=True)
 class Layer:

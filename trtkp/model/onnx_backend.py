@@ -14,6 +14,7 @@ import onnx_ir.passes.common as passes
 from onnx import ModelProto
 
 from trtkp.errors import InputError
+from trtkp.graph.save import session_source
 from trtkp.model.cleanup import clean_graph, lift_weights
 from trtkp.model.dims import axis_name
 from trtkp.model.files import digest_of
@@ -164,7 +165,8 @@ class OnnxBackend:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         try:
-            return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            with session_source(proto) as source:
+                return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise InputError(f"onnxruntime cannot load the model ({_first_line(error)})", file=self.path) from None
 

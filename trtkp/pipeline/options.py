@@ -12,9 +12,6 @@ from trtkp.calib.options import CalibrationOptions
 from trtkp.engine import Backend
 from trtkp.engine.options import TrtOptions
 from trtkp.errors import InputError, JobError
-from trtkp.pipeline.quantised import (
-    check_quantisable,
-)
 
 __all__ = ["BuildOptions", "check_buildable"]
 
@@ -92,7 +89,7 @@ def check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool) 
     if options.kind is None and options.calibration_file is not None:
         raise InputError(f"--calibration means nothing to --precision {options.precision}", remedy="use int8 or fp8")
     if options.kind is not None:
-        check_quantisable(backend.name, options.kind, options.targets)
+        backend.check_quantisable(options.kind, options.targets)
         options.calibration.check()
         if not has_data and options.calibration_file is None:
             raise InputError(
@@ -102,13 +99,13 @@ def check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool) 
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads {options.threads}: at least one is needed")
     options.tensorrt.check()
-    if backend.artefact != "model.engine" and (options.tensorrt != TrtOptions() or options.level is not None):
+    if not backend.compiles and (options.tensorrt != TrtOptions() or options.level is not None):
         raise InputError(
             f"options of TensorRT's builder mean nothing to backend {backend.name}", remedy="use -b tensorrt"
         )
     if options.level is not None and not 0 <= options.level <= 5:
         raise InputError(f"--level {options.level}: not an effort of TensorRT's builder", remedy="use 0 to 5")
-    if options.targets and backend.name != "tensorrt-rtx":
+    if options.targets and not backend.takes_targets:
         raise InputError(
             f"--target {options.targets[0]} means nothing to backend {backend.name}", remedy="use -b tensorrt-rtx"
         )

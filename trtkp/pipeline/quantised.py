@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,17 +24,12 @@ if TYPE_CHECKING:
     from trtkp.data.samples import Samples
 
 __all__ = [
-    "check_quantisable",
     "check_quantised",
-    "engine_targets",
     "quantisation_record",
     "read_samples",
     "save_quantised",
     "state_file",
 ]
-
-#: Architectures of TensorRT-RTX whose tensor cores know FP8 (tried on 1.7.1: the others are refused by its compiler).
-_FP8_TARGETS = ("sm89", "sm120", "sm121")
 
 
 def read_samples(data: LabelledData | str | PathLike[str], profile: Profile, options: CalibrationOptions) -> Samples:
@@ -52,27 +47,6 @@ def read_samples(data: LabelledData | str | PathLike[str], profile: Profile, opt
         return Samples(data.inputs, data.labels)
     shape = next(iter(profile.values())).opt[1:]
     return load_samples(data, shape, mean=options.mean, std=options.std)
-
-
-def check_quantisable(backend: str, kind: str, targets: Sequence[str]) -> None:
-    """Refuse a backend or architectures that cannot compute in this type.
-
-    Raises:
-        InputError: FP8 for onnxruntime or for a GPU before Ada.
-    """
-    if kind != "fp8":
-        return
-    if backend == "onnxruntime":
-        raise InputError("--precision fp8: onnxruntime does not compute in FP8", remedy="use -b tensorrt-rtx, or int8")
-    wrong = [target for target in targets if backend == "tensorrt-rtx" and target.lower() not in _FP8_TARGETS]
-    if wrong and "current" not in wrong:
-        known = ", ".join(_FP8_TARGETS)
-        raise InputError(f"--target {wrong[0]} does not compute in FP8", remedy=f"choose from {known}, or use int8")
-
-
-def engine_targets(backend: str, precision: str, targets: Sequence[str]) -> tuple[str, ...]:
-    """The architectures asked for; without any, those of TensorRT-RTX that know FP8 where the engine needs it."""
-    return _FP8_TARGETS if backend == "tensorrt-rtx" and precision == "fp8" and not targets else tuple(targets)
 
 
 def state_file(output: Path) -> Path:
@@ -107,7 +81,7 @@ def check_quantised(
     shapes: Mapping[str, tuple[int, ...]] = {name: shape}
     check = compare_graphs(
         "engine.onnx", engine, reference, shapes, precision, feeds={name: inputs},
-        fuse_qdq=result.calibration.form == "onnxruntime",
+        fuse_qdq=result.calibration.fuse_qdq,
     )  # fmt: skip
     if check.status == "failed":
         raise JobError(

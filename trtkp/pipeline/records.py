@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,16 @@ from trtkp.bundle.manifest import (
     TensorRTRecord,
 )
 from trtkp.bundle.records import timing_record
+from trtkp.graph.counting import batch_norm_elements, elementwise_operations, product_weights, statistics
 from trtkp.index.accounting import Accounting
 from trtkp.index.index_set import IndexSet
 from trtkp.machine.gpu import find_gpus
-from trtkp.shapes import Profile, smallest_samples
+from trtkp.pruning.method import Counting, Method
+from trtkp.shapes import Profile, Shape, smallest_samples
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from trtkp.engine.base import BuildRequest, BuildResult
     from trtkp.graph.layers import LayerTable
     from trtkp.model import SourceModel
@@ -37,34 +42,50 @@ __all__ = [
 ]
 
 
-def paper_counts(method: str, source: SourceModel, profile: Profile, accounting: Accounting) -> PaperCounts | None:
-    """The net as the authors of a method count it, where that is known and not the common counting.
+def paper_counts(method: Method, source: SourceModel, profile: Profile, accounting: Accounting) -> PaperCounts | None:
+    """The net as the authors of a method count it; None where that is unknown or the common counting."""
 
-    V-SKP counts with batch normalisation (parameters over the state dict, statistics included; a FLOP per element) and
-    without it and biases; PPT-KP, of the same group, presumably too. SOKS counts FLOPs of every operator, as its
-    authors' ASKs do.
-    """
-    from trtkp.graph.counting import batch_norm_elements, elementwise_operations, product_weights, statistics
-
-    def counted(counting: str, more_params: int, more_flops: int, other: PaperCounts | None = None) -> PaperCounts:
+    def counted(counting: Counting) -> PaperCounts:
         params, flops = accounting.params, accounting.macs
         return PaperCounts(
-            counting=counting,
-            dense_params=params.dense + more_params,
-            retained_params=params.retained + more_params,
-            dense_flops=flops.dense + more_flops,
-            retained_flops=flops.retained + more_flops,
-            other=other,
+            counting=counting.name,
+            dense_params=params.dense + counting.params,
+            retained_params=params.retained + counting.params,
+            dense_flops=flops.dense + counting.flops,
+            retained_flops=flops.retained + counting.flops,
+            other=counted(counting.other) if counting.other is not None else None,
         )
 
-    if method not in ("vskp", "l1", "pptkp", "soks"):
-        return None
-    graph, shapes = source.graph(), smallest_samples(source.inputs, profile)
-    if method == "soks":
-        return counted("FLOPs of every operator", 0, elementwise_operations(graph, shapes))
-    without = counted("without BatchNorm and biases", product_weights(graph) - accounting.params.dense, 0)
-    more = batch_norm_elements(graph, shapes)
-    return counted("with BatchNorm and its statistics", statistics(graph), more, without)
+    counting = method.paper_counting(accounting.params.dense, _Counts(source, profile))
+    return counted(counting) if counting is not None else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """Counts of a net's graph for one sample: `trtkp.pruning.method.NetCounts`."""
+
+    source: SourceModel
+    profile: Profile
+
+    @cached_property
+    def _graph(self) -> ir.Model:
+        return self.source.graph()
+
+    @property
+    def _shapes(self) -> dict[str, Shape]:
+        return smallest_samples(self.source.inputs, self.profile)
+
+    def product_weights(self) -> int:
+        return product_weights(self._graph)
+
+    def statistics(self) -> int:
+        return statistics(self._graph)
+
+    def batch_norm_elements(self) -> int:
+        return batch_norm_elements(self._graph, self._shapes)
+
+    def elementwise_operations(self) -> int:
+        return elementwise_operations(self._graph, self._shapes)
 
 
 def layer_records(

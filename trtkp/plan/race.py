@@ -64,7 +64,7 @@ def race(
     with ExitStack() as stack:
         calls = {}
         for name, model in models.items():
-            runner = stack.enter_context(OrtRunner(ir.to_proto(model), threads=threads))
+            runner = stack.enter_context(OrtRunner(model, threads=threads))
             feeds = random_feeds(runner.inputs, shapes, seed=0)
             calls[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)
         return time_interleaved(calls, warmup=WARMUP, runs=RUNS, budget_s=budget_s)

@@ -29,6 +29,7 @@ from trtkp.errors import InputError, JobError
 from trtkp.graph.edit import ints
 from trtkp.graph.ops import DOMAIN, OpName
 from trtkp.graph.packing import PackedConv
+from trtkp.graph.save import save_graph
 from trtkp.kernels.capi import Library, find_library, load_library
 from trtkp.kernels.layer import Epilogue, Geometry, Lists, describe, output_pitch
 from trtkp.kernels.prediction import LAUNCH_S, Gpu, Layer, gpu_like, order
@@ -168,7 +169,7 @@ class EngineTarget:
     def _opened(self, model: ir.Model, shapes: Mapping[str, Shape], folder: Path) -> TrtEngineRunner:
         assert self.backend is not None
         folder.mkdir()
-        ir.save(model, folder / "model.onnx")
+        save_graph(model, folder / "model.onnx")
         names = {str(value.name) for value in model.graph.inputs}
         count = plugin_nodes(model)
         built = self.backend.build(

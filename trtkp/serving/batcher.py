@@ -31,7 +31,6 @@ class Job:
         key: jobs with the same key can share a batch.
         answer: future of the outputs or of a `ServeError`. It is done early if the client gave up or timed out.
         arrived: time of arrival in seconds, by the monotonic clock.
-        started: time at which its batch left; 0 until then.
     """
 
     feeds: Feeds
@@ -39,7 +38,6 @@ class Job:
     key: tuple[Shape, ...]
     answer: asyncio.Future[dict[str, np.ndarray]]
     arrived: float = field(default_factory=monotonic)
-    started: float = 0.0
 
     def fail(self, error: ServeError) -> None:
         """Answer with an error, unless the job is answered already."""

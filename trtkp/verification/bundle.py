@@ -226,14 +226,12 @@ def compare_graphs(
         feeds: inputs to use instead of random ones.
         fuse_qdq: whether ONNX Runtime may fuse the candidate's Q/DQ pairs into integer kernels.
     """
-    import onnx_ir as ir
-
     from trtkp.engine.onnxruntime import OrtRunner
 
-    with OrtRunner(ir.to_proto(reference)) as runner:
+    with OrtRunner(reference) as runner:
         feeds = random_feeds(runner.inputs, shapes, seed=0) if feeds is None else feeds
         expected = runner.run(feeds)
-    with OrtRunner(ir.to_proto(candidate), fuse_qdq=fuse_qdq) as runner:
+    with OrtRunner(candidate, fuse_qdq=fuse_qdq) as runner:
         found = runner.run(_cast(feeds, runner))
     return _compare(name, "dense masked ONNX", [(found, expected)], TOLERANCE[precision])
 
@@ -255,7 +253,7 @@ def check_built(
     Raises:
         JobError: the engine computes something else than its graph, or does not run.
     """
-    if backend.artefact != "model.engine" or not backend.availability().can_run:
+    if not backend.compiles or not backend.availability().can_run:
         return
     if why_not_built_for_here(result.targets) is not None:
         return
@@ -321,7 +319,7 @@ class _Checker:
         limit = TOLERANCE[self.manifest.precision] if tolerance is None else tolerance
         #: Tolerance of ``model.onnx``, and that of ``engine.onnx`` and the engine.
         self.tolerance, self.engine_tolerance = limit, limit
-        with OrtRunner(ir.to_proto(dense_graph(ir.load(bundle.file("model.onnx"))))) as runner:
+        with OrtRunner(dense_graph(ir.load(bundle.file("model.onnx")))) as runner:
             self.feeds = [random_feeds(runner.inputs, shapes, seed) for shapes in self._shapes()]
             self.expected = [runner.run(feeds) for feeds in self.feeds]
             self.engine_feeds, self.engine_expected = self.feeds, self.expected
@@ -349,7 +347,7 @@ class _Checker:
     @property
     def _fused(self) -> bool:
         quantised = self.manifest.quantisation
-        return quantised is None or quantised.form == "onnxruntime"
+        return quantised is None or quantised.fuse_qdq
 
     def graph(self, name: str) -> Check:
         """Compare a graph of the bundle, run by ONNX Runtime, with the dense masked net."""
@@ -375,12 +373,12 @@ class _Checker:
 
     def engine(self) -> list[Check]:
         """Compare the engine with the dense masked net and, if it was compiled, with the graph it was built from."""
-        from trtkp.engine import NotRunnableError
+        from trtkp.engine import NotRunnableError, get_backend
 
         try:
             with self.bundle.open() as runner:
                 checks = [self._compare_engine("engine", runner)]
-                if "model.engine" in self.manifest.files:
+                if get_backend(self.manifest.backend).compiles:
                     feeds = [_cast(feeds, runner) for feeds in self.engine_feeds]
                     graph = self.bundle.file("engine.onnx")
                     checks.append(_against_graph(runner, graph, feeds, self.engine_tolerance, fuse_qdq=self._fused))

@@ -68,7 +68,7 @@ def beyond_float16(model: ir.Model, shapes: Mapping[str, Shape], seed: int = 0) 
     probe.graph.extend(made)
     probe.graph.outputs.clear()
     probe.graph.outputs.extend(node.outputs[0] for node in made if node.op_type == "ReduceMax")
-    with OrtRunner(ir.to_proto(probe)) as runner:
+    with OrtRunner(probe) as runner:
         for name, largest_value in runner.run(random_feeds(runner.inputs, shapes, seed)).items():
             if not float(largest_value) <= FLOAT16_MAX:  # NaN and infinity too
                 return names[name], float(largest_value)

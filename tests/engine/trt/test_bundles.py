@@ -51,7 +51,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, library: Path) -> Iterator[None]:
     monkeypatch.setenv("TRTKP_LIBRARY", str(library))
     monkeypatch.setattr("trtkp.engine.trt.tensorrt._MODULE", _MODULE)
     monkeypatch.setattr("trtkp.engine.trt.tensorrt.importable", lambda name: name == _MODULE)
-    for module in ("engine.tensorrt", "plan.target", "records"):
+    for module in ("engine.trt.tensorrt", "plan.target", "pipeline.records"):
         monkeypatch.setattr(f"trtkp.{module}.find_gpus", lambda: _REPORT)
     monkeypatch.setattr("trtkp.engine.trt.runner.open_device", RecordingDevice)
     yield

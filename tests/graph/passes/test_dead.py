@@ -227,9 +227,9 @@ def test_resnet_50_takes_seconds(tmp_path: Path) -> None:
         ir.convenience.replace_all_uses_with(y, gather.outputs[0])
         gather.replace_input_with(0, y)
         model.graph.insert_after(node, gather)
-    start = time.perf_counter()
+    start = time.thread_time()  # of this thread alone: others may use the machine
     dead = remove_dead(model)
     folded = fold_channel_gathers(model)
-    assert time.perf_counter() - start < 10
+    assert time.thread_time() - start < 10
     assert len(dead.layers) > 40
     assert (folded.before, folded.after, channel_gathers(model)) == (53, 0, [])

@@ -98,11 +98,11 @@ def test_rectangle() -> None:
 @pytest.mark.serial
 def test_speed() -> None:
     cover.cache_clear()
-    begin = time.perf_counter()
+    begin = time.thread_time()  # of this thread alone: others may use the machine
     for taps in range(1, 512):
         cover(tuple(t for t in range(9) if taps >> t & 1), 3)
     rng = np.random.default_rng(0)
     for size, columns, count in ((25, 5, 12), (49, 7, 25)):
         for _ in range(3):
             cover(tuple(sorted(rng.choice(size, count, replace=False).tolist())), columns)
-    assert time.perf_counter() - begin < 5
+    assert time.thread_time() - begin < 5

@@ -99,9 +99,9 @@ def test_empty_lists() -> None:
 def test_resnet50_in_seconds(shared: int) -> None:
     """The widest layers of ResNet-50, a list per filter; the whole net has ten times as much."""
     rng = np.random.default_rng(0)
-    start = time.perf_counter()
+    start = time.thread_time()  # of this thread alone: others may use the machine
     for filters, channels in ((2048, 512), (2048, 1024), (512, 2048), (512, 512)):
         lists = rng.random((filters // shared, channels)) < 0.4
         kept = rng.permutation(np.repeat(lists, shared, axis=0))
         assert equal_groups(kept, 8).kernels <= kept.size
-    assert time.perf_counter() - start < 15
+    assert time.thread_time() - start < 15

@@ -16,11 +16,10 @@ from tests.models import write_classifier
 from trtkp.budget.advise import AdviceOptions
 from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
-from trtkp.pruning.method import prune_one_shot
 from trtkp.pruning.methods.allocation import Allocation, LayerSettings, load_allocation
 from trtkp.pruning.methods.registry import make_method
 from trtkp.pruning.methods.vskp import VSKP
-from trtkp.pruning.regulariser import can_regularise
+from trtkp.pruning.one_shot import prune_one_shot
 
 
 def write(path: Path, **given: object) -> Path:
@@ -49,21 +48,34 @@ def test_every_layer_by_its_own_settings(new_layer: Callable[..., ConvLayer], tm
 
 def test_written_and_read(tmp_path: Path) -> None:
     allocation = Allocation(method="kep", layers={"x": LayerSettings(ratio=0.5)})
-    (tmp_path / "a.json").write_text(allocation.model_dump_json())
+    (tmp_path / "a.json").write_text(json.dumps(allocation.as_dict()))
     assert load_allocation(tmp_path / "a.json") == allocation
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not an allocation"),
+        ("{", "not an allocation: file: Invalid JSON"),
+        ("[" * 100_000, "not an allocation: file: Invalid JSON"),
+        ("\xff", "not an allocation: file: Invalid JSON"),
+        ("[]", "not an allocation: file: Input should be an object"),
+        ('{"method": "vskp"}', "not an allocation: layers: Field required"),
+        ('{"method": 3, "layers": {}}', "not an allocation: method: Input should be a valid string"),
+        ('{"method": "vskp", "layers": {}, "speed": 3}', "not an allocation: speed: Extra inputs are not permitted"),
+        ('{"method": "vskp", "layers": {}, "settings": 3}', "not an allocation: settings: Input should be an object"),
         ('{"format": 2, "method": "vskp", "layers": {}}', "not an allocation: format"),
         ('{"format": 1, "method": "vskp", "layers": {"a": {"ratio": 1.5}}}', r"not an allocation: layers\.a\.ratio"),
         ('{"format": 1, "method": "vskp", "layers": {"a": {"ratio": 0.5, "speed": 3}}}', r"layers\.a\.speed"),
+        ('{"method": "vskp", "layers": {"a": {"ratio": true}}}', r"layers\.a\.ratio: Input should be a valid number"),
+        ('{"method": "vskp", "layers": {"a": {"ratio": -1}}}', r"layers\.a\.ratio: .* greater than or equal to 0"),
+        ('{"method": "vskp", "layers": {"a": {"ratio": NaN}}}', r"layers\.a\.ratio: Input should be"),
+        ('{"method": "vskp", "layers": {"a": {"ratio": 0.5, "filter_group": 0}}}', r"filter_group: .* equal to 1"),
+        ('{"method": "vskp", "layers": {"a": {"ratio": 0.5, "filter_group": 2.5}}}', r"filter_group: .* valid integer"),
+        ('{"method": "vskp", "layers": {"a": []}}', r"layers\.a: Input should be an object"),
     ],
 )
 def test_files_that_are_none(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(text)
+    (tmp_path / "a.json").write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=message):
         load_allocation(tmp_path / "a.json")
 
@@ -129,10 +141,10 @@ def test_layers_train_towards_masks_of_their_own_settings(new_layer: Callable[..
     own = {"0.weight": {"ratio": 0.5}, "1.weight": {"ratio": 0.5, "filter_group": 4}, "2.weight": {"ratio": 0.5}}
     path = write(tmp_path / "a.json", method="pptkp", settings={"strength": 0.5}, layers=own)
     method = make_method("pptkp", allocation=str(path))
-    assert can_regularise(method)
-    assert not can_regularise(make_method("vskp", allocation=str(write(tmp_path / "v.json", layers=own))))
+    assert method.regularises
+    assert not make_method("vskp", allocation=str(write(tmp_path / "v.json", layers=own))).regularises
     before = {name: value.detach().clone() for name, value in net.named_parameters()}
-    penalty = method.regulariser(net, layers)  # type: ignore[attr-defined]  # it can
+    penalty = method.regulariser(net, layers)
     net(torch.randn(2, 8, 9, 9)).sum().mul(0).backward()
     penalty.after_backward()
     pulls = {layer.name: net.get_parameter(layer.name).grad / before[layer.name].sign() for layer in layers}
@@ -146,7 +158,7 @@ def test_layers_train_towards_masks_of_their_own_settings(new_layer: Callable[..
     grouped = masks["1.weight"].reshape(2, 4, 8, 9)
     assert (grouped == grouped[:, :1]).all()
     state = {key: value.clone() for key, value in penalty.state().items()}
-    other = method.regulariser(nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in layers)), layers)  # type: ignore[attr-defined]
+    other = method.regulariser(nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in layers)), layers)
     assert any(not torch.equal(value, state[key]) for key, value in other.state().items())
     other.restore(state)
     assert all(torch.equal(value, state[key]) for key, value in other.state().items())
@@ -160,7 +172,7 @@ def test_a_search_taken_up_under_an_allocation_folds_its_coefficients(
     net = nn.Sequential(*(nn.Conv2d(4, 4, 3) for _ in layers))
     path = write(tmp_path / "a.json", method="soks", settings={"groups": 2},
                  layers={"0.weight": {"ratio": 0.5}, "1.weight": {"ratio": 0.25}})  # fmt: skip
-    penalty = make_method("soks", allocation=str(path)).regulariser(net, layers)  # type: ignore[attr-defined]
+    penalty = make_method("soks", allocation=str(path)).regulariser(net, layers)
     penalty.loss().backward()
     masks = penalty.masks()
     assert [masks[layer.name].mean() for layer in layers] == pytest.approx([1 / 2, 14 / 18])
@@ -177,7 +189,7 @@ def test_a_layer_that_is_chosen_but_not_in_the_file_is_named(
     path = write(tmp_path / "a.json", method="pptkp", settings={}, layers={"0.weight": {"ratio": 0.5}})
     method = make_method("pptkp", allocation=str(path))
     weights = {layer.name: np.ones(layer.weight_shape) for layer in layers}
-    for ask in (lambda: method.masks(layers, weights), lambda: method.regulariser(net, layers)):  # type: ignore[attr-defined]
+    for ask in (lambda: method.masks(layers, weights), lambda: method.regulariser(net, layers)):
         with pytest.raises(InputError, match=r"1\.weight.*the allocation file says nothing of it"):
             ask()
 

@@ -17,12 +17,13 @@ from trtkp.pruning.methods.dppnet_module import (
     Attention,
     DynamicPatternConv2d,
     LongTailedStep,
+    PatternCosts,
     PatternPenalty,
     convert,
+    costs_of,
     dynamic_layers,
     freeze,
     pack,
-    pattern_costs,
     use_patterns,
 )
 from trtkp.pruning.modules import with_modules
@@ -31,6 +32,30 @@ from trtkp.pruning.train.data import Arrays, Loader
 from trtkp.pruning.train.processes import Processes
 from trtkp.pruning.train.recipe import Preprocessing, Recipe
 from trtkp.pruning.train.trainer import Trainer, evaluate
+
+
+def pattern_costs(model: nn.Module, example: torch.Tensor) -> PatternCosts:
+    """Count a converted net on one sample [1, C, H, W]; works on the meta device with masks that are not learnt."""
+    pixels, other = {}, 0
+
+    def count(module: nn.Module, _: Any, out: torch.Tensor) -> None:
+        nonlocal other
+        if isinstance(module, DynamicPatternConv2d):
+            pixels[module] = out.shape[2] * out.shape[3]
+        elif isinstance(module, nn.Conv2d):
+            other += module.weight.numel() * out.shape[2] * out.shape[3]
+        elif isinstance(module, nn.Linear):
+            other += module.weight.numel()
+
+    inside = {part for layer in dynamic_layers(model).values() for part in layer.modules() if part is not layer}
+    hooks = [module.register_forward_hook(count) for module in model.modules() if module not in inside]
+    try:
+        with torch.no_grad():
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return costs_of(pixels, other)
 
 
 def layer_with(stride: int = 1, bias: bool = False, seed: int = 0) -> DynamicPatternConv2d:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 
 from trtkp.index.conv_layer import ConvLayer
-from trtkp.pruning.method import prune_one_shot
 from trtkp.pruning.methods.fixed import Dense, FromZeros
+from trtkp.pruning.one_shot import prune_one_shot
 
 
 def layer(name: str, kernel: tuple[int, int] = (3, 3), *, stem: bool = False) -> ConvLayer:

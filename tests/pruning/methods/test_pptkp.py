@@ -19,13 +19,13 @@ from trtkp.index.index_set import from_mask
 from trtkp.model import SourceModel, load_model
 from trtkp.model.layers import named_graph, read_layers
 from trtkp.pipeline.records import paper_counts
-from trtkp.pruning.method import Method, prune_one_shot
+from trtkp.pruning.method import Method
 from trtkp.pruning.methods.allocation import Allocated, Allocation, LayerSettings
 from trtkp.pruning.methods.pptkp import PPTKP, kernel_norms, pruning_points
 from trtkp.pruning.methods.pptkp_penalty import NormDependentL1
 from trtkp.pruning.methods.registry import make_method
 from trtkp.pruning.methods.vskp import VSKP
-from trtkp.pruning.regulariser import Trainable
+from trtkp.pruning.one_shot import prune_one_shot
 from trtkp.shapes import make_profile
 
 NewLayer = Callable[..., ConvLayer]
@@ -405,7 +405,7 @@ def test_no_layer_has_no_points() -> None:
 
 def test_interface_and_index_bytes(new_layer: NewLayer) -> None:
     assert isinstance(PPTKP(), Method)
-    assert isinstance(PPTKP(), Trainable)
+    assert PPTKP().regularises
     assert PPTKP().settings()["ratio"] == 0.5
     assert PPTKP(point=2).settings()["ratio"] is None
     kept = np.random.default_rng(0).random((6, 10)) < 0.4
@@ -469,7 +469,7 @@ def test_the_papers_pair_of_reductions_is_reachable(resnet56: SourceModel) -> No
         for name, index in sets.items():  # the ratio of its stage, but for what a last kernel is kept of
             assert index.density == pytest.approx(1 - own[name].ratio, abs=0.005)
         result = account(table.layers, table.params, table.macs, sets)
-        found = paper_counts("pptkp", resnet56, profile, result)
+        found = paper_counts(PPTKP(), resnet56, profile, result)
         assert found is not None
         assert found.other is not None
         countings = {"common": (result.params, result.macs)} | {

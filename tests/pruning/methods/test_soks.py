@@ -17,7 +17,6 @@ from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import Kind, from_mask
 from trtkp.pruning.method import Method
 from trtkp.pruning.methods.soks import SHAPES, SOKS, shape_mask
-from trtkp.pruning.regulariser import Trainable, can_regularise
 from trtkp.pruning.run import PruneOptions, prune
 from trtkp.pruning.train.recipe import read_recipe
 
@@ -198,9 +197,8 @@ def test_filters_of_like_stripes_share_a_shape(new_layer: NewLayer, cluster: boo
 
 def test_interface(new_layer: NewLayer) -> None:
     assert isinstance(SOKS(), Method)
-    assert isinstance(SOKS(), Trainable)
-    assert can_regularise(SOKS())
-    assert not can_regularise(SOKS(shapes="ASK_2"))
+    assert SOKS().regularises
+    assert not SOKS(shapes="ASK_2").regularises
     assert SOKS().settings()["groups"] == 4
     assert SOKS(shapes="ASK_7").settings()["groups"] == 2
     mask = shape_mask(SHAPES["ASK_4a"], new_layer(filters=8))

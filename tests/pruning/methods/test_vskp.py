@@ -24,7 +24,6 @@ from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import Kind, from_mask
 from trtkp.pipeline.records import paper_counts
-from trtkp.pruning.method import prune_one_shot
 from trtkp.pruning.methods.vskp import (
     VSKP,
     index_list,
@@ -36,6 +35,7 @@ from trtkp.pruning.methods.vskp import (
     reactivate,
     unmoved_filters,
 )
+from trtkp.pruning.one_shot import prune_one_shot
 
 NewLayer = Callable[..., ConvLayer]
 
@@ -262,7 +262,7 @@ def test_known_nets_as_the_authors_count_them(name: str, tmp_path: Path) -> None
     known = KnownNet(net.factory(), net.shape, tmp_path)
     assert (known.table.params, known.table.macs) == (net.params, net.macs)
     pruning, accounting = known.pruned(VSKP(ratio=0.7))
-    counts = paper_counts("vskp", known.source, known.profile, accounting)
+    counts = paper_counts(VSKP(), known.source, known.profile, accounting)
     assert counts is not None
     assert counts.other is not None
     state, weights, elements = counted_by_modules(net)

@@ -7,13 +7,15 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from trtkp.engine.base import Backend, EngineProfile
+from trtkp.engine.base import Backend, EngineProfile, Runner
 from trtkp.engine.options import RunOptions
+from trtkp.engine.trt.latency import EngineLatency, measure_latency
 from trtkp.engine.trt.runner import TrtEngineRunner
 from trtkp.errors import InputError, NotRunnableError
 
@@ -30,6 +32,7 @@ class TrtBackend(Backend):
     """
 
     artefact: ClassVar[str] = "model.engine"
+    compiles: ClassVar[bool] = True
     #: The library's name as NVIDIA writes it, for messages.
     title: ClassVar[str]
 
@@ -69,6 +72,17 @@ class TrtBackend(Backend):
             options = replace(options, allow_host_code=True)
         module = importlib.import_module(self._module())
         return TrtEngineRunner(path, module, options=options, plugins=self._plugins())
+
+    def gpu_latency(
+        self, runner: Runner, feeds: Mapping[str, np.ndarray], *, batch: int, seconds: float
+    ) -> tuple[EngineLatency, ...]:
+        """Without CUDA graphs, and with them where the engine can be captured."""
+        assert isinstance(runner, TrtEngineRunner)
+        return tuple(
+            measure_latency(partial(runner.timed, feeds, graphs=graphs), graphs=graphs, batch=batch, seconds=seconds)
+            for graphs in (False, True)
+            if not graphs or runner.why_no_graphs is None
+        )
 
     def profile(
         self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20

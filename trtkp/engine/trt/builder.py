@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trtkp.engine.base import BuildRequest, Progress
-from trtkp.engine.trt.config import add_profile, set_options, set_targets, set_tf32
+from trtkp.engine.trt.config import add_profile, clear_tf32, set_options, set_targets
 from trtkp.engine.trt.log import Log, make_logger, make_monitor
 from trtkp.engine.trt.plugins import check_plugin_layers, load_plugins, plugin_layers, refuse_plugins
 from trtkp.engine.trt.tactics import TimingCacheFile
@@ -55,7 +55,7 @@ def build_engine(trt: Any, request: BuildRequest, engine: Path, log: Log, progre
         check_plugin_layers(network, request.plugin_nodes, request.onnx)
     _check_precision(trt, network, request, log)
     config = builder.create_builder_config()
-    set_tf32(trt, config, request.tf32)
+    clear_tf32(trt, config)
     set_options(trt, builder, config, request)
     targets = set_targets(trt, config, request.targets)
     add_profile(builder, config, network, request)

@@ -14,7 +14,7 @@ from trtkp.engine.trt.plugins import is_rtx
 from trtkp.errors import InputError, JobError
 from trtkp.shapes import Dim, TensorSpec
 
-__all__ = ["DTYPES", "add_profile", "default_targets", "set_options", "set_targets", "set_tf32"]
+__all__ = ["DTYPES", "add_profile", "clear_tf32", "default_targets", "set_options", "set_targets"]
 
 #: NumPy's (or ml_dtypes') name of each of TensorRT's data types.
 DTYPES = {
@@ -80,14 +80,14 @@ def _set_hardware(trt: Any, config: Any, wanted: str) -> None:
     config.hardware_compatibility_level = level
 
 
-def set_tf32(trt: Any, config: Any, wanted: bool) -> None:
-    """Turn TF32 on or off.
+def clear_tf32(trt: Any, config: Any) -> None:
+    """Turn TF32 off; all versions turn it on by default.
 
-    All versions turn it on by default. trtkp's default is off, because TF32 raises a convolution's relative error from
-    about 1e-6 to 1e-3, and ``verify`` could no longer tell a wrong kernel from rounding.
+    TF32 raises the relative error of an fp32 convolution from about 1e-6 to 1e-3, and ``verify`` could no longer tell a
+    wrong kernel from rounding.
     """
     if hasattr(trt.BuilderFlag, "TF32"):
-        (config.set_flag if wanted else config.clear_flag)(trt.BuilderFlag.TF32)
+        config.clear_flag(trt.BuilderFlag.TF32)
 
 
 def set_targets(trt: Any, config: Any, wanted: tuple[str, ...]) -> list[str]:

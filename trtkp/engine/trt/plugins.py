@@ -53,7 +53,7 @@ def load_plugins(trt: Any, library: Path, logger: Any) -> None:
         raise JobError(
             f"TensorRT cannot load the plugin library: {logger.since(mark) or _why_not_loaded(library)}",
             file=library,
-            remedy="build it for this machine, see docs/plugins.md",
+            remedy="build it for this machine, see docs/architecture/plugins.md",
         )
 
 

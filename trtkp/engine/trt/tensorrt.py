@@ -30,6 +30,9 @@ class TensorRTBackend(TrtBackend):
 
     name: ClassVar[str] = "tensorrt"
     title: ClassVar[str] = "TensorRT"
+    takes_plugins: ClassVar[bool] = True
+    magic: ClassVar[tuple[bytes, ...]] = (b"ftrt", b"ptrt")
+    triton_platform: ClassVar[str] = "tensorrt_plan"
 
     def availability(self) -> Availability:
         """Building and running both need an NVIDIA GPU: the builder times its kernels on it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -18,6 +19,9 @@ __all__ = ["RTX_COMPUTE_CAPABILITIES", "TensorRTRTXBackend"]
 #: (10.x) are not among them.
 RTX_COMPUTE_CAPABILITIES = frozenset({(7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)})
 
+#: Architectures whose tensor cores know FP8 (tried on 1.7.1: the others are refused by its compiler).
+_FP8_TARGETS = ("sm89", "sm120", "sm121")
+
 _MODULE = "tensorrt_rtx"
 _DISTRIBUTIONS = ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
 _NOT_INSTALLED = "package tensorrt_rtx is not installed: pip install 'trtkp[rtx]'"
@@ -33,6 +37,9 @@ class TensorRTRTXBackend(TrtBackend):
 
     name: ClassVar[str] = "tensorrt-rtx"
     title: ClassVar[str] = "TensorRT-RTX"
+    takes_targets: ClassVar[bool] = True
+    magic: ClassVar[tuple[bytes, ...]] = (b"vtrt",)
+    triton_note: ClassVar[str] = "Triton has no TensorRT-RTX backend: its engine.onnx is served by ONNX Runtime"
 
     def availability(self) -> Availability:
         """Building needs the package only; running also needs an RTX GPU."""
@@ -63,6 +70,17 @@ class TensorRTRTXBackend(TrtBackend):
         # TensorRT-RTX times no tactics at build time, so it would write an empty timing cache.
         request = replace(request, trt=replace(request.trt, timing_cache=None))
         return build_in_worker(_MODULE, request, self.artefact, progress)
+
+    def check_quantisable(self, kind: str, targets: Sequence[str] = ()) -> None:
+        """FP8 begins with Ada."""
+        wrong = [target for target in targets if kind == "fp8" and target.lower() not in _FP8_TARGETS]
+        if wrong and "current" not in wrong:
+            known = ", ".join(_FP8_TARGETS)
+            raise InputError(f"--target {wrong[0]} does not compute in FP8", remedy=f"choose from {known}, or use int8")
+
+    def engine_targets(self, precision: str, targets: Sequence[str]) -> tuple[str, ...]:
+        """Without any, those that know FP8 where the engine needs it."""
+        return _FP8_TARGETS if precision == "fp8" and not targets else tuple(targets)
 
     def _why_not_run(self) -> str | None:
         return _why_not_here(find_gpus()) if importable(_MODULE) else _NOT_INSTALLED

@@ -14,6 +14,7 @@ from shlex import quote
 from typing import Any
 
 from trtkp.bundle import Bundle
+from trtkp.engine import get_backend
 from trtkp.errors import InputError
 from trtkp.machine.processes import Closing
 from trtkp.serving.contract import Contract
@@ -121,11 +122,8 @@ class _Staging(Closing):
 
 def _platform(bundle: Bundle) -> tuple[str, str]:
     """Triton's platform for a bundle, and a note for the user if that is not the bundle's own backend."""
-    if bundle.manifest.backend == "tensorrt":
-        return "tensorrt_plan", ""
-    if bundle.manifest.backend == "tensorrt-rtx":
-        return "onnxruntime_onnx", "Triton has no TensorRT-RTX backend: its engine.onnx is served by ONNX Runtime"
-    return "onnxruntime_onnx", ""
+    backend = get_backend(bundle.manifest.backend)
+    return backend.triton_platform, backend.triton_note
 
 
 def _copy(bundle: Bundle, platform: str, folder: Path) -> None:
