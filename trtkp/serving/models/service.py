@@ -118,7 +118,7 @@ class Service:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            log("stopped waiting for requests", level=logging.WARNING, in_flight=self._in_flight)
+            log("gave up waiting", level=logging.WARNING, in_flight=self._in_flight)
 
     async def stop(self) -> None:
         """End every worker."""

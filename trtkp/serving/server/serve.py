@@ -80,7 +80,7 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
     service = Service(bundles, options)
     token = options.token()
     if token is None and not _is_loopback(options.host):
-        log("no token is set: anybody who reaches this port may use it", level=logging.WARNING, host=options.host)
+        log("anybody who reaches this port may use it", level=logging.WARNING, host=options.host)
     server = _HttpServer(_http_config(service, options, token))
     stop = _StopSignals()
     async with contextlib.AsyncExitStack() as stack:
