@@ -47,9 +47,10 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 def fuses_qdq(form: QuantisedForm) -> bool:
-    """Whether ONNX Runtime may make integer kernels of the pairs: ``fuse_qdq`` of `OrtRunner`.
+    """Whether ONNX Runtime may fuse the Q/DQ pairs of a graph into integer kernels (``fuse_qdq`` of `OrtRunner`).
 
-    It may where they stand for it. The explicit pairs say what TensorRT computes, and are run as they are written.
+    It may in its own variant. A graph of the explicit variant is written for TensorRT, and ONNX Runtime computes its
+    pairs in floating point, as they are written.
     """
     return form == "onnxruntime"
 
@@ -202,97 +203,124 @@ class Runner(Protocol):
 
 
 class Backend(ABC):
-    """One way to turn an ONNX graph into something that runs. Making one imports nothing heavy.
+    """A library that builds and runs engines. Creating a backend object imports nothing heavy.
 
-    What a backend can do is said here and nowhere else: the rest of the project asks these attributes and methods, and
-    compares no names.
+    The attributes and methods describe everything a backend can do. Other code asks them, and never compares the names
+    of backends.
 
-    >>> from trtkp.engine import get_backend
-    >>> backend = get_backend("tensorrt-rtx")
-    >>> backend.compiles, backend.takes_targets, backend.takes_plugins
-    (True, True, False)
-    >>> backend.engine_targets("fp8", ())
-    ('sm89', 'sm120', 'sm121')
+    Example:
+
+        >>> from trtkp.engine import get_backend
+        >>> backend = get_backend("tensorrt-rtx")
+        >>> backend.compiles, backend.takes_targets, backend.takes_plugins
+        (True, True, False)
+        >>> backend.engine_targets("fp8", ())
+        ('sm89', 'sm120', 'sm121')
     """
 
     #: The name on the command line and in the manifest.
     name: ClassVar[str]
     #: File name of the artefact in a bundle.
     artefact: ClassVar[str]
-    #: TensorRT's builder compiles the graph: `TrtOptions` and an optimisation level mean something, and the artefact is
-    #: an engine, to be checked against the graph that it was made from.
+    #: Whether TensorRT's builder compiles the graph. If so, `TrtOptions` and the optimisation level apply, and the
+    #: artefact is an engine, which must be checked against the graph it was built from.
     compiles: ClassVar[bool] = False
-    #: The engine computes on the CPU of this machine: its layers can be timed and its memory measured wherever it is
-    #: built.
+    #: Whether engines run on this machine's CPU. If so, layers can be timed and memory measured wherever one is built.
     runs_on_cpu: ClassVar[bool] = False
-    #: Engines are planned for the GPU at hand, where our plugins may compute layers.
+    #: Whether engines are planned for this machine's GPU, with trtkp's plugins for the layers where they are faster.
     takes_plugins: ClassVar[bool] = False
-    #: GPU architectures can be named that the engine is built for.
+    #: Whether the GPU architectures to build for can be chosen.
     takes_targets: ClassVar[bool] = False
-    #: Where Q/DQ pairs have to stand.
+    #: The Q/DQ variant that quantised graphs must have.
     quantised_form: ClassVar[QuantisedForm] = "explicit"
-    #: Type of the layers that are not quantised, where none is asked for.
+    #: Default type of the layers that are not quantised.
     usual_fallback: ClassVar[Precision] = "fp16"
-    #: What an engine file may begin with; the artefact of a backend without any is an ONNX file.
+    #: The first four bytes that engine files can have. Empty if the artefact is an ONNX file.
     magic: ClassVar[tuple[bytes, ...]] = ()
-    #: Triton's platform that serves a bundle: the ONNX graph unless Triton knows the engine.
+    #: Triton's platform for a bundle: ONNX, unless Triton can run the engine itself.
     triton_platform: ClassVar[str] = "onnxruntime_onnx"
-    #: What a user who exports a bundle to Triton should know, one line.
+    #: One line for users who export a bundle to Triton; empty if there is nothing to say.
     triton_note: ClassVar[str] = ""
 
     @abstractmethod
     def availability(self) -> Availability:
-        """What it can do here; never raises."""
+        """Whether the backend can build and run on this machine. Never raises."""
 
     @abstractmethod
     def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
-        """Write the artefact into ``request.output``; a failed build leaves what was there before.
+        """Build the artefact in ``request.output``. A failed build leaves an older artefact untouched.
+
+        Args:
+            request: what to build.
+            progress: called with phase, step and total.
 
         Raises:
-            InputError: a request that cannot be right (unknown target, shapes that do not fit the graph).
-            JobError: the library refused the graph or died.
+            InputError: the request is invalid, such as an unknown target or shapes that do not fit the graph.
+            JobError: the library refused the graph, or its process died.
         """
 
     @abstractmethod
     def open(self, path: Path, *, threads: int | None = None) -> Runner:
-        """Open an artefact; ``threads`` are CPU threads, for backends that compute there.
+        """Open an artefact in a new runner, which the caller closes.
+
+        Args:
+            path: the artefact.
+            threads: CPU threads, for backends that compute on the CPU; None for the number of physical cores.
 
         Raises:
-            InputError: no such file.
-            NotRunnableError: it cannot run on this machine.
-            JobError: the library refused it.
+            InputError: the file does not exist.
+            NotRunnableError: the engine cannot run on this machine.
+            JobError: the library refused the engine.
         """
 
     def check_quantisable(self, kind: str, targets: Sequence[str] = ()) -> None:  # noqa: B027 - a hook may do nothing
-        """Refuse an 8-bit type that the backend, or one of the architectures, does not compute in.
+        """Check that the backend, and every chosen GPU architecture, can compute in an 8-bit type.
+
+        Args:
+            kind: int8 or fp8.
+            targets: the chosen GPU architectures.
 
         Raises:
-            InputError: with the type, and what to use instead.
+            InputError: it cannot; the message says what to use instead.
         """
 
     def engine_targets(self, precision: str, targets: Sequence[str]) -> tuple[str, ...]:
-        """The architectures to build for in this precision, of those that were asked for; empty for the usual ones."""
+        """The GPU architectures to build for.
+
+        Args:
+            precision: precision of the engine.
+            targets: the architectures the user chose; empty if none.
+
+        Returns:
+            The architectures; empty for the library's default.
+        """
         return tuple(targets)
 
     def gpu_latency(
         self, runner: Runner, feeds: Mapping[str, np.ndarray], *, batch: int, seconds: float
     ) -> tuple[EngineLatency, ...]:
-        """Latency of an opened engine by events on the GPU, without CUDA graphs and with them; empty on a CPU.
+        """Measure the latency of an opened engine by GPU events, without and with CUDA graphs; empty on a CPU.
 
         Args:
-            runner: of this backend.
-            feeds: of one inference.
-            batch: samples in the feeds.
-            seconds: how long each of the two is timed.
+            runner: a runner of this backend.
+            feeds: the inputs of one run.
+            batch: number of samples in the inputs.
+            seconds: seconds for which each of the two is timed.
         """
         return ()
 
     def profile(
         self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20
     ) -> EngineProfile:
-        """Time every node of an artefact, in a session of its own: profiling slows a run.
+        """Measure the time of every node of an artefact. It is opened separately, because profiling slows a run.
+
+        Args:
+            path: the artefact.
+            feeds: the inputs of one run.
+            threads: as for `open`.
+            runs: number of runs whose median is taken.
 
         Raises:
-            NotRunnableError: this backend cannot profile.
+            NotRunnableError: the backend cannot profile.
         """
         raise NotRunnableError(f"backend {self.name} cannot profile single layers yet")
