@@ -209,7 +209,6 @@ class Backend(ABC):
     of backends.
 
     Example:
-
         >>> from trtkp.engine import get_backend
         >>> backend = get_backend("tensorrt-rtx")
         >>> backend.compiles, backend.takes_targets, backend.takes_plugins
