@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from trtkp.engine.base import QuantisedForm
+from trtkp.engine.base import QdqVariant
 from trtkp.graph.edit import WEIGHT, constant, input_at, only_consumer, weight_name
 
 __all__ = ["Pair", "Placement", "Site", "find_sites", "place", "root"]
@@ -107,18 +107,18 @@ def find_sites(model: ir.Model) -> list[Site]:
     return sites
 
 
-def place(model: ir.Model, form: QuantisedForm, layers: Collection[str] | None = None) -> Placement:
+def place(model: ir.Model, variant: QdqVariant, layers: Collection[str] | None = None) -> Placement:
     """Decide where the pairs are placed when the given layers are quantised.
 
     Args:
         model: a float32 graph of standard operators, whose nodes have unique names.
-        form: the variant; see the module's description.
+        variant: the Q/DQ variant; see the module's description.
         layers: names as in `Site.layer`; None for all layers.
     """
     sites = [site for site in find_sites(model) if layers is None or site.layer in layers]
     nodes = {str(node.name): node for node in model.graph}
     chosen = {site.node: nodes[site.node] for site in sites}
-    pairs = _explicit(model, chosen) if form == "explicit" else _both_sides(model, chosen)
+    pairs = _explicit(model, chosen) if variant == "explicit" else _both_sides(model, chosen)
     return Placement(sites, pairs)
 
 

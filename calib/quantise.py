@@ -25,7 +25,7 @@ from trtkp.calib.scales import attach_scales
 from trtkp.calib.sensitivity import Scorer, send_back
 from trtkp.data.samples import Samples, check_samples
 from trtkp.engine import Backend
-from trtkp.engine.base import QuantisedForm, fuses_qdq
+from trtkp.engine.base import QdqVariant, fuses_qdq
 from trtkp.errors import InputError
 from trtkp.machine.timing import Timing
 from trtkp.plan.planner import NET_BUDGET_S
@@ -105,7 +105,7 @@ def quantise(
     """
     options.check()
     backend.check_quantisable(kind)
-    form, fallback = backend.quantised_form, options.fallback or backend.usual_fallback
+    variant, fallback = backend.qdq_variant, options.fallback or backend.usual_fallback
     notes = []
     if calibration is None:
         if samples is None:
@@ -114,7 +114,7 @@ def quantise(
                 remedy="give --data, or --calibration with an existing calibration.json",
             )
         calibration = calibrate_graph(
-            planned, samples, profile, options, form=form, kind=kind, fallback=fallback, lowerings=lowerings,
+            planned, samples, profile, options, variant=variant, kind=kind, fallback=fallback, lowerings=lowerings,
             threads=threads, state=state, progress=progress,
         )  # fmt: skip
         if len(samples.inputs) == 1:
@@ -128,8 +128,8 @@ def quantise(
             name: choice.model_copy(update={} if choice.precision == kind else {"precision": fallback})
             for name, choice in calibration.layers.items()
         }
-        calibration = calibration.model_copy(update={"form": form, "fallback": fallback, "layers": layers})
-    engine = apply_calibration(planned, calibration, form=form, fallback=fallback, keep_io=keep_io)
+        calibration = calibration.model_copy(update={"form": variant, "fallback": fallback, "layers": layers})
+    engine = apply_calibration(planned, calibration, variant=variant, fallback=fallback, keep_io=keep_io)
     attach_scales(packed, calibration)
     floating = quantised = None
     if backend.runs_on_cpu:
@@ -151,7 +151,7 @@ def calibrate_graph(
     profile: Profile,
     options: CalibrationOptions,
     *,
-    form: QuantisedForm,
+    variant: QdqVariant,
     kind: Kind = "int8",
     fallback: Literal["fp32", "fp16"] = "fp32",
     lowerings: Mapping[str, str] | None = None,
@@ -166,7 +166,7 @@ def calibrate_graph(
         samples: samples [N, ...] in the shape of the model's input.
         profile: shape limits of the model's only input.
         options: options of the calibration.
-        form: the Q/DQ variant (`placement`).
+        variant: the Q/DQ variant (`placement`).
         kind: int8 or fp8.
         fallback: type of the layers that are not quantised.
         lowerings: lowering of every packed layer by name, for the record.
@@ -185,11 +185,11 @@ def calibrate_graph(
     limits = next(iter(profile.values()))
     check_samples(samples, limits.opt[1:])
     measured = samples.spread(options.samples)
-    everywhere = place(model, form)
+    everywhere = place(model, variant)
     layers = list(dict.fromkeys(site.layer for site in everywhere.sites))
     if not layers:
         raise InputError("the model has no layer to quantise: no convolution or Gemm with a constant weight")
-    fused = fuses_qdq(form)
+    fused = fuses_qdq(variant)
     scorer = Scorer(model, samples, profile, threads, fuse_qdq=fused)
     if options.max_drop is not None and scorer.measure is None:
         raise InputError(
@@ -210,7 +210,7 @@ def calibrate_graph(
     reasons = _always_zero(model, layers, amax)
 
     def quantised(some: list[str]) -> ir.Model:
-        return insert(model, place(model, form, some), amax, kind)
+        return insert(model, place(model, variant, some), amax, kind)
 
     candidates = [layer for layer in layers if layer not in reasons]
     few = Scorer(model, samples.spread(_SENSITIVITY_SAMPLES), profile, threads, fuse_qdq=fused)
@@ -244,7 +244,7 @@ def calibrate_graph(
         state.unlink(missing_ok=True)
     return Calibration(
         kind=kind,
-        form=form,
+        form=variant,
         fallback=fallback,
         method=options.calibrator,  # type: ignore[arg-type]  # checked above
         percentile=options.percentile if options.calibrator == "percentile" else None,
@@ -281,14 +281,14 @@ def calibrate_graph(
 
 
 def apply_calibration(
-    model: ir.Model, calibration: Calibration, *, form: QuantisedForm, fallback: str, keep_io: bool = True
+    model: ir.Model, calibration: Calibration, *, variant: QdqVariant, fallback: str, keep_io: bool = True
 ) -> ir.Model:
     """Return the planned graph with the Q/DQ pairs of a calibration, and the other layers in the fallback's type.
 
     Args:
         model: the planned graph in float32.
         calibration: a calibration made for this graph.
-        form: the Q/DQ variant.
+        variant: the Q/DQ variant.
         fallback: fp32, or fp16 for a mixed graph of INT8 (or FP8) and FP16.
         keep_io: whether inputs and outputs stay float32 if the fallback is fp16.
 
@@ -303,7 +303,7 @@ def apply_calibration(
     if unknown or missing:
         text = f"names {unknown[0]}, which the model lacks" if unknown else f"lacks the layer {missing[0]}"
         raise InputError(f"the calibration is for another model: it {text}", remedy="calibrate this one with --data")
-    placement: Placement = place(model, form, calibration.quantised)
+    placement: Placement = place(model, variant, calibration.quantised)
     lacking = [name for name in placement.tensors if name not in calibration.tensors]
     if lacking:
         raise InputError(

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trtkp.engine.base import QuantisedForm, fuses_qdq
+from trtkp.engine.base import QdqVariant, fuses_qdq
 from trtkp.errors import InputError
 
 __all__ = [
@@ -159,7 +159,7 @@ class Calibration(_Record):
     format: Literal["trtkp.calibration"] = FORMAT
     version: Literal[1] = 1
     kind: Literal["int8", "fp8"]
-    form: QuantisedForm
+    form: QdqVariant
     fallback: Literal["fp32", "fp16"]
     method: Literal["min-max", "entropy", "percentile"]
     percentile: float | None = None

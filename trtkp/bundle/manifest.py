@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from trtkp.bundle.calibration import LayerChoice, Scores
-from trtkp.engine.base import QuantisedForm, fuses_qdq
+from trtkp.engine.base import QdqVariant, fuses_qdq
 
 __all__ = [
     "FORMAT",
@@ -214,7 +214,7 @@ class QuantisationRecord(_Record):
 
     fallback: Literal["fp32", "fp16"]
     """Type of the layers that are not quantised."""
-    form: QuantisedForm
+    form: QdqVariant
     """Q/DQ variant: which tensors are quantised."""
     method: str
     """How the ranges were found."""

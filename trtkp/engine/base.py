@@ -31,7 +31,7 @@ __all__ = [
     "NodeTime",
     "Precision",
     "Progress",
-    "QuantisedForm",
+    "QdqVariant",
     "Runner",
     "fuses_qdq",
 ]
@@ -40,19 +40,19 @@ Precision: TypeAlias = Literal["fp32", "fp16"]
 
 #: The two Q/DQ variants: pairs on the inputs of quantised layers (``explicit``), or on inputs and outputs, as the CPU
 #: kernels of ONNX Runtime need them (`trtkp.calib.placement`).
-QuantisedForm: TypeAlias = Literal["explicit", "onnxruntime"]
+QdqVariant: TypeAlias = Literal["explicit", "onnxruntime"]
 
 #: Called with the name of a phase, the number of steps done, and the total number of steps.
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
-def fuses_qdq(form: QuantisedForm) -> bool:
+def fuses_qdq(variant: QdqVariant) -> bool:
     """Whether ONNX Runtime may fuse the Q/DQ pairs of a graph into integer kernels (``fuse_qdq`` of `OrtRunner`).
 
     It may in its own variant. A graph of the explicit variant is written for TensorRT, and ONNX Runtime computes its
     pairs in floating point, as they are written.
     """
-    return form == "onnxruntime"
+    return variant == "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class Backend(ABC):
     #: Whether the GPU architectures to build for can be chosen.
     takes_targets: ClassVar[bool] = False
     #: The Q/DQ variant that quantised graphs must have.
-    quantised_form: ClassVar[QuantisedForm] = "explicit"
+    qdq_variant: ClassVar[QdqVariant] = "explicit"
     #: Default type of the layers that are not quantised.
     usual_fallback: ClassVar[Precision] = "fp16"
     #: The first four bytes that engine files can have. Empty if the artefact is an ONNX file.

@@ -26,7 +26,7 @@ from trtkp.engine.base import (
     NodeTime,
     Precision,
     Progress,
-    QuantisedForm,
+    QdqVariant,
 )
 from trtkp.engine.feeds import check_feeds, check_profile
 from trtkp.errors import InputError, JobError, NotRunnableError
@@ -61,7 +61,7 @@ class OnnxRuntimeBackend(Backend):
     name: ClassVar[str] = "onnxruntime"
     artefact: ClassVar[str] = "engine.onnx"
     runs_on_cpu: ClassVar[bool] = True
-    quantised_form: ClassVar[QuantisedForm] = "onnxruntime"
+    qdq_variant: ClassVar[QdqVariant] = "onnxruntime"
     usual_fallback: ClassVar[Precision] = "fp32"
 
     def availability(self) -> Availability:

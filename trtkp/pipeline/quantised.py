@@ -95,7 +95,7 @@ def quantisation_record(result: Quantised) -> QuantisationRecord:
     calibration = result.calibration
     return QuantisationRecord(
         fallback=calibration.fallback,
-        form=calibration.form,
+        variant=calibration.form,
         method=calibration.method,
         percentile=calibration.percentile,
         scores=calibration.scores,
