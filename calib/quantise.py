@@ -105,7 +105,7 @@ def quantise(
     """
     options.check()
     backend.check_quantisable(kind)
-    variant, fallback = backend.qdq_variant, options.fallback or backend.usual_fallback
+    variant, fallback = backend.qdq_variant, options.fallback or backend.default_fallback
     notes = []
     if calibration is None:
         if samples is None:

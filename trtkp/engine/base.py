@@ -233,7 +233,7 @@ class Backend(ABC):
     #: The Q/DQ variant that quantised graphs must have.
     qdq_variant: ClassVar[QdqVariant] = "explicit"
     #: Default type of the layers that are not quantised.
-    usual_fallback: ClassVar[Precision] = "fp16"
+    default_fallback: ClassVar[Precision] = "fp16"
     #: The first four bytes that engine files can have. Empty if the artefact is an ONNX file.
     magic: ClassVar[tuple[bytes, ...]] = ()
     #: Triton's platform for a bundle: ONNX, unless Triton can run the engine itself.

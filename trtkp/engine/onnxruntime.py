@@ -62,7 +62,7 @@ class OnnxRuntimeBackend(Backend):
     artefact: ClassVar[str] = "engine.onnx"
     runs_on_cpu: ClassVar[bool] = True
     qdq_variant: ClassVar[QdqVariant] = "onnxruntime"
-    usual_fallback: ClassVar[Precision] = "fp32"
+    default_fallback: ClassVar[Precision] = "fp32"
 
     def availability(self) -> Availability:
         """The backend builds and runs wherever the package is installed."""
