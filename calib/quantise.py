@@ -22,7 +22,7 @@ from trtkp.calib.placement import Placement, find_sites, place
 from trtkp.calib.qdq import Kind, insert
 from trtkp.calib.ranges import measure_ranges
 from trtkp.calib.scales import attach_scales
-from trtkp.calib.sensitivity import Scorer, send_back
+from trtkp.calib.sensitivity import Scorer, choose_unquantised
 from trtkp.data.samples import Samples, check_samples
 from trtkp.engine import Backend
 from trtkp.engine.base import QdqVariant, fuses_qdq
@@ -235,8 +235,8 @@ def calibrate_graph(
     max_drop = None
     if floating is not None:
         max_drop = DEFAULT_MAX_DROP if options.max_drop is None else options.max_drop
-        back = send_back(by_error, floating, max_drop, lambda some: score(list(some)))
-        reasons |= dict.fromkeys(back, f"sent back to keep the drop within {max_drop:g} points")
+        left = choose_unquantised(by_error, floating, max_drop, lambda some: score(list(some)))
+        reasons |= dict.fromkeys(left, f"left in floating point to keep the drop within {max_drop:g} points")
     kept = [layer for layer in by_error if layer not in reasons]
     final = scorer.outputs(quantised(kept) if kept else model)
     all_score, kept_score = (score(by_error), score(kept)) if floating is not None else (None, None)

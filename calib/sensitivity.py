@@ -13,7 +13,7 @@ from trtkp.data.samples import Samples
 from trtkp.errors import JobError
 from trtkp.shapes import Profile
 
-__all__ = ["Scorer", "relative_error", "send_back"]
+__all__ = ["Scorer", "relative_error", "choose_unquantised"]
 
 Outputs = dict[str, npt.NDArray[Any]]
 
@@ -93,7 +93,7 @@ class Scorer:
         return first if first.ndim == 2 and first.shape[1] > 1 and len(first) == len(self._samples.inputs) else None
 
 
-def send_back(
+def choose_unquantised(
     layers: Sequence[str], floating: float, max_drop: float, score: Callable[[Sequence[str]], float]
 ) -> list[str]:
     """Return the layers to leave in floating point, as few as a bisection finds, so that the score stays in its limit.
@@ -109,7 +109,7 @@ def send_back(
 
     Example:
         >>> quality = {3: 0.80, 2: 0.90, 1: 0.95, 0: 0.95}
-        >>> send_back(["a", "b", "c"], 0.95, 1.0, lambda quantised: quality[len(quantised)])
+        >>> choose_unquantised(["a", "b", "c"], 0.95, 1.0, lambda quantised: quality[len(quantised)])
         ['a', 'b']
     """
     holds = [False] * len(layers) + [True]
