@@ -13,7 +13,7 @@ from trtkp.data.samples import Samples
 from trtkp.errors import JobError
 from trtkp.shapes import Profile
 
-__all__ = ["Scorer", "relative_error", "choose_unquantised"]
+__all__ = ["Scorer", "choose_unquantised", "relative_error"]
 
 Outputs = dict[str, npt.NDArray[Any]]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtkp.calib.sensitivity import Scorer, relative_error, choose_unquantised
+from trtkp.calib.sensitivity import Scorer, choose_unquantised, relative_error
 from trtkp.data.samples import Samples
 from trtkp.errors import JobError
 from trtkp.shapes import ShapeRange

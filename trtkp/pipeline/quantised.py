@@ -95,7 +95,7 @@ def quantisation_record(result: Quantised) -> QuantisationRecord:
     calibration = result.calibration
     return QuantisationRecord(
         fallback=calibration.fallback,
-        variant=calibration.form,
+        form=calibration.form,
         method=calibration.method,
         percentile=calibration.percentile,
         scores=calibration.scores,
