@@ -293,10 +293,10 @@ def test_interrupted_build(folder: Path) -> None:
         ("dense kep --data absent", 2, "absent: no such data"),
         ("dense kep --html no/x.html", 2, "x.html: its directory does not exist"),
         ("dense kep --html kep", 2, "kep: is a directory"),
-        ("dense kep --html kep/x.html", 2, "would be written over or into kep"),
-        ("net.onnx kep --csv net.onnx", 2, "net.onnx: would be written over or into net.onnx"),
+        ("dense kep --html kep/x.html", 2, "would overwrite kep"),
+        ("net.onnx kep --csv net.onnx", 2, "net.onnx: would overwrite net.onnx"),
         ("dense kep --csv x --html x", 2, "--csv and --html name the same file"),
-        ("dense cut.engine", 2, "cut.engine: is not a TensorRT engine, or cut off"),
+        ("dense cut.engine", 2, "cut.engine: is not a TensorRT engine, or is incomplete"),
         ("dense damaged", 2, "was changed since it was built"),
     ],
 )
