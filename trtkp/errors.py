@@ -1,6 +1,9 @@
 """Errors that reach the user: one line that names the file, the layer and the remedy.
 
-``InputError`` means bad usage or bad input (exit status 2); ``JobError`` a job that failed (exit status 1).
+- `InputError`: bad usage or bad input. The command exits with status 2.
+- `JobError`: a job was started and failed. The command exits with status 1.
+
+Everything that trtkp raises on purpose derives from `TrtkpError`. Any other exception is a bug in trtkp.
 """
 
 from __future__ import annotations
@@ -22,6 +25,10 @@ class TrtkpError(Exception):
         file: the file at fault.
         layer: the layer or tensor at fault.
         remedy: what the user can do about it.
+
+    Example:
+        >>> print(InputError("the weight is float64", file="net.onnx", layer="conv1.weight", remedy="use float32"))
+        net.onnx: layer conv1.weight: the weight is float64; use float32
     """
 
     exit_code = 1
@@ -45,26 +52,26 @@ class TrtkpError(Exception):
         super().__init__(" ".join(line.split()))
 
     def in_file(self, file: str | PathLike[str]) -> Self:
-        """The same error, of that file."""
+        """The same error, attributed to a file."""
         return type(self)(self.message, file=file, layer=self.layer, remedy=self.remedy)
 
 
 class InputError(TrtkpError):
-    """Bad usage or bad input: nothing was started, nothing was written."""
+    """Bad usage or bad input. Nothing was started, and nothing was written."""
 
     exit_code = 2
 
 
 class IntegrityError(InputError):
-    """A bundle whose bytes are not those that were written (flipped, cut, missing or foreign)."""
+    """A bundle whose files are not those that were written: changed, cut off, missing or added."""
 
 
 class JobError(TrtkpError):
-    """A job that was started and failed; what was there before is untouched."""
+    """A job that was started and failed. What was there before is untouched."""
 
 
 class NotRunnableError(JobError):
-    """An engine that is in order but cannot run on this machine (no GPU, another GPU, a package missing).
+    """An intact engine that cannot run on this machine: there is no GPU, it is another GPU, or a package is missing.
 
-    ``verify`` reports it as *not run (reason)*, which is not a failure.
+    ``trtkp verify`` reports it as *not run (reason)*, which is not a failure.
     """

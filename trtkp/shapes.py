@@ -1,4 +1,4 @@
-"""Input shapes: fixed or dynamic dimensions, and the optimisation profile (min, opt, max) of every input."""
+"""Input shapes: fixed and dynamic dimensions, and the optimisation profile (min, opt, max) of every input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "smallest_samples",
 ]
 
-#: Batch sizes (min, opt, max) of a profile when the model gives no range.
+#: Batch sizes (min, opt, max) of a profile when neither the user nor the model's export gives a range.
 DEFAULT_BATCH = (1, 8, 64)
 
 Shape: TypeAlias = tuple[int, ...]
@@ -29,7 +29,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Dim:
-    """A dynamic dimension and the range its export promised (``maximum`` None: no limit known)."""
+    """A dynamic dimension, with the range that the model's export promised; ``maximum`` is None without a limit."""
 
     name: str
     minimum: int = 1
@@ -38,7 +38,12 @@ class Dim:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, NumPy dtype name and shape of a graph input or output."""
+    """Name, NumPy dtype name and shape of a graph input or output.
+
+    Example:
+        >>> print(TensorSpec("image", "float32", (Dim("batch"), 3, 224, 224)))
+        image float32[batch, 3, 224, 224]
+    """
 
     name: str
     dtype: str
@@ -50,7 +55,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ShapeRange:
-    """One input's smallest, most usual and largest shape."""
+    """The smallest, the most usual and the largest shape of one input."""
 
     min: Shape
     opt: Shape
@@ -66,10 +71,19 @@ Profile: TypeAlias = dict[str, ShapeRange]
 
 
 def parse_shape_options(values: Sequence[str], specs: Sequence[TensorSpec], option: str) -> dict[str, Shape]:
-    """``["1x3x224x224"]`` or ``["image:1x3x224x224", ...]`` as a mapping from input name to shape.
+    """The values of a shape option as a mapping from input name to shape.
+
+    Args:
+        values: such as ``["1x3x224x224"]`` or ``["image:1x3x224x224", "mask:1x1x224x224"]``.
+        specs: the inputs of the model.
+        option: name of the option, for error messages.
 
     Raises:
-        InputError: not a shape, an unknown input, or no name although the model has several inputs.
+        InputError: a value is not a shape, names an unknown input, or names none although the model has several.
+
+    Example:
+        >>> parse_shape_options(["1x3x32x32"], [TensorSpec("image", "float32", ())], "--input-shape")
+        {'image': (1, 3, 32, 32)}
     """
     shapes: dict[str, Shape] = {}
     names = [spec.name for spec in specs]
@@ -100,13 +114,25 @@ def make_profile(
     optimum: Mapping[str, Shape] | None = None,
     maximum: Mapping[str, Shape] | None = None,
 ) -> Profile:
-    """The optimisation profile of a model: what the user gave, else the export's ranges, else batch 1 / 8 / 64.
+    """The optimisation profile of a model.
 
-    A dynamic first dimension is the batch. Given shapes are held against the model's own.
+    Each dynamic dimension takes the sizes that the user gave, or else the range of the model's export. The batch, which
+    is a dynamic first dimension, otherwise gets `DEFAULT_BATCH`.
+
+    Args:
+        specs: the inputs of the model.
+        minimum: smallest shape by input name, if given.
+        optimum: most usual shape by input name, if given.
+        maximum: largest shape by input name, if given.
 
     Raises:
-        InputError: a shape that the model does not take, min > opt or opt > max, or a dynamic dimension
-            with neither a range in the export nor a shape from the user.
+        InputError: a shape that the model does not take, min > opt or opt > max, or a dynamic dimension without a
+            range, neither from the export nor from the user.
+
+    Example:
+        >>> profile = make_profile([TensorSpec("image", "float32", (Dim("batch"), 3, 32, 32))])
+        >>> profile["image"].shapes()
+        ((1, 3, 32, 32), (8, 3, 32, 32), (64, 3, 32, 32))
     """
     given = [_sizes_by_name(specs, option or {}) for option in (minimum, optimum, maximum)]
     profile: Profile = {}
@@ -128,9 +154,9 @@ def profile_from_options(
     *,
     input_shape: Sequence[str] = (),
 ) -> Profile:
-    """The profile from ``--min``, ``--opt``, ``--max``, or ``--input-shape`` where none of them is given.
+    """The profile from ``--min``, ``--opt`` and ``--max``, or from ``--input-shape`` if none of those is given.
 
-    ``--input-shape`` fixes all dimensions but a dynamic batch, which keeps its range.
+    ``--input-shape`` fixes all dimensions except a dynamic batch, which keeps its range.
 
     Raises:
         InputError: see `parse_shape_options` and `make_profile`.
@@ -150,9 +176,9 @@ def profile_from_options(
 
 
 def smallest_samples(specs: Sequence[TensorSpec], profile: Profile) -> dict[str, Shape]:
-    """Shapes of the quickest run that tells sizes per sample: the usual ones, at the smallest batch.
+    """Shapes of the quickest run that shows the sizes of one sample: the usual shapes at the smallest batch.
 
-    An input whose first dimension is dynamic says more surely what the batch is, so it comes first.
+    Inputs with a dynamic first dimension come first, because they say most surely which dimension is the batch.
     """
     dynamic = [spec.name for spec in specs if spec.shape and not isinstance(spec.shape[0], int)]
     return {
@@ -162,7 +188,7 @@ def smallest_samples(specs: Sequence[TensorSpec], profile: Profile) -> dict[str,
 
 
 def _sizes_by_name(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """Sizes of dynamic dimensions; one name has one size, whichever inputs it is in."""
+    """Size of each dynamic dimension. A name has one size, whichever inputs it appears in."""
     sizes: dict[str, int] = {}
     for spec in specs:
         shape = shapes.get(spec.name)
@@ -172,7 +198,7 @@ def _sizes_by_name(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape]) -> 
         for size, dim in zip(shape, spec.shape, strict=True):
             if isinstance(dim, Dim) and sizes.setdefault(dim.name, size) != size:
                 raise InputError(
-                    f"{dim.name} is {size} here and {sizes[dim.name]} before it", layer=spec.name,
+                    f"{dim.name} is {size} here and {sizes[dim.name]} in an earlier input", layer=spec.name,
                     remedy=f"give {dim.name} one size",
                 )  # fmt: skip
     return sizes
@@ -200,6 +226,7 @@ def _range_of(spec: TensorSpec, axis: int, dim: int | Dim, given: list[int | Non
     if isinstance(dim, int):
         return dim, dim, dim
     low, opt, high = given
+    # What was not given: the default batch within the export's limits, the export's own range, or the given sizes.
     if axis == 0:
         floor, usual, ceiling = DEFAULT_BATCH
         floor = max(floor, dim.minimum)
@@ -207,6 +234,7 @@ def _range_of(spec: TensorSpec, axis: int, dim: int | Dim, given: list[int | Non
     elif dim.maximum is not None:
         floor, usual, ceiling = max(1, dim.minimum), dim.maximum, dim.maximum
     else:
+        # No limit from the export, and no default would be a good guess for a height or a width.
         known = [g for g in given if g is not None]
         if not known:
             raise InputError(

@@ -1,4 +1,4 @@
-// Checks that both interfaces make of what they are given.
+// The checks of arguments that the static and the dynamic interface share.
 #pragma once
 
 #include "error.h"
@@ -12,6 +12,7 @@
 namespace trtkp::capi
 {
 
+// Kernels read and write 16 bytes at a time.
 int32_t constexpr kAlignment = 16;
 
 inline int64_t pixelCount(ConvProblem const& problem)
@@ -19,7 +20,7 @@ inline int64_t pixelCount(ConvProblem const& problem)
     return static_cast<int64_t>(problem.batch) * problem.outHeight * problem.outWidth;
 }
 
-// A structure of the interface, which begins with its own size.
+// Checks a structure of the interface, which begins with its own size.
 template <typename Struct>
 void requireStruct(char const* name, Struct const* given)
 {
@@ -41,7 +42,7 @@ inline void requirePointer(char const* name, void const* pointer, int32_t alignm
     require(reinterpret_cast<uintptr_t>(pointer) % alignment == 0, name, " is not aligned to ", alignment, " bytes");
 }
 
-// A tensor that is there if a field of the description says so.
+// Checks a tensor that must be given exactly if a field of the description says so.
 inline void requireIf(bool isDescribed, char const* name, void const* pointer, char const* field)
 {
     require((pointer != nullptr) == isDescribed, name, " is ", isDescribed ? "null" : "given", ", unlike ", field);
@@ -51,7 +52,7 @@ inline void requireIf(bool isDescribed, char const* name, void const* pointer, c
     }
 }
 
-// The memory of y, which no other tensor may overlap.
+// The memory of y, which no other tensor may overlap: blocks write it while others still read.
 struct Output
 {
     void const* y;
@@ -73,7 +74,7 @@ struct Output
     }
 };
 
-// The tensors that trtkpConvTensors and trtkpDynamicTensors both have; the weight has that many elements.
+// Checks the tensors that trtkpConvTensors and trtkpDynamicTensors have in common.
 template <typename Tensors>
 Output requireTensors(Layer const& layer, Tensors const* tensors, int64_t weightElements)
 {
@@ -97,7 +98,7 @@ Output requireTensors(Layer const& layer, Tensors const* tensors, int64_t weight
     return output;
 }
 
-// The workspace of a launch that needs that many bytes.
+// Checks the workspace of a launch that needs this many bytes.
 template <typename Tensors>
 void requireWorkspace(Tensors const& tensors, size_t bytes, Output const& output)
 {
@@ -106,7 +107,8 @@ void requireWorkspace(Tensors const& tensors, size_t bytes, Output const& output
     output.requireApart("workspace", tensors.workspace, static_cast<int64_t>(bytes));
 }
 
-// CUDA's refusal of a launch, of a kernel that the library does not hold for the GPU's architecture for one.
+// Turns CUDA's refusal of a launch into an error. One reason is that the library has no kernel for the GPU's
+// architecture.
 inline void requireLaunched(char const* tactic, cudaError_t status)
 {
     if (status != cudaSuccess)

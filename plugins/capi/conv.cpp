@@ -32,15 +32,15 @@ enum class Weights
     kTWO_FOUR,
 };
 
-// What a kernel asks of the lists and of the shapes.
+// What a kernel requires of lists and shapes.
 enum class Lists
 {
-    kREFERENCE,    // any, with a row of the grid for each packed row
-    kANY,          // any
-    kBLOCKS,       // blocks of 8 channels, pitches that are multiples of 8
-    kWHOLE_BLOCKS, // blocks of 8 that all are whole, and a kernel whose rows and columns fit one word of bits
-    kSINGLES,      // any, with the same bound on the kernel
-    kDIRECT,       // any, with a bound on the input under a tile
+    kREFERENCE,    // any lists; the grid must have room for a row for each packed row
+    kANY,          // any lists
+    kBLOCKS,       // blocks of 8 channels, and pitches that are multiples of 8
+    kWHOLE_BLOCKS, // whole blocks of 8, and a kernel whose rows and columns fit into one word of bits
+    kSINGLES,      // any lists, with the same limit on the kernel
+    kDIRECT,       // any lists, with a limit on the input under a tile
 };
 
 struct Tactic
@@ -50,9 +50,9 @@ struct Tactic
     cudaError_t (*launch)(ConvProblem const&, DataType, cudaStream_t);
     Values values;
     Lists lists;
-    int32_t tileRows; // 0 where there is no split
-    int32_t splits;
-    int32_t step; // columns
+    int32_t tileRows; // packed rows of a tile; 0 for kernels without tiles, which cannot be split
+    int32_t splits;   // blocks that share the list of a tile
+    int32_t step;     // columns of a list per step
     Weights weights = Weights::kDENSE;
 };
 
@@ -95,7 +95,7 @@ Tactic constexpr kTactics[] = {
         Weights::kTWO_FOUR},
 };
 
-// Null for a number that is no tactic.
+// The tactic with this number; null if there is none.
 Tactic const* tacticOf(int32_t number)
 {
     auto const* const found = std::find_if(
@@ -105,11 +105,11 @@ Tactic const* tacticOf(int32_t number)
 
 int32_t constexpr kChunk = 8; // 16-bit elements of a 16-byte copy
 int32_t constexpr kMaxGridY = 65535;
-// Of all tiles but the direct kernel's.
+// The smallest tile of all kernels except `direct`, for an upper bound on the number of blocks.
 int32_t constexpr kFewestPixels = 64;
 int32_t constexpr kFewestRows = 16;
 
-// Partial sums have a column for each row of every tile.
+// Partial sums have a column for each row of every tile, so that a tile's stores need no bounds check.
 int32_t partialPitch(Tactic const& tactic, ConvProblem const& problem)
 {
     return (problem.rows + tactic.tileRows - 1) / tactic.tileRows * tactic.tileRows;
@@ -206,7 +206,7 @@ char const* whyNotLists(Lists lists, Layer const& layer)
     return "is unknown";
 }
 
-// Why a tactic does not take a layer; null if it does.
+// Why a tactic cannot compute a layer; null if it can.
 char const* whyNot(Tactic const& tactic, Layer const& layer)
 {
     ConvProblem const& problem = layer.problem;
@@ -238,7 +238,7 @@ Tactic const& checkedTactic(int32_t tactic, Layer const& layer)
     return *known;
 }
 
-// The problem with its tensors and, for a tactic that splits, its workspace.
+// The problem with its tensors and, for a tactic that splits, with its workspace.
 ConvProblem problemWith(Layer const& layer, Tactic const& tactic, trtkpConvTensors const* tensors)
 {
     ConvProblem problem = layer.problem;

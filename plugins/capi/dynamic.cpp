@@ -13,14 +13,14 @@ namespace trtkp::capi
 namespace
 {
 
-int64_t constexpr kMaxSamples = 65535; // a slice of the grid for each
+int64_t constexpr kMaxSamples = 65535; // each is a slice of the grid, whose z dimension ends there
 int64_t constexpr kMaxPatterns = 1024;
 
 struct DynamicTactic
 {
     char const* name;
     cudaError_t (*launch)(DynamicProblem const&, DataType, cudaStream_t);
-    int32_t convTactic; // takes the same layers
+    int32_t convTactic; // the static tactic that takes the same layers
 };
 
 int32_t constexpr kFirstDynamic = TRTKP_TACTIC_DYNAMIC_REFERENCE;
@@ -40,7 +40,7 @@ DynamicTactic const* tacticOf(int32_t number)
 
 struct DynamicLayer
 {
-    Layer layer; // of the whole batch
+    Layer layer; // that of the whole batch
     int32_t patterns;
 };
 
@@ -78,7 +78,7 @@ size_t roundedUp(size_t bytes)
     return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// The workspace holds weights of every sample, then two tables of rows.
+// The workspace holds the weights of every sample, then two tables of rows.
 size_t weightBytes(Layer const& layer)
 {
     ConvProblem const& problem = layer.problem;

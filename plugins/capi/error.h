@@ -1,4 +1,4 @@
-// The thread's last message, and the exception that carries one to the edge of the library.
+// The exception that carries a message to the edge of the library, and the last message of each thread.
 #pragma once
 
 #include "trtkp.h"
@@ -51,10 +51,10 @@ void require(bool condition, Parts const&... parts)
     }
 }
 
-// Keeps a message for trtkpLastError; what does not fit is cut off.
+// Stores a message for trtkpLastError. It is cut off if it is too long.
 void setLastError(char const* message) noexcept;
 
-// Runs the body of an interface function: no exception leaves the library.
+// Runs the body of an interface function, and turns exceptions into a status. No exception leaves the library.
 template <typename Body>
 trtkpStatus guarded(Body const& body) noexcept
 {

@@ -12,7 +12,7 @@ namespace trtkp::capi
 namespace
 {
 
-// Kernels add two extents in int32; no convolution comes near this one.
+// Kernels add two extents in int32. No convolution comes near this limit.
 int64_t constexpr kMaxExtent = 1 << 24;
 int64_t constexpr kMaxIndex = std::numeric_limits<int32_t>::max();
 // A thread block may compute this many pixels or rows past the last.
@@ -20,7 +20,7 @@ int64_t constexpr kMaxTile = 256;
 int32_t constexpr kMaxTaps = 64;
 int32_t constexpr kEntryRadix = 65536;
 int32_t constexpr kBlock = 8;
-// Of 2:4 weights: columns of a quad, columns of a step, rows of a block of metadata and its words a step.
+// 2:4 weights: columns of a quad, columns of a step, and rows and words of a block of metadata in one step.
 int32_t constexpr kQuad = 4;
 int32_t constexpr kSparseStep = 64;
 int32_t constexpr kMetadataRows = 16;
@@ -31,7 +31,7 @@ void requireRange(char const* name, int64_t value, int64_t low, int64_t high)
     require(value >= low && value <= high, name, " is ", value, ", not in [", low, ", ", high, "]");
 }
 
-// A product of factors that are not negative, or an error if it exceeds int32.
+// The product of non-negative factors. It is an error if it exceeds int32.
 int64_t requireIndexable(char const* what, std::initializer_list<int64_t> factors)
 {
     int64_t product = 1;
@@ -147,14 +147,14 @@ Layer checkedLayer(trtkpConvDesc const* desc)
                                                                      : 1;
     problem.columns = static_cast<int32_t>(requireIndexable("a row of weight", {perEntry, desc->listLength}));
 
-    // Four columns in a row are of one tap where the run of columns of a tap is a multiple of four.
+    // Each quad of columns belongs to one tap if the number of columns of a tap is a multiple of four.
     int32_t const run = problem.listKind == ListKind::kTAPS ? desc->channels : desc->listLength;
     require(!layer.isTwoFour || run % kQuad == 0, problem.listKind == ListKind::kTAPS ? "channels" : "listLength",
         " is ", run, ": 2:4 weights need a multiple of 4");
     problem.storedColumns
         = layer.isTwoFour ? (problem.columns + kSparseStep - 1) / kSparseStep * (kSparseStep / 2) : problem.columns;
 
-    // Kernels form addresses of taps in the padding before they discard them, so x counts with its padding.
+    // Kernels compute addresses of taps in the padding before they discard them, so x is measured with its padding.
     requireIndexable("x with its padding",
         {desc->batch, desc->height + static_cast<int64_t>(desc->padTop) + desc->padBottom,
             desc->width + static_cast<int64_t>(desc->padLeft) + desc->padRight, desc->xPitch});
@@ -226,7 +226,7 @@ int32_t checkedLists(Layer const& layer, int32_t const* index, int32_t const* ro
         }
         int64_t const place = at % problem.listLength % kBlock;
         int32_t const first = index[at - place];
-        // What a kernel that reads only the first entry of a block takes the others to be.
+        // The channel that a kernel assumes here if it reads only the first entry of a block.
         int64_t const channel = first % kEntryRadix + place;
         bool const pastLast = first == padding || channel >= problem.channels;
         bool const isExpected = pastLast ? isPadding : entry == first + place;

@@ -1,4 +1,4 @@
-// From a description to the problem that kernels take: every check on the host.
+// From a description to the problem that kernels take, with every check on the host.
 #pragma once
 
 #include "../kernels/problem.h"
@@ -9,7 +9,7 @@ namespace trtkp::capi
 
 struct Layer
 {
-    ConvProblem problem; // without pointers
+    ConvProblem problem; // its pointers are null
     DataType type;
     int32_t listBlock;
     bool hasBias;
@@ -18,16 +18,16 @@ struct Layer
     bool isTwoFour;
 };
 
-// Bytes of one element.
+// Size of an element in bytes.
 int32_t elementSize(DataType type);
 
-// Throws Error with the field and its value.
+// Checks a description. Throws Error with the name and the value of the field at fault.
 Layer checkedLayer(trtkpConvDesc const* desc);
 
-// Checks lists in host memory; the block that they may promise.
+// Checks lists in host memory. Returns 8 if they come in blocks of 8 channels, else 1.
 int32_t checkedLists(Layer const& layer, int32_t const* index, int32_t const* rowGroup, int32_t const* rowFilter);
 
-// Words of metadata that a problem of 2:4 weights has.
+// Number of words of metadata for 2:4 weights.
 int64_t metadataWords(ConvProblem const& problem);
 
 // Checks metadata in host memory.

@@ -1,4 +1,4 @@
-// What the tables of tactics tell each other.
+// What the tables of static and of dynamic tactics know of each other.
 #pragma once
 
 #include "layer.h"
@@ -8,10 +8,10 @@
 namespace trtkp::capi
 {
 
-// Why a tactic of trtkpConv does not take a layer; null if it does.
+// Why a tactic of trtkpConv cannot compute a layer; null if it can.
 char const* whyNot(int32_t tactic, Layer const& layer);
 
-// The name of a tactic of trtkpDynamic; null for another number.
+// The name of a tactic of trtkpDynamic; null if the number is not one.
 char const* dynamicTacticName(int32_t tactic);
 
 } // namespace trtkp::capi

@@ -1,15 +1,16 @@
 /* The plain C interface to the kernels: describe a layer, ask which tactics compute it, launch one.
  *
- * Activations are NHWC with a pitch in channels: what stands in channels at or beyond the tensor's own is not used when
- * read, and is 0 when written. Lists and weights are those of an operator of domain trtkp (trtkp/graph/ops.py), as they
- * are. A launch allocates nothing, does not synchronise, and can be captured into a CUDA graph.
+ * Activations are NHWC, and the distance between two pixels (the pitch) may be more than the number of channels. Values
+ * in the padding channels of inputs are ignored; those of outputs are set to 0. Lists and weights are the inputs of an
+ * operator of domain trtkp (trtkp/graph/ops.py), unchanged. A launch allocates nothing, does not synchronise, and can
+ * be captured into a CUDA graph.
  *
- * Everything but the contents of device memory is checked before a launch. Lists live on the device, so a launch checks
- * their lengths; trtkpConvCheckLists checks their contents in host memory, once, before they are copied. A list that
- * was not checked and is wrong gives wrong values, but no kernel reads or writes out of the tensors because of it.
+ * Everything except the contents of device memory is checked before a launch. Lists are in device memory, so a launch
+ * checks only their lengths. trtkpConvCheckLists checks their contents in host memory, once, before they are copied. A
+ * wrong list that was not checked gives wrong values, but no kernel reads or writes outside the tensors because of it.
  *
- * Functions return a trtkpStatus, and trtkpLastError() has the calling thread's last message. They may be called from
- * any number of threads.
+ * Functions return a trtkpStatus, and trtkpLastError() returns the last message of the calling thread. They may be
+ * called from any number of threads.
  */
 #ifndef TRTKP_H
 #define TRTKP_H
@@ -28,14 +29,14 @@ extern "C"
 {
 #endif
 
-/* Grows with every change of this header that a caller can notice. */
+/* Increases with every change of this header that a caller can notice. */
 #define TRTKP_INTERFACE_VERSION 2
 
     typedef enum trtkpStatus
     {
         TRTKP_OK = 0,
         TRTKP_INVALID_ARGUMENT = 1, /* the message names the field and its value */
-        TRTKP_UNSUPPORTED = 2,      /* a good layer, but not for this tactic */
+        TRTKP_UNSUPPORTED = 2,      /* a valid layer that this tactic cannot compute */
         TRTKP_CUDA_ERROR = 3
     } trtkpStatus;
 
@@ -63,25 +64,25 @@ extern "C"
         TRTKP_LEAKY_RELU = 5
     } trtkpActivation;
 
-    /* Tactics keep their numbers for ever. Not every number below TRTKP_TACTIC_COUNT is a tactic. */
+    /* The numbers of tactics never change. Not every number below TRTKP_TACTIC_COUNT is a tactic. */
     typedef enum trtkpTactic
     {
-        TRTKP_TACTIC_REFERENCE = 0,   /* every layer; right, not fast */
-        TRTKP_TACTIC_MMA_128X128 = 1, /* tensor cores, by pixels x packed rows of a thread block */
+        TRTKP_TACTIC_REFERENCE = 0,   /* computes every layer; correct, not fast */
+        TRTKP_TACTIC_MMA_128X128 = 1, /* tensor cores; pixels x packed rows of a thread block */
         TRTKP_TACTIC_MMA_128X64 = 2,
         TRTKP_TACTIC_MMA_64X64 = 3,
         TRTKP_TACTIC_MMA_64X32 = 4,
-        TRTKP_TACTIC_MMA_64X64_SPLIT4 = 5, /* four blocks share a list: for few pixels; need a workspace */
+        TRTKP_TACTIC_MMA_64X64_SPLIT4 = 5, /* four blocks share a list, for few pixels; needs a workspace */
         TRTKP_TACTIC_MMA_64X64_SPLIT16 = 6,
         TRTKP_TACTIC_MMA_64X32_SPLIT4 = 7,
-        /* Tensor cores with 64 columns a step; C a multiple of 8. */
+        /* Tensor cores with 64 columns per step; C must be a multiple of 8. */
         TRTKP_TACTIC_MMA_128X128_K64 = 8,
         TRTKP_TACTIC_MMA_128X64_K64 = 9,
         TRTKP_TACTIC_MMA_64X64_K64 = 10,
         TRTKP_TACTIC_MMA_128X32_K64 = 11,
         TRTKP_TACTIC_MMA_64X64_K64_SPLIT4 = 12,
         TRTKP_TACTIC_MMA_64X64_K64_SPLIT16 = 13,
-        /* float32 on tensor cores, rounded to TF32: where allowTf32 is set. */
+        /* float32 on tensor cores, rounded to TF32; needs allowTf32. */
         TRTKP_TACTIC_TF32_128X64 = 14,
         TRTKP_TACTIC_TF32_64X64 = 15,
         TRTKP_TACTIC_TF32_64X64_SPLIT4 = 16,
@@ -94,7 +95,7 @@ extern "C"
         TRTKP_TACTIC_SINGLE_128X32 = 21,
         TRTKP_TACTIC_SINGLE_128X16 = 22,
         TRTKP_TACTIC_SINGLE_128X32_SPLIT4 = 23,
-        TRTKP_TACTIC_SINGLE_TF32_128X64 = 24, /* where allowTf32 is set */
+        TRTKP_TACTIC_SINGLE_TF32_128X64 = 24, /* needs allowTf32 */
         TRTKP_TACTIC_SINGLE_SIMT_64X32 = 25,
         TRTKP_TACTIC_DIRECT = 26, /* CUDA cores; for filter groups of a few filters */
         /* Sparse tensor cores, for 2:4 weights. */
@@ -102,9 +103,9 @@ extern "C"
         TRTKP_TACTIC_SPARSE_128X64 = 33,
         TRTKP_TACTIC_SPARSE_64X64 = 34,
         TRTKP_TACTIC_SPARSE_64X64_SPLIT4 = 35,
-        TRTKP_TACTIC_SPARSE_SINGLES_64X64 = 36, /* any list, channel by channel */
+        TRTKP_TACTIC_SPARSE_SINGLES_64X64 = 36, /* any list, gathered channel by channel */
         TRTKP_TACTIC_SPARSE_SINGLES_64X128 = 37,
-        /* Of trtkpDynamic: weights of every sample, then reference or tensor cores. */
+        /* trtkpDynamic: the weights of every sample, then the reference kernel or tensor cores. */
         TRTKP_TACTIC_DYNAMIC_REFERENCE = 48,
         TRTKP_TACTIC_DYNAMIC_128X64 = 49,
         TRTKP_TACTIC_DYNAMIC_64X64 = 50,
@@ -130,21 +131,21 @@ extern "C"
         int32_t listGroups; /* G, filter groups */
         int32_t listLength; /* L, T or K */
         int32_t rows;       /* packed rows, padding rows included */
-        /* 8 promises that every list comes in blocks of eight consecutive channels of one tap that start at a multiple
-         * of 8; the last block of a tap may run past C, its entries there being padding. 1 promises nothing.
-         * trtkpConvCheckLists finds it. Lists of taps need it only for C: 8 where C is a multiple of 8. */
+        /* 8 promises that all lists consist of blocks of eight consecutive channels of one tap that start at a multiple
+         * of 8. The last block of a tap may run past C; its entries there are padding. 1 promises nothing.
+         * trtkpConvCheckLists finds the value. For lists of taps it is 8 if C is a multiple of 8. */
         int32_t listBlock;
 
         int32_t xPitch, yPitch;
-        int32_t residualPitch; /* 0 where there is no residual */
+        int32_t residualPitch; /* 0 without a residual */
         int32_t hasBias;       /* 0 or 1 */
         int32_t hasResidual;   /* 0 or 1; [N, P, Q, filters], added before the activation */
         int32_t activation;
         float alpha;       /* slope of TRTKP_LEAKY_RELU below 0 */
-        int32_t allowTf32; /* 0 or 1: float32 products may be rounded to TF32, to relative errors of about 5e-4 */
+        int32_t allowTf32; /* 0 or 1: float32 products may be rounded to TF32, with relative errors of about 5e-4 */
 
-        /* 1: weights are 2:4, an operator's "24" form. K is then a multiple of 4, and every four columns of a list from
-         * its start are of one tap. */
+        /* 1: weights are 2:4, as in the operators with "24" in their name. K is then a multiple of 4, and every four
+         * columns of a list, counted from its start, belong to one tap. */
         int32_t twoFour;
     } trtkpConvDesc;
 
@@ -162,12 +163,13 @@ extern "C"
         void const* bias; /* [F], or null without a bias */
         void const* residual; /* [N, P, Q, residualPitch], or null without one */
         void* y;              /* [N, P, Q, yPitch] */
-        void* workspace;      /* aligned to 16 bytes; may be null where trtkpConvWorkspaceBytes says 0 */
+        void* workspace;      /* aligned to 16 bytes; may be null if trtkpConvWorkspaceBytes is 0 */
         size_t workspaceBytes;
-        int32_t const* metadata; /* [ceil(rows / 16), S, 32] of 2:4 weights, aligned to 16 bytes; else null */
+        int32_t const* metadata; /* 2:4: [ceil(rows / 16), S, 32], aligned to 16 bytes; null for dense weights */
     } trtkpConvTensors;
 
-    /* DynamicPatternConv: each sample's weights are the sum of `patterns` packed kernels, by its attention. */
+    /* DynamicPatternConv: the weights of a sample are the sum of `patterns` packed kernels, weighted by its attention.
+     */
     typedef struct trtkpDynamicDesc
     {
         uint32_t structSize;       /* sizeof(trtkpDynamicDesc) */
@@ -178,7 +180,7 @@ extern "C"
         trtkpConvDesc conv;
     } trtkpDynamicDesc;
 
-    /* Device memory; alignment and overlap as of trtkpConvTensors. */
+    /* Device memory, with the alignment and overlap rules of trtkpConvTensors. */
     typedef struct trtkpDynamicTensors
     {
         uint32_t structSize;   /* sizeof(trtkpDynamicTensors) */
@@ -194,37 +196,38 @@ extern "C"
         size_t workspaceBytes;
     } trtkpDynamicTensors;
 
-    /* TRTKP_INTERFACE_VERSION of the library. */
+    /* The TRTKP_INTERFACE_VERSION that the library was compiled with. */
     TRTKP_API uint32_t trtkpInterfaceVersion(void);
 
-    /* The calling thread's last error, one line; valid until its next call. Never null. */
+    /* The last error of the calling thread, in one line. Valid until the thread's next call; never null. */
     TRTKP_API char const* trtkpLastError(void);
 
-    /* A name such as "mma_128x64", null for a number that is no tactic. */
+    /* The name of a tactic, such as "mma_128x64"; null if the number is not one. */
     TRTKP_API char const* trtkpTacticName(int32_t tactic);
 
-    /* P and Q of the output. */
+    /* Height P and width Q of the output. */
     TRTKP_API trtkpStatus trtkpConvOutputSize(trtkpConvDesc const* desc, int32_t* outHeight, int32_t* outWidth);
 
-    /* Checks lists in host memory against desc (whose listBlock is not read) and finds the block that they may promise.
-     */
+    /* Checks lists in host memory against desc, and writes the listBlock that they may promise. desc.listBlock is not
+     * read. */
     TRTKP_API trtkpStatus trtkpConvCheckLists(trtkpConvDesc const* desc, int32_t const* index, int32_t const* rowGroup,
         int32_t const* rowFilter, int32_t* listBlock);
 
-    /* Checks metadata in host memory: whole, and every quad with two places in ascending order. */
+    /* Checks metadata in host memory: the two places of every quad must be in ascending order. */
     TRTKP_API trtkpStatus trtkpConvCheckMetadata(trtkpConvDesc const* desc, int32_t const* metadata);
 
-    /* Writes the tactics that compute the layer, at most `capacity`, and their number to *count. */
+    /* Writes the tactics that can compute the layer, at most `capacity` of them, and how many it wrote to *count. */
     TRTKP_API trtkpStatus trtkpConvTactics(
         trtkpConvDesc const* desc, int32_t* tactics, int32_t capacity, int32_t* count);
 
+    /* Bytes of workspace that a launch of the tactic needs; 0 for most. */
     TRTKP_API trtkpStatus trtkpConvWorkspaceBytes(trtkpConvDesc const* desc, int32_t tactic, size_t* bytes);
 
     /* Enqueues the convolution on a stream (cudaStream_t) of the current device. */
     TRTKP_API trtkpStatus trtkpConvLaunch(
         trtkpConvDesc const* desc, int32_t tactic, trtkpConvTensors const* tensors, void* stream);
 
-    /* The same three for trtkpDynamicDesc, with tactics of its own. A launch enqueues two kernels. */
+    /* The same three functions for trtkpDynamicDesc, which has its own tactics. A launch enqueues two kernels. */
     TRTKP_API trtkpStatus trtkpDynamicTactics(
         trtkpDynamicDesc const* desc, int32_t* tactics, int32_t capacity, int32_t* count);
 

@@ -24,7 +24,7 @@ std::string hexadecimal(unsigned char const* bytes, size_t count)
     return text;
 }
 
-// The ID among the notes of a segment; empty where it is not.
+// The build ID among the notes of a segment; empty if it is not there.
 std::string fromNotes(unsigned char const* at, unsigned char const* end)
 {
     while (at + sizeof(ElfW(Nhdr)) <= end)
@@ -43,7 +43,7 @@ std::string fromNotes(unsigned char const* at, unsigned char const* end)
     return {};
 }
 
-// The object that holds this function.
+// Callback of dl_iterate_phdr: finds the build ID of the loaded object that contains this function.
 int ofThisObject(dl_phdr_info* info, size_t, void* found)
 {
     auto const here = reinterpret_cast<ElfW(Addr)>(&ofThisObject);

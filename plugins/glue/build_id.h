@@ -1,4 +1,4 @@
-// What tells one build of this library from another.
+// The build ID, which tells one build of this library from another.
 #pragma once
 
 #include <string>
@@ -6,7 +6,7 @@
 namespace trtkp::glue
 {
 
-// The library's GNU build ID in hexadecimal, a hash of all that is linked into it, kernels included.
+// The library's GNU build ID in hexadecimal. It is a hash of everything linked into the library, kernels included.
 std::string buildId();
 
 } // namespace trtkp::glue

@@ -59,7 +59,7 @@ nvinfer1::AsciiChar const* Creator::getPluginNamespace() const noexcept
 
 std::vector<nvinfer1::IPluginCreatorInterface*> const& creators()
 {
-    // Never destroyed, as operators() is not.
+    // Never destroyed, for the same reason as operators().
     static auto const* const all = []
     {
         auto* const made = new std::vector<nvinfer1::IPluginCreatorInterface*>;

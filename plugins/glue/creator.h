@@ -24,7 +24,7 @@ private:
     nvinfer1::PluginFieldCollection mCollection;
 };
 
-// Every creator; they live as long as the library.
+// All creators. They live as long as the library.
 std::vector<nvinfer1::IPluginCreatorInterface*> const& creators();
 
 } // namespace trtkp::glue

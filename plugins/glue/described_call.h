@@ -1,4 +1,4 @@
-// What a call answers from its description alone, alike for both descriptions of the C interface.
+// What a call can answer from its description alone. It is the same for both descriptions of the C interface.
 #pragma once
 
 #include "family.h"

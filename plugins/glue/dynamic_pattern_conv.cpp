@@ -1,4 +1,4 @@
-// DynamicPatternConv: kernels summed for each sample by its attention, over one list of taps.
+// DynamicPatternConv: the kernels of a sample are summed with its attention as weights, over one list of taps.
 #include "described_call.h"
 #include "error.h"
 #include "family.h"
@@ -9,7 +9,7 @@ namespace trtkp::glue
 namespace
 {
 
-// Places of the inputs; a residual follows in the Add forms.
+// Positions of the inputs. Operators with "Add" in their name have a residual at the end.
 enum Place
 {
     kX,

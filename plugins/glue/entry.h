@@ -1,14 +1,14 @@
-// The functions of libtrtkp.so that are about TensorRT. trtkp.h has the others.
+// The functions of libtrtkp.so that concern TensorRT. The others are in trtkp.h.
 #pragma once
 
 #include "tensorrt.h"
 
 #define TRTKP_ENTRY extern "C" __attribute__((visibility("default")))
 
-// What IPluginRegistry::loadLibrary and engines that embed the library look for.
+// The entry points that IPluginRegistry::loadLibrary and engines with embedded plugins look for.
 TRTKP_ENTRY nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count);
 TRTKP_ENTRY void setLoggerFinder(void* finder);
 
-// Registers every creator with the TensorRT of the process. Returns the number of registries that now have them, 0
-// where no TensorRT is loaded, -1 where one has refused. A creator that was there before is no error.
+// Registers every creator with the TensorRT of the process. Returns the number of registries that have them now, 0 if
+// no TensorRT is loaded, or -1 if a registry refused one. A creator that is registered already is no error.
 TRTKP_ENTRY int32_t trtkpRegisterPlugins();

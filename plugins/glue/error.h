@@ -1,4 +1,4 @@
-// What a plugin cannot take, as an exception inside the library; `guarded` turns it into a message at the edge.
+// Errors of plugins: exceptions inside the library, which `guarded` turns into messages at its edge.
 #pragma once
 
 #include "host.h"
@@ -32,8 +32,8 @@ void require(bool condition, Parts const&... parts)
     }
 }
 
-// Runs the body of a function that TensorRT calls. What is thrown is logged as "WHO WHERE: MESSAGE", given to the
-// recorder, or to the registry's where there is none, and answered by `failure`.
+// Runs the body of a function that TensorRT calls. An exception is logged as "WHO WHERE: MESSAGE" and reported to the
+// recorder, or to the registry's recorder if there is none. The function then returns `failure`.
 template <typename Result, typename Body>
 Result guarded(
     char const* who, char const* where, nvinfer1::IErrorRecorder* recorder, Result failure, Body const& body) noexcept

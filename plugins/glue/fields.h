@@ -1,4 +1,4 @@
-// Typed fields of a plugin, read with every check and written back.
+// The typed fields of a plugin: read with every check, and written back.
 #pragma once
 
 #include "tensorrt.h"
@@ -10,7 +10,7 @@
 namespace trtkp::glue
 {
 
-// A number of fixed count and type that a plugin has as a field.
+// A field of a plugin: its name, its type and how many numbers it has.
 struct FieldSpec
 {
     char const* name;
@@ -18,11 +18,11 @@ struct FieldSpec
     int32_t length;
 };
 
-// Copies the field of that name to `values`. False where there is none. Throws Error where it has another type or
-// length or no data, or stands twice.
+// Copies a field to `values`. Returns false if there is none of this name. Throws Error if the field has another type
+// or length, has no data, or is given twice.
 bool readField(nvinfer1::PluginFieldCollection const& fields, FieldSpec const& spec, void* values);
 
-// Throws Error unless the collection is whole and every name in it is one of the specifications.
+// Throws Error if the collection is malformed, or has a name that is not among the specifications.
 void checkNames(nvinfer1::PluginFieldCollection const* fields, std::vector<FieldSpec> const& specs);
 
 } // namespace trtkp::glue

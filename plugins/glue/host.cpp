@@ -13,7 +13,7 @@ namespace trtkp::glue
 namespace
 {
 
-// TensorRT-RTX counts from 1 on its own.
+// getInferLibVersion returns 10xxxx and 11xxxx for TensorRT. TensorRT-RTX has its own versions, which begin at 1.
 int32_t constexpr kFirstTensorRt = 100000;
 int32_t constexpr kFirstV11 = 110000;
 
@@ -50,7 +50,7 @@ bool registerAll(Registry& registry, nvinfer1::IPluginCreatorInterface* const* c
     {
         auto const* const creator = static_cast<nvinfer1::IPluginCreatorV3One*>(creators[i]);
         char const* const name = creator->getPluginName();
-        // Asked first, as TensorRT logs an error for a creator that it has.
+        // Ask first: TensorRT logs an error if a creator is registered twice.
         bool const isThere = registry.getCreator(name, kVersion, kNamespace) != nullptr;
         all = (isThere || registry.registerCreator(*creators[i], kNamespace)
                   || registry.getCreator(name, kVersion, kNamespace) != nullptr)
@@ -73,7 +73,7 @@ bool Host::isV11() const
 
 std::vector<Host> hosts()
 {
-    // dlopen must not be called from within the walk, which holds the loader's lock.
+    // dl_iterate_phdr holds the loader's lock, so dlopen must not be called from its callback.
     std::vector<std::string> names;
     dl_iterate_phdr(collectName, &names);
     std::vector<Host> found;
@@ -88,7 +88,7 @@ std::vector<Host> hosts()
         host.getPluginRegistry = reinterpret_cast<void* (*)()>(dlsym(object, "getPluginRegistry"));
         host.getLogger = reinterpret_cast<void* (*)()>(dlsym(object, "getLogger"));
         auto* const version = reinterpret_cast<int32_t (*)()>(dlsym(object, "getInferLibVersion"));
-        // An object answers for those that it is linked to, too.
+        // dlsym also finds symbols of the libraries that an object is linked to, so a registry may be found twice.
         bool const isNew = std::none_of(found.begin(), found.end(),
             [&](Host const& other) { return other.getPluginRegistry == host.getPluginRegistry; });
         if (host.getPluginRegistry != nullptr && host.getLogger != nullptr && version != nullptr && isNew)

@@ -1,7 +1,8 @@
-// TensorRT as the process has loaded it: its logger and its plugin registry. Nothing of it is linked.
+// The TensorRT that the process has loaded: its logger and its plugin registry. Nothing of TensorRT is linked.
 //
-// Three interfaces that TensorRT implements have other virtual tables in version 11 than in version 10, so one library
-// for both calls them by the version that the process has. V10 and V11 are their layouts up to what is called here.
+// Three interfaces that TensorRT implements have different virtual tables in versions 10 and 11. One build of this
+// library serves both, so it calls them by the version that the process has loaded. The namespaces v10 and v11 have
+// their layouts, up to the last function that is called here.
 #pragma once
 
 #include "tensorrt.h"
@@ -42,7 +43,8 @@ protected:
     virtual ~LoggerFinder() = default;
 };
 
-// Creators of version 2, which the first three and deregisterOldCreator deal in, are nobody's here.
+// registerOldCreator, getOldCreators, getOldCreator and deregisterOldCreator deal with creators of version 2, which are
+// not used here. They only keep the layout.
 class Registry
 {
 public:
@@ -113,24 +115,25 @@ struct Host
 
     [[nodiscard]] bool isRtx() const;
 
-    // Whether the interfaces above have their v11 layout, which TensorRT-RTX has, too.
+    // Whether the interfaces above have their v11 layout. TensorRT-RTX has it too.
     [[nodiscard]] bool isV11() const;
 };
 
-// Those of the process, each once. Under Python, say, they are in no global scope, so every loaded object is asked.
+// All hosts of the process, each once. Python, for example, loads TensorRT outside the global scope, so every loaded
+// object is asked.
 std::vector<Host> hosts();
 
-// setLoggerFinder's argument, of the process's layout.
+// Stores the argument of setLoggerFinder. It has the layout of the TensorRT that the process has loaded.
 void useLoggerFinder(void* finder);
 
-// The error recorder of the process's plugin registry; null where it has none.
+// The error recorder of the process's plugin registry; null if it has none.
 nvinfer1::IErrorRecorder* registryRecorder() noexcept;
 
-// To the logger that TensorRT has for the call at hand, to stderr where there is none. Never throws.
+// Logs to the logger that TensorRT uses for the current call, or to stderr if there is none. Never throws.
 void log(Severity severity, std::string const& message) noexcept;
 
-// Registers creators with every TensorRT of the process, but with no TensorRT-RTX, which aborts when a network takes a
-// plugin. A creator that is there already counts. Returns the number of registries, or -1 where one has refused.
+// Registers creators with every TensorRT of the process. TensorRT-RTX is left out, because it aborts when a network
+// uses a plugin. A creator that is registered already counts. Returns the number of registries, or -1 if one refused.
 int32_t registerCreators(nvinfer1::IPluginCreatorInterface* const* creators, int32_t count);
 
 } // namespace trtkp::glue

@@ -1,4 +1,4 @@
-// KernelIndexConv: a list of channels for each filter group, every tap of each.
+// KernelIndexConv: every filter group has a list of channels, and keeps all taps of each.
 #include "listed_conv.h"
 
 namespace trtkp::glue

@@ -9,7 +9,7 @@ namespace trtkp::glue
 namespace
 {
 
-// Places of the inputs; a residual and metadata follow, as far as the operator has them.
+// Positions of the inputs. A residual and then metadata follow, if the operator has them.
 enum Place
 {
     kX,
@@ -21,7 +21,8 @@ enum Place
     kFIRST_OPTIONAL,
 };
 
-// Of 2:4 weights, as trtkp/graph/two_four.py stores them: a step of K, what is kept of it, rows of a block, its words.
+// 2:4 weights as trtkp/graph/two_four.py stores them: columns of a step, how many of them are stored, and rows and
+// words of a block of metadata.
 int64_t constexpr kStepColumns = 64;
 int64_t constexpr kStepStored = 32;
 int64_t constexpr kBlockRows = 16;

@@ -1,4 +1,4 @@
-// The three convolutions with static lists, which differ in what a list holds.
+// What the three convolutions with static lists share. They differ in what a list holds.
 #pragma once
 
 #include "family.h"
@@ -6,10 +6,10 @@
 namespace trtkp::glue
 {
 
-// Inputs in the order of trtkp/graph/ops.py, the index input under its name.
+// The inputs in the order of trtkp/graph/ops.py; `index` is the name of the index input.
 std::vector<Input> listedInputs(char const* index, bool hasResidual, bool twoFour);
 
-// `columns` are those of a packed row for the list's length: K.
+// The call for given tensors. `columns` computes K, the columns of a packed row, from the length of a list.
 std::shared_ptr<Call const> listedCall(Operator const& op, Settings const& settings,
     std::vector<nvinfer1::PluginTensorDesc> const& inputs, nvinfer1::PluginTensorDesc const& output, trtkpListKind kind,
     int64_t (*columns)(Settings const& settings, int64_t listLength));

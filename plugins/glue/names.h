@@ -1,4 +1,4 @@
-// What TensorRT's parser matches against a node: namespace and version as of trtkp/graph/ops.py.
+// The namespace and version that TensorRT's parser compares with a node, as in trtkp/graph/ops.py.
 #pragma once
 
 namespace trtkp::glue

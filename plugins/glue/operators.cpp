@@ -44,7 +44,7 @@ std::vector<Operator> makeOperators()
 
 std::vector<Operator> const& operators()
 {
-    // Never destroyed: a registry may still ask creators after the library's own destructors.
+    // Never destroyed: a registry may still use creators after the library's own destructors have run.
     static auto const* const all = new std::vector<Operator>{makeOperators()};
     return *all;
 }

@@ -1,4 +1,4 @@
-// The operators of domain trtkp: the table of trtkp/graph/ops.py, which makes the creators.
+// The operators of domain trtkp, as in the table of trtkp/graph/ops.py. Each has a creator.
 #pragma once
 
 #include "../capi/trtkp.h"
@@ -11,11 +11,11 @@ namespace trtkp::glue
 
 struct Family;
 
-// How TensorRT holds a tensor.
+// The type and memory format that TensorRT must give a tensor.
 enum class Form
 {
-    kACTIVATION, // of X's type and format
-    kPLAIN,      // of X's type, linear
+    kACTIVATION, // type and format of X
+    kPLAIN,      // type of X, linear
     kINDEX,      // int32, linear
 };
 
@@ -27,7 +27,7 @@ struct Input
 
 struct Operator
 {
-    std::string name; // family, "24" for 2:4 weights, "Add" with a residual, activation
+    std::string name; // family, "24" for 2:4 weights, "Add" for a residual, activation
     Family const* family;
     bool twoFour;
     bool hasResidual;
@@ -35,7 +35,7 @@ struct Operator
     std::vector<Input> inputs;
 };
 
-// Every operator; lives as long as the library.
+// All operators. They live as long as the library.
 std::vector<Operator> const& operators();
 
 } // namespace trtkp::glue

@@ -1,4 +1,4 @@
-// PatternConv: a list of single (tap, channel) entries for each filter group.
+// PatternConv: every filter group has a list of (tap, channel) entries.
 #include "listed_conv.h"
 
 namespace trtkp::glue

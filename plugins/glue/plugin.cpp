@@ -20,11 +20,12 @@ using nvinfer1::TensorFormat;
 
 int32_t constexpr kFailure = -1;
 
-// A tactic that shares lists among blocks pays for few pixels; its workspace grows with them. TensorRT asks for a
-// workspace before it has chosen, so a tactic above this is offered only where all are.
+// The largest workspace of a tactic that is offered, unless all tactics need more. Split tactics pay for few pixels,
+// but their workspace grows with the number of pixels. TensorRT asks for the workspace before it has chosen a tactic,
+// so one large one would count for the whole engine.
 size_t constexpr kMaxTacticWorkspace = size_t{64} << 20;
 
-// TensorRT keeps 0 for its default, so its numbers are ours plus one.
+// TensorRT reserves 0 for its default tactic, so its numbers are ours plus one.
 int32_t toTensorRt(int32_t tactic)
 {
     return tactic + 1;
@@ -40,7 +41,8 @@ bool isActivationType(DataType type)
     return type == DataType::kFLOAT || type == DataType::kHALF || type == DataType::kBF16;
 }
 
-// The pixel of an activation holds its channels side by side: padded to eights where TensorRT has that form.
+// Formats in which the channels of a pixel are neighbours. In 16-bit types they are padded to a multiple of 8, which
+// TensorRT does not offer for float32.
 TensorFormat activationFormat(DataType type)
 {
     return type == DataType::kFLOAT ? TensorFormat::kHWC : TensorFormat::kHWC8;
@@ -52,7 +54,7 @@ bool isEmpty(PluginTensorDesc const& tensor)
         tensor.dims.d, tensor.dims.d + std::max(tensor.dims.nbDims, 0), [](int64_t size) { return size == 0; });
 }
 
-// Where nothing was timed: the first after the reference, which comes first and is slow.
+// The tactic to use if nothing was timed: the first one after the reference kernel, which is slow.
 int32_t defaultTactic(std::vector<int32_t> const& tactics)
 {
     return tactics.size() > 1 ? tactics[1] : tactics.front();
@@ -298,7 +300,7 @@ int32_t Plugin::setTactic(int32_t tactic) noexcept
         {
             require(tactic == 0 || trtkpTacticName(fromTensorRt(tactic)) != nullptr, "tactic ", tactic, " is none");
             mTactic = tactic;
-            mCall = nullptr; // onShapeChange follows
+            mCall = nullptr; // TensorRT calls onShapeChange next
             return 0;
         });
 }
@@ -318,7 +320,7 @@ int32_t Plugin::onShapeChange(
             }
             auto const call = mOperator.family->call(mOperator, mSettings, {in, in + nbInputs}, out[0]);
             mLaunchTactic = mTactic == 0 ? defaultTactic(call->tactics()) : fromTensorRt(mTactic);
-            mWorkspaceBytes = call->workspaceBytes(mLaunchTactic); // refuses a tactic that does not take the shape
+            mWorkspaceBytes = call->workspaceBytes(mLaunchTactic); // throws if the tactic cannot compute the shape
             mCall = call;
             return 0;
         });

@@ -1,4 +1,4 @@
-// An operator as a TensorRT plugin of version 3: core, build and runtime in one object.
+// An operator as a TensorRT plugin (IPluginV3), with core, build and runtime interfaces in one object.
 #pragma once
 
 #include "family.h"
@@ -63,17 +63,17 @@ private:
         kMAX,
     };
 
-    // A function that TensorRT calls, with all that is thrown reported.
+    // Runs the body of a function that TensorRT calls, and reports exceptions.
     template <typename Result, typename Body>
     Result answer(char const* function, Result failure, Body const& body) const noexcept;
 
     void checkCounts(int32_t nbInputs, int32_t nbOutputs) const;
 
-    // The call for one shape of a profile; null where X has no elements.
+    // The call for one shape of a profile; null if X has no elements.
     std::shared_ptr<Call const> callFor(
         Extent extent, nvinfer1::DynamicPluginTensorDesc const* in, nvinfer1::DynamicPluginTensorDesc const* out) const;
 
-    // The tactics that take every shape of a profile.
+    // The tactics that can compute every shape of a profile.
     std::vector<int32_t> tacticsFor(
         nvinfer1::DynamicPluginTensorDesc const* in, nvinfer1::DynamicPluginTensorDesc const* out) const;
 
@@ -81,17 +81,17 @@ private:
     Settings mSettings;
     std::string mTimingCacheId;
     std::string mMetadata;
-    std::vector<int32_t> mTactics; // of the last configurePlugin
+    std::vector<int32_t> mTactics; // set by the last configurePlugin
     int32_t mTactic{0};            // TensorRT's number, 0 for the default
     nvinfer1::IErrorRecorder* mRecorder{nullptr};
 
-    // Of the last onShapeChange.
+    // Set by the last onShapeChange.
     std::shared_ptr<Call const> mCall;
     bool mIsEmpty{false};
     int32_t mLaunchTactic{0};
     size_t mWorkspaceBytes{0};
 
-    // What getFieldsToSerialize has given away; points into this object.
+    // The result of getFieldsToSerialize, which points into this object.
     std::vector<nvinfer1::PluginField> mFields;
     nvinfer1::PluginFieldCollection mCollection{};
 };

@@ -1,4 +1,5 @@
-// libtrtkp_register.so: registers the plugins as it is loaded, for hosts that only dlopen. It keeps libtrtkp.so loaded.
+// libtrtkp_register.so registers the plugins when it is loaded, for hosts that only call dlopen. It keeps libtrtkp.so
+// loaded.
 
 #include "entry.h"
 

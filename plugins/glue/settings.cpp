@@ -13,7 +13,7 @@ namespace
 using nvinfer1::PluginFieldType;
 using nvinfer1::TensorRTPhase;
 
-// Grows when an engine keeps other fields.
+// Increases when the fields that an engine stores change.
 int32_t constexpr kFormatVersion = 1;
 
 struct Member
@@ -23,7 +23,7 @@ struct Member
     bool isRequired;
 };
 
-// `group` is `channels` in the dynamic pattern, which has no groups; only LeakyRelu has alpha.
+// The fields of an operator. The dynamic pattern has `channels` instead of `group`; only LeakyRelu has alpha.
 std::vector<Member> members(Operator const& op)
 {
     auto constexpr kINT32 = PluginFieldType::kINT32;
@@ -54,7 +54,7 @@ std::vector<Member> members(Operator const& op)
 
 FieldSpec constexpr kFormat{"format_version", PluginFieldType::kINT32, 1};
 
-// Everything that the C interface checks of a layer without its tensors.
+// Checks everything that the C interface can check without tensors.
 void checkGeometry(Operator const& op, Settings const& settings)
 {
     auto const& [filters, channels, kernelRows, kernelColumns] = settings.weightShape;
@@ -113,7 +113,7 @@ Settings readSettings(Operator const& op, nvinfer1::PluginFieldCollection const*
     Settings settings;
     for (Member const& member : members(op))
     {
-        // `channels` repeats what weight_shape says: read apart, then compared.
+        // `channels` repeats a value of weight_shape, so it is read separately and compared.
         bool const isRepeated = member.at(settings) == &settings.weightShape[1];
         int32_t repeated = 0;
         void* const target = isRepeated ? &repeated : const_cast<void*>(member.at(settings));

@@ -1,4 +1,4 @@
-// A node's attributes: what a plugin is created from and what an engine keeps of it.
+// The attributes of a node, from which a plugin is created and which an engine stores.
 #pragma once
 
 #include "fields.h"
@@ -11,7 +11,7 @@
 namespace trtkp::glue
 {
 
-// Attributes of trtkp/graph/ops.py.
+// The attributes, as in trtkp/graph/ops.py.
 struct Settings
 {
     std::array<int32_t, 2> strides{1, 1};
@@ -20,22 +20,22 @@ struct Settings
     int32_t group{1};
     std::array<int32_t, 4> weightShape{}; // F, C, R, S
     float alpha{0.0F};
-    int32_t listBlock{1}; // as of trtkpConvDesc
+    int32_t listBlock{1}; // as in trtkpConvDesc
 };
 
-// The fields of an operator: those of its node, and for an engine the version of the format, too.
+// The fields of an operator: those of its node and, in an engine, the version of the format.
 std::vector<FieldSpec> fieldSpecs(Operator const& op, nvinfer1::TensorRTPhase phase);
 
-// Throws Error with the field and its value.
+// Reads and checks settings. Throws Error with the name and the value of the field at fault.
 Settings readSettings(Operator const& op, nvinfer1::PluginFieldCollection const* fields, nvinfer1::TensorRTPhase phase);
 
-// Every field of the runtime phase, pointing into `settings`.
+// All fields of the runtime phase. They point into `settings`.
 std::vector<nvinfer1::PluginField> writeSettings(Operator const& op, Settings const& settings);
 
 // One line with every value.
 std::string describe(Settings const& settings);
 
-// What a description for the C interface takes from settings; shapes and lists are left open.
+// The part of a description for the C interface that settings determine. Shapes and lists are still missing.
 trtkpConvDesc convDesc(Operator const& op, Settings const& settings);
 
 } // namespace trtkp::glue

@@ -1,4 +1,4 @@
-// StripeConv: a list of taps for each filter group, every channel at each.
+// StripeConv: every filter group has a list of taps, and keeps all channels at each.
 #include "listed_conv.h"
 
 namespace trtkp::glue

@@ -1,4 +1,4 @@
-// TensorRT's plugin interfaces: from its own headers where CMake found them, else from ours.
+// TensorRT's plugin interfaces: from its own headers if CMake has found them, otherwise from declarations.h.
 #pragma once
 
 #ifdef TRTKP_TENSORRT_HEADERS

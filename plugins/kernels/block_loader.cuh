@@ -1,4 +1,5 @@
-// Gathers 16 bytes at a time with cp.async: lists in blocks of eight channels, and C a multiple of 8.
+// The loader of gemm.cuh for lists in blocks of eight channels: it gathers 16 bytes at a time with cp.async. C must be
+// a multiple of 8.
 #pragma once
 
 #include "device.cuh"
@@ -8,7 +9,7 @@
 namespace trtkp
 {
 
-// A thread copies one chunk of every kRowsPerPass-th row, of A and of B.
+// Every thread copies one chunk of every kRowsPerPass-th row of A and of B.
 template <typename Tile, typename T>
 class BlockLoader
 {
@@ -48,7 +49,7 @@ public:
         }
     }
 
-    // Issues the copies of a step; steps are taken in order.
+    // Issues the copies of a step. Steps must be fetched in order, as the column of the weight only moves on.
     __device__ __forceinline__ void fetch(int32_t step, int32_t stage)
     {
         unsigned char* const a = mShared.stages[stage] + mAtStage;
@@ -72,6 +73,7 @@ public:
         mColumn += kColumnsPerStep;
     }
 
+    // Nothing to do: cp.async writes to shared memory by itself. SingleLoader stores from registers here.
     __device__ __forceinline__ void store(int32_t) {}
 
 private:
@@ -83,9 +85,9 @@ private:
     T const* mX;
     T const* mWeight;
     int32_t mColumns;
-    int32_t mAtStage; // of the thread's first chunk of A, in bytes from a stage's start
+    int32_t mAtStage; // place of the thread's first chunk of A, in bytes from the start of a stage
     int32_t mColumn;
-    uint32_t mOtherRows; // bit i: row i of the thread's rows of B is not of the run
+    uint32_t mOtherRows; // bit i is set if row i of the thread's rows of B does not belong to the run
     PixelPlace mPixels[kPassesA];
     int32_t mAtB[kPassesB];
 };

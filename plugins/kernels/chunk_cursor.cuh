@@ -1,4 +1,4 @@
-// Walks the packed columns of one filter group in chunks of eight: lists of blocks of eight consecutive channels.
+// The walk over the packed columns of one filter group in chunks of eight, for lists in blocks of eight channels.
 #pragma once
 
 #include "device.cuh"
@@ -7,16 +7,17 @@
 namespace trtkp
 {
 
-// A chunk of eight columns: one tap and the first of eight channels, a multiple of 8 (one 16-byte copy).
+// A chunk of eight columns, which one 16-byte copy loads: a tap, and the first of eight consecutive channels.
 struct Chunk
 {
-    int32_t tap;     // always a tap of the kernel, so that it may index a table
-    int32_t channel; // a multiple of 8; at or beyond C: padding, read nothing
+    int32_t tap;     // always a tap of the kernel, so that it can index a table
+    int32_t channel; // a multiple of 8; C or more for padding, of which nothing is read
 };
 
-// One thread's walk over a list, from a first column (a multiple of 8) in steps of kStep columns. The entry of the next
-// step is read one step ahead of its use, so that no copy waits for the list. A list that is not what the C interface
-// was promised (out of range, blocks that start off a multiple of 8) gives wrong values, never an address out of range.
+// One thread's walk over a list, from a first column (a multiple of 8) in steps of kStep columns. The entry for the
+// next step is read one step ahead, so that no copy waits for the list. A list that breaks its promise to the C
+// interface (entries out of range, blocks that do not start at a multiple of 8) gives wrong values, but never an
+// address outside the tensor.
 template <int32_t kStep>
 class ChunkCursor
 {
@@ -34,7 +35,7 @@ public:
         fetch();
     }
 
-    // The chunk at the current position; moves one step on.
+    // Returns the chunk at the current position, and moves on by one step.
     __device__ __forceinline__ Chunk next()
     {
         Chunk chunk{};
@@ -76,7 +77,7 @@ private:
     int32_t const* mList;
     ListKind mKind;
     int32_t mTaps;
-    int32_t mPastLast;                  // a channel that is padding, a multiple of 8: addresses stay aligned
+    int32_t mPastLast;                  // a padding channel that is a multiple of 8, so that addresses stay aligned
     int32_t mInnerLength, mOuterLength; // columns run over the inner index first: channels, or whole entries
     int32_t mInner, mOuter;
     int32_t mEntry, mFetchedInner, mFetchedOuter;

@@ -1,5 +1,5 @@
-// What every kernel needs from CUDA, and the few spellings in which a compiler for the host differs from nvcc: the
-// emulation of tests/emulation gives the same names to ordinary C++.
+// What every kernel needs from CUDA, and macros for the few places where a host compiler differs from nvcc. With
+// those, the emulation in tests/emulation compiles the same sources as ordinary C++.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -1,11 +1,16 @@
-// T3 for filter groups of a few filters: a direct convolution on the CUDA cores, fp32 sums.
+// T3 for filter groups of a few filters: a direct convolution on the CUDA cores with fp32 sums.
 //
-// A block computes 8 x 8 pixels of an image for kDirectRows packed rows. The input under them, halo and zeros of the
-// padding included, stands in shared memory channel by channel, as many channels at a time as fit, so a list may name
-// channels and taps in any order. A warp takes one packed row after another: its lanes look through 32 entries of the
-// list at a time and keep those of the staged channels, as an offset and a weight; then every lane adds them up for two
-// pixels, kDirectRowsApart rows of the tile apart, which stand side by side in shared memory. So one 4-byte access
-// reads both, at any tap, and the lanes of a warp meet no bank conflict at stride 1.
+// A block computes 8 x 8 pixels of an image for kDirectRows packed rows. The input under these pixels is staged in
+// shared memory channel by channel, with its halo and the zeros of the padding, as many channels at a time as fit. So a
+// list may name channels and taps in any order.
+//
+// A warp takes one packed row after the other. Its lanes look through 32 entries of the list at a time, and keep those
+// of the staged channels as an offset and a weight. Then every lane adds these up for two pixels. The two are
+// kDirectRowsApart rows of the tile apart and lie side by side in shared memory, so one 4-byte access reads both at any
+// tap, and the lanes of a warp have no bank conflicts at stride 1.
+//
+// It beats a dense layer only below about 3 % of the weights, by counting instructions (docs/kernels.md). It is there
+// so that lists as the papers have them, one for each filter, run as they are.
 #pragma once
 
 #include "device.cuh"
@@ -23,14 +28,14 @@ constexpr int32_t kDirectRowsPerWarp = kDirectRows / kDirectWarps;
 constexpr int32_t kDirectSide = 8;
 constexpr int32_t kDirectRowsApart = kDirectSide / 2;
 constexpr int32_t kDirectPixels = kDirectSide * kDirectSide;
-constexpr int32_t kDirectSumsPitch = kDirectRows + 4; // rows of sums start at multiples of 16 bytes
-constexpr int32_t kDirectTileBytes = 36 * 1024;       // with the rest, four blocks on an SM of sm_80
+constexpr int32_t kDirectSumsPitch = kDirectRows + 4; // keeps rows of sums at multiples of 16 bytes
+constexpr int32_t kDirectTileBytes = 36 * 1024;       // leaves room for four blocks on an SM of sm_80
 
-// The staged input of one channel, in pairs of elements.
+// The size of the staged input of one channel, in pairs of elements.
 struct DirectPlane
 {
     int32_t height, width;
-    int32_t pitch; // from channel to channel: odd, so that writes of neighbouring channels fall into different banks
+    int32_t pitch; // between two channels; odd, so that writes of neighbouring channels go to different banks
 };
 
 __host__ __device__ __forceinline__ DirectPlane directPlane(ConvProblem const& problem)
@@ -40,10 +45,10 @@ __host__ __device__ __forceinline__ DirectPlane directPlane(ConvProblem const& p
     return {height, width, height * width | 1};
 }
 
-// An entry of a list that is staged.
+// An entry of a list whose channel is staged.
 struct alignas(8) DirectEntry
 {
-    int32_t at; // from a lane's pair, in pairs
+    int32_t at; // offset from a lane's pair, in pairs
     float weight;
 };
 
@@ -61,10 +66,10 @@ struct DirectShared
         float sums[kDirectPixels * kDirectSumsPitch];
     };
     DirectEntry entries[kDirectWarps][32];
-    int32_t rowFilter[kDirectRows]; // -1 for padding and past the last row
+    int32_t rowFilter[kDirectRows]; // -1 for padding rows and past the last row
 };
 
-// Where the tile of a block stands.
+// The sample and the first pixel of a block's tile.
 struct DirectTile
 {
     int32_t n, p, q;
@@ -79,14 +84,14 @@ struct DirectTile
     }
 };
 
-// Copies channels [first, first + count) of x, of all ONNX groups, under a tile.
+// Copies channels [first, first + count) of x under a tile. Channels count over all ONNX groups.
 template <typename T>
 __device__ __forceinline__ void stageChannels(ConvProblem const& problem, DirectTile const& tile,
     DirectPlane const& plane, T* staged, int32_t first, int32_t count)
 {
     int32_t const elements = 2 * plane.height * plane.width;
     T const* const x = static_cast<T const*>(problem.x);
-    // Neighbouring threads take neighbouring channels of one place.
+    // Neighbouring threads take neighbouring channels of one pixel, which are neighbours in memory too.
     TRTKP_NO_UNROLL
     for (int32_t i = threadIdx.x; i < elements * count; i += kDirectThreads)
     {
@@ -103,7 +108,7 @@ __device__ __forceinline__ void stageChannels(ConvProblem const& problem, Direct
     }
 }
 
-// Adds to two pixels of a lane what a row's list says of channels [first, first + count).
+// Adds the contribution of channels [first, first + count) to a row's sums for the two pixels of a lane.
 template <typename T>
 __device__ __forceinline__ void addRow(ConvProblem const& problem, DirectPlane const& plane, DirectEntry* entries,
     DirectPair<T> const* mine, int32_t row, int32_t filter, int32_t first, int32_t count, float (&sums)[2])
@@ -143,7 +148,7 @@ __device__ __forceinline__ void addRow(ConvProblem const& problem, DirectPlane c
     }
 }
 
-// Bias, residual, activation and stores, eight rows of one pixel a task.
+// Bias, residual, activation and stores. One task is eight rows of one pixel.
 template <typename T>
 __device__ __forceinline__ void storeDirect(
     ConvProblem const& problem, DirectShared const& shared, DirectTile const& tile, bool clears)
@@ -189,7 +194,7 @@ __global__ void __launch_bounds__(kDirectThreads, 4) directKernel(ConvProblem co
         shared.rowFilter[i] = exists ? filter : -1;
     }
     __syncthreads();
-    // Channels of the ONNX groups among the rows.
+    // The range of channels that the rows' ONNX groups read.
     int32_t channel = problem.channels * problem.groups;
     int32_t pastChannel = 0;
     for (int32_t i = 0; i < kDirectRows; ++i)

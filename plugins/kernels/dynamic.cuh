@@ -1,7 +1,7 @@
-// Dynamic pattern convolution: every sample has weights of its own, the sum of P packed kernels by its attention.
+// Dynamic pattern convolution: every sample has its own weights, the sum of P packed kernels weighted by its attention.
 //
-// Two kernels in a row. The first aggregates the weights of all samples, and writes the tables of rows that the second
-// reads; the second is T0 or T1, a slice of the grid (blockIdx.z) for each sample. The list is one for all.
+// It takes two kernels. The first computes the weights of all samples, and writes the tables of rows that the second
+// reads. The second is T0 or T1, with a slice of the grid (blockIdx.z) for every sample. All samples share one list.
 #pragma once
 
 #include "device.cuh"
@@ -12,11 +12,13 @@
 namespace trtkp
 {
 
-// Samples that a thread aggregates for: patterns are read once for them.
+// Samples whose weights a thread computes together. The patterns are read once for all of them.
 int32_t constexpr kAggregatedSamples = 4;
 
-// weight[n, f, k] = sum over p of attention[n, p, f] * patterns[p, f, k]. A thread for kWidth columns of a filter, for
-// kAggregatedSamples samples (blockIdx.y); kWidth is 1 or fills 16 bytes.
+// weight[n, f, k] = sum over p of attention[n, p, f] * patterns[p, f, k]
+//
+// A thread computes kWidth columns of a filter for kAggregatedSamples samples (blockIdx.y). kWidth is 1 or fills 16
+// bytes.
 template <typename T, int32_t kWidth>
 __global__ void __launch_bounds__(256) aggregateKernel(DynamicProblem const problem)
 {

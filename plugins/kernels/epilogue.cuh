@@ -1,4 +1,4 @@
-// The activations that a convolution ends with, in the arithmetic of its accumulator.
+// The activations at the end of a convolution, computed in the type of its accumulator.
 #pragma once
 
 #include "device.cuh"
@@ -17,7 +17,7 @@ __device__ __forceinline__ double exponential(double value)
     return exp(value);
 }
 
-// Comparisons are written so that NaN stays NaN, as in ONNX.
+// Comparisons are written such that NaN stays NaN, as in ONNX.
 template <typename Real>
 __device__ __forceinline__ Real activate(Real value, Activation activation, float alpha)
 {
@@ -43,7 +43,7 @@ __device__ __forceinline__ Real activate(Real value, Activation activation, floa
     return value;
 }
 
-// The same for several values, with one choice of the activation for all.
+// The same for several values. The activation is selected once for all of them, outside the loop.
 template <int32_t kCount>
 __device__ __forceinline__ void activateAll(float (&values)[kCount], Activation activation, float alpha)
 {

@@ -1,11 +1,13 @@
-// The implicit GEMM of mma.cuh with rows of 128 bytes in shared memory, so 64 columns of 16-bit values or 32 of
-// float32 a step, for any arithmetic (tensor_sums.cuh, simt_sums.cuh) and any way to gather its A operand
-// (block_loader.cuh, single_loader.cuh).
+// The implicit GEMM of mma.cuh with wider steps: rows of 128 bytes in shared memory, which are 64 columns of 16-bit
+// values or 32 of float32. It works with any arithmetic (tensor_sums.cuh, simt_sums.cuh) and any way to gather the A
+// operand (block_loader.cuh, single_loader.cuh).
 //
-// What a step decides per pixel and column is prepared, so that few instructions stand beside the arithmetic:
-// - a table of units (16-byte chunks or single columns) of the list, made by all threads together for many steps ahead:
-//   where a unit stands relative to its pixel, and the bits of its kernel row and column;
-// - a word per pixel with the kernel rows and columns at which it is outside of the image: one AND decides.
+// Everything that a step has to decide per pixel and column is prepared, so that few instructions remain beside the
+// arithmetic. With 128 x 128 tiles on sm_90 these are 1.38 per HMMA, against 4.94 in mma.cuh (docs/kernels.md):
+// - All threads together fill a table of the list's units (16-byte chunks or single columns) for many steps ahead. It
+//   has the offset of a unit from its pixel, and the bits of its kernel row and column.
+// - Every pixel has a word with the kernel rows and columns at which it is outside the image. One AND of the two says
+//   whether a unit is read.
 #pragma once
 
 #include "device.cuh"
@@ -18,7 +20,7 @@
 namespace trtkp
 {
 
-// kM pixels x kN rows, split over warps of kWarpM x kWarpN; kBlocksPerSm bounds the registers.
+// kM pixels x kN rows, divided among warps of kWarpM x kWarpN. kBlocksPerSm limits the registers of a thread.
 template <int32_t kM_, int32_t kN_, int32_t kWarpM_, int32_t kWarpN_, int32_t kStages_, int32_t kBlocksPerSm_>
 struct GemmTile
 {
@@ -46,19 +48,19 @@ struct GemmTile
     static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0, "fragments are 16 x 16");
 };
 
-// The bit of kernel row r is r, that of kernel column s is R + s; R + S <= kMaxKernelSides.
+// Kernel row r has bit r, kernel column s has bit R + s, and padding has the highest bit: R + S <= kMaxKernelSides.
 constexpr uint32_t kPaddingUnit = 0x80000000U;
 
 struct alignas(8) Unit
 {
-    int32_t at;    // from the pixel of tap 0, in elements of x
-    uint32_t bits; // of its kernel row and column; kPaddingUnit for what must not be read
+    int32_t at;    // offset from the pixel under tap 0, in elements of x
+    uint32_t bits; // those of its kernel row and column; kPaddingUnit if it must not be read
 };
 
 struct alignas(8) PixelPlace
 {
-    int32_t at;       // of tap 0 in elements of x
-    uint32_t outside; // the kernel rows and columns that fall outside of the image, and kPaddingUnit
+    int32_t at;       // of the pixel under tap 0, in elements of x
+    uint32_t outside; // bits of the kernel rows and columns that fall outside the image, and kPaddingUnit
 };
 
 template <typename Tile>
@@ -69,15 +71,15 @@ struct GemmShared
         alignas(128) unsigned char stages[Tile::kStages][Tile::kStageBytes]; // A, then B
         float staging[Tile::kStagingFloats];
     };
-    alignas(16) Unit units[2][Tile::kThreads]; // one window is read while the next is made
+    alignas(16) Unit units[2][Tile::kThreads]; // one window is read while the next is filled
     PixelPlace pixels[Tile::kM];
     int32_t rowGroup[Tile::kN];
-    int32_t rowFilter[Tile::kN];       // -1 for padding and past the last row
+    int32_t rowFilter[Tile::kN];       // -1 for padding rows and past the last row
     int32_t chunkFilter[Tile::kN / 8]; // first of eight consecutive, aligned filters, or -1
 };
 
-// Where 16-byte chunk `chunk` of row `row` stands, in bytes. Eight rows of one chunk, which ldmatrix reads together,
-// and the eight chunks of one row both cover all 32 banks.
+// The place of 16-byte chunk `chunk` of row `row`, in bytes. Both the same chunk of eight rows, which ldmatrix reads
+// together, and the eight chunks of one row cover all 32 banks.
 __device__ __forceinline__ int32_t swizzled128(int32_t row, int32_t chunk)
 {
     return row * 128 + ((chunk ^ (row & 7)) << 4);
@@ -115,8 +117,8 @@ __device__ __forceinline__ void fillPixels(ConvProblem const& problem, GemmShare
     }
 }
 
-// The unit that begins at packed column k of a list, `kColumns` consecutive channels long. A list that is not what the
-// C interface was promised gives wrong values, never an address outside of the tensor.
+// The unit that begins at packed column k of a list and has `kColumns` consecutive channels. A list that breaks its
+// promise to the C interface gives wrong values, but never an address outside the tensor.
 template <int32_t kColumns>
 __device__ __forceinline__ Unit unitOf(ConvProblem const& problem, int32_t const* list, int32_t firstChannel, int32_t k)
 {
@@ -136,7 +138,7 @@ __device__ __forceinline__ Unit unitOf(ConvProblem const& problem, int32_t const
     return {0, kPaddingUnit};
 }
 
-// One run of the K loop: some rows of a tile, and some of their columns.
+// One run of the K loop: the rows of a tile that belong to one filter group, and the columns that the block sums.
 struct Run
 {
     RowRun rows;
@@ -146,7 +148,7 @@ struct Run
     int32_t steps;
 };
 
-// Units of steps [window * kThreads / kUnitsPerStep, ...), one a thread.
+// Fills a window of the table of units, one unit per thread. It covers the next kThreads / kUnitsPerStep steps.
 template <typename Tile, typename Loader>
 __device__ __forceinline__ void fillUnits(
     ConvProblem const& problem, GemmShared<Tile>& shared, Run const& run, int32_t window)
@@ -157,7 +159,7 @@ __device__ __forceinline__ void fillUnits(
         = unitOf<Loader::kColumnsPerUnit>(problem, run.list, run.rows.firstChannel, column);
 }
 
-// Unit `unit` of a run, while its window is there.
+// Unit `unit` of a run, which must be in one of the two windows.
 template <typename Tile>
 __device__ __forceinline__ Unit unitAt(GemmShared<Tile> const& shared, int32_t unit)
 {
@@ -174,7 +176,7 @@ __device__ __forceinline__ int32_t nextStage(int32_t stage)
     return stage == Tile::kStages - 1 ? 0 : stage + 1;
 }
 
-// Copies run kAhead steps past the last: a comparison would cost more than copies of nothing.
+// Copies run kAhead steps past the last one, where they read nothing. That costs less than comparing in every step.
 template <typename Tile, typename T, typename Sums, typename Loader>
 __device__ __forceinline__ void accumulate(
     ConvProblem const& problem, GemmShared<Tile>& shared, Run const& run, Loader& loader, Sums& sums, bool isMine)
@@ -204,7 +206,7 @@ __device__ __forceinline__ void accumulate(
         int32_t const pastWindow = (window + 1) * kStepsPerWindow;
         if (ahead % kStepsPerWindow == 0)
         {
-            __syncthreads(); // the window before is read
+            __syncthreads(); // all threads are done with the window that is overwritten
             fillUnits<Tile, Loader>(problem, shared, run, window + 1);
         }
         int32_t const stop = pastWindow < last ? pastWindow : last;
@@ -212,7 +214,7 @@ __device__ __forceinline__ void accumulate(
         for (; ahead < stop; ++ahead)
         {
             ptx::copyAsyncWait<kAhead - 1>();
-            // Shows every thread's copies to all, and frees the stage that the step before has read.
+            // Makes the copies of all threads visible, and frees the stage that the previous step has read.
             __syncthreads();
             loader.fetch(ahead, writeStage);
             ptx::copyAsyncCommit();
@@ -249,7 +251,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) gemmKernel
     {
         Run const run{rows, problem.index + rows.group * problem.listLength, place.firstRow,
             steps.first * Loader::kColumnsPerStep, steps.count};
-        // A warp whose rows are all of other groups would add zeros.
+        // A warp whose rows all belong to other groups would only add zeros.
         bool const isMine = place.warpRow < rows.end && place.warpRow + Tile::kWarpN > rows.begin;
         accumulate<Tile, T>(problem, shared, run, loader, sums, isMine);
     }

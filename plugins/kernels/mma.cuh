@@ -10,10 +10,11 @@
 // past C. Its B operand is the packed weight as it is. Both stand in shared memory as rows of kK values, in kStages
 // buffers.
 //
-// A list belongs to a filter group, so a block runs its K loop once per group among its rows, with the weights of the
-// other groups' rows taken as zero: right for any grouping, full speed where groups fill tiles (pad rows to kN).
+// A list belongs to a filter group, so a block runs its K loop once for each group among its rows, and takes the
+// weights of the other groups' rows as zero. That is correct for any grouping, and reaches full speed if groups fill
+// whole tiles (pad rows to a multiple of kN).
 //
-// Where there are too few tiles for the GPU, several blocks (blockIdx.y) take a part of the K loop each (split.cuh).
+// If there are too few tiles for the GPU, several blocks (blockIdx.y) each take a part of the K loop (split.cuh).
 #pragma once
 
 #include "chunk_cursor.cuh"
@@ -25,7 +26,8 @@
 namespace trtkp
 {
 
-// kM pixels x kN rows x kK columns a step, split over warps of kWarpM x kWarpN; kBlocksPerSm bounds the registers.
+// kM pixels x kN rows x kK columns per step, divided among warps of kWarpM x kWarpN. kBlocksPerSm limits the registers
+// of a thread.
 template <int32_t kM_, int32_t kN_, int32_t kWarpM_, int32_t kWarpN_, int32_t kBlocksPerSm_>
 struct MmaTile
 {
@@ -47,8 +49,8 @@ struct MmaTile
     static constexpr int32_t kPassesB = kN / kRowsPerPass;
     static constexpr int32_t kStageElements = (kM + kN) * kK;
 
-    // Accumulators pass through shared memory 16 pixels at a time, in rows padded so that the 8-byte writes of half a
-    // warp fall into different banks.
+    // Accumulators pass through shared memory, 16 pixels at a time. Rows are padded so that the 8-byte writes of half a
+    // warp go to different banks.
     static constexpr int32_t kStagingPitch = kWarpN + 8;
     static constexpr int32_t kStagingFloats = kWarps * 16 * kStagingPitch;
 
@@ -68,19 +70,19 @@ struct MmaShared
         float staging[Tile::kStagingFloats];
     };
     int32_t rowGroup[Tile::kN];
-    int32_t rowFilter[Tile::kN];       // -1 for padding and past the last row
+    int32_t rowFilter[Tile::kN];       // -1 for padding rows and past the last row
     int32_t chunkFilter[Tile::kN / 8]; // first of eight consecutive, aligned filters, or -1
     TapOffset taps[Tile::kMaxTaps];
 };
 
-// Where 16-byte chunk `chunk` of row `row` stands, in elements. The four chunks of a row are permuted so that eight
-// rows of one chunk, which ldmatrix reads together, cover all 32 banks.
+// The place of 16-byte chunk `chunk` of row `row`, in elements. The four chunks of a row are permuted so that the same
+// chunk of eight rows, which ldmatrix reads together, covers all 32 banks.
 __device__ __forceinline__ int32_t swizzled(int32_t row, int32_t chunk)
 {
     return row * 32 + ((chunk ^ ((row >> 1) & 3)) << 3);
 }
 
-// The rows of B copied by a thread, and the pixels of A.
+// Copies a thread's part of the pixels of A and of the rows of B.
 template <typename Tile, typename T>
 class TileLoader
 {
@@ -101,7 +103,7 @@ public:
             int32_t const q = pixel % problem.outWidth;
             int32_t const p = pixel / problem.outWidth % problem.outHeight;
             int32_t const n = pixel / problem.outWidth / problem.outHeight;
-            // A pixel past the last is below the image at every tap.
+            // A pixel past the last one is placed below the image, so that it is outside at every tap.
             bool const exists = pixel < pixels;
             mH[i] = exists ? p * problem.strideH - problem.padTop : problem.height;
             mW[i] = q * problem.strideW - problem.padLeft;
@@ -109,7 +111,7 @@ public:
         }
     }
 
-    // Turns to the rows [begin, end) of the tile, which belong to one filter group, and to a first column.
+    // Selects the rows [begin, end) of the tile, which belong to one filter group, and the first column.
     __device__ __forceinline__ void select(RowRun const& run, int32_t firstColumn)
     {
         mColumn = firstColumn;
@@ -124,7 +126,8 @@ public:
         }
     }
 
-    // Issues the copies of one step; steps are taken in order. A copy of no bytes reads nothing, wherever it points.
+    // Issues the copies of one step. Steps must be loaded in order. A copy of 0 bytes reads nothing, whatever its
+    // address.
     __device__ __forceinline__ void load(int32_t stage, Chunk chunk)
     {
         T* const a = reinterpret_cast<T*>(mShared.stages[stage]) + swizzled(mRow, mChunk);
@@ -183,13 +186,13 @@ __device__ __forceinline__ void multiply(
         TRTKP_UNROLL
         for (int32_t i = 0; i < Tile::kWarpM / 16; ++i)
         {
-            // Pixels 0-7 and 8-15, then the same at columns 8-15: the order of mma's a0 to a3.
+            // Pixels 0-7 and 8-15, then the same at columns 8-15: the order of a0 to a3 in mma.
             ptx::loadMatrixX4(fragmentA[i], a + swizzled(warpPixel + i * 16 + lane % 16, k * 2 + lane / 16));
         }
         TRTKP_UNROLL
         for (int32_t j = 0; j < Tile::kWarpN / 16; ++j)
         {
-            // Columns 0-7 and 8-15 of rows 0-7, then of rows 8-15: b0 and b1 of two mma.
+            // Columns 0-7 and 8-15 of rows 0-7, then of rows 8-15: b0 and b1 of two mma instructions.
             int32_t const row = warpRow + j * 16 + lane / 16 * 8 + lane % 8;
             ptx::loadMatrixX4(fragmentB[j], b + swizzled(row, k * 2 + lane / 8 % 2));
         }
@@ -206,7 +209,7 @@ __device__ __forceinline__ void multiply(
     }
 }
 
-// Pixels 16 * slab to 16 * slab + 15 of a warp's sums, as rows of kStagingPitch.
+// Writes pixels 16 * slab to 16 * slab + 15 of a warp's sums to shared memory, as rows of kStagingPitch.
 template <typename Tile>
 __device__ __forceinline__ void stageSlab(Accumulators<Tile> const& sums, int32_t slab, float* staging, int32_t lane)
 {
@@ -240,7 +243,7 @@ __device__ __forceinline__ void storeTile(
     }
 }
 
-// One thread block's tile.
+// Computes the tile of a thread block.
 template <typename Tile, typename T>
 __device__ __forceinline__ void mmaBlock(ConvProblem const& problem)
 {
@@ -274,7 +277,7 @@ __device__ __forceinline__ void mmaBlock(ConvProblem const& problem)
         for (int32_t step = 0; step < steps.count; ++step)
         {
             ptx::copyAsyncWait<Tile::kStages - 2>();
-            // Shows every thread's copies to all, and frees the stage that the step before has read.
+            // Makes the copies of all threads visible, and frees the stage that the previous step has read.
             __syncthreads();
             int32_t const ahead = step + Tile::kStages - 1;
             if (ahead < steps.count)
@@ -282,7 +285,7 @@ __device__ __forceinline__ void mmaBlock(ConvProblem const& problem)
                 loader.load(ahead % Tile::kStages, cursor.next());
             }
             ptx::copyAsyncCommit();
-            // Lanes walk their lists apart; ldmatrix and mma want the warp together.
+            // Lanes may have diverged while walking their lists, but ldmatrix and mma need the whole warp.
             __syncwarp();
             multiply<Tile, T>(sums, shared.stages[step % Tile::kStages], place.warpPixel, place.warpRow,
                 static_cast<int32_t>(threadIdx.x) % 32);

@@ -1,9 +1,10 @@
-// One packed convolution as the kernels see it: geometry, lists, tensors, epilogue.
+// One packed convolution as the kernels take it: geometry, lists, tensors and epilogue.
 //
 //   y[n, p, q, f] = act(b[f] + z[n, p, q, f] + sum over e in list(group of f) of w[row of f, e] * x[n, h_e, w_e, c_e])
 //
-// Activations are NHWC with a channel pitch of their own: what stands in channels at or beyond the tensor's own is
-// never used when read, and is 0 when written. Every index fits int32, which the C interface checks before a launch.
+// Activations are NHWC, and the distance between two pixels (the pitch) may be more than the number of channels. The
+// values of the padding channels in between are never used, and are 0 in outputs. Every index fits int32, which the C
+// interface checks before a launch.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,7 @@ enum class DataType : int32_t
     kBFLOAT16 = 2,
 };
 
-// What `index` holds for a filter group, and how a packed column k becomes a tap and a channel.
+// What `index` holds for a filter group, and how a packed column k is made of a tap and a channel.
 enum class ListKind : int32_t
 {
     kCHANNELS = 0, // L channels, K = R * S * L, tap-major; a padding entry is C
@@ -26,7 +27,8 @@ enum class ListKind : int32_t
     kENTRIES = 2,  // K entries of tap * 65536 + channel; a padding entry is R * S * 65536
 };
 
-// R + S at most, where a word holds a bit for each row and column of the kernel, and one more.
+// Largest R + S for kernels that keep a bit for each row and column of the kernel in a 32-bit word, and one for
+// padding.
 constexpr int32_t kMaxKernelSides = 31;
 
 enum class Activation : int32_t
@@ -41,7 +43,7 @@ enum class Activation : int32_t
 
 struct ConvProblem
 {
-    // Geometry. C is the number of channels of one ONNX group, F the number of filters of all groups together.
+    // Geometry. C counts the channels of one ONNX group, F the filters of all groups.
     int32_t batch, height, width, channels;
     int32_t filters, kernelRows, kernelColumns;
     int32_t strideH, strideW;
@@ -50,8 +52,8 @@ struct ConvProblem
     int32_t groups;
     int32_t outHeight, outWidth;
 
-    // Lists: `index` is [listGroups, listLength], and gives a row `columns` columns. A row of `weight` holds
-    // `storedColumns` values: one for each column, or with `metadata` 32 for every 64 columns.
+    // Lists: `index` is [listGroups, listLength] and stands for `columns` columns of a row. A row of `weight` has
+    // `storedColumns` values: one for each column or, with `metadata`, 32 for every 64 columns.
     ListKind listKind;
     int32_t listGroups, listLength;
     int32_t rows, columns, storedColumns;
@@ -65,7 +67,7 @@ struct ConvProblem
     // bias and residual may be null. `bias` is indexed by filter, not by row.
     void const* x;
     void const* weight;
-    int32_t const* metadata; // [ceil(rows / 16), ceil(columns / 64), 32], the places of 2:4 weights; null without
+    int32_t const* metadata; // [ceil(rows / 16), ceil(columns / 64), 32], places of 2:4 weights; null for dense ones
     int32_t const* index;
     int32_t const* rowGroup;
     int32_t const* rowFilter;
@@ -73,15 +75,15 @@ struct ConvProblem
     void const* residual;
     void* y;
 
-    // Split-K: that many blocks share the list of a tile, and leave float32 sums [splits, pixels, partialPitch], a
-    // column for each packed row of every tile, to a second kernel. 1: no split, no partial sums.
+    // Split K: this many blocks share the list of a tile. They write float32 sums [splits, pixels, partialPitch], with
+    // a column for each packed row of every tile, which a second kernel adds. 1 means no split and no partial sums.
     int32_t splits;
     int32_t partialPitch;
     float* partial;
 };
 
-// A dynamic pattern convolution: `conv` is that of one sample (its batch is 1) over a list of taps for all filters,
-// with pointers to the first sample's part of each tensor.
+// A dynamic pattern convolution. `conv` describes one sample (its batch is 1) with one list of taps for all filters.
+// Its pointers are those of the first sample.
 struct DynamicProblem
 {
     ConvProblem conv;

@@ -1,4 +1,4 @@
-// The sparse tensor-core instruction of T4; a compiler for the host takes its emulation.
+// The sparse tensor-core instruction of T4. A host compiler takes its emulation.
 #pragma once
 
 #include "ptx.cuh"
@@ -12,9 +12,10 @@
 namespace trtkp::ptx
 {
 
-// d += a * b for a [16, 32] of T with at most two of every four in a row, stored as [16, 16], and b [32, 8]. `metadata`
-// holds the places, in ascending order: those of lanes 0 and 1 of every four count with kSelector 0, of 2 and 3 with 1.
-// The form without ::ordered_metadata is slow on some architectures, says ptxas.
+// d += a * b, with a [16, 32] of type T, of which at most two in every four columns are not 0, stored as [16, 16], and
+// b [32, 8]. `metadata` holds the places in ascending order. With kSelector 0 the words of lanes 0 and 1 of every four
+// count, with kSelector 1 those of lanes 2 and 3. ptxas warns that the instruction without ::ordered_metadata is slow
+// on some architectures.
 #define TRTKP_MMA_SPARSE(type)                                                                                         \
     asm volatile("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32." type "." type                           \
                  ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;\n"          \

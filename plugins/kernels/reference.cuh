@@ -1,5 +1,6 @@
-// T0: one thread per output, any list, any geometry, groups, float64 accumulation. Right, not fast: the answer that the
-// other kernels are held against on a GPU, and what runs where no other kernel takes the layer.
+// T0: the reference kernel. It has one thread per output and float64 accumulation, and takes any list, geometry and
+// number of groups. It is correct, but not fast: the other kernels are compared with it on a GPU, and it runs layers
+// that no other kernel takes.
 #pragma once
 
 #include "device.cuh"
@@ -15,7 +16,7 @@ struct Column
     int32_t channel;
 };
 
-// Tap and channel of packed column k of a filter group. Anything out of range is padding.
+// The tap and the channel of packed column k of a filter group. Values out of range mean padding.
 __device__ __forceinline__ Column columnOf(ConvProblem const& problem, int32_t const* list, int32_t k)
 {
     switch (problem.listKind)
@@ -30,7 +31,7 @@ __device__ __forceinline__ Column columnOf(ConvProblem const& problem, int32_t c
     return {list[k] >> 16, list[k] & 0xffff};
 }
 
-// The column of stored value i of a row: of 2:4 weights, two of every four columns are stored
+// The column of the stored value i of a row. Of 2:4 weights, two of every four columns are stored
 // (trtkp/graph/two_four.py).
 __device__ __forceinline__ int32_t storedColumn(ConvProblem const& problem, int32_t row, int32_t i)
 {
@@ -43,7 +44,7 @@ __device__ __forceinline__ int32_t storedColumn(ConvProblem const& problem, int3
     return i / 2 * 4 + static_cast<int32_t>(word >> (row % 16 / 8 * 16 + i % 8 * 2) & 3U);
 }
 
-// Grid: x over pixels, y over rows and, in one more row, the padded channels of the output.
+// The grid has pixels along x and rows along y, and one more row for the padding channels of the output.
 template <typename T>
 __device__ __forceinline__ void referenceBlock(ConvProblem const& problem)
 {

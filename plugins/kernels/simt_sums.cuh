@@ -1,7 +1,7 @@
 // The sums of a warp in float32 on the CUDA cores.
 //
-// Lanes stand 4 x 8 (pixels x rows); a lane's pixels are 4 apart and its rows 8, so that the lanes of a warp read
-// neighbouring rows of shared memory, which the swizzle puts into different banks.
+// The lanes of a warp are arranged as 4 x 8 (pixels x rows). A lane's pixels are 4 apart and its rows 8 apart, so that
+// the lanes read neighbouring rows of shared memory, which the swizzle puts into different banks.
 #pragma once
 
 #include "device.cuh"

@@ -1,4 +1,4 @@
-// Gathers single elements: any list, any C, any pitch.
+// The loader of gemm.cuh that gathers single elements, for any list, any C and any pitch.
 #pragma once
 
 #include "device.cuh"
@@ -10,9 +10,9 @@
 namespace trtkp
 {
 
-// A warp fills whole rows of A. Its lanes stand over the columns of the step, which are neighbouring entries of the
-// list: one access of a warp meets few sectors of x, since a list at density d spreads 32 entries over 32 / d channels
-// of one pixel. With lanes over pixels it would meet 32.
+// A warp fills whole rows of A. Its lanes take the columns of a step, which are neighbouring entries of the list. So
+// one access of a warp touches few sectors of x: at density d, 32 entries lie within about 32 / d channels of one
+// pixel. If the lanes took pixels, an access would touch 32 sectors.
 template <typename Tile, typename T>
 class SingleLoader
 {
@@ -36,7 +36,7 @@ public:
         mRun = run;
     }
 
-    // Issues the loads of a step: of A into registers, of B to shared memory.
+    // Issues the loads of a step: A goes into registers, where it waits during the multiplication, B to shared memory.
     __device__ __forceinline__ void fetch(int32_t step, int32_t stage)
     {
         Unit units[kPerWord];
@@ -68,7 +68,7 @@ public:
         }
     }
 
-    // Writes what arrived to the stage of A.
+    // Writes the elements that have arrived in registers to the stage of A.
     __device__ __forceinline__ void store(int32_t stage)
     {
         TRTKP_UNROLL
@@ -85,7 +85,7 @@ private:
     static constexpr int32_t kRowsB = Tile::kN / Tile::kWarps;
     static_assert(Tile::kM % Tile::kWarps == 0 && Tile::kN % Tile::kWarps == 0, "warps share rows evenly");
 
-    // Elements are moved, not computed with.
+    // Elements are only moved, so they are treated as integers.
     using Raw = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
 
     static __device__ __forceinline__ uint32_t packed(uint32_t const (&elements)[kPerWord])
@@ -108,7 +108,7 @@ private:
         return row >= mRun.rows.begin && row < mRun.rows.end;
     }
 
-    // Rows of weight that are multiples of 16 bytes.
+    // Copies rows of weight whose length is a multiple of 16 bytes.
     __device__ __forceinline__ void copyChunks(unsigned char* b, int32_t firstColumn)
     {
         int32_t const chunk = static_cast<int32_t>(threadIdx.x) % Tile::kChunks;
@@ -122,7 +122,7 @@ private:
         }
     }
 
-    // Rows of weight of any length.
+    // Copies rows of weight of any length.
     __device__ __forceinline__ void copyWords(unsigned char* b, int32_t firstColumn)
     {
         TRTKP_NO_UNROLL

@@ -1,12 +1,13 @@
-// T4: 2:4 inside lists on mma.sp (sm_80 and later), fp16 and bf16, fp32 accumulation.
+// T4: 2:4 weights inside lists on mma.sp (sm_80 and later), for fp16 and bf16 with fp32 accumulation.
 //
-// A block computes kM pixels by kN packed rows, 64 columns of the list a step. Filters are the sparse operand: 32
-// stored values of a row, and the metadata word of every lane as the instruction reads it, both copied as they were
-// packed. Pixels are the dense operand, gathered as T1 gathers them: eight channels at a time where lists come in
-// blocks of 8, else one by one through registers, which pays where a gathered pixel serves 64 rows or more.
+// A block computes kM pixels x kN packed rows, with 64 columns of the list per step. The filters are the sparse
+// operand: 32 stored values of a row, and the metadata word of every lane as the instruction reads it. Both are copied
+// as they were packed. The pixels are the dense operand. They are gathered as in T1, eight channels at a time, if lists
+// come in blocks of 8. Otherwise they are gathered one by one through registers, which pays if a gathered pixel serves
+// 64 rows or more.
 //
-// Sums stand as rows x pixels in the warps, and pass through shared memory to pixels x rows. Filter groups, splits and
-// stores are T1's; with TilePlace, nextRun and T1's loader shared as well, a register of sparse_128x128 spills.
+// The warps hold sums as rows x pixels, and transpose them to pixels x rows in shared memory. Filter groups, splits and
+// stores are shared with T1. TilePlace, nextRun and T1's loader are not: with them a register of sparse_128x128 spills.
 #pragma once
 
 #include "chunk_cursor.cuh"
@@ -20,7 +21,7 @@
 namespace trtkp
 {
 
-// kM pixels x kN rows, split over warps of kWarpM x kWarpN; kSingles gathers channel by channel.
+// kM pixels x kN rows, divided among warps of kWarpM x kWarpN. kSingles gathers channel by channel.
 template <int32_t kM_, int32_t kN_, int32_t kWarpM_, int32_t kWarpN_, int32_t kStages_, int32_t kBlocksPerSm_,
     bool kSingles_>
 struct SparseTile
@@ -47,8 +48,8 @@ struct SparseTile
     static constexpr int32_t kMetadataWords = kN / 16 * 32;
     static constexpr int32_t kStageElements = kM * kK + kN * kStored + kMetadataWords * 2;
 
-    // Sums pass through shared memory 8 pixels at a time. A pitch of 4 more than a multiple of 32 spreads the pixels
-    // and rows that a warp writes at once over all banks, and keeps rows of eight aligned.
+    // Sums pass through shared memory, 8 pixels at a time. A pitch of 4 more than a multiple of 32 spreads the pixels
+    // and rows that a warp writes at once over all banks, and keeps groups of eight rows aligned.
     static constexpr int32_t kStagingPitch = kWarpN + 4;
     static constexpr int32_t kStagingFloats = kWarps * 8 * kStagingPitch;
 
@@ -69,19 +70,20 @@ struct SparseShared
         float staging[Tile::kStagingFloats];
     };
     int32_t rowGroup[Tile::kN];
-    int32_t rowFilter[Tile::kN];       // -1 for padding and past the last row
+    int32_t rowFilter[Tile::kN];       // -1 for padding rows and past the last row
     int32_t chunkFilter[Tile::kN / 8]; // first of eight consecutive, aligned filters, or -1
     TapOffset taps[Tile::kMaxTaps];
-    TapOffset columns[2][Tile::kSingles ? Tile::kK : 1]; // single channels: of this step and of the next
+    TapOffset columns[2][Tile::kSingles ? Tile::kK : 1]; // for single channels: those of this step and of the next
 };
 
-// Where chunk `chunk` of the 128-byte row of a pixel stands, in elements; eight rows of one chunk cover all banks.
+// The place of chunk `chunk` of the 128-byte row of a pixel, in elements. The same chunk of eight rows covers all
+// banks.
 __device__ __forceinline__ int32_t swizzledPixel(int32_t pixel, int32_t chunk)
 {
     return pixel * 64 + ((chunk ^ (pixel & 7)) << 3);
 }
 
-// Copies of one thread: some pixels of x, some rows of weight, 16 bytes of metadata.
+// The copies of one thread: some pixels of x, some rows of weight, and 16 bytes of metadata.
 template <typename Tile, typename T>
 class SparseLoader
 {
@@ -103,19 +105,19 @@ public:
             int32_t const q = pixel % problem.outWidth;
             int32_t const p = pixel / problem.outWidth % problem.outHeight;
             int32_t const n = pixel / problem.outWidth / problem.outHeight;
-            // A pixel past the last is below the image at every tap.
+            // A pixel past the last one is placed below the image, so that it is outside at every tap.
             bool const exists = pixel < pixels;
             mH[i] = exists ? p * problem.strideH - problem.padTop : problem.height;
             mW[i] = q * problem.strideW - problem.padLeft;
             mAt[i] = exists ? ((n * problem.height + mH[i]) * problem.width + mW[i]) * problem.xPitch : 0;
         }
-        // Metadata has whole blocks of 16 rows and no invalid word: past the last block the last one serves.
+        // Metadata has whole blocks of 16 rows, and every word is valid. Rows past the last block use the last one.
         int32_t const lastBlock = (problem.rows - 1) / 16;
         int32_t const block = firstRow / 16 + static_cast<int32_t>(threadIdx.x) / 8;
         mAtMetadata = (block < lastBlock ? block : lastBlock) * mSteps * 32 + static_cast<int32_t>(threadIdx.x) % 8 * 4;
     }
 
-    // Turns to the rows [begin, end) of the tile, which belong to one filter group.
+    // Selects the rows [begin, end) of the tile, which belong to one filter group.
     __device__ __forceinline__ void select(int32_t begin, int32_t end)
     {
         mGroup = mShared.rowGroup[begin];
@@ -166,7 +168,8 @@ public:
         }
     }
 
-    // Single channels: writes where the 64 columns of a step stand, one a thread; padding is far above the image.
+    // For single channels: writes the places of the 64 columns of a step, one per thread. Padding is placed far above
+    // the image, so that it is outside for every pixel.
     __device__ __forceinline__ void fillColumns(int32_t step)
     {
         int32_t const column = static_cast<int32_t>(threadIdx.x);
@@ -185,7 +188,7 @@ public:
         }
     }
 
-    // Single channels: reads the thread's eight columns of its pixels.
+    // For single channels: reads the thread's eight columns of its pixels into registers.
     __device__ __forceinline__ void gather(int32_t step)
     {
         uint16_t const* const x = static_cast<uint16_t const*>(mProblem.x);
@@ -241,7 +244,7 @@ struct SparseSums
     float values[Tile::kWarpN / 16][Tile::kWarpM / 8][4];
 };
 
-// Columns 32 * kHalf to 32 * kHalf + 31 of a step of a warp.
+// Multiplies columns 32 * kHalf to 32 * kHalf + 31 of a step, for one warp.
 template <typename Tile, typename T, int32_t kHalf>
 __device__ __forceinline__ void multiplyHalf(SparseSums<Tile>& sums, uint16_t const* pixels, uint16_t const* weights,
     uint32_t const (&metadata)[Tile::kWarpN / 16], int32_t lane)
@@ -251,7 +254,7 @@ __device__ __forceinline__ void multiplyHalf(SparseSums<Tile>& sums, uint16_t co
     TRTKP_UNROLL
     for (int32_t i = 0; i < Tile::kWarpN / 16; ++i)
     {
-        // Rows 0-7 and 8-15, then the same at stored columns 8-15: the order of mma's a0 to a3.
+        // Rows 0-7 and 8-15, then the same at stored columns 8-15: the order of a0 to a3 in mma.
         ptx::loadMatrixX4(fragmentW[i], weights + swizzled(i * 16 + lane % 16, kHalf * 2 + lane / 16));
     }
     TRTKP_UNROLL
@@ -271,7 +274,7 @@ __device__ __forceinline__ void multiplyHalf(SparseSums<Tile>& sums, uint16_t co
     }
 }
 
-// One step of a warp: kWarpN rows x kWarpM pixels x 64 columns from shared memory.
+// Multiplies one step of a warp: kWarpN rows x kWarpM pixels x 64 columns from shared memory.
 template <typename Tile, typename T>
 __device__ __forceinline__ void multiplySparse(
     SparseSums<Tile>& sums, uint16_t const* stage, int32_t warpPixel, int32_t warpRow, int32_t lane)
@@ -284,7 +287,7 @@ __device__ __forceinline__ void multiplySparse(
     {
         metadata[i] = words[(warpRow / 16 + i) * 32 + lane];
     }
-    // Multiples of 8 of pixels and rows do not change the swizzle.
+    // warpPixel and warpRow are multiples of 8, so they do not change the swizzle.
     uint16_t const* const pixels = stage + warpPixel * Tile::kK;
     uint16_t const* const rows = weights + warpRow * Tile::kStored;
     multiplyHalf<Tile, T, 0>(sums, pixels, rows, metadata, lane);
@@ -317,7 +320,7 @@ __device__ __forceinline__ void storeSparseTile(ConvProblem const& problem, Spar
     }
 }
 
-// The K loop over one filter group's list: steps firstStep to firstStep + steps - 1.
+// The K loop over the list of one filter group, from step firstStep to firstStep + steps - 1.
 template <typename Tile, typename T>
 __device__ __forceinline__ void sumList(ConvProblem const& problem, SparseShared<Tile>& shared,
     SparseLoader<Tile, T>& loader, SparseSums<Tile>& sums, int32_t group, int32_t firstStep, int32_t steps,
@@ -335,7 +338,7 @@ __device__ __forceinline__ void sumList(ConvProblem const& problem, SparseShared
     {
         if constexpr (Tile::kSingles)
         {
-            __syncthreads(); // shows the columns of this step, and frees those of the one before
+            __syncthreads(); // makes the columns of this step visible, and frees those of the previous one
             if (step < steps)
             {
                 loader.gather(firstStep + step);
@@ -357,7 +360,7 @@ __device__ __forceinline__ void sumList(ConvProblem const& problem, SparseShared
     for (int32_t step = 0; step < steps; ++step)
     {
         ptx::copyAsyncWait<Tile::kStages - 2>();
-        // Shows every thread's copies to all, and frees the stage that the step before has read.
+        // Makes the copies of all threads visible, and frees the stage that the previous step has read.
         __syncthreads();
         int32_t const ahead = step + Tile::kStages - 1;
         if (ahead < steps)
@@ -377,10 +380,10 @@ __device__ __forceinline__ void sumList(ConvProblem const& problem, SparseShared
         {
             loader.fillColumns(firstStep + ahead + 1);
         }
-        // Lanes walk their lists apart; ldmatrix and mma want the warp together.
+        // Lanes may have diverged while walking their lists, but ldmatrix and mma need the whole warp.
         __syncwarp();
         multiplySparse<Tile, T>(sums, shared.stages[step % Tile::kStages], warpPixel, warpRow, lane);
-        // Gathered values arrive during the multiplication.
+        // Gathered values have arrived during the multiplication.
         if (Tile::kSingles && ahead < steps)
         {
             loader.storeGathered(ahead % Tile::kStages);
@@ -396,7 +399,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) sparseKern
     TRTKP_DYNAMIC_SHARED(dynamicShared);
     SparseShared<Tile>& shared = *reinterpret_cast<SparseShared<Tile>*>(dynamicShared);
 
-    // Blocks that read the same pixels follow each other, so that the pixels come from the L2 cache.
+    // Consecutive blocks read the same pixels, so that these come from the L2 cache.
     int32_t const rowTiles = (problem.rows + Tile::kN - 1) / Tile::kN;
     int32_t const rowTile = static_cast<int32_t>(blockIdx.x) % rowTiles;
     int32_t const firstPixel = static_cast<int32_t>(blockIdx.x) / rowTiles * Tile::kM;
@@ -420,7 +423,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) sparseKern
     {
         int32_t const end = endOfGroup(shared.rowGroup, begin, rows);
         int32_t const group = shared.rowGroup[begin];
-        // Padding rows stand last in their group: a run that begins with one holds nothing else.
+        // Padding rows come last in their group, so a run that begins with one has no other rows.
         if (shared.rowFilter[begin] >= 0 && group >= 0 && group < problem.listGroups)
         {
             loader.select(begin, end);

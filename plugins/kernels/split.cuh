@@ -1,4 +1,5 @@
-// Adds up what the blocks of a split K loop left, always in the same order, and ends the convolution.
+// The second kernel of a split K loop: it adds the partial sums of the blocks, always in the same order, and applies
+// the epilogue. The fixed order makes results reproducible, which atomic additions would not.
 #pragma once
 
 #include "device.cuh"
@@ -8,7 +9,7 @@
 namespace trtkp
 {
 
-// One thread for eight rows of one pixel.
+// One thread computes eight rows of one pixel.
 template <typename T>
 __global__ void __launch_bounds__(256) splitKernel(ConvProblem const problem)
 {

@@ -1,4 +1,4 @@
-// The end of a tensor-core kernel: eight sums of one pixel on their way to memory.
+// The end of a kernel: bias, residual, activation and stores for eight sums of one pixel.
 #pragma once
 
 #include "device.cuh"
@@ -8,7 +8,8 @@
 namespace trtkp
 {
 
-// The first of eight consecutive filters that starts at a multiple of 8, which one 16-byte access covers; else -1.
+// The first of eight rows' filters, if these are consecutive and start at a multiple of 8, so that one 16-byte access
+// covers them; otherwise -1.
 __device__ __forceinline__ int32_t firstOfEight(int32_t const* rowFilter)
 {
     bool isConsecutive = rowFilter[0] >= 0 && rowFilter[0] % 8 == 0;
@@ -19,14 +20,14 @@ __device__ __forceinline__ int32_t firstOfEight(int32_t const* rowFilter)
     return isConsecutive ? rowFilter[0] : -1;
 }
 
-// The same for the tensors of a problem: whose pitches may forbid 16-byte accesses.
+// The same for the tensors of a problem, whose pitches may rule out 16-byte accesses.
 __device__ __forceinline__ int32_t firstOfEight(ConvProblem const& problem, int32_t const* rowFilter)
 {
     bool const isAligned = problem.yPitch % 8 == 0 && problem.residualPitch % 8 == 0;
     return isAligned ? firstOfEight(rowFilter) : -1;
 }
 
-// Eight elements by 16-byte accesses; zeros where there is no tensor.
+// Eight elements, loaded and stored with 16-byte accesses. Loading from null gives zeros.
 template <typename T>
 struct alignas(16) Eight
 {
@@ -99,7 +100,7 @@ __device__ __forceinline__ void storeChunk(
     results.store(y + firstFilter);
 }
 
-// Eight sums as they are, for the kernel that adds the splits up.
+// Stores eight sums as they are, for the kernel that adds the splits.
 __device__ __forceinline__ void storePartial(ConvProblem const& problem, float const* sums, int32_t pixel, int32_t row)
 {
     int64_t const pixels = problem.batch * problem.outHeight * problem.outWidth;

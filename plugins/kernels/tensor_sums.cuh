@@ -1,5 +1,5 @@
-// The sums of a warp on tensor cores: m16n8k16 for fp16 and bf16, m16n8k8 on TF32 values for float32. Both read
-// fragments of 16 rows x 32 bytes, so they differ in the instruction alone.
+// The sums of a warp on tensor cores: m16n8k16 for fp16 and bf16, m16n8k8 with TF32 values for float32. Both read
+// fragments of 16 rows x 32 bytes, so only the instruction differs.
 #pragma once
 
 #include "device.cuh"
@@ -16,9 +16,9 @@ public:
     __device__ __forceinline__ TensorSums(int32_t warpPixel, int32_t warpRow)
     {
         int32_t const lane = threadIdx.x % 32;
-        // Pixels 0-7 and 8-15, then the same in the second chunk: the order of mma's a0 to a3.
+        // Pixels 0-7 and 8-15, then the same in the second chunk: the order of a0 to a3 in mma.
         mLaneA = swizzled128(warpPixel + lane % 16, lane / 16);
-        // Both chunks of rows 0-7, then of rows 8-15: b0 and b1 of two mma.
+        // Both chunks of rows 0-7, then of rows 8-15: b0 and b1 of two mma instructions.
         mLaneB = Tile::kM * Tile::kRowBytes + swizzled128(warpRow + lane / 16 * 8 + lane % 8, lane / 8 % 2);
     }
 
@@ -29,7 +29,7 @@ public:
         {
             uint32_t fragmentA[Tile::kWarpM / 16][4];
             uint32_t fragmentB[Tile::kWarpN / 16][4];
-            // Chunks 2k and 2k + 1 of a row differ from 0 and 1 in two bits of the address.
+            // The addresses of chunks 2k and 2k + 1 differ from those of 0 and 1 in two bits, so an XOR is enough.
             TRTKP_UNROLL
             for (int32_t i = 0; i < Tile::kWarpM / 16; ++i)
             {
@@ -87,7 +87,7 @@ private:
         }
     }
 
-    int32_t mLaneA, mLaneB; // in bytes from a stage's start, at k = 0
+    int32_t mLaneA, mLaneB; // addresses at k = 0, in bytes from the start of a stage
     Accumulators<Tile> mSums{};
 };
 

@@ -1,5 +1,5 @@
-// What the kernels of tiles share: which pixels, rows and steps are a block's, its tables, runs of rows of one filter
-// group, and the way of staged sums to memory.
+// What the tiled kernels share: the pixels, rows and steps of a block, its tables, runs of rows of one filter group,
+// and the stores of staged sums.
 #pragma once
 
 #include "device.cuh"
@@ -9,19 +9,19 @@
 namespace trtkp
 {
 
-// A thread block's kM pixels by kN packed rows, and where its warp's part of them begins.
+// The kM pixels x kN packed rows of a thread block, and where the warp's part of them begins.
 template <typename Tile>
 struct TilePlace
 {
     int32_t firstPixel;
     int32_t firstRow;
-    int32_t rows; // that exist
+    int32_t rows; // number of rows of the tile that exist
     bool hasLastRows;
-    int32_t warpPixel, warpRow; // from the first ones
+    int32_t warpPixel, warpRow; // relative to firstPixel and firstRow
 
     __device__ __forceinline__ explicit TilePlace(ConvProblem const& problem)
     {
-        // Blocks that read the same pixels follow each other, so that the pixels come from the L2 cache.
+        // Consecutive blocks read the same pixels, so that these come from the L2 cache.
         int32_t const rowTiles = (problem.rows + Tile::kN - 1) / Tile::kN;
         int32_t const rowTile = static_cast<int32_t>(blockIdx.x) % rowTiles;
         int32_t const warp = threadIdx.x / 32;
@@ -34,7 +34,7 @@ struct TilePlace
     }
 };
 
-// The part of a K loop that is the block's (blockIdx.y, split.cuh).
+// The block's part of the K loop (blockIdx.y, split.cuh).
 struct Steps
 {
     int32_t first;
@@ -50,11 +50,11 @@ struct Steps
 
 struct TapOffset
 {
-    int32_t h, w; // from the pixel of tap 0
-    int32_t at;   // the same in elements of x
+    int32_t h, w; // offset from the pixel under tap 0
+    int32_t at;   // the same offset in elements of x
 };
 
-// The offsets of the taps; the barriers of fillRows show them.
+// Fills the table of the taps' offsets. The barriers of fillRows make it visible to all threads.
 template <typename Tile, typename Shared>
 __device__ __forceinline__ void fillTaps(ConvProblem const& problem, Shared& shared)
 {
@@ -66,7 +66,8 @@ __device__ __forceinline__ void fillTaps(ConvProblem const& problem, Shared& sha
     }
 }
 
-// Row groups and filters of the tile, and which eights of rows are eight filters in a row.
+// Fills the tables of the tile's filter groups and filters, and of the groups of eight rows that have eight consecutive
+// filters.
 template <typename Tile, typename Shared>
 __device__ __forceinline__ void fillRows(ConvProblem const& problem, Shared& shared, int32_t firstRow)
 {
@@ -85,7 +86,7 @@ __device__ __forceinline__ void fillRows(ConvProblem const& problem, Shared& sha
     __syncthreads();
 }
 
-// The end of the run of equal groups that begins at `begin`; groups ascend.
+// The end of the run of rows with the same group that begins at `begin`. Groups ascend, so it is a binary search.
 __device__ __forceinline__ int32_t endOfGroup(int32_t const* rowGroup, int32_t begin, int32_t rows)
 {
     int32_t const group = rowGroup[begin];
@@ -110,10 +111,10 @@ struct RowRun
 {
     int32_t begin, end;
     int32_t group;
-    int32_t firstChannel; // of their ONNX group
+    int32_t firstChannel; // first channel of their ONNX group
 };
 
-// Turns to the next run that has a filter; false past the last.
+// Moves on to the next run that has a filter. Returns false after the last one.
 template <typename Shared>
 __device__ __forceinline__ bool nextRun(ConvProblem const& problem, Shared const& shared, int32_t rows, RowRun& run)
 {
@@ -124,7 +125,7 @@ __device__ __forceinline__ bool nextRun(ConvProblem const& problem, Shared const
         run.end = endOfGroup(shared.rowGroup, run.begin, rows);
         run.group = shared.rowGroup[run.begin];
         int32_t const filter = shared.rowFilter[run.begin];
-        // Padding rows stand last in their group: a run that begins with one holds nothing else.
+        // Padding rows come last in their group, so a run that begins with one has no other rows.
         if (filter >= 0 && run.group >= 0 && run.group < problem.listGroups)
         {
             run.firstChannel = filter / (problem.filters / problem.groups) * problem.channels;
@@ -134,7 +135,7 @@ __device__ __forceinline__ bool nextRun(ConvProblem const& problem, Shared const
     return false;
 }
 
-// Staged sums of kPixels pixels of a warp to memory, eight rows of a pixel a lane.
+// Stores the staged sums of kPixels pixels of a warp. A lane stores eight rows of one pixel at a time.
 template <typename Tile, typename T, int32_t kPixels, typename Shared>
 __device__ __forceinline__ void storeStaged(ConvProblem const& problem, Shared const& shared, float const* staging,
     int32_t firstPixel, int32_t firstRow, int32_t warpRow)
@@ -161,7 +162,7 @@ __device__ __forceinline__ void storeStaged(ConvProblem const& problem, Shared c
     }
 }
 
-// Clears the channels past F, one pixel a thread.
+// Sets the channels past F to 0, one pixel per thread.
 template <typename Tile, typename T>
 __device__ __forceinline__ void clearPaddedChannelsOfTile(ConvProblem const& problem, int32_t firstPixel)
 {

@@ -55,7 +55,7 @@ def with_nan(x: Array) -> Array:
         (lambda x: x[:0], "holds no samples"),
         (with_nan, "holds NaN or infinity in 1 of 5 samples, first in sample 3; leave those samples out"),
         (lambda x: x * np.inf, "holds NaN or infinity in 5 of 5 samples"),
-        (lambda x: np.full_like(x, 0.25), "is constant: every value is 0.25, which tells no range"),
+        (lambda x: np.full_like(x, 0.25), "is constant: every value is 0.25, so there is no range to calibrate"),
         (lambda x: x[:, :1], r"has samples of shape \[1, 32, 32\], the model takes \[3, 32, 32\]"),
         (lambda x: x.astype(str), "expected"),
     ],

@@ -21,7 +21,7 @@ from .test_kernels import check
 MUTANTS = {
     "no barrier in the main loop": (
         "mma.cuh",
-        "that the step before has read. __syncthreads();",
+        "that the previous step has read. __syncthreads();",
         "",
     ),
     "no barrier before the epilogue": (
@@ -86,7 +86,7 @@ MUTANTS = {
     ),
     "no barrier in the loop over wide steps": (
         "gemm.cuh",
-        "that the step before has read. __syncthreads();",
+        "that the previous step has read. __syncthreads();",
         "",
     ),
     "reads units past the list": (
@@ -171,7 +171,7 @@ MUTANTS = {
     ),
     "T4: no barrier in the main loop": (
         "sparse.cuh",
-        "that the step before has read. __syncthreads();",
+        "that the previous step has read. __syncthreads();",
         "",
     ),
     "T4: waits for one copy too few": (

@@ -81,7 +81,7 @@ def test_zeros_of_matrices_are_in_the_totals_alone(new_layer: NewLayer) -> None:
 @pytest.mark.parametrize(
     ("name", "mask", "groups", "message"),
     [
-        ("ghost", np.ones((4, 3, 3, 3), bool), 1, "layer ghost: index set of no layer"),
+        ("ghost", np.ones((4, 3, 3, 3), bool), 1, "layer ghost: the model has no such layer"),
         ("conv.weight", np.ones((4, 2, 3, 3), bool), 1, r"layer conv.weight: weight is \(4, 3, 3, 3\)"),
         ("conv.weight", np.ones((4, 3, 3, 3), bool), 2, "layer conv.weight: weight .* in 1 groups"),
     ],

@@ -77,7 +77,7 @@ def compile_library(folder: Path, code: str) -> Path:
 def test_a_foreign_library_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no library of trtkp"):
         Library(compile_library(tmp_path, "int other(void) { return 1; }"))
-    with pytest.raises(InputError, match=f"interface version 99, this trtkp speaks {INTERFACE_VERSION}; build it"):
+    with pytest.raises(InputError, match=f"interface version 99, this trtkp needs {INTERFACE_VERSION}; build it"):
         Library(compile_library(tmp_path / "..", "unsigned trtkpInterfaceVersion(void) { return 99; }"))
 
 

@@ -123,7 +123,7 @@ def test_every_tactic_of_two_four_gives_the_layer(blocks: bool, library: Library
     with pytest.raises(InputError, match="weights that are not 2:4: a quad keeps 4 of 4"):
         upload(replace(case.packed, weight=np.ones_like(case.packed.weight)), "cpu")
     on_device.metadata = None
-    with pytest.raises(InputError, match="metadata is None, unlike the lists' 2:4"):
+    with pytest.raises(InputError, match="metadata is None, but the weights are 2:4"):
         conv(x, on_device, out=y, **arguments)
 
 
@@ -247,7 +247,7 @@ def test_tensors_that_do_not_fit_are_refused(library: Library) -> None:
         ({"tactic": "wmma"}, "tactic wmma: not known"),
         ({"activation": "Gelu"}, "activation Gelu: not known; use one of"),
         ({"stride": (1, 2, 3)}, "stride has 3 values"),
-        ({"stream": 1}, "workspace and stream mean nothing with tensors"),
+        ({"stream": 1}, "workspace and stream cannot be given with tensors"),
         ({"bias": torch.zeros(filters, dtype=torch.float16, device="meta"), "out": out}, "bias is on meta, x on cpu"),
     ]
     for changes, message in refused:

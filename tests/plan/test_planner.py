@@ -265,7 +265,7 @@ def test_nothing_to_weigh_is_not_timed(race: Any) -> None:
     races = race({})
     plan = Net([scattered()]).plan(measure=True)
     assert races == []
-    assert plan.layers[0].why == "no other form applies"
+    assert plan.layers[0].why == "no other lowering applies"
     assert set(plan.layers[0].inapplicable) == set(LOWERINGS) - {"dense"}
 
 

@@ -1,4 +1,4 @@
-"""Engines of TensorRT and TensorRT-RTX at run time: the GPU behind one small interface, contexts, times.
+"""The GPU behind one small interface: memory, streams, events and graphs, through pycuda or cuda-bindings.
 
-Importing this package imports neither TensorRT nor CUDA.
+Importing this package imports neither of them.
 """

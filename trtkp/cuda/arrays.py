@@ -1,4 +1,7 @@
-"""Tensors as kernels see them: an address, a shape, strides, a type; from PyTorch or ``__cuda_array_interface__``."""
+"""Views: tensors as kernels see them, with an address, a shape, strides and a type.
+
+They are made from PyTorch tensors and from objects with ``__cuda_array_interface__``. Nothing is copied.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from trtkp.errors import InputError
 
 __all__ = ["DATA_TYPES", "Activation4d", "View", "activation", "view"]
 
-#: Element type to its number in the C interface and its bytes.
+#: Element type to its number in the C interface (``trtkpDataType``) and its size in bytes.
 DATA_TYPES = {"float32": (0, 4), "float16": (1, 2), "bfloat16": (2, 2)}
 _TYPE_STRINGS = {"<f4": "float32", "<f2": "float16", "<i4": "int32", "<i8": "int64", "|i1": "int8", "|u1": "uint8",
                  "|b1": "bool"}  # fmt: skip
@@ -18,7 +21,7 @@ _TYPE_STRINGS = {"<f4": "float32", "<f2": "float16", "<i4": "int32", "<i8": "int
 
 @dataclass(frozen=True)
 class View:
-    """Device memory; strides count elements."""
+    """A view of device memory. Strides count elements, not bytes."""
 
     name: str
     address: int
@@ -28,7 +31,7 @@ class View:
 
     @property
     def contiguous(self) -> bool:
-        """Whether elements lie one after another in the order of the shape."""
+        """Whether the elements lie one after the other, in the order of the shape."""
         return all(
             size == 1 or stride == prod(self.shape[axis + 1 :])
             for axis, (size, stride) in enumerate(zip(self.shape, self.strides, strict=True))
@@ -37,18 +40,23 @@ class View:
 
 @dataclass(frozen=True)
 class Activation4d(View):
-    """``[N, C, H, W]`` with the channels innermost; ``pitch`` is the distance of two pixels in elements."""
+    """A view ``[N, C, H, W]`` with the channels innermost. ``pitch`` is the distance between two pixels in elements."""
 
     pitch: int
 
 
 def view(array: Any, name: str) -> View:
-    """What stands behind an array.
+    """A view of an array.
+
+    Args:
+        array: a PyTorch tensor, or an object with ``__cuda_array_interface__``.
+        name: what to call it in error messages.
 
     Raises:
-        InputError: not a tensor of a device, or of an element type that no kernel takes.
+        InputError: the array is neither of these, or its element type is not known.
     """
-    if hasattr(array, "data_ptr"):  # first: PyTorch's own interface has no bfloat16
+    # Tensors are asked directly, as PyTorch's __cuda_array_interface__ has no bfloat16.
+    if hasattr(array, "data_ptr"):
         dtype = str(array.dtype).removeprefix("torch.")
         return View(name, array.data_ptr(), tuple(array.shape), tuple(array.stride()), dtype)
     interface = getattr(array, "__cuda_array_interface__", None)
@@ -67,17 +75,21 @@ def view(array: Any, name: str) -> View:
 
 
 def activation(array: Any, name: str) -> Activation4d:
-    """A view ``[N, C, H, W]`` whose channels are innermost.
+    """A view ``[N, C, H, W]`` whose channels are innermost (PyTorch calls it channels-last).
+
+    Args:
+        array: see `view`.
+        name: what to call it in error messages.
 
     Raises:
-        InputError: another rank or another memory order.
+        InputError: the array has another rank or another memory order.
     """
     found = view(array, name)
     if len(found.shape) != 4 or 0 in found.shape:
         raise InputError(f"{name} has shape {list(found.shape)}, expected [N, C, H, W] without a 0")
     _, channels, height, width = found.shape
     n_stride, c_stride, h_stride, w_stride = found.strides
-    # The stride of an axis of one element says nothing.
+    # The stride of an axis with one element can be anything, so the pitch comes from the first axis with more.
     if width > 1:
         pitch = w_stride
     elif height > 1:

@@ -1,4 +1,4 @@
-"""The device through cuda-python's driver bindings (package ``cuda-bindings``)."""
+"""The GPU through the driver bindings of cuda-python (package ``cuda-bindings``)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["CudaGraphs", "CudaPythonDevice", "call"]
 
 
 def call(function: Any, *arguments: Any) -> Any:
-    """The values that a driver function returns.
+    """Call a driver function and return its values without the status.
 
     Raises:
-        JobError: it failed; with CUDA's name for it.
+        JobError: the call failed. The message has CUDA's name of the error.
     """
     status, *values = function(*arguments)
     if status != driver.CUresult.CUDA_SUCCESS:
@@ -34,17 +34,17 @@ def call(function: Any, *arguments: Any) -> Any:
 
 
 class CudaGraphs:
-    """Capture and replay on a raw stream, for whichever package made it."""
+    """Capture and replay of CUDA graphs on a raw stream, whichever package made the stream."""
 
     @staticmethod
     def begin(stream: int) -> None:
-        """Other threads of the process go on as they like while this one captures."""
+        """Begin to capture. The mode is thread-local, so other threads may allocate and synchronise in the meantime."""
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         call(driver.cuStreamBeginCapture, driver.CUstream(stream), mode)
 
     @staticmethod
     def end(stream: int) -> Any:
-        """The graph, instantiated."""
+        """End the capture; returns the graph, instantiated."""
         graph = call(driver.cuStreamEndCapture, driver.CUstream(stream))
         try:
             return _Executable(call(driver.cuGraphInstantiate, graph, 0))
@@ -53,15 +53,15 @@ class CudaGraphs:
 
     @staticmethod
     def abandon(stream: int) -> None:
-        """End a capture and drop what it has."""
-        with suppress(Exception):  # the capture is invalid already, which is why it is abandoned
+        """End a capture and discard its graph; never raises."""
+        with suppress(Exception):  # ending an invalid capture is an error, and an invalid one is why this is called
             status, graph = driver.cuStreamEndCapture(driver.CUstream(stream))
             if status == driver.CUresult.CUDA_SUCCESS and int(graph):
                 driver.cuGraphDestroy(graph)
 
     @staticmethod
     def launch(graph: Any, stream: int) -> None:
-        """Run a graph in a stream."""
+        """Launch a graph on a stream."""
         call(driver.cuGraphLaunch, graph.handle, driver.CUstream(stream))
 
 
@@ -78,7 +78,7 @@ class CudaPythonDevice(Device):
     """See `Device`.
 
     Raises:
-        JobError: no driver, or no such GPU.
+        JobError: there is no driver, or no GPU of this index.
     """
 
     name: ClassVar[str] = "cuda-bindings"
@@ -90,7 +90,7 @@ class CudaPythonDevice(Device):
 
     @property
     def why_no_graphs(self) -> str | None:
-        """Always None."""
+        """Always None: cuda-bindings captures graphs."""
         return None
 
     @contextmanager
@@ -116,7 +116,7 @@ class CudaPythonDevice(Device):
         """See `Device.pinned`."""
         owner = _Pinned(self, call(driver.cuMemHostAlloc, max(1, nbytes), 0))
         buffer: Any = (ctypes.c_uint8 * max(1, nbytes)).from_address(int(owner.handle))
-        buffer.owner = owner  # the array keeps the buffer, and that the memory
+        buffer.owner = owner  # the array keeps the buffer alive, and the buffer keeps the memory
         return np.frombuffer(buffer, np.uint8, nbytes)
 
     def create_stream(self) -> Any:
@@ -175,9 +175,9 @@ class CudaPythonDevice(Device):
 
 
 class _Owned:
-    """A handle that is destroyed with its last reference, in the context that it was made in."""
+    """A handle that is destroyed with its last reference, in the context in which it was created."""
 
-    #: The function that destroys it.
+    #: The driver function that destroys it.
     destroy: ClassVar[str]
 
     def __init__(self, device: CudaPythonDevice, handle: Any) -> None:

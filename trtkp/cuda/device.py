@@ -1,8 +1,11 @@
-"""The GPU as an engine needs it: memory, streams, events, graphs, in the device's primary context.
+"""The interface to a GPU as an engine needs it: memory, streams, events and graphs, in the device's primary context.
 
-The primary context is the one that PyTorch and the CUDA runtime use, so that their memory is ours too and nothing has
-to be exchanged. Two packages can do it: pycuda, which has to be compiled against a CUDA toolkit, else cuda-bindings
-(cuda-python), which comes as a wheel.
+The primary context is the one that PyTorch and the CUDA runtime use. Engines can therefore read tensors of PyTorch in
+place, and write into them.
+
+Two packages can implement the interface: pycuda, which is compiled against a CUDA toolkit, and cuda-bindings
+(cuda-python), which comes as a wheel. Neither can be taken for granted, and a third implementation, which only records
+calls, lets contexts, graphs and threads be tested without a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from trtkp.machine.packages import importable
 
 __all__ = ["Device", "DeviceMemory", "open_device"]
 
-#: Module that is needed, and the class that uses it; the one to prefer first.
+#: Module that must be installed, module and class that use it. The first that is installed is taken.
 _KINDS = (
     ("pycuda", "trtkp.cuda.pycuda", "PyCudaDevice"),
     ("cuda.bindings", "trtkp.cuda.cuda_python", "CudaPythonDevice"),
@@ -29,14 +32,14 @@ _KINDS = (
 
 
 class DeviceMemory:
-    """Bytes on the device at ``address``, given back by ``free`` or with the last reference."""
+    """Device memory at ``address``. It is freed by ``free`` or with its last reference."""
 
     def __init__(self, address: int, nbytes: int, release: Any) -> None:
         self.address, self.nbytes = address, nbytes
         self._release = release
 
     def free(self) -> None:
-        """Give it back; twice is allowed."""
+        """Free the memory. A second call does nothing."""
         release, self._release = self._release, None
         if release is not None:
             release()
@@ -47,82 +50,85 @@ class DeviceMemory:
 
 
 class Device(ABC):
-    """One GPU. Streams, events and graphs are opaque; `stream_handle` is what TensorRT takes.
+    """One GPU. Streams, events and graphs are opaque objects; `stream_handle` gives the pointer that TensorRT takes.
 
-    Every call but `current` needs the context that `current` makes current in the calling thread.
+    Every method except `current` must be called where `current` has made the context current in the calling thread.
     """
 
-    #: The package behind it.
+    #: Name of the package that implements it.
     name: ClassVar[str]
 
     @property
     @abstractmethod
     def why_no_graphs(self) -> str | None:
-        """Why nothing can be captured; None where it can."""
+        """Why no CUDA graph can be captured; None if it can."""
 
     @abstractmethod
     def current(self) -> AbstractContextManager[None]:
-        """The primary context, current in this thread."""
+        """Make the primary context current in this thread, for the length of a ``with`` block."""
 
     @abstractmethod
     def allocate(self, nbytes: int) -> DeviceMemory:
-        """Device memory of at least one byte."""
+        """Allocate device memory, at least one byte."""
 
     @abstractmethod
     def pinned(self, nbytes: int) -> npt.NDArray[np.uint8]:
-        """Page-locked host memory, uint8 [nbytes]; it lives as long as the array and its views."""
+        """Allocate page-locked host memory, uint8 [nbytes]. It lives as long as the array and its views."""
 
     @abstractmethod
     def create_stream(self) -> Any:
-        """A stream that does not wait for the default stream."""
+        """Create a stream that does not wait for the default stream."""
 
     @abstractmethod
     def stream_handle(self, stream: Any) -> int:
-        """Its ``cudaStream_t``."""
+        """The ``cudaStream_t`` of a stream, as an integer."""
 
     @abstractmethod
     def synchronize(self, stream: Any) -> None:
-        """Wait for all work of a stream."""
+        """Wait until all work of a stream is done."""
 
     @abstractmethod
     def create_event(self) -> Any:
-        """An event that can be timed."""
+        """Create an event that records its time."""
 
     @abstractmethod
     def record(self, event: Any, stream: Any) -> None:
-        """Let an event happen when the work before it is done."""
+        """Record an event on a stream: it happens when the work before it is done."""
 
     @abstractmethod
     def elapsed_ms(self, start: Any, end: Any) -> float:
-        """Milliseconds between two events that happened."""
+        """Milliseconds between two events that have happened."""
 
     @abstractmethod
     def wait_for(self, stream: Any, other: int) -> None:
-        """Work after this waits for the work that another library put into its stream (a ``cudaStream_t``)."""
+        """Let later work of a stream wait for the work in another library's stream, ``other`` (a ``cudaStream_t``)."""
 
     @abstractmethod
     def copy_in(self, address: int, host: npt.NDArray[Any], stream: Any) -> None:
-        """Copy a contiguous array to the device."""
+        """Enqueue a copy of a contiguous array to device memory at ``address``."""
 
     @abstractmethod
     def copy_out(self, host: npt.NDArray[Any], address: int, stream: Any) -> None:
-        """Copy from the device into a contiguous array."""
+        """Enqueue a copy from device memory at ``address`` into a contiguous array."""
 
     @abstractmethod
     def begin_capture(self, stream: Any) -> None:
-        """Put what this thread sends to a stream into a graph instead of running it."""
+        """Begin to capture: work that this thread enqueues on the stream goes into a graph instead of running."""
 
     @abstractmethod
     def end_capture(self, stream: Any) -> Any:
-        """The graph, ready to be launched."""
+        """End the capture; returns the graph, ready to be launched."""
 
     @abstractmethod
     def launch(self, graph: Any, stream: Any) -> None:
-        """Run a graph."""
+        """Launch a graph on a stream."""
 
     @contextmanager
     def captured(self, stream: Any) -> Iterator[list[Any]]:
-        """Capture what is done inside; the list gets the graph at the end. A failure inside drops it."""
+        """Capture the work of a ``with`` block. The list that it yields gets the graph at the end.
+
+        If the block raises, the capture is abandoned and the list stays empty.
+        """
         found: list[Any] = []
         self.begin_capture(stream)
         try:
@@ -134,14 +140,17 @@ class Device(ABC):
 
     @abstractmethod
     def abandon_capture(self, stream: Any) -> None:
-        """End a capture whose graph is not wanted; never raises."""
+        """End a capture and discard its graph; never raises."""
 
 
 def open_device(index: int = 0) -> Device:
-    """A GPU of this process, with the first of the two packages that is there.
+    """Open a GPU of this process through pycuda or cuda-bindings, whichever works first.
+
+    Args:
+        index: number of the GPU among those that the process sees.
 
     Raises:
-        NotRunnableError: neither is installed, or none gets at the GPU; with the reasons.
+        NotRunnableError: neither package is installed, or none of them can use the GPU. The message has the reasons.
     """
     reasons = []
     for needed, module, cls in _KINDS:

@@ -1,4 +1,4 @@
-"""The device through pycuda; *unverified*: pycuda is compiled against a whole CUDA toolkit, which was not at hand."""
+"""The GPU through pycuda. *Unverified*: pycuda has to be compiled against a CUDA toolkit, and none was at hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["PyCudaDevice"]
 
 
 class PyCudaDevice(Device):
-    """See `Device`. pycuda knows no CUDA graphs: those come from cuda-bindings where that is installed as well."""
+    """See `Device`. pycuda has no CUDA graphs, so they come from cuda-bindings if that is installed too."""
 
     name: ClassVar[str] = "pycuda"
 
@@ -31,7 +31,7 @@ class PyCudaDevice(Device):
 
     @property
     def why_no_graphs(self) -> str | None:
-        """A reason where cuda-bindings is not installed."""
+        """A reason unless cuda-bindings is installed too."""
         return (
             None if importable("cuda.bindings") else "pycuda captures no CUDA graphs: pip install cuda-bindings as well"
         )
@@ -56,7 +56,7 @@ class PyCudaDevice(Device):
         return array
 
     def create_stream(self) -> Any:
-        """See `Device.create_stream`; 1 is ``CU_STREAM_NON_BLOCKING``."""
+        """See `Device.create_stream`. The flag 1 is ``CU_STREAM_NON_BLOCKING``."""
         return cuda.Stream(1)
 
     def stream_handle(self, stream: Any) -> int:
@@ -80,7 +80,7 @@ class PyCudaDevice(Device):
         return float(start.time_till(end))
 
     def wait_for(self, stream: Any, other: int) -> None:
-        """The host waits for everything in the context: pycuda takes no stream that it has not made."""
+        """Wait for everything in the context: pycuda cannot wait for a stream that it has not created."""
         self._context.synchronize()
 
     def copy_in(self, address: int, host: npt.NDArray[Any], stream: Any) -> None:

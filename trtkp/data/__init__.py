@@ -1,1 +1,1 @@
-"""Data that nets are trained, calibrated and measured with: labelled samples, images, CIFAR batches."""
+"""Data to train, calibrate and evaluate nets with: labelled samples, folders of images, CIFAR batches."""

@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100 batches, binary and Python version, as their authors publish them.
+"""CIFAR-10 and CIFAR-100 batches as their authors publish them, in the binary and in the Python version.
 
-The Python version is a pickle. It is read by an unpickler that knows three names, those of a NumPy array, and puts
-inert stand-ins behind them: no function of a library is called with what the file says, and none can be named.
+The Python version is a pickle. The unpickler here knows only the names that a pickled NumPy array needs, and replaces
+them by inert classes. So a file can neither name a function nor have one called with its content.
 
 Source: https://www.cs.toronto.edu/~kriz/cifar.html.
 """
@@ -24,7 +24,8 @@ __all__ = ["is_cifar", "read_cifar", "read_pickle"]
 
 _IMAGE = (3, 32, 32)
 _BYTES = prod(_IMAGE)
-#: Files of a folder to calibrate with, the first pattern that matches anything.
+#: Names of the published files. Of a folder, the files of the first pattern that matches anything are read, so training
+#: batches come before test batches.
 _PATTERNS = (
     "data_batch_*.bin",
     "data_batch_[0-9]",
@@ -36,20 +37,24 @@ _PATTERNS = (
     "test",
 )
 _LABELS = (b"labels", b"fine_labels")
-#: A published batch of 50,000 images has 154 MB.
+#: Largest file that is read. The largest published batch has 50,000 images and 154 MB.
 _LARGEST = 1 << 29
 
 
 def is_cifar(path: Path) -> bool:
-    """A file or folder named as the published ones are."""
+    """Whether a path is a file with a published name, or a folder that holds one."""
     return bool(_files(path))
 
 
 def read_cifar(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Images [N, 3, 32, 32] and labels [N] (the fine ones of CIFAR-100) of a batch, or of a folder's training batches.
+    """The images and labels of a batch, or of all training batches in a folder.
+
+    Returns:
+        Images, uint8 [N, 3, 32, 32], and labels, int64 [N]. For CIFAR-100 these are the fine labels.
 
     Raises:
-        InputError: not such a batch; or a pickle of anything but arrays, numbers, text, lists and dictionaries.
+        InputError: the file is no CIFAR batch, or a pickle of anything but arrays, numbers, text, lists and
+            dictionaries.
     """
     parts = [_read(file) for file in _files(path)]
     if not parts:
@@ -58,10 +63,14 @@ def read_cifar(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]
 
 
 def read_pickle(data: bytes, file: Path | None = None) -> Any:
-    """A pickle of arrays, bytes, text, numbers, lists and dictionaries; text of Python 2 comes as bytes.
+    """Read a pickle of arrays, bytes, text, numbers, lists and dictionaries. Text of Python 2 becomes bytes.
+
+    Args:
+        data: the pickle.
+        file: the file that it comes from, for error messages.
 
     Raises:
-        InputError: it names anything else, or is broken.
+        InputError: the pickle names anything else, or is broken.
     """
     try:
         return _Unpickler(io.BytesIO(data), encoding="bytes").load()
@@ -69,7 +78,7 @@ def read_pickle(data: bytes, file: Path | None = None) -> Any:
         raise InputError(
             f"is a pickle that names {error}, which is code", file=file, remedy="use the batches as published"
         ) from None
-    except Exception as error:  # a broken pickle raises what it likes
+    except Exception as error:  # a broken pickle can raise anything
         raise InputError(f"is not a readable batch ({type(error).__name__})", file=file) from None
 
 
@@ -89,7 +98,7 @@ def _read(file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
 
 def _binary(data: bytes, file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Records of one label byte (CIFAR-10) or a coarse and a fine one (CIFAR-100), then 3,072 bytes of pixels."""
+    """Read records of one label byte (CIFAR-10) or a coarse and a fine label (CIFAR-100), and 3,072 bytes of pixels."""
     sizes = {1: len(data) % (1 + _BYTES), 2: len(data) % (2 + _BYTES)}
     hundred = file.name in ("train.bin", "test.bin")
     labels = 2 if hundred else 1
@@ -115,21 +124,21 @@ def _pickled(data: bytes, file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArra
 
 
 class _RefusedError(Exception):
-    """A name that no batch has."""
+    """The pickle has a name that no CIFAR batch has."""
 
 
 class _Dtype:
-    """What the pickle says of a type; uint8 is the only one that means anything here."""
+    """A stand-in for a NumPy dtype. Only uint8 is used."""
 
     def __init__(self, name: object = None, *_: object) -> None:
         self.name = name
 
     def __setstate__(self, state: object) -> None:
-        """The byte order, which a type of one byte has not."""
+        """Ignore the state, which holds the byte order: a type of one byte has none."""
 
 
 class _Array:
-    """What the pickle says of an array: shape, type, order and bytes."""
+    """A stand-in for a NumPy array: it stores what the pickle says of shape, type, order and bytes."""
 
     def __init__(self) -> None:
         self.state: object = None
@@ -138,7 +147,7 @@ class _Array:
         self.state = state
 
     def array(self) -> npt.NDArray[np.uint8] | None:
-        """The array, where it is one of bytes that fill its shape."""
+        """The array, if it is of uint8 and its bytes fill its shape; otherwise None."""
         match self.state:
             case (1, tuple() as shape, _Dtype(name="u1" | b"u1"), bool() | int() as fortran, bytes() as data):
                 sizes = [size for size in shape if type(size) is int and size >= 0]
@@ -148,7 +157,7 @@ class _Array:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names that pickled arrays and bytes need, and nothing else."""
+    """An unpickler that knows the names that pickled arrays and bytes need, and refuses all others."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):

@@ -1,4 +1,4 @@
-"""A folder of images, flat or with one folder per class, read with Pillow."""
+"""Folders of images, either flat or with one folder per class, read with Pillow."""
 
 from __future__ import annotations
 
@@ -18,17 +18,25 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 def is_image_folder(path: Path) -> bool:
-    """Images lie in it, or in its folders."""
+    """Whether a folder, or one of its folders, holds images."""
     return bool(image_files(path)[0])
 
 
 def read_images(path: Path, shape: Sequence[int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
-    """Images [N, C, H, W] in order of their names, and labels [N] where there is a folder per class (in sorted order).
+    """The images of a folder, and their labels if there is one folder per class.
 
-    An image is resized, its sides in proportion, so that it covers H x W, and cut to that around the middle.
+    An image is resized in proportion so that it just covers H x W, and then cropped around its centre.
+
+    Args:
+        path: the folder.
+        shape: (C, H, W) of one sample; C is 1 or 3.
+
+    Returns:
+        Images, uint8 [N, C, H, W], in the order of their names. Labels, int64 [N], numbers of the class folders in
+        sorted order; None if there are no class folders.
 
     Raises:
-        InputError: a file that is no image, or a model that takes no images of 1 or 3 channels.
+        InputError: a file is no image, or the shape is not one of images.
         JobError: Pillow is not installed.
     """
     if len(shape) != 3 or shape[0] not in _MODES:
@@ -47,16 +55,17 @@ def open_image(
     share: float = 1.0,
     box: Callable[[int, int], tuple[int, int, int, int]] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """An image [C, H, W].
+    """An image, resized and cropped, as uint8 [C, H, W].
 
     Args:
         file: the image.
-        shape: what it is brought to; C is 1 or 3.
-        share: the image is resized so that this share of it, around the middle, covers H x W.
-        box: instead, left, top, right and bottom of the part to resize, given the image's width and height.
+        shape: (C, H, W) of the result; C is 1 or 3.
+        share: the image is resized so that this share of it, around its centre, covers H x W.
+        box: function from the image's width and height to the left, top, right and bottom of the part to resize. It
+            replaces ``share``.
 
     Raises:
-        InputError: a file that is no image.
+        InputError: the file is no image.
         JobError: Pillow is not installed.
     """
     try:
@@ -74,13 +83,13 @@ def open_image(
                 fitted = plain.resize((width, height), bilinear, box=box(*plain.size))
             else:
                 fitted = ImageOps.fit(plain, (width, height), bilinear, bleed=(1 - share) / 2)
-    except Exception as error:  # Pillow's readers raise what their format likes
+    except Exception as error:  # Pillow's readers raise different exceptions for every format
         raise InputError(f"is no readable image ({type(error).__name__})", file=file) from None
     return np.asarray(fitted, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def image_files(path: Path) -> tuple[list[Path], npt.NDArray[np.int64] | None]:
-    """Images in order of their names, and their labels where there is a folder per class (in sorted order)."""
+    """The image files of a folder in the order of their names, and their labels if there is one folder per class."""
 
     def images(folder: Path) -> list[Path]:
         return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in _SUFFIXES)

@@ -1,4 +1,4 @@
-"""Labelled data for ``--data``: a NumPy archive, read without executing anything."""
+"""Labelled data for ``--data``: a NumPy archive of inputs and labels. Reading it executes nothing."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from trtkp.shapes import Profile
 
 __all__ = ["LabelledData", "check_data", "decide", "load_data", "read_arrays"]
 
-#: Names that the two arrays of an archive may have.
+#: Names that the inputs and the labels of an archive may have, the first that is there counts.
 _INPUTS, _LABELS = ("x", "images", "inputs", "data"), ("y", "labels", "targets")
 _REMEDY = "save it with numpy.savez(path, x=..., y=...)"
 
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Inputs [N, ...] as the model takes them, and class labels [N]."""
+    """Inputs [N, ...] as the model takes them, and class labels, int64 [N]."""
 
     inputs: npt.NDArray[Any]
     labels: npt.NDArray[np.int64]
 
 
 def load_data(path: str | PathLike[str]) -> LabelledData:
-    """An ``.npz`` with ``x`` (or images, inputs, data) [N, ...] and ``y`` (or labels, targets) [N].
+    """Read an ``.npz`` archive with inputs [N, ...] and labels [N].
+
+    Inputs are called ``x``, ``images``, ``inputs`` or ``data``; labels ``y``, ``labels`` or ``targets``.
 
     Raises:
-        InputError: not such an archive, or arrays that do not fit each other.
+        InputError: the file is no such archive, or its arrays do not fit each other.
     """
     path = Path(path)
     if not path.exists():
@@ -48,10 +50,10 @@ def load_data(path: str | PathLike[str]) -> LabelledData:
 
 
 def read_arrays(path: Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int64] | None, list[str]]:
-    """Inputs [N, ...] and labels [N] of an ``.npz``, each None where it has none, and the names of all its arrays.
+    """Inputs [N, ...] and labels [N] of an ``.npz`` archive, each None if missing, and the names of all its arrays.
 
     Raises:
-        InputError: not an archive of arrays, or arrays that do not fit each other.
+        InputError: the file is no archive of arrays, or the arrays do not fit each other.
     """
     try:
         with path.open("rb") as file:
@@ -62,7 +64,7 @@ def read_arrays(path: Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int
             found = {name: loaded[name] for name in (*_INPUTS, *_LABELS) if name in names}
     except InputError:
         raise
-    except Exception as error:  # a broken archive raises what NumPy, zipfile and zlib like
+    except Exception as error:  # a broken archive raises exceptions of NumPy, zipfile and zlib
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"not a readable .npz archive ({reason})", file=path, remedy=_REMEDY) from None
     inputs, labels = _first(found, _INPUTS), _first(found, _LABELS)
@@ -81,10 +83,10 @@ def _described(*arrays: Any) -> str:
 
 
 def check_data(data: LabelledData, profile: Profile) -> None:
-    """Hold the data against the shapes that a model takes.
+    """Check that data fits the shapes that a model takes.
 
     Raises:
-        InputError: the model has several inputs, or the samples are not shaped like its input.
+        InputError: the model has several inputs, or the samples have another shape than its input.
     """
     if len(profile) != 1:
         raise InputError(f"--data needs a model of one input, this one has {len(profile)}")
@@ -96,10 +98,21 @@ def check_data(data: LabelledData, profile: Profile) -> None:
 
 
 def decide(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The class of the largest logit [N, classes] for each sample, [N].
+    """The predicted class of each sample: the one with the largest logit.
+
+    Args:
+        logits: [N, classes].
+        labels: [N], only to check that they are classes of the model.
+
+    Returns:
+        int64 [N].
 
     Raises:
-        InputError: the output is not [N, classes], or one of the labels has no class in it.
+        InputError: the logits are not [N, classes], or a label is beyond the classes.
+
+    Example:
+        >>> decide(np.array([[0.1, 2.0], [3.0, -1.0]]), np.array([1, 1]))
+        array([1, 0])
     """
     if logits.ndim != 2 or not 0 <= labels.min() <= labels.max() < logits.shape[1]:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Samples to calibrate with: an ``.npz`` archive, a folder of images, or CIFAR batches; nothing in them is executed."""
+"""Samples to calibrate with: an ``.npz`` archive, a folder of images, or CIFAR batches. Reading executes nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,18 @@ _REMEDY = "give an .npz of x (and y), a folder of images, or a folder of CIFAR b
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs [N, ...] as the model takes them, class labels [N] where there are any, and what they were read from."""
+    """Samples of a model's input.
+
+    Attributes:
+        inputs: [N, ...], as the model takes them.
+        labels: class labels, int64 [N]; None if there are none.
+        name: name of the file or folder that they were read from.
+
+    Example:
+        >>> samples = Samples(np.arange(10, dtype=np.float32).reshape(10, 1))
+        >>> samples.spread(4).inputs.ravel().tolist()
+        [0.0, 2.0, 5.0, 7.0]
+    """
 
     inputs: npt.NDArray[Any]
     labels: npt.NDArray[np.int64] | None = None
@@ -33,27 +44,27 @@ class Samples:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over dtype, shape and values of the inputs."""
+        """SHA-256 over dtype, shape and values of the inputs, in hexadecimal."""
         digest = sha256(f"{self.inputs.dtype}{list(self.inputs.shape)}".encode())
         digest.update(np.ascontiguousarray(self.inputs).data)
         return digest.hexdigest()
 
     @property
     def labelled(self) -> LabelledData | None:
-        """The same as data to measure accuracy on."""
+        """The samples as data to measure accuracy on; None without labels."""
         return LabelledData(self.inputs, self.labels) if self.labels is not None else None
 
     def spread(self, count: int) -> Samples:
-        """At most ``count`` samples, spread evenly over the set: files are often sorted by class."""
+        """At most ``count`` samples, spread evenly over the set, because files are often sorted by class."""
         if len(self.inputs) <= count:
             return self
         chosen = np.arange(count) * len(self.inputs) // count
         return Samples(self.inputs[chosen], None if self.labels is None else self.labels[chosen], self.name)
 
     def batches(self, limits: ShapeRange) -> Iterator[tuple[npt.NDArray[Any], int]]:
-        """Batches of the profile's usual size, each with the number of its samples that count.
+        """Batches of the profile's ``opt`` size, each with the number of its samples that count.
 
-        A last batch below the smallest size is filled up with its own last sample.
+        A last batch below the profile's minimum is filled up with copies of its last sample, which do not count.
         """
         size = limits.opt[0]
         for begin in range(0, len(self.inputs), size):
@@ -71,21 +82,22 @@ def load_samples(
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
 ) -> Samples:
-    """Samples of the given shape, ``(C, H, W)``, float32.
+    """Read samples as float32.
 
-    Arrays of an ``.npz`` are taken as they are. Images and CIFAR batches are scaled to 0..1, then ``(x - mean) / std``
-    per channel; images are resized so that the target is covered, and cut to it around the middle.
+    Arrays of an ``.npz`` archive are taken as they are. Images and CIFAR batches are scaled to 0..1 and normalised with
+    ``(x - mean) / std``. Images are resized to cover the target size, and cropped around their centre.
 
     Args:
-        path: an ``.npz`` with ``x`` (or images, inputs, data), and ``y`` (or labels, targets) where there are labels;
-            a folder of images, or of one folder of images per class; a file or folder of CIFAR-10 or CIFAR-100 batches,
-            binary or Python version.
-        shape: of one sample, without the batch.
-        mean: per channel, or one for all.
-        std: per channel, or one for all.
+        path: an ``.npz`` archive with ``x`` (or images, inputs, data) and, optionally, ``y`` (or labels, targets); or a
+            folder of images, or of one folder of images per class; or a file or folder of CIFAR-10 or CIFAR-100
+            batches, in the binary or the Python version.
+        shape: shape of one sample, such as (C, H, W).
+        mean: one value per channel, or one for all channels.
+        std: one value per channel, or one for all channels.
 
     Raises:
-        InputError: no such data, unreadable, of another shape, empty, holding NaN or infinity, or all one value.
+        InputError: the data do not exist, cannot be read, have another shape, are empty, hold NaN or infinity, or have
+            the same value everywhere.
     """
     path = Path(path)
     if not path.exists():
@@ -106,10 +118,11 @@ def load_samples(
 
 
 def check_samples(samples: Samples, shape: Sequence[int], path: Path | None = None) -> None:
-    """Hold samples against the shape of the model's input, and against what cannot be calibrated with.
+    """Check that samples fit the model's input, and that ranges can be calibrated with them.
 
     Raises:
-        InputError: no samples, another shape, NaN or infinity, or one value everywhere.
+        InputError: there are no samples, they have another shape, hold NaN or infinity, or have the same value
+            everywhere.
     """
     inputs = samples.inputs
     if not len(inputs):
@@ -126,15 +139,16 @@ def check_samples(samples: Samples, shape: Sequence[int], path: Path | None = No
                 file=path,
                 remedy="leave those samples out",
             )
+    # With one value everywhere every range would be a point, and every scale 0.
     if inputs.size and inputs.min() == inputs.max():
         raise InputError(
-            f"is constant: every value is {inputs.flat[0]:g}, which tells no range", file=path,
-            remedy="give samples as the model will meet them",
+            f"is constant: every value is {inputs.flat[0]:g}, so there is no range to calibrate", file=path,
+            remedy="give samples like those that the model will see in use",
         )  # fmt: skip
 
 
 def _archive(path: Path) -> Samples:
-    """An ``.npz``, with or without labels."""
+    """The samples of an ``.npz`` archive, with or without labels."""
     inputs, labels, names = read_arrays(path)
     if inputs is None:
         raise InputError(f"holds {', '.join(names) or 'nothing'}, expected x (and y)", file=path, remedy=_REMEDY)
@@ -142,7 +156,11 @@ def _archive(path: Path) -> Samples:
 
 
 def normalised(images: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
-    """uint8 [N, C, H, W] as ``(x / 255 - mean) / std``."""
+    """Images, uint8 [N, C, H, W], as ``(x / 255 - mean) / std`` in float32.
+
+    Raises:
+        InputError: ``mean`` or ``std`` has a wrong number of values, or ``std`` is not positive.
+    """
     channels = images.shape[1]
     for name, values in (("--mean", mean), ("--std", std)):
         if len(values) not in (1, channels):

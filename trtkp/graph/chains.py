@@ -1,4 +1,4 @@
-"""Which convolution reads what another one gives, with nothing between them that mixes channels."""
+"""Chains: which convolution reads the output of another, with nothing in between that mixes channels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trtkp.graph.layers import is_conv2d
 
 __all__ = ["next_convolutions"]
 
-#: Operators that give in a channel what was in it.
+#: Operators whose output channel depends on the same channel of their input only.
 _CHANNELWISE = frozenset(
     [
         "BatchNormalization", "Relu", "Clip", "LeakyRelu", "Elu", "HardSwish", "Sigmoid", "Tanh", "Identity", "Dropout",
@@ -19,7 +19,10 @@ _CHANNELWISE = frozenset(
 
 
 def next_convolutions(model: ir.Model) -> dict[str, str]:
-    """Weight name of a convolution to that of the only reader of its channels, a convolution of one group."""
+    """Weight name of a convolution to the weight name of the convolution that reads its output.
+
+    Only convolutions of one ONNX group count as readers, and only if nothing else reads the values on the way.
+    """
     found = {}
     for node in model.graph:
         name = weight_name(node) if is_conv2d(node) else None

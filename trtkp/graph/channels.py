@@ -1,9 +1,14 @@
-"""How channels run through a graph of standard operators, and the one edit that passes over channels are made of.
+"""Channel flow: how channels pass through a graph of standard operators, and the single edit that passes build on.
 
-A *channel* is a place on axis 1 of a value. Every node has a role: convolutions and fully connected layers mix the
-channels that they read into new ones, channelwise operators hand them on in their order, Concat puts them behind each
-other, Gather picks some, flattening makes each channel a block of columns. Whatever has no role that is known for sure
-is opaque: the channels that it touches stay as they are.
+A *channel* is a position on axis 1 of a value. Every node has a role:
+
+- convolutions and fully connected layers *mix* the channels that they read into new ones;
+- channelwise operators pass channels on in the same order;
+- Concat appends channels, Gather selects some, and flattening turns each channel into a block of columns;
+- every other node is *opaque*: the channels that it reads and writes must stay as they are.
+
+`channel_flow` finds the roles. `select_channels` permutes, removes or adds channels and rewrites the weights around
+them. The passes `dead` and `channel_order` are both built on it.
 """
 
 from __future__ import annotations
@@ -35,8 +40,8 @@ __all__ = [
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
-#: Elementwise operators of one activation; other inputs are constants. Sqrt and Log are not among them: a channel that
-#: nobody needs may lie where they are not defined, and zero times that is not zero.
+#: Elementwise operators on one activation; their other inputs are constants. Sqrt and Log are left out: a channel that
+#: nobody needs may hold values where they are not defined, and zero times NaN is not zero.
 CHANNELWISE = frozenset(
     {
         "Abs", "Cast", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
@@ -44,7 +49,7 @@ CHANNELWISE = frozenset(
         "Softsign", "Tanh", "ThresholdedRelu",
     }
 )  # fmt: skip
-#: Elementwise operators of several operands, activations or constants.
+#: Elementwise operators on several operands, which may be activations or constants.
 BROADCAST = frozenset({"Add", "Div", "Max", "Mean", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum"})
 _REDUCE = frozenset({"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"})
 _GLOBAL_POOL = frozenset({"GlobalAveragePool", "GlobalMaxPool"})
@@ -55,11 +60,11 @@ class Kind(Enum):
     """What a node does with channels."""
 
     MIX = auto()
-    """Conv and ConvTranspose of one group, Gemm, MatMul: every output from all inputs."""
+    """Conv and ConvTranspose of one group, Gemm, MatMul: every output channel depends on all input channels."""
     GROUPED = auto()
-    """Conv of several groups, depthwise ones too."""
+    """Conv of several groups, depthwise convolutions included."""
     SAME = auto()
-    """Output channel i from channel i of every source."""
+    """Output channel i depends on channel i of every source."""
     CONCAT = auto()
     GATHER = auto()
     FLATTEN = auto()
@@ -68,13 +73,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Channels:
-    """Axis 1 of a value.
+    """The channels of a value.
 
     Attributes:
         count: number of channels.
-        rank: dimensions of the value.
-        plane: places of one channel of one sample (H·W), where known.
-        block: neighbouring columns that are one channel; above 1 after flattening.
+        rank: number of dimensions of the value.
+        plane: positions of one channel in one sample (H·W); None if unknown.
+        block: number of neighbouring columns that make up one channel; above 1 after flattening.
     """
 
     count: int
@@ -85,9 +90,12 @@ class Channels:
 
 @dataclass(frozen=True)
 class Role:
-    """What a node does with channels, the activations that it reads them from, and its constants per channel.
+    """The role of a node.
 
-    ``parameters`` holds ``(input, axis)`` of constants that have an entry for each channel of a ``SAME`` node.
+    Attributes:
+        kind: what it does with channels.
+        sources: the activations that it reads channels from.
+        parameters: for a ``SAME`` node, ``(input, axis)`` of its constants that have one entry per channel.
     """
 
     kind: Kind
@@ -100,7 +108,13 @@ _OPAQUE = Role(Kind.OPAQUE)
 
 @dataclass
 class ChannelFlow:
-    """Channels of every value that has some, roles of nodes, and the values whose channels must stay as they are."""
+    """The channel flow of a graph.
+
+    Attributes:
+        channels: the channels of every value that has some.
+        roles: the role of every node.
+        pinned: values whose channels must stay as they are.
+    """
 
     channels: dict[ir.Value, Channels] = field(default_factory=dict)
     roles: dict[ir.Node, Role] = field(default_factory=dict)
@@ -108,9 +122,10 @@ class ChannelFlow:
 
 
 def channel_flow(model: ir.Model) -> ChannelFlow:
-    """Channels of a graph in topological order.
+    """The channel flow of a graph whose nodes are in topological order.
 
-    Graph inputs and outputs, what opaque nodes read or write, and what the body of an If or Loop reads are pinned.
+    Pinned are graph inputs and outputs, values that opaque nodes read or write, and values that the body of an If or
+    Loop reads.
     """
     flow = ChannelFlow()
     for value in model.graph.inputs:
@@ -131,24 +146,26 @@ def channel_flow(model: ir.Model) -> ChannelFlow:
 
 
 def filter_axis(node: ir.Node) -> int:
-    """The axis of a mixing node's weight that counts filters."""
+    """The axis of a mixing node's weight that counts the filters."""
     if node.op_type in ("Gemm", "MatMul"):
         return 0 if node.attributes.get_int("transB", 0) else 1
     return 1 if node.op_type == "ConvTranspose" else 0
 
 
 def select_channels(model: ir.Model, flow: ChannelFlow, selection: Mapping[ir.Value, Indices]) -> None:
-    """Rewrite weights so that every selected value becomes ``value[:, selection]``, in the order of the selection.
+    """Rewrite weights so that every selected value becomes ``value[:, selection]``.
 
-    A selection may permute channels, leave some out, and name channels beyond the last: those are new, hold anything
-    finite, and no one's result depends on them. Selections must agree with the roles: those of a ``SAME`` node are
-    equal, those of Concat and Flatten follow from the sources', those of a grouped convolution keep its groups whole or
-    leave them out. Constants that several nodes read are copied where these need different ones.
+    A selection may permute channels, leave some out, and name channels beyond the last. Those are new: they hold any
+    finite values, and no result depends on them.
+
+    Selections must agree with the roles of the nodes. The selections around a ``SAME`` node are equal. Those of Concat
+    and Flatten follow from their sources. Those of a grouped convolution keep whole groups or remove whole groups.
+    A constant that several nodes read is copied if they need different versions of it.
 
     Args:
         model: changed in place.
-        flow: of the model.
-        selection: of values in ``flow.channels``; of others nothing changes.
+        flow: the channel flow of the model.
+        selection: channels to keep, in their new order, by value. Values that are not in it do not change.
     """
     editor = ConstantEditor(model.graph)
     for node, role in flow.roles.items():
@@ -183,7 +200,7 @@ def _track_pinned(flow: ChannelFlow, value: ir.Value) -> None:
 
 
 def _role(node: ir.Node, known: Mapping[ir.Value, Channels]) -> tuple[Role, Channels | None]:
-    """The role, and the channels of the output; None of an opaque node."""
+    """The role of a node, and the channels of its output; None if the node is opaque."""
     if node.domain or len(node.outputs) != 1 or input_at(node, 0) is None:
         return _OPAQUE, None
     x = node.inputs[0]
@@ -196,10 +213,11 @@ def _role(node: ir.Node, known: Mapping[ir.Value, Channels]) -> tuple[Role, Chan
     if kind == "Concat":
         return _concat(node, known)
     source = known.get(x)
+    # The other inputs (bounds of Clip, scales of Resize, ...) must be constants: their effect must be known.
     if source is None or any(constant(value) is None for value in node.inputs[1:] if value is not None):
         return (_reshaped(node, x, source) if kind == "Reshape" and source is not None else None) or (_OPAQUE, None)
     same = Role(Kind.SAME, (x,))
-    if kind == "Dropout" and input_at(node, 2) is not None:  # it may be told to train
+    if kind == "Dropout" and input_at(node, 2) is not None:  # the third input can switch training mode on
         return _OPAQUE, None
     if kind in CHANNELWISE or (kind in ("QuantizeLinear", "DequantizeLinear") and _per_tensor(node)):
         return same, source
@@ -231,6 +249,7 @@ def _mixing(node: ir.Node, x: ir.Value, source: Channels | None) -> tuple[Role, 
             return _OPAQUE, None
         channels = weight.shape[1 - filter_axis(node)] * groups
     else:
+        # Gemm is supported as exporters write a fully connected layer: no scaling, no transposed input, one bias row.
         plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
         plain = plain and node.attributes.get_int("transA", 0) == 0
         flat = source.rank == 2 if source is not None else x.shape is not None and len(x.shape) == 2
@@ -250,26 +269,28 @@ def _broadcast(node: ir.Node, known: Mapping[ir.Value, Channels]) -> tuple[Role,
     sources = tuple(value for index, value in operands if index not in constants)
     found = [known.get(value) for value in sources]
     first = found[0] if found else None
+    # All activations must have the same channels; only their height and width may broadcast.
     if first is None or any(c is None or replace(c, plane=None) != replace(first, plane=None) for c in found):
         return _OPAQUE, None
     if node.op_type in ("Div", "Pow") and not _defined_everywhere(node.op_type, constants.get(1)):
         return _OPAQUE, None
     parameters = []
     for index, stored in constants.items():
-        axis = stored.ndim - (first.rank - 1)
+        axis = stored.ndim - (first.rank - 1)  # of the channels, in the constant; negative if it has no such axis
         if stored.ndim > first.rank or (axis >= 0 and stored.shape[axis] not in (1, first.count * first.block)):
             return _OPAQUE, None
         if axis >= 0 and stored.shape[axis] > 1:
             parameters.append((index, axis))
     planes = {c.plane for c in found if c is not None}
     plane = planes.pop() if len(planes) == 1 else _plane(node.outputs[0])
+    # A constant that differs from position to position may enlarge the plane.
     if any(prod(stored.shape[max(0, stored.ndim - first.rank + 2) :]) > 1 for stored in constants.values()):
         plane = _plane(node.outputs[0])
     return Role(Kind.SAME, sources, tuple(parameters)), replace(first, plane=plane)
 
 
 def _defined_everywhere(op_type: str, second: npt.NDArray[Any] | None) -> bool:
-    """A quotient by constants, or a power of a constant that is a natural number."""
+    """Whether an operator is defined for every activation: division by constants, or powers with natural exponents."""
     return second is not None and (op_type == "Div" or bool(((second >= 0) & (second == np.round(second))).all()))
 
 
@@ -292,7 +313,7 @@ def _normalisation(node: ir.Node, x: ir.Value, source: Channels) -> tuple[Role, 
 
 
 def _dimensions(node: ir.Node, x: ir.Value, source: Channels) -> tuple[Role, Channels | None]:
-    """Reductions over, and removal and insertion of, dimensions behind the channels."""
+    """Reduce, Squeeze and Unsqueeze along dimensions behind the channels."""
     axes = constant(input_at(node, 1))
     listed = [int(axis) for axis in axes.ravel()] if axes is not None else list(ints(node, "axes", ()))
     rank = source.rank + (len(listed) if node.op_type == "Unsqueeze" else 0)
@@ -309,7 +330,7 @@ def _dimensions(node: ir.Node, x: ir.Value, source: Channels) -> tuple[Role, Cha
 
 
 def _reshaped(node: ir.Node, x: ir.Value, source: Channels) -> tuple[Role, Channels] | None:
-    """Flattening to ``[N, C·H·W]``: known by its columns, as then the rows can only be the batch."""
+    """Flattening to ``[N, C·H·W]``. It is recognised by the number of columns: the rows can then only be the batch."""
     y = node.outputs[0]
     plane = source.plane if source.rank > 2 else 1
     if plane is None:
@@ -331,7 +352,7 @@ def _per_tensor(node: ir.Node) -> bool:
 
 
 def _spatial_only(node: ir.Node, rank: int) -> bool:
-    """Pad, Resize or Slice leaves batch and channels alone."""
+    """Whether a Pad, Resize or Slice leaves batch and channels alone."""
     if node.op_type == "Resize":
         scales = constant(input_at(node, 2))
         whole = scales is not None and len(scales) == rank and bool((scales[:2] == 1).all())
@@ -350,34 +371,34 @@ def _plane(value: ir.Value) -> int | None:
 
 
 class ConstantEditor:
-    """Exchanges constants of nodes; one that other nodes read too is copied, once per selection."""
+    """Exchanges constants of nodes. A constant that other nodes read too is copied, once per selection."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.copies: dict[tuple[Any, ...], ir.Value] = {}
 
     def mix(self, node: ir.Node, read: Indices | None, picked: Indices | None, block: int) -> None:
-        """A ``MIX`` node: ``read`` of the channels that it reads, ``picked`` of its filters."""
+        """Select ``read`` among the channels that a ``MIX`` node reads, and ``picked`` among its filters."""
         axis = filter_axis(node)
         axes = {axis: (picked, 1), 1 - axis: (read, block)}
         self.take(node, 1, axes)
         self.bias(node, picked)
 
     def bias(self, node: ir.Node, picked: Indices | None) -> None:
-        """The bias of a mixing node."""
+        """Select ``picked`` in the bias of a mixing node."""
         stored = constant(input_at(node, 2))
         if stored is not None and picked is not None and (stored.size > 1 or node.op_type != "Gemm"):
             self.take(node, 2, {stored.ndim - 1: (picked, 1)})
 
     def grouped(self, node: ir.Node, read: Indices | None, picked: Indices | None) -> None:
-        """A grouped convolution, of whole groups."""
+        """Select whole groups of a grouped convolution."""
         weight, groups = constant(node.inputs[1]), node.attributes.get_int("group", 1)
         assert weight is not None
         filters, channels = weight.shape[0] // groups, weight.shape[1]
         picked = np.arange(weight.shape[0]) if picked is None else picked
         read = np.arange(channels * groups) if read is None else read
         kept = len(picked) // filters
-        # channels of each new group, within the old one; new groups of nothing take any
+        # Channels of each remaining group, relative to it. Groups that are new take any channels: their weights are 0.
         inside = (read % channels).reshape(kept, channels)
         taken = _take(weight, picked, 0, 1, fill=True)
         index = inside.repeat(filters, axis=0).reshape(len(picked), channels, *(1,) * (weight.ndim - 2))
@@ -386,25 +407,32 @@ class ConstantEditor:
         node.attributes["group"] = ir.AttrInt64("group", kept)
 
     def gather(self, node: ir.Node, count: int, read: Indices | None, picked: Indices | None) -> None:
-        """Indices of what is picked, in what is read of ``count`` channels."""
+        """Rewrite the indices of a Gather of ``count`` channels: to give ``picked``, out of an input with ``read``."""
         stored = constant(node.inputs[1])
         assert stored is not None
         indices = np.where(stored < 0, stored + count, stored)
         wanted = indices if picked is None else indices[np.where(picked < len(indices), picked, 0)]
         if read is not None:
             place = np.zeros(1 + max(read.max(), indices.max()), np.int64)
-            place[read[::-1]] = np.arange(len(read))[::-1]
+            place[read[::-1]] = np.arange(len(read))[::-1]  # reversed, so that of equal channels the first counts
             wanted = place[wanted]
         self.put(node, 1, wanted.astype(stored.dtype), (wanted.tobytes(),))
 
     def reshape(self, node: ir.Node, columns: int) -> None:
-        """A Reshape to ``[N, columns]``."""
+        """Let a Reshape give ``[N, columns]``."""
         self.put(node, 1, np.array([-1, columns], np.int64), (columns,))
 
     def take(
         self, node: ir.Node, index: int, axes: Mapping[int, tuple[Indices | None, int]], *, fill: bool = True
     ) -> None:
-        """Select along axes of a constant; ``fill`` makes new channels zero, else they are those of the first."""
+        """Select along axes of a constant input.
+
+        Args:
+            node: the node.
+            index: which of its inputs.
+            axes: axis to the selection along it (None for all) and the number of entries per channel.
+            fill: new channels are zero. False copies the first channel, which keeps a divisor or a variance valid.
+        """
         array = constant(node.inputs[index])
         assert array is not None
         for axis, (selection, block) in axes.items():
@@ -414,12 +442,13 @@ class ConstantEditor:
         self.put(node, index, array, key)
 
     def put(self, node: ir.Node, index: int, array: npt.NDArray[Any], key: tuple[Any, ...]) -> None:
-        """Give one node another constant; nodes of the same constant and key share it."""
+        """Give a node another constant. Nodes with the same old constant and the same key share the new one."""
         value = node.inputs[index]
         assert value is not None
         if index == 1 and node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             node.metadata_props.setdefault(WEIGHT, weight_name(node) or str(node.name))
         if (value, *key) not in self.copies:
+            # A constant that nothing else uses is changed in place, and keeps its parameter name.
             own = len(value.uses()) == 1 and value.is_initializer() and not value.is_graph_output()
             if own and not value.is_graph_input():
                 value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)

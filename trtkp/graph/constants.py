@@ -1,4 +1,4 @@
-"""Which channels of a graph's values hold the same number at every place, whatever the input."""
+"""Constant channels: which channels of a graph's values hold one number at every position, whatever the input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 _EVALUATED = CHANNELWISE | BROADCAST | {
     "BatchNormalization", "DequantizeLinear", "InstanceNormalization", "QuantizeLinear"
 }  # fmt: skip
-#: Of a constant plane they give the same constant.
+#: Operators that turn a constant plane into a plane of the same constant.
 _KEEP = frozenset(
     {
         "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceMax", "ReduceMean", "ReduceMin", "Slice", "Squeeze",
@@ -30,7 +30,7 @@ _KEEP = frozenset(
 
 
 def channel_constants(model: ir.Model, flow: ChannelFlow) -> dict[ir.Value, Floats]:
-    """For every value of the flow its constants [C], NaN where a channel varies (or is not finite)."""
+    """The constants of every value in the flow, float64 [C]; NaN where a channel varies or is not finite."""
     opset = model.graph.opset_imports[""]
     found = {value: np.full(channels.count, np.nan) for value, channels in flow.channels.items()}
     for node, role in flow.roles.items():
@@ -55,7 +55,10 @@ def channel_constants(model: ir.Model, flow: ChannelFlow) -> dict[ir.Value, Floa
 
 
 def is_uniform(node: ir.Node) -> bool:
-    """A mixing node gives a constant plane for constant planes: no place reads padding, and a bias can be added."""
+    """Whether a mixing node turns constant planes into constant planes: no position reads padding.
+
+    It must also take a bias, into which the constants can be folded.
+    """
     if node.op_type == "Conv":
         free = node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID", "")
         return free and not any(ints(node, "pads", ()))
@@ -63,9 +66,11 @@ def is_uniform(node: ir.Node) -> bool:
 
 
 def mixing_weight(node: ir.Node, block: int = 1) -> tuple[npt.NDArray[Any], Callable[[npt.NDArray[Any]], Any]]:
-    """The weight as [F, C, taps], and the function that gives such an array its form back.
+    """The weight of a mixing node as [F, C, taps], and the function that turns such an array back into its layout.
 
-    ``block`` neighbouring columns of a fully connected layer are one channel, and count as its taps.
+    Args:
+        node: the node.
+        block: columns of a fully connected layer that are one channel; they count as its taps.
     """
     weight = constant(node.inputs[1])
     assert weight is not None
@@ -85,12 +90,15 @@ def _mixed(node: ir.Node, source: Floats | None, flow: ChannelFlow) -> Floats:
     groups = node.attributes.get_int("group", 1)
     values = np.full(channels * groups, np.nan) if source is None else source
     values = values.reshape(groups, 1, channels).repeat(filters // groups, axis=1).reshape(filters, channels)
+    # Padding puts zeros around a plane, so behind a padded convolution only the constant 0 stays constant.
     foldable = ~np.isnan(values) if is_uniform(node) else values == 0
+    # A filter is constant if all channels for which it has weights are constant.
     constant_filters = ~((weight != 0).any(axis=2) & ~foldable).any(axis=1)
     result = np.full(filters, np.nan)
     bias = constant(input_at(node, 2))
     picked = np.flatnonzero(constant_filters)
     sums = weight[picked].astype(np.float64).sum(axis=2)
+    # A plane of x_c under a kernel gives x_c times the sum of its taps. Where that is 0, x_c may be unknown.
     result[picked] = (sums * np.where(sums != 0, np.nan_to_num(values[picked]), 0)).sum(axis=1)
     if bias is not None:
         result[picked] += np.broadcast_to(bias.astype(np.float64).ravel(), filters)[picked]
@@ -98,7 +106,10 @@ def _mixed(node: ir.Node, source: Floats | None, flow: ChannelFlow) -> Floats:
 
 
 def _spread(node: ir.Node, source: Floats) -> Floats:
-    """Operators that look at several places of one channel."""
+    """Constants after an operator that reads several positions of one channel.
+
+    ``edge`` is the value that the operator puts beside the plane: only a channel of that constant stays constant.
+    """
     if node.op_type in _KEEP or node.op_type in ("Flatten", "Reshape"):
         return source.copy()
     edge: float | None = 0.0
@@ -121,7 +132,7 @@ def _spread(node: ir.Node, source: Floats) -> Floats:
 
 
 def _evaluated(node: ir.Node, flow: ChannelFlow, found: Mapping[ir.Value, Floats], opset: int) -> Floats:
-    """Elementwise operators, computed on one place."""
+    """Constants after an elementwise operator, computed by ONNX's reference implementation at one position."""
     from onnx.reference import ReferenceEvaluator
 
     role, channels = flow.roles[node], flow.channels[node.outputs[0]]
@@ -143,12 +154,13 @@ def _evaluated(node: ir.Node, flow: ChannelFlow, found: Mapping[ir.Value, Floats
             feeds[str(value.name)] = columns.reshape(1, -1, *(1,) * (channels.rank - 2))
             continue
         if node.op_type in BROADCAST and prod(stored.shape) != (stored.shape[axes[index]] if index in axes else 1):
-            return result  # it differs from place to place
+            return result  # the operand differs from position to position
         feeds[str(value.name)] = stored.astype(np.float64) if stored.dtype.kind == "f" else stored
     evaluator = ReferenceEvaluator(ir.serde.serialize_node(node), opsets={"": opset})
     with np.errstate(all="ignore"):
         (output,) = evaluator.run(None, feeds)
     output = np.asarray(output, np.float64).reshape(channels.count, channels.block)
+    # After flattening, a channel has several columns, and is constant only if all of them agree.
     same = ~unknown & (output == output[:, :1]).all(axis=1)
     result[same] = output[same, 0]
     return result

@@ -1,4 +1,7 @@
-"""What papers count otherwise: batch normalisation's statistics, its elements and those of all operators, weights."""
+"""Counts that some papers use instead of the common ones of `trtkp.index.accounting`.
+
+They are the statistics of batch normalisation, its elements, elementwise operations, and weights without biases.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def statistics(model: ir.Model) -> int:
-    """Running means and variances of all batch normalisations, which no one learns."""
+    """Number of running means and variances of all batch normalisations. They are not learnable parameters."""
     return sum(
         value.size
         for node in model.graph
@@ -31,7 +34,7 @@ def statistics(model: ir.Model) -> int:
 
 
 def batch_norm_elements(model: ir.Model, shapes: Mapping[str, Shape]) -> int:
-    """Elements that all batch normalisations give for inputs of the given shapes."""
+    """Number of output elements of all batch normalisations, for inputs of the given shapes."""
     names = [
         str(node.outputs[0].name) for node in model.graph if node.op_type == "BatchNormalization" and node.domain == ""
     ]
@@ -40,21 +43,21 @@ def batch_norm_elements(model: ir.Model, shapes: Mapping[str, Shape]) -> int:
 
 
 def product_weights(model: ir.Model) -> int:
-    """Weights of convolutions and fully connected layers, each once; biases are none."""
+    """Number of weights of convolutions and fully connected layers. Shared weights count once, biases do not count."""
     nodes = [node for node in model.graph if node.domain == "" and node.op_type in _PRODUCTS]
     found = [product_weight(input_at(node, index)) for node in nodes for index in (0, 1)]
     return sum({name: weight.size for name, weight in filter(None, found)}.values())
 
 
 def elementwise_operations(model: ir.Model, shapes: Mapping[str, Shape]) -> int:
-    """Operations of one sample beside multiply-accumulates, as the authors of ASKs count them.
+    """Operations of one sample other than multiply-accumulates, as the authors of ASKs count them.
 
-    Two per element of BatchNorm2d, one per output of ReLU and per bias added, the window's size per output of a
-    pooling, one per input of a global one.
+    They count 2 per element of BatchNorm2d, 1 per output of ReLU, 1 per added bias, the size of the window per output
+    of a pooling, and 1 per input of a global pooling.
 
     Args:
         model: the graph.
-        shapes: of its inputs, for one sample.
+        shapes: input name to shape, for one sample.
     """
     nodes = [node for node in model.graph if node.domain == ""]
     wanted = [str(value.name) for node in nodes for value in (*node.inputs[:1], *node.outputs[:1]) if value is not None

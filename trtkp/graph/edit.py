@@ -1,4 +1,4 @@
-"""Small tools for editing an ONNX IR graph: constants, initialisers, chains of single use."""
+"""Small helpers for editing an ONNX IR graph: constants, initialisers, chains of values with one reader."""
 
 from __future__ import annotations
 
@@ -23,29 +23,33 @@ __all__ = [
     "weight_name",
 ]
 
-#: Node metadata key: the parameter whose (perhaps folded) value is this convolution's weight.
+#: Node metadata key: name of the parameter that this convolution's weight comes from, even after a pass has folded or
+#: packed it.
 WEIGHT = "trtkp.weight"
 
 
 def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
-    """The value of an initialiser or Constant node, or None."""
+    """The array of an initialiser or of a Constant node's output; None for any other value."""
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return tensor.numpy() if tensor is not None else None
 
 
 def input_at(node: ir.Node, index: int) -> ir.Value | None:
-    """The node's input, or None where it is absent or omitted at the end."""
+    """An input of a node; None if it is empty, or if the node has fewer inputs."""
     return node.inputs[index] if index < len(node.inputs) else None
 
 
 def ints(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
-    """An attribute of integers, or its default."""
+    """An attribute that is a list of integers, or its default."""
     attribute = node.attributes.get(name)
     return tuple(attribute.as_ints()) if attribute is not None else tuple(default)
 
 
 def weight_name(node: ir.Node) -> str | None:
-    """Parameter name of a convolution's weight: noted by an earlier pass, else its name; None if computed."""
+    """Parameter name of a convolution's weight, as an earlier pass recorded it or else as the initialiser is called.
+
+    None if the weight is computed by other nodes.
+    """
     noted = node.metadata_props.get(WEIGHT)
     weight = input_at(node, 1)
     if noted is None and weight is not None and constant(weight) is not None:
@@ -54,13 +58,13 @@ def weight_name(node: ir.Node) -> str | None:
 
 
 def only_consumer(value: ir.Value) -> ir.Node | None:
-    """The single node that uses a value, once, if it is no graph output."""
+    """The only reader of a value; None if it has none or several, is read twice, or is a graph output."""
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
 def same_shape(left: ir.Value, right: ir.Value) -> bool:
-    """Both shapes are known and equal, dynamic dimensions by name: no broadcast hides in the Add."""
+    """Whether both shapes are known and equal, dynamic dimensions by name: an Add of the two broadcasts nothing."""
     if left.shape is None or right.shape is None or left.dtype != right.dtype:
         return False
     known = all(isinstance(dim, int) or dim.value is not None for dim in (*left.shape, *right.shape))
@@ -68,21 +72,25 @@ def same_shape(left: ir.Value, right: ir.Value) -> bool:
 
 
 def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    """A new initialiser; a taken name gets a number."""
+    """Add an initialiser. If the name is taken, a number is appended to it."""
     unique, number = name, 0
     while unique in graph.initializers:
         number += 1
         unique = f"{name}.{number}"
-    array = np.ascontiguousarray(array).reshape(np.shape(array))  # which turns a scalar into a vector
+    array = np.ascontiguousarray(array).reshape(np.shape(array))  # ascontiguousarray makes a vector of a scalar
     value = ir.val(unique, ir.DataType.from_numpy(array.dtype), array.shape, const_value=ir.tensor(array, name=unique))
     graph.register_initializer(value)
     return value
 
 
 def replace_nodes(old: Sequence[ir.Node], new: Iterable[ir.Node], before: ir.Value, after: ir.Value) -> None:
-    """Put ``new`` in the place of ``old``; ``after`` takes over name, type, shape and uses of ``before``.
+    """Replace nodes.
 
-    New nodes stand where the last old node stood, so that every input is computed by then.
+    Args:
+        old: nodes to remove, in graph order.
+        new: nodes to insert where the last old node was, so that all inputs have been computed by then.
+        before: the output of the old nodes.
+        after: the output of the new nodes. It takes over name, type, shape and uses of ``before``.
     """
     graph = old[-1].graph
     assert isinstance(graph, ir.Graph)
@@ -90,5 +98,5 @@ def replace_nodes(old: Sequence[ir.Node], new: Iterable[ir.Node], before: ir.Val
 
 
 def finish(model: ir.Model) -> None:
-    """Remove what nothing uses any more: nodes, initialisers, functions."""
+    """Remove nodes, initialisers and functions that nothing uses any more."""
     ir.passes.Sequential(common_passes.RemoveUnusedNodesPass(), common_passes.RemoveUnusedFunctionsPass())(model)

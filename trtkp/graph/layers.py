@@ -1,7 +1,7 @@
-"""The table of a graph's convolutions, and what the whole net costs.
+"""The layer table: all convolutions of a graph with their sizes, and the parameters and MACs of the whole net.
 
-Sizes are those that ONNX Runtime meets when it runs the graph once at the given shapes: shape arithmetic that no static
-inference follows (Resize from Shape, dynamic H and W) gives the right sizes too.
+Sizes are found by running the graph once in ONNX Runtime at the given shapes. So they are right even after shape
+arithmetic that static inference cannot follow, such as a Resize whose sizes come from Shape.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-#: Operator to the inputs that are learnable parameters.
+#: Operator to the positions of its inputs that are learnable parameters.
 _PARAMETERS = {
     "Gather": (0,),
     "Conv": (1, 2),
@@ -51,18 +51,18 @@ _PARAMETERS = {
 
 @dataclass(frozen=True)
 class LayerTable:
-    """Convolutions in graph order, totals of the net, and why other convolutions are not in the table.
+    """The convolutions of a graph and the totals of the net.
 
-    Totals are the common counting: MACs of convolutions and fully connected layers per sample, learnable parameters
-    (batch-normalisation statistics are none). What the bodies of If and Loop compute is not counted: how often they run
-    depends on the data.
+    Totals follow the common counting: MACs of convolutions and fully connected layers for one sample, and learnable
+    parameters, which the statistics of batch normalisation are not. The bodies of If and Loop do not count, because how
+    often they run depends on the data.
 
     Attributes:
-        layers: see `ConvLayer`.
+        layers: the convolutions that can be pruned, in graph order.
         params: learnable parameters of the net.
         macs: multiply-accumulates of the net for one sample.
-        left_out: name to reason.
-        batch_input: the input whose first dimension is the batch; None where there is none, and a sample is a run.
+        left_out: name of every other convolution to the reason why it is not among the layers.
+        batch_input: the input whose first dimension is the batch. None if there is none: a run is then one sample.
         matrices: weights of fully connected layers, each once.
     """
 
@@ -74,15 +74,20 @@ class LayerTable:
     matrices: tuple[Matrix, ...]
 
     def matrices_kept(self, kept: Mapping[str, int]) -> dict[Matrix, int]:
-        """The matrices among those of which ``kept`` says how many weights they keep, with that number."""
+        """The matrices that ``kept`` names, each with the number of weights that it keeps."""
         return {matrix: kept[matrix.name] for matrix in self.matrices if matrix.name in kept}
 
 
 def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
-    """The layer table of a graph with inputs of the given shapes.
+    """The layer table of a graph at the given input shapes.
 
-    The batch is the first dimension of the first input that has one which divides that of every weighted node's output
-    (frames of a clip go through a convolution as so many samples). A net without such an input has no batch.
+    The batch is the first dimension of one of the inputs: of the first input whose first dimension divides that of the
+    output of every node with weights. (Outputs have a multiple of the batch where the frames of a clip pass through a
+    convolution as separate samples.) A net without such an input has no batch.
+
+    Args:
+        model: the graph.
+        shapes: input name to shape.
 
     Raises:
         InputError: the graph does not run at these shapes.
@@ -106,7 +111,7 @@ def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
         weight, taps = constant(node.inputs[1]), constant(node.inputs[2])
         assert weight is not None
         assert taps is not None
-        # the convolution, and putting its kernel together
+        # the convolution, and the sum of the patterns that makes its kernel
         macs += prod(weight.shape[1:]) * prod(_size(node.outputs[0], sizes)[2:]) + weight.size
         positions = prod(ints(node, "weight_shape", ())[2:])
         left_out[_name(node)] = f"a kernel for every sample, {taps.size} of {positions} positions ({node.op_type})"
@@ -129,7 +134,7 @@ def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
     groups: dict[str, set[int]] = {}
     for layer in layers:
         groups.setdefault(layer.name, set()).add(layer.groups)
-    mixed = {name for name in groups if len(groups[name]) > 1}  # an index set is for one number of groups
+    mixed = {name for name in groups if len(groups[name]) > 1}  # an index set holds for one number of groups
     left_out |= dict.fromkeys(sorted(mixed), "its weight serves convolutions of different groups")
     for node in graph.all_nodes():
         if node.graph is not graph and node.domain == "" and node.op_type in ("Conv", "ConvTranspose"):
@@ -139,17 +144,20 @@ def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
 
 
 def dynamic_nodes(model: ir.Model) -> list[ir.Node]:
-    """The convolutions whose kernel is put together for every sample (`ops.DYNAMIC`), in graph order."""
+    """The convolutions whose kernel is computed for every sample (`ops.DYNAMIC`), in graph order."""
     return [node for node in model.graph if node.domain == DOMAIN and node.op_type.startswith(DYNAMIC)]
 
 
 def is_conv2d(node: ir.Node) -> bool:
-    """A 2-D convolution whose weight is a constant."""
+    """Whether a node is a 2-D convolution that can be packed."""
     return unusable_reason(node) is None
 
 
 def product_weight(value: ir.Value | None) -> tuple[str, npt.NDArray[Any]] | None:
-    """Name and value of a stored factor of a product; one that is transposed in front of it by its own name."""
+    """Name and array of a stored factor of a product; None if the value is computed.
+
+    A factor that the graph transposes first has the name of the initialiser.
+    """
     node = value.producer() if value is not None else None
     if node is not None and node.domain == "" and node.op_type == "Transpose":
         found = product_weight(node.inputs[0])
@@ -161,7 +169,7 @@ def product_weight(value: ir.Value | None) -> tuple[str, npt.NDArray[Any]] | Non
 
 
 def unusable_reason(node: ir.Node) -> str | None:
-    """Why a weighted node cannot become a packed convolution, or None."""
+    """Why a node cannot become a packed convolution; None if it can."""
     if node.op_type == "ConvTranspose":
         return "transposed convolution"
     if node.op_type != "Conv" or node.domain != "":
@@ -185,10 +193,15 @@ def _static_size(value: ir.Value | None) -> bool:
 
 
 def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[str]) -> dict[str, Shape]:
-    """Shapes of the wanted values in a run on zeros.
+    """Shapes of values in a run of the graph on zeros.
+
+    Args:
+        model: the graph. It is not changed.
+        shapes: input name to shape.
+        wanted: names of the values.
 
     Raises:
-        InputError: an input without a shape, or ONNX Runtime cannot run the graph at these shapes.
+        InputError: an input has no shape, or ONNX Runtime cannot run the graph at these shapes.
     """
     import onnxruntime
 
@@ -201,6 +214,7 @@ def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[st
     nodes = [ir.node("Shape", [by_name[name]], name=f"trtkp_probe_{i}") for i, name in enumerate(found)]
     for i, node in enumerate(nodes):
         node.outputs[0].name, node.outputs[0].type = f"trtkp_shape_{i}", ir.TensorType(ir.DataType.INT64)
+    # Only the shapes leave the run: the values themselves may be hundreds of megabytes.
     probe.graph.extend(nodes)
     probe.graph.outputs.clear()
     probe.graph.outputs.extend(node.outputs[0] for node in nodes)
@@ -208,6 +222,7 @@ def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[st
         return {}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    # One run needs no optimisation, and the values keep the names and shapes that the graph gives them.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     feeds = {}
     for value in probe.graph.inputs:
@@ -253,7 +268,7 @@ def _layer(node: ir.Node, name: str, sizes: Mapping[str, Shape], batch: int, ste
 
 
 def conv_pads(node: ir.Node, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right padding, with ``auto_pad`` resolved for inputs of the given height and width."""
+    """Top, left, bottom and right padding of a convolution. ``auto_pad`` is resolved for the given height and width."""
     mode = node.attributes.get_string("auto_pad", "NOTSET")
     if mode in ("NOTSET", "VALID", ""):
         top, left, bottom, right = ints(node, "pads", (0, 0, 0, 0)) if mode != "VALID" else (0, 0, 0, 0)
@@ -279,17 +294,18 @@ def _behind(graph: ir.Graph, weighted: Sequence[ir.Node]) -> set[ir.Value]:
 
 
 def _macs(node: ir.Node, sizes: Mapping[str, Shape]) -> int:
-    """Multiply-accumulates of a convolution, or a product with a stored weight; those of two activations not."""
+    """Multiply-accumulates of a convolution, or of a product with a stored weight. Products of activations count 0."""
     target = _size(node.outputs[0], sizes)
     if node.op_type in ("Conv", "ConvTranspose"):
         stored = constant(node.inputs[1])
         shape = stored.shape if stored is not None else _size(node.inputs[1], sizes)
+        # A convolution uses every weight once per output position, a transposed one once per input position.
         places = _size(node.inputs[0], sizes) if node.op_type == "ConvTranspose" else target
         return places[0] * prod(places[2:]) * prod(shape)
     found = _factor(node)
     if found is None:
         return 0
-    # Gemm and MatMul: every output is a sum over the weight's inner dimension
+    # Gemm and MatMul: every output element is a sum over the weight's inner dimension.
     weight = found[1]
     transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
     last = transposed or weight.ndim == 1 or product_weight(input_at(node, 1)) is None
@@ -314,10 +330,10 @@ def _params(graph: ir.Graph) -> int:
     for node in graph:
         for index in _parameter_inputs(node):
             found = product_weight(input_at(node, index))
-            if found is not None and found[1].dtype.kind not in "iub":  # sizes are gathered too
+            if found is not None and found[1].dtype.kind not in "iub":  # a Gather of integers is shape arithmetic
                 counted[found[0]] = found[1].size
         if node.op_type == "Add" and any(v is not None and _is_product(v) for v in node.inputs):
-            for value in node.inputs:  # a bias after MatMul
+            for value in node.inputs:  # the bias of a fully connected layer that is exported as MatMul and Add
                 stored = constant(value)
                 if stored is not None and value is not None:
                     counted[str(value.name)] = stored.size

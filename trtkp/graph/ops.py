@@ -1,11 +1,11 @@
 """The ONNX operators of domain ``trtkp``, version 1, and their bodies as model-local functions.
 
-One table serves the functions here and the plugin creators: an operator's name is its base (`BASES` or `DYNAMIC`),
-``24`` when its weights are 2:4, ``Add`` when it takes a residual, and its activation (`ACTIVATIONS`), as in
-``StripeConvAddRelu`` or ``KernelIndexConv24Relu``. TensorRT's parser finds functions by
-name alone and wants every input given, hence the epilogue in the name.
+This table is the single definition of the operators; the plugin creators follow it. An operator's name is made of its
+base (`BASES` or `DYNAMIC`), ``24`` if its weights are 2:4, ``Add`` if it takes a residual, and its activation
+(`ACTIVATIONS`), as in ``StripeConvAddRelu`` or ``KernelIndexConv24Relu``. The epilogue is part of the name because
+TensorRT's parser finds functions by their name alone and takes no optional inputs.
 
-Inputs, in order (K: length of a row of packed weights; rows: filters in group order, padding rows included):
+Inputs, in order. K is the length of a row of packed weights; rows are the filters in group order, with padding rows:
 
 =============  =================  ==========================================================================
 ``X``          [N, C·group, H, W]
@@ -16,37 +16,39 @@ index          int32              `KernelIndexConv`: ``channels`` [G, L], K = R�
 ``row_group``  int32 [rows]       filter group of a row, ascending
 ``filters``    int32 [rows]       output channel of a row; F for a padding row
 ``bias``       [F]
-``residual``   as Y               only in the ``Add`` forms
-``metadata``   int32              only in the ``24`` forms: [ceil(rows / 16), S, 32] with S = ceil(K / 64), and
-                                  ``weight`` is [rows, 32·S]; `trtkp.graph.two_four` says what it holds
+``residual``   as Y               only if the name has ``Add``
+``metadata``   int32              only if the name has ``24``: [ceil(rows / 16), S, 32], S = ceil(K / 64), and
+                                  ``weight`` is [rows, 32·S]; see `trtkp.graph.two_four`
 =============  =================  ==========================================================================
 
-`DynamicPatternConv` sums P kernels per sample, weighted by an attention, and has one list for the layer:
+`DynamicPatternConv` computes a kernel for every sample, as a sum of P patterns weighted by an attention. It has one
+list for the layer:
 
 =============  =================  ==========================================================================
 ``X``          [N, C, H, W]
 ``weight``     [P, F, K]          packed weights of every pattern, K = T·C; 0 where a pattern drops a tap, and at
                                   padding
-``taps``       int32 [1, T]       as of `StripeConv`
+``taps``       int32 [1, T]       as in `StripeConv`
 ``attention``  [N, P, F]
 ``bias``       [F]
-``residual``   as Y               only in the ``Add`` forms
+``residual``   as Y               only if the name has ``Add``
 =============  =================  ==========================================================================
 
-Attributes: strides, pads, dilations, group, weight_shape (F, C, R, S), alpha (`LeakyRelu` forms), plugin_namespace and
-plugin_version, which make a current TensorRT parser take the plugin over the function. ``list_block`` tells a plugin,
-which cannot read lists ahead of a launch, what `PackedConv.list_block` found; without it, it is 1. `DynamicPatternConv`
-has ``channels`` (C) in place of group, which is 1, and no ``list_block``.
+Attributes are strides, pads, dilations, group, ``weight_shape`` (F, C, R, S) and, for `LeakyRelu`, alpha. In addition:
 
-Attributes of calibrated models, for a plugin that computes in 8 bits (`SCALES`); absent elsewhere, without meaning to
-the body. A scale is what one step of -127..127 stands for: ``input_scale`` of X, ``weight_scale`` [F] of the filters of
-the source model in their order, ``output_scale`` of Y, ``residual_scale`` of the residual. ``output_scale`` and
-``residual_scale`` are absent where the tensor is not quantised.
+- ``plugin_namespace`` and ``plugin_version`` make a current TensorRT parser prefer the plugin to the function.
+- ``list_block`` is the value of `PackedConv.list_block`. A plugin needs it because it cannot read lists, which are on
+  the device, before a launch. If it is absent, it is 1.
+- `DynamicPatternConv` has ``channels`` (C) in place of group, which is 1, and no ``list_block``.
+- `SCALES` are for a plugin that computes in 8 bits. Only calibrated models have them, and the body ignores them. A
+  scale is the value of one step in -127..127: ``input_scale`` of X, ``weight_scale`` [F] of the source model's filters
+  in their order, ``output_scale`` of Y, ``residual_scale`` of the residual. The last two are absent if the tensor is
+  not quantised.
 
-The body scatters the packed weights into a zero weight and calls Conv, driven by its inputs alone, as one name has one
-body in a model. It is right everywhere, not fast: the planner writes what runs where there is no plugin. Weights of
-`DynamicPatternConv` differ from sample to sample: its body is im2col, as a depthwise Conv with one-hot kernels, and a
-batched MatMul, right for any batch.
+The body scatters the packed weights into a zero weight and calls Conv. It depends on nothing but its inputs, because a
+model has one body per name. It is correct in every runtime, but not fast: where there is no plugin, the planner writes
+lowerings instead. The weights of `DynamicPatternConv` differ from sample to sample, so its body is im2col (a depthwise
+Conv with one-hot kernels) and a batched MatMul, for any batch.
 """
 
 from __future__ import annotations
@@ -66,13 +68,14 @@ VERSION = 1
 #: Base name to the name of its index input.
 INDEX_INPUT = {"KernelIndexConv": "channels", "StripeConv": "taps", "PatternConv": "entries"}
 BASES = tuple(INDEX_INPUT)
-#: The base whose weights the input decides.
+#: The base whose weights depend on the input.
 DYNAMIC = "DynamicPatternConv"
 
 #: Attributes that calibration adds to a node.
 SCALES = ("input_scale", "weight_scale", "output_scale", "residual_scale")
 
-#: Activation to the ONNX text that computes ``Y`` from ``sum``.
+#: Activation to the ONNX text that computes ``Y`` from ``sum``. Constants are cast to the type of ``sum``, as one body
+#: serves fp32 and fp16.
 ACTIVATIONS = {
     "": "Y = Identity (sum)",
     "Relu": "Y = Relu (sum)",
@@ -89,7 +92,7 @@ ACTIVATIONS = {
     "LeakyRelu": "Y = LeakyRelu <alpha: float = @alpha> (sum)",
 }
 
-#: Base to the ONNX text that computes ``tap`` and ``channel`` of every packed column, broadcastable to [G, ?, ?].
+#: Base to the ONNX text that computes ``tap`` and ``channel`` of every packed column. Both broadcast to [G, ?, ?].
 _COLUMNS = {
     "KernelIndexConv": """
         channel = Unsqueeze (index, one)
@@ -112,6 +115,10 @@ _COLUMNS = {
         channel = Sub (index, base)""",
 }
 
+#: The body of a packed convolution. A position in the grid is ``filter · (R·S+1)(C+1) + tap · (C+1) + channel``, so a
+#: single ScatterElements restores filter order, list order and padding. Padding rows and entries address the spare
+#: filter, tap or channel of the grid, which the Slice removes. The zeros come from ConstantOfShape and CastLike because
+#: ONNX Runtime folds these at load time, also in fp16; a zero made by arithmetic is not folded there.
 _BODY = """
 <domain: "trtkp", opset_import: ["" : {opset}]>
 {name} <strides, pads, dilations, group, weight_shape, list_block, {alpha}plugin_namespace, plugin_version, {scales}>
@@ -167,8 +174,8 @@ _BODY = """
 """
 
 
-#: The ONNX text that makes ``rows`` [rows, K] of 2:4 weights: places from the metadata's words, then a scatter. Words
-#: are made non-negative first, as Div rounds to 0.
+#: The ONNX text that expands 2:4 weights to ``rows`` [rows, K]: it reads the places of the weights from the words of
+#: the metadata, and scatters. Words are made non-negative first, because Div rounds towards 0.
 _EXPAND = """
     words = Cast <to: int = 7> (metadata)
     word_values = Constant <value_ints: ints = [4294967296]> ()
@@ -260,7 +267,20 @@ _DYNAMIC_BODY = """
 
 @dataclass(frozen=True)
 class OpName:
-    """An operator of the domain: base, form of the weights, epilogue, and the name that they make."""
+    """The name of an operator, in its parts.
+
+    Attributes:
+        base: one of `BASES`, or `DYNAMIC`.
+        residual: whether it adds a residual before the activation.
+        activation: one of `ACTIVATIONS`.
+        two_four: whether its weights are 2:4.
+
+    Example:
+        >>> str(OpName("StripeConv", residual=True, activation="Relu"))
+        'StripeConvAddRelu'
+        >>> OpName.parse("KernelIndexConv24Relu").two_four
+        True
+    """
 
     base: str
     residual: bool = False
@@ -272,13 +292,13 @@ class OpName:
 
     @classmethod
     def parse(cls, op_type: str) -> OpName:
-        """The operator of that name.
+        """The parts of an operator's name.
 
         Raises:
-            KeyError: not an operator of the domain.
+            KeyError: the domain has no operator of this name.
         """
-        forms = [*product(BASES, (False, True)), (DYNAMIC, False)]
-        for (base, two_four), residual, activation in product(forms, (False, True), ACTIVATIONS):
+        variants = [*product(BASES, (False, True)), (DYNAMIC, False)]  # a dynamic pattern has no 2:4 weights
+        for (base, two_four), residual, activation in product(variants, (False, True), ACTIVATIONS):
             name = cls(base, residual, activation, two_four)
             if str(name) == op_type:
                 return name
@@ -286,7 +306,12 @@ class OpName:
 
 
 def function(name: OpName, opset: int) -> ir.Function:
-    """The operator's body over the given opset (18 or later) of the default domain."""
+    """The operator's body, in standard operators.
+
+    Args:
+        name: the operator.
+        opset: version of the default domain that the body uses, 18 or later.
+    """
     common = {
         "opset": opset,
         "name": name,

@@ -1,4 +1,4 @@
-"""Packed convolutions: the arrays that an operator of domain ``trtkp`` takes, made from a weight and its index set."""
+"""Packing: from a weight and its index set to the arrays that an operator of domain ``trtkp`` takes, and back."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from trtkp.index.index_set import QUAD, IndexSet, Kind
 
 __all__ = ["BASE_OF_KIND", "ENTRY_RADIX", "PackedConv", "pack", "pack_for_tiles", "unpack"]
 
-#: A PatternConv entry is ``tap * ENTRY_RADIX + channel``; channels are 16-bit.
+#: A PatternConv entry is ``tap * ENTRY_RADIX + channel``. Channels are 16-bit in index sets.
 ENTRY_RADIX = 1 << 16
 
+#: Channels that a tensor-core kernel loads at once: 8 of 16 bits are one 16-byte copy.
 _BLOCK = 8
 
 #: The operator that takes index sets of a kind.
@@ -24,9 +25,17 @@ BASE_OF_KIND = {Kind.KERNEL: "KernelIndexConv", Kind.STRIPE: "StripeConv", Kind.
 
 @dataclass(frozen=True, eq=False)
 class PackedConv:
-    """Weight, lists and row order of one packed convolution; `trtkp.graph.ops` gives the shapes.
+    """A packed convolution.
 
-    With ``two_four`` at most two of every four columns of a row are not 0; ``weight`` has all columns.
+    Attributes:
+        base: the operator, one of `trtkp.graph.ops.BASES`.
+        weight_shape: (F, C, R, S) of the dense weight; C counts the channels of one ONNX group.
+        groups: number of ONNX groups.
+        weight: packed weights, [rows, K].
+        index: the lists, int32; `trtkp.graph.ops` gives their shape.
+        row_group: filter group of each row, int32 [rows].
+        filters: filter of each row, int32 [rows]; F marks a padding row.
+        two_four: whether at most two of every four columns of a row are not 0. ``weight`` has all columns all the same.
     """
 
     base: str
@@ -40,9 +49,10 @@ class PackedConv:
 
     @property
     def list_block(self) -> int:
-        """8 where every list comes in blocks that tensor cores take, else 1: ``listBlock`` of `plugins/capi/trtkp.h`.
+        """8 if all lists consist of blocks that tensor-core kernels can load, else 1.
 
-        A block is eight consecutive channels of one tap, from a multiple of 8; padding stands for channels past C.
+        A block is eight consecutive channels of one tap that start at a multiple of 8. Padding entries stand for
+        channels past C. The kernels know it as ``listBlock`` (`plugins/capi/trtkp.h`).
         """
         _, channels, rows, columns = self.weight_shape
         if self.base == "StripeConv":
@@ -59,21 +69,30 @@ class PackedConv:
         return _BLOCK if whole and aligned else 1
 
     def columns(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Tap and channel of every packed column, int64 [G, K] each; tap R·S or channel C marks padding."""
+        """Tap and channel of every packed column, int64 [G, K] each. Tap R·S or channel C marks padding."""
         return _columns(self.base, self.index, self.weight_shape)
 
 
 def pack(weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, list_multiple: int = 1) -> PackedConv:
-    """Gather the listed weights of ``weight`` [F, C, R, S], row by row in group order.
+    """Pack a weight: gather what the lists hold, row by row in group order.
 
-    Lists shorter than the longest are padded with entries that address nothing and weights of zero. With a 2:4
-    refinement the channels of every tap are padded to whole quads, in the order of the entries.
+    Lists that are shorter than the longest are padded with entries that address nothing, with weights of zero. With a
+    2:4 refinement the channels of every tap are padded to whole quads, in the order of the entries.
 
     Args:
-        weight: the layer's weight; values outside the lists are dropped.
+        weight: the layer's weight, [F, C, R, S]. Values outside the lists are dropped.
         index: its index set.
-        row_multiple: every group's filters are padded to this multiple.
-        list_multiple: lists (channels, taps or entries) are padded to this multiple.
+        row_multiple: multiple to which the filters of every group are padded.
+        list_multiple: multiple to which the lists (of channels, taps or entries) are padded.
+
+    Example:
+        >>> from trtkp.index.index_set import from_mask
+        >>> weight = np.arange(8, dtype=np.float32).reshape(2, 4, 1, 1)
+        >>> packed = pack(weight, from_mask(np.isin(weight, [1, 3, 5, 7])))  # both filters keep channels 1 and 3
+        >>> packed.base, packed.index.tolist(), packed.weight.tolist()
+        ('KernelIndexConv', [[1, 3]], [[1.0, 3.0], [5.0, 7.0]])
+        >>> unpack(packed)[0].ravel().tolist()
+        [0.0, 1.0, 0.0, 3.0]
     """
     filters, channels, kernel_rows, kernel_columns = index.shape
     taps = kernel_rows * kernel_columns
@@ -93,11 +112,12 @@ def pack(weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, li
     padded_sizes = -(-sizes // row_multiple) * row_multiple
     row_group = np.repeat(np.arange(len(sizes), dtype=np.int32), padded_sizes)
     row_filters = np.full(len(row_group), filters, np.int32)
+    # Padding rows come last in their group; the kernels rely on it.
     within = np.concatenate([np.arange(size) for size in sizes])
     row_filters[np.repeat(np.cumsum(padded_sizes) - padded_sizes, sizes) + within] = index.filters
 
     tap, channel = _columns(base, table, index.shape)
-    # one spare filter, tap and channel of zeros stand for padding
+    # One spare filter, tap and channel of zeros, which padding addresses.
     source = np.zeros((filters + 1, taps + 1, channels + 1), weight.dtype)
     if index.nm_mask is not None:
         weight = np.where(index.mask(), weight, weight.dtype.type(0))
@@ -109,7 +129,11 @@ def pack(weight: npt.NDArray[Any], index: IndexSet, *, row_multiple: int = 1, li
 
 
 def pack_for_tiles(weight: npt.NDArray[Any], index: IndexSet) -> PackedConv:
-    """Pack for tensor cores: lists in whole blocks of 8, and rows of a group in multiples that waste little."""
+    """Pack for tensor cores: lists in whole blocks of 8, and the rows of a group in a multiple that wastes little.
+
+    A tile of the kernels walks one list for every filter group among its rows, so groups that fill whole tiles save
+    work. But padding rows are computed too: the largest multiple is taken that adds at most 13 % of rows.
+    """
     sizes = np.diff(index.group_ptr)
     row_multiple = 1
     if len(sizes) > 1:
@@ -118,7 +142,7 @@ def pack_for_tiles(weight: npt.NDArray[Any], index: IndexSet) -> PackedConv:
 
 
 def unpack(packed: PackedConv) -> npt.NDArray[Any]:
-    """The dense masked weight [F, C, R, S], with NumPy alone: the check on the operator's body."""
+    """The dense masked weight [F, C, R, S] of a packed convolution, the inverse of `pack`. Uses NumPy alone."""
     filters, channels, rows, columns = packed.weight_shape
     tap, channel = packed.columns()
     grid = np.zeros((filters + 1, rows * columns + 1, channels + 1), packed.weight.dtype)
@@ -150,7 +174,7 @@ def _set_bits(bitmask: np.uint64) -> npt.NDArray[np.int64]:
 
 
 def _tap_major(index: IndexSet) -> list[npt.NDArray[np.int64]]:
-    """Entries ``tap * ENTRY_RADIX + channel`` of every group, channels innermost."""
+    """Entries ``tap * ENTRY_RADIX + channel`` of every group, with the channels innermost."""
     taps = index.shape[2] * index.shape[3]
     kept = (index.group_taps[:, None, :] >> np.arange(taps, dtype=np.uint64)[:, None]) & np.uint64(1)
     group, tap, channel = np.nonzero(kept)
@@ -158,7 +182,11 @@ def _tap_major(index: IndexSet) -> list[npt.NDArray[np.int64]]:
 
 
 def _base(index: IndexSet) -> str:
-    """The operator that takes an index set. Quads of a stripe are those of the channels in order, and all are whole."""
+    """The operator that takes an index set.
+
+    A stripe with a 2:4 refinement stays a `StripeConv` only if its quads are whole and made of consecutive channels, as
+    that operator has no list of channels that could say otherwise.
+    """
     if index.nm_mask is not None and index.kind is Kind.STRIPE:
         ascending = index.channel == np.tile(np.arange(index.shape[1]), len(index.channel) // index.shape[1])
         return "StripeConv" if index.shape[1] % QUAD == 0 and ascending.all() else "PatternConv"
@@ -166,7 +194,10 @@ def _base(index: IndexSet) -> str:
 
 
 def _tap_major_quads(index: IndexSet, padding: int, multiple: int) -> list[npt.NDArray[np.int64]]:
-    """As `_tap_major` for product lists: channels in the order of the entries, each tap's padded to ``multiple``."""
+    """As `_tap_major`, for lists that are products, with the channels of each tap padded to ``multiple``.
+
+    Channels keep the order of the entries, which defines the quads.
+    """
     lists = []
     for _, taps, channels in index.products():
         entries = np.full((len(taps), -(-len(channels) // multiple) * multiple), padding, np.int64)
@@ -176,7 +207,7 @@ def _tap_major_quads(index: IndexSet, padding: int, multiple: int) -> list[npt.N
 
 
 def _padded(lists: list[npt.NDArray[Any]], padding: int, multiple: int) -> npt.NDArray[np.int32]:
-    """Lists as rows of one table; at least one column, as no tensor of an engine may be empty."""
+    """The lists as rows of one table. It has at least one column, because no tensor of an engine may be empty."""
     longest = max(1, *(len(entries) for entries in lists))
     table = np.full((len(lists), -(-longest // multiple) * multiple), padding, np.int32)
     for row, entries in zip(table, lists, strict=True):

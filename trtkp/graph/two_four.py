@@ -1,11 +1,15 @@
-"""2:4 rows as sparse tensor cores take them: half the columns, and metadata that says which.
+"""2:4 weights as sparse tensor cores take them: half of the columns, and metadata that says which half.
 
-Of every four columns of a row (a quad) at most two are not 0. `compress` keeps two of each, and writes their places as
-``mma.sp::ordered_metadata.m16n8k32`` reads them (PTX ISA, "Matrix fragments for sparse mma.m16n8k32 with .f16 and
-.bf16"): 2 bits a place, 4 a quad, the lower place first. A 32-bit word holds the quads of 16 columns of two rows, row g
-of a block of 16 in its lower half and row g + 8 in its upper one. Word 4·g + t of a step of 64 columns is for columns
-16·t to 16·t + 15, which is the lane that the instruction reads it from: with sparsity selector 0 lanes t = 0 and 1 of
-every four give columns 0 to 31, with selector 1 lanes t = 2 and 3 columns 32 to 63.
+Of every four columns of a row (a quad) at most two are not 0. `compress` stores two columns of each quad, and records
+their places in the layout that ``mma.sp::ordered_metadata.m16n8k32`` reads (PTX ISA, "Matrix fragments for sparse
+mma.m16n8k32 with .f16 and .bf16"):
+
+- A place takes 2 bits and a quad 4, with the lower place first.
+- A 32-bit word holds the quads of 16 columns of two rows: row g of a block of 16 rows in its lower half, and row g + 8
+  in its upper half.
+- Word 4·g + t of a step of 64 columns describes columns 16·t to 16·t + 15. That is the lane from which the instruction
+  reads it: with sparsity selector 0, lanes t = 0 and 1 of every four give columns 0 to 31; with selector 1, lanes
+  t = 2 and 3 give columns 32 to 63.
 """
 
 from __future__ import annotations
@@ -20,20 +24,30 @@ from trtkp.index.index_set import QUAD, QUAD_KEPT
 
 __all__ = ["BLOCK_ROWS", "LANES", "STEP_COLUMNS", "STORED_COLUMNS", "compress", "expand"]
 
-#: Rows of a block of metadata, columns of one of its steps, and the weights that a row stores for them.
+#: Rows of a block of metadata, columns of a step, and the weights that a row stores for those columns.
 BLOCK_ROWS, STEP_COLUMNS = 16, 64
 STORED_COLUMNS = STEP_COLUMNS * QUAD_KEPT // QUAD
-#: Words of metadata of a block and step.
+#: Words of metadata for one block and step: one for each lane of a warp.
 LANES = 32
 
 
 def compress(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
-    """Weights [rows, 32·S] and metadata int32 [ceil(rows / 16), S, 32] of rows [rows, K], with S = ceil(K / 64).
+    """Compress 2:4 weights.
 
-    What pads is 0 in the weights, and places 0 and 1 in the metadata: no word of it is invalid.
+    Args:
+        rows: [rows, K], with at most two values that are not 0 in every four columns.
+
+    Returns:
+        Weights [rows, 32·S] and metadata int32 [ceil(rows / 16), S, 32], with S = ceil(K / 64). Padding is 0 in the
+        weights, and the places 0 and 1 in the metadata, so that every word is valid.
 
     Raises:
-        InputError: a quad with more than two weights that are not 0.
+        InputError: a quad has more than two values that are not 0.
+
+    Example:
+        >>> weight, metadata = compress(np.array([[0, 5, 0, 7]], np.float16))
+        >>> weight[0, :2].tolist(), int(metadata[0, 0, 0]) & 0b1111  # places 1 (lower bits) and 3
+        ([5.0, 7.0], 13)
     """
     count, columns = rows.shape
     steps, blocks = -(-columns // STEP_COLUMNS), -(-count // BLOCK_ROWS)
@@ -42,6 +56,7 @@ def compress(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.i
     used = padded != 0
     if used.sum(axis=2).max() > QUAD_KEPT:
         raise InputError(f"weights that are not 2:4: a quad keeps {used.sum(axis=2).max()} of {QUAD}")
+    # The places that are used come first, then unused ones: a quad with fewer than two weights gets zeros from those.
     places = np.sort(np.argsort(~used, axis=2, kind="stable")[..., :QUAD_KEPT], axis=2)
     weight = np.take_along_axis(padded, places, axis=2).reshape(len(padded), steps * STORED_COLUMNS)[:count]
     # [block, half, g, step, t, quad of 16 columns]
@@ -53,7 +68,7 @@ def compress(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.i
 
 
 def expand(weight: npt.NDArray[Any], metadata: npt.NDArray[np.int32], columns: int) -> npt.NDArray[Any]:
-    """The rows [rows, columns] that `compress` was given."""
+    """The rows [rows, columns] that `compress` was given: its inverse."""
     blocks, steps, _ = metadata.shape
     words = metadata.view(np.uint32).reshape(blocks, steps, 8, 4, 1)
     places = words >> np.arange(0, 32, 2, dtype=np.uint32) & np.uint32(3)

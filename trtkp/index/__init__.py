@@ -1,1 +1,1 @@
-"""Index sets: which weights a pruned convolution keeps, how they are stored, and what they cost."""
+"""Index sets: which weights a pruned convolution keeps, how they are stored, and what remains of the net."""

@@ -1,7 +1,8 @@
-"""What pruning leaves of a net: retained parameters and MACs per layer and in all, index bytes beside them.
+"""Accounting: the parameters and MACs that remain after pruning, per layer and for the whole net.
 
-Common counting: 1 MAC = 1 FLOP; MACs of convolutions and fully connected layers for one sample, learnable parameters.
-Biases are parameters that stay, and cost no MACs. Index bytes are never added to anything.
+The counting is the one that most papers use: 1 MAC counts as 1 FLOP. MACs are those of convolutions and fully connected
+layers for one sample. Parameters are the learnable ones. Biases are never pruned and cost no MACs. The bytes of the
+index sets are reported separately and never added to anything.
 """
 
 from __future__ import annotations
@@ -19,20 +20,25 @@ __all__ = ["Accounting", "Cost", "LayerCost", "Matrix", "account"]
 
 @dataclass(frozen=True)
 class Cost:
-    """Something before pruning and after."""
+    """A count before and after pruning.
+
+    Example:
+        >>> Cost(dense=200, retained=50).removed
+        Fraction(3, 4)
+    """
 
     dense: int
     retained: int
 
     @property
     def removed(self) -> Fraction:
-        """Share removed, exact; 0 of nothing."""
+        """Share removed, as an exact fraction; 0 if there was nothing."""
         return Fraction(self.dense - self.retained, self.dense) if self.dense else Fraction(0)
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One convolution node. ``kind`` is None and ``index_bytes`` 0 where the layer is dense."""
+    """Costs of one convolution node. A dense layer has ``kind`` None and ``index_bytes`` 0."""
 
     name: str
     node: str
@@ -45,7 +51,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The weight of a fully connected layer, and the MACs for one sample of all products that read it."""
+    """The weight of a fully connected layer: name, number of weights, and the MACs per sample of all its products."""
 
     name: str
     weights: int
@@ -54,9 +60,10 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Accounting:
-    """Every convolution node in graph order, and the totals of the net with all its other operators.
+    """Costs of every convolution node in graph order, and the totals of the whole net.
 
-    A weight that serves several nodes counts once in the totals' params and index bytes, and at each node in MACs.
+    A weight that serves several nodes counts once in the total of the parameters and of the index bytes, but once per
+    node in the MACs.
     """
 
     layers: tuple[LayerCost, ...]
@@ -72,19 +79,24 @@ def account(
     index_sets: Mapping[str, IndexSet],
     matrices: Mapping[Matrix, int] | None = None,
 ) -> Accounting:
-    """Costs of a net whose dense totals are ``params`` and ``macs``, pruned to ``index_sets``.
+    """The costs of a pruned net.
 
-    ``matrices`` are the pruned weights of fully connected layers, with the number that each keeps. They have no index
-    sets: their zeros are in the totals alone.
+    Args:
+        layers: the convolutions of the net, in graph order.
+        params: learnable parameters of the dense net.
+        macs: MACs of the dense net for one sample.
+        index_sets: index set by parameter name; a layer without one is dense.
+        matrices: pruned weights of fully connected layers, with the number of weights that each keeps. They have no
+            index sets, so their zeros show in the totals only.
 
     Raises:
-        InputError: an index set of no layer, or of another weight shape or number of groups than its layer.
+        InputError: an index set belongs to no layer, or its weight shape or number of groups differs from its layer's.
     """
     costs = tuple(_layer_cost(layer, index_sets.get(layer.name)) for layer in layers)
     once = {cost.name: cost for cost in costs}
     for name in index_sets:
         if name not in once:
-            raise InputError("index set of no layer", layer=name, remedy="take index sets made for this model")
+            raise InputError("the model has no such layer", layer=name, remedy="take index sets made for this model")
     removed_params = sum(cost.params.dense - cost.params.retained for cost in once.values())
     removed_macs = sum(cost.macs.dense - cost.macs.retained for cost in costs)
     for matrix, kept in (matrices or {}).items():

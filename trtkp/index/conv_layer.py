@@ -1,4 +1,4 @@
-"""One convolution as the pruning methods see it: its geometry and sizes, no framework."""
+"""``ConvLayer``: one convolution as the pruning methods see it, with its geometry and sizes and no framework."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ __all__ = ["ConvLayer"]
 
 @dataclass(frozen=True)
 class ConvLayer:
-    """A convolution node and the parameter that holds its weight ``W[F, C, R, S]``.
+    """A convolution node, and the parameter that holds its weight ``W[F, C, R, S]``.
 
-    ``channels`` counts the channels of one ONNX group, as in the weight's shape. Sizes are those of one sample at the
-    shape that the table was made for. A weight that serves two nodes gives two layers of the same ``name``.
+    ``channels`` counts the channels of one ONNX group, as the weight's shape does. Sizes are those of one sample at the
+    input shape that the table was made for. A weight that serves two nodes gives two layers with the same ``name``.
+
+    Example:
+        >>> layer = ConvLayer(
+        ...     "conv1.weight", "Conv_0", filters=64, channels=3, kernel=(7, 7), strides=(2, 2), pads=(3, 3, 3, 3),
+        ...     dilations=(1, 1), groups=1, input_size=(224, 224), output_size=(112, 112), bias=False, stem=True,
+        ... )
+        >>> layer.params, layer.macs
+        (9408, 118013952)
     """
 
     name: str
-    """Parameter name of the weight; index sets carry this name."""
+    """Parameter name of the weight. Index sets and masks are keyed by it."""
     node: str
     """Name of the graph node."""
     filters: int
@@ -32,9 +40,9 @@ class ConvLayer:
     output_size: tuple[int, int]
     bias: bool
     stem: bool
-    """No other weighted layer lies between a graph input and this one."""
+    """Whether no other layer with weights lies between a graph input and this one."""
     repeats: int = 1
-    """Times that the node computes an output for one sample: the frames of a clip, 1 in most nets."""
+    """How many outputs the node computes for one sample: 1 in most nets, the frames of a clip in a video net."""
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
@@ -48,7 +56,7 @@ class ConvLayer:
 
     @property
     def depthwise(self) -> bool:
-        """Every group sees a single channel."""
+        """Whether every ONNX group reads a single channel."""
         return self.groups > 1 and self.channels == 1
 
     @property
@@ -63,7 +71,7 @@ class ConvLayer:
 
     @property
     def macs_per_weight(self) -> int:
-        """Each weight is used once per output pixel: P·Q, times ``repeats``."""
+        """MACs per sample for each weight: P·Q times ``repeats``, as a weight is used once per output pixel."""
         return self.output_size[0] * self.output_size[1] * self.repeats
 
     @property

@@ -1,13 +1,19 @@
 """The index set of a pruned convolution: which (channel, tap) pairs each group of filters keeps.
 
-A mask of ``W[F, C, R, S]`` becomes a permutation of the filters, a partition of them into filter groups and, per
-group, a sorted list of entries ``(channel, tap bitmask)``. Bit t of the bitmask is the tap ``(r, s) = divmod(t, S)``.
-Channels are relative to the ONNX group, and a filter group never crosses one. The conversion from a mask and back is
-exact. Everything is NumPy: PyTorch has no shifts on uint64.
+A mask of ``W[F, C, R, S]`` becomes
 
-A *2:4 refinement* (``nm_mask``) keeps a part of what the lists hold: of every four entries in a row (a quad; the last
-may be shorter) each filter keeps at most two at each tap. Its lists are products, the same channels at every tap of the
-group, and may stand in any order, as the order defines the quads.
+- a permutation of the filters,
+- a partition of them into filter groups, and
+- for each group, a sorted list of entries ``(channel, tap bitmask)``.
+
+Bit t of the bitmask is the tap ``(r, s) = divmod(t, S)``. Channels count from the start of their ONNX group, and a
+filter group never crosses an ONNX group. The conversion from a mask and back is exact. Everything is NumPy, because
+PyTorch has no shifts on uint64.
+
+A *2:4 refinement* (``nm_mask``) keeps a part of what the lists hold. Four consecutive entries of a list are a quad (the
+last may be shorter), and at each tap every filter keeps at most two weights of each quad. The lists of a refinement are
+products: they hold the same channels at every tap of the group. They may be in any order, as the order defines the
+quads.
 """
 
 from __future__ import annotations
@@ -27,37 +33,37 @@ __all__ = ["MAX_TAPS", "QUAD", "IndexSet", "Kind", "Masks", "from_mask"]
 #: Parameter name to mask, True where a weight is kept, shaped as the weight.
 Masks = dict[str, npt.NDArray[np.bool_]]
 
-#: A tap bitmask is a uint64.
+#: Largest number of taps of a kernel, because a tap bitmask is a uint64: 8x8, or 1x64.
 MAX_TAPS = 64
-#: Entries of which a 2:4 refinement keeps `QUAD_KEPT`.
+#: The 4 and the 2 of a 2:4 refinement: of `QUAD` entries it keeps at most `QUAD_KEPT`.
 QUAD, QUAD_KEPT = 4, 2
 
 
 class Kind(StrEnum):
-    """The special cases that an index set can be, found by looking at its lists."""
+    """The special cases that an index set can be. It is found by looking at the lists, not recorded in them."""
 
     KERNEL = "kernel"
-    """Every entry keeps all taps."""
+    """Every entry keeps all taps: whole kernels are pruned."""
     STRIPE = "stripe"
-    """Every group keeps all channels, with one tap bitmask for the group (or keeps nothing)."""
+    """Every group keeps all channels with one tap bitmask, or nothing: whole taps are pruned."""
     PATTERN = "pattern"
     """Anything else."""
 
 
 @dataclass(frozen=True, eq=False)
 class IndexSet:
-    """Index lists of one convolution, for G filter groups with E entries in all.
+    """The index lists of one convolution, for G filter groups with E entries in total.
 
     Attributes:
         shape: ``(F, C, R, S)`` of the weight; C is the number of channels of one ONNX group.
         groups: number of ONNX groups.
         filters: int32 [F], the filters, group by group.
         group_ptr: int32 [G+1], where each group begins in ``filters``.
-        entry_ptr: int32 [G+1], where each group's list begins in the two below.
-        channel: uint16 [E], ascending within a list; in any order with ``nm_mask``.
-        taps: uint64 [E], never 0.
-        nm_mask: uint8, the bits of what a 2:4 refinement keeps, lowest first: group by group [filters of the group,
-            its taps, its entries]; None without one.
+        entry_ptr: int32 [G+1], where each group's list begins in ``channel`` and ``taps``.
+        channel: uint16 [E], channel of every entry. Ascending within a list; in any order with ``nm_mask``.
+        taps: uint64 [E], tap bitmask of every entry, never 0.
+        nm_mask: uint8, one bit for every weight that the lists hold, set if a 2:4 refinement keeps it. Bits are packed
+            lowest first, group by group, each group as [its filters, its taps, its entries]. None without a refinement.
     """
 
     shape: tuple[int, int, int, int]
@@ -76,22 +82,22 @@ class IndexSet:
 
     @cached_property
     def group_of_filter(self) -> npt.NDArray[np.int64]:
-        """The filter group of every filter, [F]."""
+        """The filter group of every filter, int64 [F]."""
         owner = np.empty(self.shape[0], np.int64)
         owner[self.filters] = np.repeat(np.arange(self.filter_groups), np.diff(self.group_ptr))
         return owner
 
     @cached_property
     def group_taps(self) -> npt.NDArray[np.uint64]:
-        """Tap bitmask of every channel in every group, [G, C]; 0 where the channel is not listed."""
+        """Tap bitmask of every channel in every group, uint64 [G, C]; 0 where the group does not list the channel."""
         dense = np.zeros((self.filter_groups, self.shape[1]), np.uint64)
-        owner = np.repeat(np.arange(self.filter_groups), np.diff(self.entry_ptr))
+        owner = np.repeat(np.arange(self.filter_groups), np.diff(self.entry_ptr))  # the filter group of every entry
         dense[owner, self.channel] = self.taps
         return dense
 
     @cached_property
     def kind(self) -> Kind:
-        """Kernel, stripe or pattern."""
+        """The most special `Kind` that the lists have."""
         if bool(np.all(self.taps == _full(self.shape))):
             return Kind.KERNEL
         lengths = np.diff(self.entry_ptr)
@@ -107,7 +113,8 @@ class IndexSet:
 
     @cached_property
     def listed(self) -> int:
-        """Number of weights that the lists hold: `retained` without a refinement."""
+        """Number of weights that the lists hold. Without a refinement it equals `retained`."""
+        # Every filter of a group keeps all entries of its list.
         readers = np.repeat(np.diff(self.group_ptr), np.diff(self.entry_ptr))
         return int(np.bitwise_count(self.taps).astype(np.int64) @ readers)
 
@@ -118,7 +125,7 @@ class IndexSet:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Bytes of all arrays, in memory and on disk."""
         arrays = (self.filters, self.group_ptr, self.entry_ptr, self.channel, self.taps, self.nm_mask)
         return sum(a.nbytes for a in arrays if a is not None)
 
@@ -137,7 +144,7 @@ class IndexSet:
         return mask.reshape(self.shape)
 
     def list_mask(self) -> npt.NDArray[np.bool_]:
-        """The mask of the lists, bool [F, C, R, S]: `mask` without a refinement."""
+        """The mask of the lists, bool [F, C, R, S]. Without a refinement it equals `mask`."""
         bits = np.arange(self.shape[2] * self.shape[3], dtype=np.uint64)
         per_group = (self.group_taps[:, :, None] >> bits) & np.uint64(1)
         return per_group.astype(bool)[self.group_of_filter].reshape(self.shape)
@@ -146,7 +153,8 @@ class IndexSet:
         """The same lists with a 2:4 refinement that keeps ``mask``, bool [F, C, R, S].
 
         Raises:
-            InputError: the lists are not products, or the mask keeps what no list holds or too much of a quad.
+            InputError: the lists are not products, or the mask keeps a weight that no list holds, or more than two
+                weights of a quad.
         """
         if np.any(mask & ~self.list_mask()):
             raise InputError("2:4 refinement: it keeps weights that no list holds")
@@ -158,10 +166,10 @@ class IndexSet:
         return index
 
     def products(self) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.uint16]]]:
-        """Filters, taps and channels (in the order of the entries) of every group, where lists are products.
+        """Filters, taps and channels of every group, for lists that are products. Channels are in the order of entries.
 
         Raises:
-            InputError: a list holds other channels at one tap than at another.
+            InputError: a list holds different channels at different taps.
         """
         if not _are_products(self):
             raise InputError(
@@ -176,10 +184,10 @@ class IndexSet:
             yield filters, taps, self.channel[entries]
 
     def validate(self, layer: str) -> None:
-        """Hold every rule of the format against the arrays.
+        """Check the arrays against every rule of the format.
 
         Raises:
-            InputError: with the layer's name and the first rule that is broken.
+            InputError: names the layer and the first rule that is broken.
         """
         for problem in _problems(self):
             raise InputError(f"invalid index set: {problem}", layer=layer, remedy="write it again from the mask")
@@ -188,18 +196,27 @@ class IndexSet:
 def from_mask(
     mask: npt.NDArray[np.bool_], groups: int = 1, partition: Sequence[Sequence[int]] | None = None
 ) -> IndexSet:
-    """The index set of a mask, bool [F, C, R, S].
+    """The index set of a mask.
 
-    Without a ``partition``, filters with the same list share a group; groups come in the order of their first filter.
-    That gives V-SKP one group per filter, and a layer whose filters all agree a single group.
+    Without a ``partition``, filters with the same list share a group, and groups are in the order of their first
+    filter. So the masks of V-SKP usually give one group per filter, and a mask that all filters share gives one group.
 
     Args:
-        mask: True where a weight is kept.
-        groups: ONNX groups of the convolution.
-        partition: filter groups to use instead; filters of a group must have equal masks.
+        mask: bool [F, C, R, S], True where a weight is kept.
+        groups: number of ONNX groups of the convolution.
+        partition: filter groups to use instead. The filters of a group must have equal masks.
 
     Raises:
         InputError: more than 64 taps, more than 65536 channels, or a partition that does not fit the mask.
+
+    Example:
+        >>> mask = np.zeros((2, 4, 3, 3), bool)
+        >>> mask[:, [1, 3]] = True  # both filters keep the whole kernels of channels 1 and 3
+        >>> index = from_mask(mask)
+        >>> index.kind, index.filter_groups, index.channel.tolist(), index.density
+        (<Kind.KERNEL: 'kernel'>, 1, [1, 3], 0.5)
+        >>> bool((index.mask() == mask).all())
+        True
     """
     filters, channels, rows, columns = mask.shape
     if groups < 1 or filters % groups:
@@ -209,7 +226,7 @@ def from_mask(
     if channels > 1 << 16:
         raise InputError(f"{channels} channels, an index set holds at most {1 << 16}")
     bits = np.left_shift(np.uint64(1), np.arange(rows * columns, dtype=np.uint64))
-    # [F, C]; a dot product on uint64 has no fast path, so taps are summed one by one
+    # [F, C]. NumPy has no fast dot product for uint64, so taps are added one by one.
     taps = np.zeros((filters, channels), np.uint64)
     for t, bit in enumerate(bits):
         taps |= np.where(mask[:, :, t // columns, t % columns], bit, np.uint64(0))
@@ -241,10 +258,11 @@ def from_mask(
 
 
 def _equal_lists(taps: npt.NDArray[np.uint64], groups: int) -> list[npt.NDArray[np.int32]]:
-    """Filters of equal lists, per ONNX group, in the order of their first filter."""
+    """Groups of filters with equal lists within one ONNX group, in the order of their first filter."""
     filters = len(taps)
     onnx_group = np.arange(filters, dtype=np.uint64) * np.uint64(groups) // np.uint64(filters)
     rows = np.ascontiguousarray(np.column_stack([onnx_group, taps]))
+    # Rows as opaque bytes, which np.unique sorts as scalars.
     keys = rows.view([("", np.void, rows.itemsize * rows.shape[1])]).ravel()
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
@@ -262,7 +280,7 @@ def _full(shape: tuple[int, int, int, int]) -> np.uint64:
 
 
 def _problems(index: IndexSet) -> Iterator[str]:
-    """Every broken rule, the most basic first, each as a phrase."""
+    """Every broken rule as a phrase, the most basic first. It stops where later checks could not even be computed."""
     filters, channels, rows, columns = index.shape
     dtypes = {
         "filters": np.int32,
@@ -277,7 +295,7 @@ def _problems(index: IndexSet) -> Iterator[str]:
             yield f"{name} is {array.dtype}[{array.ndim}-d], expected {np.dtype(dtype)}[1-d]"
             return
     if min(index.shape) < 1 or rows * columns > MAX_TAPS or channels > 1 << 16:
-        yield f"weight shape {index.shape}"
+        yield f"weight shape {index.shape} has an empty dimension, or too many taps or channels"
         return
     if index.groups < 1 or filters % index.groups:
         yield f"{filters} filters in {index.groups} ONNX groups"
@@ -317,14 +335,14 @@ def _problems(index: IndexSet) -> Iterator[str]:
 
 
 def _are_products(index: IndexSet) -> bool:
-    """Every list has one tap bitmask."""
+    """Whether every list has one tap bitmask."""
     lengths = np.diff(index.entry_ptr)
     firsts = index.taps[index.entry_ptr[:-1][lengths > 0]]
     return bool(np.all(index.taps == np.repeat(firsts, lengths[lengths > 0])))
 
 
 def _nm_problems(index: IndexSet) -> Iterator[str]:
-    """The broken rules of a refinement, on lists that are well-formed but for their order."""
+    """The broken rules of a 2:4 refinement, for lists that are well-formed except for their order."""
     bits = index.nm_mask
     assert bits is not None
     if bits.dtype != np.uint8 or bits.ndim != 1:

@@ -1,9 +1,11 @@
-"""``index_sets.safetensors``: index sets on disk, under ``<parameter name>.<array>``.
+"""``index_sets.safetensors``: index sets on disk, with tensors called ``<parameter name>.<array>``.
 
-The header's one metadata entry, `FORMAT`, is a JSON object: the version, the SHA-256 of the content and, per layer, the
-weight's shape, the ONNX groups, the kind and, with a 2:4 refinement, ``"nm": "2:4"``. It is one entry because
-safetensors writes several in an order that changes from run to run. Reading is strict: an unknown version, another
-checksum, a missing or surplus array, a wrong dtype, order or bound is refused with the layer's name.
+The header has one metadata entry, `FORMAT`. It is a JSON object with the version of the format, the SHA-256 of the
+content and, for each layer, the weight's shape, the number of ONNX groups, the kind and, with a 2:4 refinement,
+``"nm": "2:4"``. It is one entry because safetensors writes several in an order that changes from run to run.
+
+Reading is strict. It refuses an unknown version, a wrong checksum, missing or surplus arrays, and arrays with a wrong
+dtype, order or bound, and names the layer.
 """
 
 from __future__ import annotations
@@ -28,15 +30,15 @@ __all__ = ["ARRAYS", "FORMAT", "VERSION", "load_index_sets", "save_index_sets"]
 FORMAT = "trtkp.index_sets"
 VERSION = 1
 ARRAYS = ("filters", "group_ptr", "entry_ptr", "channel", "taps")
-#: The array of a refinement, and what the header says of one.
+#: The array of a 2:4 refinement, and the value of ``"nm"`` in the header.
 NM_ARRAY, NM = "nm_mask", "2:4"
 
-#: Types of the arrays, as safetensors calls them.
+#: Types that the arrays may have, as safetensors names them.
 _DTYPES = {"I32", "U16", "U64", "U8"}
 
 
 def save_index_sets(path: str | PathLike[str], index_sets: Mapping[str, IndexSet]) -> None:
-    """Write index sets, keyed by the parameter name of the weight. Equal input gives equal bytes."""
+    """Write index sets, keyed by the parameter name of their weight. Equal input gives equal bytes."""
     layers = {
         name: {"shape": list(index.shape), "groups": index.groups, "kind": str(index.kind)}
         | ({} if index.nm_mask is None else {"nm": NM})
@@ -52,10 +54,11 @@ def save_index_sets(path: str | PathLike[str], index_sets: Mapping[str, IndexSet
 
 
 def load_index_sets(path: str | PathLike[str]) -> dict[str, IndexSet]:
-    """Read and validate index sets.
+    """Read and validate index sets, keyed by the parameter name of their weight.
 
     Raises:
-        InputError: not such a file, another version, damaged, or an index set that breaks a rule of the format.
+        InputError: the file holds no index sets, has another version or is damaged, or one of its index sets breaks a
+            rule of the format.
     """
     path = Path(path)
     try:
@@ -67,7 +70,7 @@ def load_index_sets(path: str | PathLike[str]) -> dict[str, IndexSet]:
                 raise InputError(f"array {name} is {problem}", file=path, remedy="build the bundle again")
             for name in sorted(expected):
                 dtype = file.get_slice(name).get_dtype()
-                if dtype not in _DTYPES:  # also those that NumPy does not have
+                if dtype not in _DTYPES:  # refused before it is read: NumPy lacks some types of safetensors
                     raise InputError(f"array {name} is of type {dtype}", file=path, remedy="build the bundle again")
             tensors = {name: file.get_tensor(name) for name in sorted(expected)}
     except (SafetensorError, OSError) as error:
@@ -89,12 +92,15 @@ def load_index_sets(path: str | PathLike[str]) -> dict[str, IndexSet]:
 
 
 def _arrays(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """The arrays of a layer, by its entry in the header."""
+    """Names of a layer's arrays, by its entry in the header."""
     return (*ARRAYS, NM_ARRAY) if "nm" in entry else ARRAYS
 
 
 def _digest(layers: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
-    """SHA-256 over what the header says of the layers and the bytes of every array, in the order of their names."""
+    """SHA-256 over the header's entries of the layers and the bytes of every array, in the order of their names.
+
+    Bytes are little-endian, so the checksum does not depend on the machine.
+    """
     digest = hashlib.sha256(json.dumps(layers, sort_keys=True).encode())
     for name in sorted(tensors):
         array = tensors[name]
@@ -104,7 +110,7 @@ def _digest(layers: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) 
 
 
 def _header(path: Path, metadata: Mapping[str, str]) -> tuple[str, dict[str, dict[str, Any]]]:
-    """The checksum and the layers that the header announces, checked for form."""
+    """The checksum and the layers that the header announces. The entries are well-formed, their values unchecked."""
     if FORMAT not in metadata:
         raise InputError("not a file of index sets", file=path)
     try:

@@ -1,7 +1,8 @@
-"""The compiled kernels from Python: their C interface, packed layers on the device, and the choice of a tactic.
+"""The compiled CUDA kernels from Python: their C interface, packed layers on the device, and the choice of a tactic.
 
-``load_library`` opens the library, ``DeviceConv`` holds a layer's lists on the device, ``predict`` and ``order`` say
-how long a tactic should take on a GPU. Knows neither PyTorch nor TensorRT; `trtkp.ops` has the operators on tensors.
+`load_library` opens the library. `DeviceConv` holds the lists and weights of a layer on the device. `predict` and
+`order` estimate how long tactics take on a GPU. This package imports neither PyTorch nor TensorRT; operators on tensors
+are in `trtkp.ops`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The C interface of `plugins/capi/trtkp.h` through ctypes: its structures, its calls, its errors as ours."""
+"""The C interface of `plugins/capi/trtkp.h` through ctypes: its structures and calls, with errors as our exceptions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ INTERFACE_VERSION = 2
 
 _PACKAGE = Path(__file__).parents[1]
 _REMEDY = "build it with TRTKP_CUDA_ARCHITECTURES=native pip install . (needs nvcc), or name one with TRTKP_LIBRARY"
+#: Tactic numbers are below this. They have gaps: 2:4 tactics begin at 32, those of dynamic patterns at 48.
 _MOST_TACTICS = 256
+#: Values of ``trtkpStatus``.
 _OK, _INVALID_ARGUMENT, _UNSUPPORTED = 0, 1, 2
-#: cudaErrorNoKernelImageForDevice as the runtime words it.
+#: Part of the CUDA runtime's message for cudaErrorNoKernelImageForDevice.
 _NO_IMAGE = "no kernel image"
 
 
 class ConvDesc(ctypes.Structure):
-    """``trtkpConvDesc``."""
+    """``trtkpConvDesc``: the description of a convolution. Field by field as in the header."""
 
     _fields_ = [
         ("structSize", ctypes.c_uint32),
@@ -43,12 +45,12 @@ class ConvDesc(ctypes.Structure):
 
     @classmethod
     def of(cls, **fields: Any) -> ConvDesc:
-        """A description with its size and version filled in; a field that is not given is 0."""
+        """A description with its size and version filled in. Fields that are not given are 0."""
         return cls(structSize=ctypes.sizeof(cls), interfaceVersion=INTERFACE_VERSION, **fields)
 
 
 class ConvTensors(ctypes.Structure):
-    """``trtkpConvTensors``: addresses in device memory."""
+    """``trtkpConvTensors``: the addresses of a convolution's tensors in device memory."""
 
     _fields_ = [
         ("structSize", ctypes.c_uint32),
@@ -62,18 +64,25 @@ class ConvTensors(ctypes.Structure):
 
     @classmethod
     def of(cls, **fields: Any) -> ConvTensors:
-        """Tensors with the structure's size filled in; a tensor that is not given is null."""
+        """Tensors with the size of the structure filled in. Tensors that are not given are null."""
         return cls(structSize=ctypes.sizeof(cls), **fields)
 
 
 class Library:
-    """A loaded library. Calls check their arguments in C++ and raise what it reports.
+    """A loaded kernel library. C++ checks the arguments of every call, and its errors are raised here.
+
+    `InputError` stands for an argument that is invalid or not supported, `JobError` for an error of CUDA.
+
+    Attributes:
+        path: the shared library.
+        tactic_numbers: name of every tactic of packed convolutions to its number.
+        emulated: whether kernels run on the CPU, under the emulator of the tests.
 
     Args:
         path: the shared library.
 
     Raises:
-        InputError: it cannot be loaded, is no library of trtkp, or speaks another version of the interface.
+        InputError: the library cannot be loaded, is not one of trtkp, or has another version of the interface.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,43 +96,50 @@ class Library:
         version = self._handle.trtkpInterfaceVersion()
         if version != INTERFACE_VERSION:
             raise InputError(
-                f"interface version {version}, this trtkp speaks {INTERFACE_VERSION}", file=path, remedy=_REMEDY
+                f"interface version {version}, this trtkp needs {INTERFACE_VERSION}", file=path, remedy=_REMEDY
             )
         self._handle.trtkpLastError.restype = ctypes.c_char_p
         self._handle.trtkpTacticName.restype = ctypes.c_char_p
-        #: Tactic of a packed convolution to its number, in the order of the numbers.
+        #: In the order of the numbers.
         self.tactic_numbers = dict(self._names())
-        #: Whether kernels run on the CPU under the emulator of the tests: pointers are host memory then.
+        #: With the emulator, all pointers are to host memory.
         self.emulated = hasattr(self._handle, "trtkpEmulated")
 
     def output_size(self, desc: ConvDesc) -> tuple[int, int]:
-        """P and Q."""
+        """Height P and width Q of the output."""
         height, width = ctypes.c_int32(), ctypes.c_int32()
         self._call("trtkpConvOutputSize", ctypes.byref(desc), ctypes.byref(height), ctypes.byref(width))
         return height.value, width.value
 
     def check_lists(self, desc: ConvDesc, index: int, row_group: int, row_filter: int) -> int:
-        """Checks int32 lists at addresses in host memory; the block that they may promise."""
+        """Check int32 lists in host memory. Returns 8 if they come in blocks of 8 channels, else 1.
+
+        Args:
+            desc: the convolution.
+            index: address of the channels, taps or entries.
+            row_group: address of the filter group of each row.
+            row_filter: address of the filter of each row.
+        """
         block = ctypes.c_int32()
         lists = [ctypes.c_void_p(address) for address in (index, row_group, row_filter)]
         self._call("trtkpConvCheckLists", ctypes.byref(desc), *lists, ctypes.byref(block))
         return block.value
 
     def tactics(self, desc: ConvDesc) -> list[str]:
-        """The tactics that compute the layer, by name."""
+        """Names of the tactics that can compute the layer."""
         found, count = (ctypes.c_int32 * len(self.tactic_numbers))(), ctypes.c_int32()
         self._call("trtkpConvTactics", ctypes.byref(desc), found, len(found), ctypes.byref(count))
         names = {number: name for name, number in self.tactic_numbers.items()}
         return [names[number] for number in found[: count.value]]
 
     def workspace_bytes(self, desc: ConvDesc, tactic: str) -> int:
-        """Bytes of workspace that a launch needs."""
+        """Bytes of workspace that a launch of the tactic needs."""
         size = ctypes.c_size_t()
         self._call("trtkpConvWorkspaceBytes", ctypes.byref(desc), self.number(tactic), ctypes.byref(size))
         return size.value
 
     def launch(self, desc: ConvDesc, tactic: str, tensors: ConvTensors, stream: int) -> None:
-        """Enqueues on a ``cudaStream_t`` (0: the legacy default stream) of the current device."""
+        """Enqueue the convolution on a ``cudaStream_t`` of the current device. 0 is the legacy default stream."""
         number = self.number(tactic)
         self._call("trtkpConvLaunch", ctypes.byref(desc), number, ctypes.byref(tensors), ctypes.c_void_p(stream))
 
@@ -136,7 +152,7 @@ class Library:
     def _names(self) -> Iterator[tuple[str, int]]:
         for number in range(_MOST_TACTICS):  # not every number is a tactic
             name = self._handle.trtkpTacticName(number)
-            if name is not None and not name.startswith(b"dynamic_"):  # those are of trtkpDynamicDesc
+            if name is not None and not name.startswith(b"dynamic_"):  # those take a trtkpDynamicDesc
                 yield name.decode(), number
 
     def _call(self, function: str, *arguments: Any) -> None:
@@ -153,10 +169,13 @@ class Library:
 
 
 def find_library() -> Path:
-    """``TRTKP_LIBRARY`` if it is set, else the package's own, else the newest one that CMake built in this checkout.
+    """The path of the kernel library.
+
+    It is ``TRTKP_LIBRARY`` if that is set, or else the library inside the package, or else the newest one that CMake
+    built in this checkout.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no library.
     """
     if named := os.environ.get("TRTKP_LIBRARY"):
         if not Path(named).is_file():
@@ -173,7 +192,7 @@ def find_library() -> Path:
 
 
 def load_library(path: Path | None = None) -> Library:
-    """The library at ``path``, or the one that `find_library` finds; each is loaded once."""
+    """The library at ``path``, or the one that `find_library` finds. Each is loaded once per process."""
     return _loaded((path or find_library()).resolve())
 
 

@@ -1,4 +1,4 @@
-"""Which tactic runs a layer: the model orders and prunes, a timing decides where one can be made, a cache remembers."""
+"""The choice of a tactic for a layer: `prediction` ranks the tactics, a timing decides, and the choice is cached."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from trtkp.kernels.prediction import Gpu, Layer, predict
 
 __all__ = ["RUNS", "candidates", "choose", "forget"]
 
-#: A tactic predicted to take this many times the best one's time is not timed.
+#: Tactics that are predicted to take more than this many times the best prediction are not timed. The factor is large
+#: because the model is unverified.
 HOPELESS = 3.0
-#: Timed runs of a candidate, after one that is not.
+#: Timed runs of each candidate, after one untimed run. The median of 7 decides.
 RUNS = 7
 
-#: Description and GPU to the tactic, and whether it was timed.
+#: Description, workspace and GPU to the chosen tactic, and whether it was timed.
 _CHOSEN: dict[tuple[bytes, str], tuple[str, bool]] = {}
 
 
 def candidates(task: Task, gpu: Gpu, *, workspace: bool = True) -> list[str]:
-    """The tactics that are worth a timing, best prediction first, then those that the model does not know.
+    """The tactics that are worth timing: best prediction first, then those that the model cannot predict.
 
-    Where all that it knows is ``reference``, that comes last: it is slow. ``workspace`` False leaves out tactics that
-    need one.
+    If ``reference`` is the only tactic with a prediction, it comes last, because it is slower than any other.
+
+    Args:
+        task: the layer.
+        gpu: the GPU to predict for.
+        workspace: False leaves out tactics that need a workspace.
     """
     names = [
         name
@@ -46,14 +51,14 @@ def choose(
     *,
     workspace: bool = True,
 ) -> str:
-    """The tactic for a layer on a GPU.
+    """The tactic for a layer on a GPU. Each layer is timed once per process.
 
     Args:
         task: the layer.
-        gpu: where it runs.
-        time_ms: tactic to milliseconds of `RUNS` runs; None where nothing may be timed now (a graph is captured). The
-            prediction decides then, until a later call may time.
-        workspace: whether the caller can give one.
+        gpu: the GPU that runs it.
+        time_ms: function from a tactic to the milliseconds of `RUNS` runs. None if nothing may be timed now, as while a
+            CUDA graph is captured. The prediction then decides, until a later call may time.
+        workspace: whether the caller can provide a workspace.
     """
     key = (bytes(task.desc) + bytes([workspace]), gpu.name)
     found = _CHOSEN.get(key)
@@ -69,5 +74,5 @@ def choose(
 
 
 def forget() -> None:
-    """Drop every choice, as after a change of the library."""
+    """Forget all choices, as after a change of the library."""
     _CHOSEN.clear()

@@ -1,4 +1,4 @@
-"""A packed convolution as data for kernels: its lists on the device, its description for one input, its launch."""
+"""A packed convolution as kernels take it: lists on the device, a description for one input, and the launch."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = [
     "stored_arrays",
 ]
 
-#: Operators and activations in the order of their numbers in the C interface.
+#: Operators and activations, in the order of their numbers in the C interface.
 BASES = ("KernelIndexConv", "StripeConv", "PatternConv")
 ACTIVATIONS = ("", "Relu", "Relu6", "Silu", "HardSwish", "LeakyRelu")
-#: Channels of a 16-byte store in 16-bit types: outputs that we allocate have pitches of this multiple.
+#: Outputs that we allocate have a pitch that is a multiple of this: eight 16-bit channels are one 16-byte store.
 PITCH_MULTIPLE = 8
 
 
@@ -43,10 +43,16 @@ class Geometry:
 
     @classmethod
     def of(cls, stride: int | Sequence[int], padding: int | Sequence[int], dilation: int | Sequence[int]) -> Geometry:
-        """From what PyTorch takes: one number or (h, w); padding also as (top, left, bottom, right).
+        """A geometry from the arguments of a PyTorch convolution.
+
+        Each is one number or (h, w); padding may also be (top, left, bottom, right).
 
         Raises:
-            InputError: another number of values.
+            InputError: an argument has another number of values.
+
+        Example:
+            >>> Geometry.of(2, (1, 0), 1)
+            Geometry(strides=(2, 2), pads=(1, 0, 1, 0), dilations=(1, 1))
         """
         pads = tuple(padding) if not isinstance(padding, int) and len(padding) == 4 else _pair(padding, "padding") * 2
         return cls(_pair(stride, "stride"), pads, _pair(dilation, "dilation"))  # type: ignore[arg-type]
@@ -54,7 +60,11 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What follows the sums; ``alpha`` is the slope of LeakyRelu below 0."""
+    """The activation after the sums; ``alpha`` is the slope of LeakyRelu below 0.
+
+    Raises:
+        InputError: the activation is not known.
+    """
 
     activation: str = ""
     alpha: float = 0.01
@@ -67,7 +77,15 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class Lists:
-    """What a description says of lists: weight [F, C, R, S], ONNX groups, operator, the block they come in, 2:4."""
+    """The properties of a layer's lists that its description needs.
+
+    Attributes:
+        weight_shape: (F, C, R, S) of the dense weight.
+        groups: number of ONNX groups.
+        base: the operator, one of `BASES`.
+        block: 8 if the lists come in blocks of 8 channels, else 1.
+        two_four: whether weights are 2:4.
+    """
 
     weight_shape: tuple[int, int, int, int]
     groups: int
@@ -77,17 +95,18 @@ class Lists:
 
 
 class DeviceConv:
-    """Lists and weights of a packed convolution on a device, checked on the host and uploaded once.
+    """The lists and weights of a packed convolution on a device. They are checked on the host and uploaded once.
 
-    2:4 weights are stored as sparse tensor cores take them, [rows, 32·S] and ``metadata``; else ``metadata`` is None.
+    2:4 weights are compressed to [rows, 32·S] and ``metadata`` (`trtkp.graph.two_four`); otherwise ``metadata`` is
+    None.
 
     Args:
         packed: the convolution.
-        to_device: NumPy array to a device array; it gets int32 lists and the weight in the activations' type.
-        library: checks the lists.
+        to_device: function from a NumPy array to an array on the device. It gets int32 lists, and the weight.
+        library: the kernel library, which checks the lists.
 
     Raises:
-        InputError: a malformed index set, or a weight of a type that no kernel takes.
+        InputError: the lists are malformed, or no kernel takes the type of the weight.
     """
 
     def __init__(self, packed: PackedConv, to_device: Callable[[np.ndarray[Any, Any]], Any], library: Library) -> None:
@@ -101,10 +120,10 @@ class DeviceConv:
 
 
 def stored_arrays(packed: PackedConv) -> dict[str, np.ndarray[Any, Any] | None]:
-    """What a kernel reads, by name; ``metadata`` is None where weights are not 2:4.
+    """The arrays that a kernel reads, by name. ``metadata`` is None unless weights are 2:4.
 
     Raises:
-        InputError: weights that are not 2:4, but said to be.
+        InputError: the weights should be 2:4, but are not.
     """
     weight, metadata = compress(packed.weight) if packed.two_four else (packed.weight, None)
     return {"weight": weight, "index": packed.index, "row_group": packed.row_group, "row_filter": packed.filters,
@@ -112,10 +131,10 @@ def stored_arrays(packed: PackedConv) -> dict[str, np.ndarray[Any, Any] | None]:
 
 
 def checked_lists(packed: PackedConv, library: Library) -> Lists:
-    """Checks a packed convolution's lists.
+    """Check the lists of a packed convolution with the library.
 
     Raises:
-        InputError: with the entry at fault.
+        InputError: an entry is wrong. The message names it.
     """
     filters, channels, rows, columns = packed.weight_shape
     if packed.weight.dtype.name not in DATA_TYPES:
@@ -138,7 +157,7 @@ def checked_lists(packed: PackedConv, library: Library) -> Lists:
 
 @dataclass(frozen=True)
 class Task:
-    """One convolution on one input, ready to be launched by any of its tactics."""
+    """One convolution on one input, ready to be launched with any of its tactics."""
 
     library: Library
     desc: ConvDesc
@@ -150,10 +169,10 @@ class Task:
         y: Activation4d, weight: Any, index: Any, row_group: Any, row_filter: Any, metadata: Any = None,
         bias: Any = None, residual: Activation4d | None = None, allow_tf32: bool = False,
     ) -> Task:  # fmt: skip
-        """Describe and check.
+        """Describe a convolution on given tensors, and check that they fit.
 
         Raises:
-            InputError: types, shapes or memory orders that do not fit.
+            InputError: the types, shapes or memory orders of the tensors do not fit.
         """
         desc = describe(lists, geometry, epilogue, x=x, index=view(index, "index"),
                         rows=view(row_filter, "row_filter").shape[0], y_pitch=y.pitch,
@@ -165,7 +184,10 @@ class Task:
         steps = -(-columns // STEP_COLUMNS)
         stored = steps * STORED_COLUMNS if lists.two_four else columns
         if (metadata is not None) != lists.two_four:
-            raise InputError(f"metadata is {'given' if metadata is not None else 'None'}, unlike the lists' 2:4")
+            raise InputError(
+                "metadata is None, but the weights are 2:4" if lists.two_four
+                else "metadata is given, but the weights are not 2:4"
+            )  # fmt: skip
         _require(y, out, x.dtype)
         if residual:
             _require(residual, out, x.dtype)
@@ -193,7 +215,7 @@ class Task:
         return cls(library, desc, fields)
 
     def launch(self, tactic: str, stream: int, workspace: View | None = None) -> None:
-        """Enqueue; ``workspace`` of at least `Library.workspace_bytes`."""
+        """Enqueue the convolution. ``workspace`` must have at least `Library.workspace_bytes`."""
         space = {"workspace": workspace.address, "workspaceBytes": workspace.shape[0]} if workspace else {}
         self.library.launch(self.desc, tactic, ConvTensors.of(**self.fields, **space), stream)
 
@@ -202,10 +224,10 @@ def describe(
     lists: Lists, geometry: Geometry, epilogue: Epilogue, *, x: Activation4d, index: View, rows: int, y_pitch: int,
     residual_pitch: int, has_bias: bool, allow_tf32: bool = False,
 ) -> ConvDesc:  # fmt: skip
-    """The description of a layer on one input.
+    """The description of a layer on one input. Pitches are in elements; a residual pitch of 0 means no residual.
 
     Raises:
-        InputError: channels that are not the weight's, or an element type that no kernel takes.
+        InputError: the input has other channels than the weight, or no kernel takes its type.
     """
     filters, channels, kernel_rows, kernel_columns = lists.weight_shape
     if x.shape[1] != channels * lists.groups:
@@ -228,7 +250,12 @@ def describe(
 
 
 def output_pitch(filters: int) -> int:
-    """Channels between two pixels of an output that we allocate: F rounded up, so that every tactic may write it."""
+    """Pitch of an output that we allocate: F rounded up to `PITCH_MULTIPLE`, so that every tactic can write it.
+
+    Example:
+        >>> output_pitch(60)
+        64
+    """
     return -(-filters // PITCH_MULTIPLE) * PITCH_MULTIPLE
 
 

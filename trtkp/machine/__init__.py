@@ -1,1 +1,1 @@
-"""The machine: its CPU, GPUs and installed packages, child processes, and timing."""
+"""This machine: its CPU, GPUs and installed packages, child processes, and timing."""

@@ -1,4 +1,4 @@
-"""How many CPU threads are worth starting here."""
+"""The CPU: how many threads are worth starting, how wide its vectors are, and its name."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def allowed_cpus() -> frozenset[int]:
-    """Logical CPUs that this process may run on (its affinity mask where the system has one)."""
+    """Logical CPUs that this process may run on: its affinity mask if the system has one, else all of them."""
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
 
 
 def usable_cores() -> int:
-    """Physical cores among the allowed CPUs, or the container's CPU quota where that is less; at least 1.
+    """Number of physical cores among the allowed CPUs, or the container's CPU quota if that is less; at least 1.
 
-    Two hyper-threads share one core's multipliers, so a second thread on a core only gets in the way of convolutions;
-    and more threads than the quota allows are stopped in the middle of a layer while the others wait for them.
+    Two hyper-threads share the multipliers of one core, so a second thread on a core only slows convolutions down.
+    Threads beyond the quota are stopped in the middle of a layer, and the others wait for them.
     """
     cores = len({_core_of(cpu) for cpu in allowed_cpus()})
     quota = _quota()
@@ -34,7 +34,7 @@ def usable_cores() -> int:
 
 
 def _core_of(cpu: int) -> str:
-    """A key that hyper-threads of one core share; the CPU's own number where the system does not say."""
+    """A key that the hyper-threads of one core share; the CPU's own number if the system does not say."""
     try:
         return (_TOPOLOGY / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip() or str(cpu)
     except OSError:
@@ -42,7 +42,7 @@ def _core_of(cpu: int) -> str:
 
 
 def _quota() -> float | None:
-    """CPUs' worth of time that the control group (version 2) allows; None without a limit."""
+    """Number of CPUs whose time the control group (version 2) allows; None without a limit."""
     try:
         quota, period = _QUOTA.read_text().split()[:2]
         return None if quota == "max" else float(quota) / float(period)
@@ -51,7 +51,10 @@ def _quota() -> float | None:
 
 
 def vector_floats() -> int:
-    """Floats of this CPU's vectors as ONNX Runtime's convolutions use them: 16 with AVX-512, else 8 on x86, else 16."""
+    """Channels in a block of ONNX Runtime's NCHWc layout on this CPU: 8 on x86 without AVX-512, else 16.
+
+    On x86 it is the number of floats in a vector. Without ``/proc/cpuinfo`` it is taken to be 16.
+    """
     flags = _flags()
     if flags is None:
         return 16
@@ -60,7 +63,7 @@ def vector_floats() -> int:
 
 @cache
 def _flags() -> frozenset[str] | None:
-    """Instruction sets of an x86 CPU; None where the system does not say."""
+    """Instruction sets of an x86 CPU; None on other CPUs, or if the system does not say."""
     try:
         lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -69,7 +72,7 @@ def _flags() -> frozenset[str] | None:
 
 
 def cpu_name() -> str:
-    """The CPU's model, or its architecture where the system does not say."""
+    """The CPU's model, or its architecture if the system does not say."""
     try:
         lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:

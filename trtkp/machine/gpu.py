@@ -1,7 +1,7 @@
-"""NVIDIA GPUs of this machine, asked of the driver itself: no package needed, never an exception.
+"""The NVIDIA GPUs of this machine, as the driver reports them. No package is needed, and nothing here raises.
 
-A machine without a GPU has no ``libcuda`` at all, one with a broken driver has one whose ``cuInit`` fails, and both are
-ordinary answers here. ``CUDA_VISIBLE_DEVICES`` is honoured, because the driver honours it.
+A machine without a GPU has no ``libcuda``, and one with a broken driver has a ``libcuda`` whose ``cuInit`` fails. Both
+are ordinary answers. ``CUDA_VISIBLE_DEVICES`` is honoured, because the driver honours it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Gpu", "GpuReport", "find_gpus", "memory_used", "why_not_built_for_he
 _DRIVER_LIBRARIES = ("libcuda.so.1", "libcuda.so", "nvcuda.dll")
 _MANAGEMENT_LIBRARIES = ("libnvidia-ml.so.1", "nvml.dll")
 
-# CUdevice_attribute values of the driver interface.
+# Values of CUdevice_attribute in the driver interface (cuda.h), which keeps them from version to version.
 _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76
 _MULTIPROCESSORS = 16
@@ -26,7 +26,20 @@ _CACHE_BYTES = 38
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: index in this process, name, compute capability (major, minor), bytes, multiprocessors, bytes of L2."""
+    """One GPU.
+
+    Attributes:
+        index: its number among the GPUs that this process sees.
+        name: as the driver reports it.
+        compute_capability: (major, minor).
+        memory_bytes: total device memory.
+        multiprocessors: number of streaming multiprocessors.
+        cache_bytes: size of the L2 cache.
+
+    Example:
+        >>> Gpu(0, "NVIDIA L4", (8, 9), 24 << 30).sm
+        'sm89'
+    """
 
     index: int
     name: str
@@ -37,20 +50,20 @@ class Gpu:
 
     @property
     def sm(self) -> str:
-        """The architecture as TensorRT-RTX and nvcc write it: ``sm89``."""
+        """The architecture as TensorRT-RTX and nvcc write it, such as ``sm89``."""
         major, minor = self.compute_capability
         return f"sm{major}{minor}"
 
 
 @dataclass(frozen=True)
 class GpuReport:
-    """What the driver said.
+    """What the driver reports.
 
     Attributes:
         gpus: the visible GPUs, possibly none.
-        driver: version of the driver, such as ``580.65.06``; None when unknown.
-        cuda: newest CUDA version that the driver runs, such as ``13.0``; None without a driver.
-        detail: one line: the GPUs, or why there are none.
+        driver: version of the driver, such as ``580.65.06``; None if unknown.
+        cuda: newest CUDA version that the driver supports, such as ``13.0``; None without a driver.
+        detail: one line that names the GPUs, or says why there are none.
     """
 
     gpus: tuple[Gpu, ...]
@@ -61,11 +74,11 @@ class GpuReport:
 
 @functools.lru_cache(maxsize=1)
 def find_gpus() -> GpuReport:
-    """Ask the driver once a process; the answer is kept."""
+    """The visible GPUs. The driver is asked once per process."""
     try:
         return _ask_driver()
     except (AttributeError, OSError, ValueError) as error:
-        # A driver from another age may lack a symbol: no GPU for us, but no crash either.
+        # A very old driver may lack a symbol. Then there is no usable GPU, but no crash either.
         return GpuReport((), None, None, f"no NVIDIA GPU: the driver library cannot be used ({error})")
 
 
@@ -76,7 +89,7 @@ def _ask_driver() -> GpuReport:
     version = ctypes.c_int()
     newest = None
     if cuda.cuDriverGetVersion(ctypes.byref(version)) == 0:
-        newest = f"{version.value // 1000}.{version.value % 1000 // 10}"
+        newest = f"{version.value // 1000}.{version.value % 1000 // 10}"  # 13000 means 13.0
     driver = _driver_version()
     status = cuda.cuInit(0)
     if status != 0:
@@ -129,13 +142,13 @@ def _driver_version() -> str | None:
 
 
 class _Memory(ctypes.Structure):
-    """``nvmlMemory_t``: bytes."""
+    """``nvmlMemory_t``, in bytes."""
 
     _fields_: ClassVar = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
 
 
 def memory_used() -> tuple[int, ...]:
-    """Bytes in use on every GPU of the machine, by all processes; empty without a driver."""
+    """Bytes in use on every GPU of the machine, by all processes. Empty without a driver."""
     management = _load(_MANAGEMENT_LIBRARIES)
     if management is None or management.nvmlInit_v2() != 0:
         return ()
@@ -165,7 +178,10 @@ def _load(names: tuple[str, ...]) -> ctypes.CDLL | None:
 
 
 def why_not_built_for_here(targets: Sequence[str]) -> str | None:
-    """Why an engine for these architectures does not run on the first GPU; None where it may, or there is no GPU."""
+    """Why an engine built for these architectures cannot run on the first GPU.
+
+    None if it may run, or if there is no GPU to compare with. The target ``current`` says nothing about architectures.
+    """
     gpus = find_gpus().gpus
     if not targets or "current" in targets or not gpus or gpus[0].sm in targets:
         return None

@@ -1,4 +1,4 @@
-"""Packages that only some of trtkp needs."""
+"""Optional packages: which of them are installed, and refusing early what needs one that is not."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["importable", "installed_version", "require"]
 
 
 def require(purpose: str, extra: str, packages: Mapping[str, str]) -> None:
-    """Refuse what cannot end, before hours of work.
+    """Check for optional packages before work starts that would fail without them hours later.
 
     Args:
-        purpose: what needs them, for the message.
-        extra: of trtkp, which brings them.
-        packages: module to the package that has it.
+        purpose: what needs the packages, for the message.
+        extra: the extra of trtkp that installs them.
+        packages: name of each module to the package that provides it.
 
     Raises:
-        JobError: one is not installed.
+        JobError: a package is not installed.
     """
     missing = [package for module, package in packages.items() if not importable(module)]
     if missing:
@@ -32,7 +32,7 @@ def require(purpose: str, extra: str, packages: Mapping[str, str]) -> None:
 
 
 def installed_version(*distributions: str) -> str | None:
-    """Version of the first of these distributions that is installed; imports none of them."""
+    """Version of the first of these distributions that is installed. None of them is imported."""
     for name in distributions:
         try:
             return importlib.metadata.version(name)
@@ -42,7 +42,12 @@ def installed_version(*distributions: str) -> str | None:
 
 
 def importable(module: str) -> bool:
-    """Whether a top-level module is there, without importing it."""
+    """Whether a module can be found. The module itself is not imported.
+
+    Example:
+        >>> importable("json"), importable("no_such_module")
+        (True, False)
+    """
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

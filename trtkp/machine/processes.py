@@ -1,4 +1,4 @@
-"""Our modules in processes of their own: how they are started, and that they go when their parent goes."""
+"""Child processes that run a module of trtkp: how they are started, and how they end with their parent."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ _PR_SET_PDEATHSIG = 1
 
 
 def child_command(module: str) -> list[str]:
-    """The command line that runs ``main()`` of a module.
+    """The command line that runs ``main()`` of a module in a new Python process.
 
-    The child searches modules where the caller does (a source tree, an environment) and not in the current directory,
-    where a stray file could shadow one.
+    The child looks for modules where its parent does (a checkout, an environment). It does not look in the current
+    directory, where a stray file could shadow a module.
     """
+    # -P keeps the current directory out of sys.path; the parent's path arrives as an argument.
     start = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main()"
     return [sys.executable, "-P", "-c", start, json.dumps([path or str(Path.cwd()) for path in sys.path])]
 
 
 def die_with_parent() -> None:
-    """On Linux the kernel ends this process with its parent, even while a library holds every lock."""
+    """Ask the Linux kernel to kill this process when its parent ends, even if a library holds every lock by then."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def peak_bytes() -> int | None:
-    """Peak resident memory of this process; None where the system does not tell.
+    """Peak resident memory of this process in bytes; None if the system does not report it.
 
-    On Linux it is ``VmHWM``: ``ru_maxrss`` outlives ``exec``, so a child would report its parent's memory as its own.
+    On Linux it is ``VmHWM``. ``ru_maxrss`` survives ``exec``, so a child would report its parent's peak as its own.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -52,11 +53,11 @@ def peak_bytes() -> int | None:
 
 
 class Closing:
-    """A context manager that is closed on exit."""
+    """A context manager that calls `close` on exit."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what is held; twice is allowed."""
+        """Release all resources. A second call does nothing."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,8 +1,8 @@
-"""Wall-clock timing of several callables against each other, in turn.
+"""Wall-clock timing of several callables against each other, in alternation.
 
-Timing A to the end and then B charges B for whatever the machine did in between: a clock that dropped, a neighbour that
-woke up. Timed in turn, every callable meets the same weather, and their *ratio* is worth something even on a noisy
-machine. The planner's choices and every figure that ``bench`` prints come from here.
+If A is timed to the end and then B, B pays for whatever the machine did in between, such as a lower clock or load from
+other processes. In alternation every callable meets the same conditions, so their *ratio* is meaningful even on a noisy
+machine. The planner's choices and all figures of ``trtkp bench`` come from here.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ import numpy as np
 
 __all__ = ["MIN_RUNS", "Timing", "sample_interleaved", "time_interleaved"]
 
-#: Timed rounds that are made even when the budget is spent: below three there is no median worth the name.
+#: Timed rounds that run even when the budget is spent. With fewer than three, one outlier decides the median.
 MIN_RUNS = 3
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of one callable, milliseconds of wall clock.
+    """The times of one callable, in milliseconds of wall-clock time.
 
     Attributes:
         median_ms: the figure to compare by.
         p10_ms: 10th percentile, linearly interpolated.
         p90_ms: 90th percentile, linearly interpolated.
-        runs: timed runs behind them; fewer than asked for when the budget ran out.
+        runs: number of timed runs, fewer than requested if the budget ran out.
+
+    Example:
+        >>> fast, slow = Timing(2.0, 1.5, 3.0, runs=30), Timing(4.0, 2.0, 5.0, runs=30)
+        >>> round(fast.gain_over(slow), 2)  # the median says 2.0, the 10th percentile 1.33
+        1.33
     """
 
     median_ms: float
@@ -38,15 +43,15 @@ class Timing:
     runs: int
 
     def gain_over(self, other: Timing) -> float:
-        """How many times faster than ``other``, by the median or the 10th percentile, whichever says less.
+        """How many times faster this is than ``other``, by the median or by the 10th percentile, whichever is less.
 
-        On a busy machine either may favour one of the two by chance, and seldom both.
+        On a busy machine each of the two may favour one callable by chance, but both seldom do.
         """
         return min(other.median_ms / self.median_ms, other.p10_ms / self.p10_ms)
 
     @classmethod
     def from_nanoseconds(cls, samples: list[int]) -> Timing:
-        """The summary of at least one sample, each in nanoseconds."""
+        """The summary of one or more samples in nanoseconds."""
         p10, median, p90 = np.percentile(np.asarray(samples, dtype=np.float64) / 1e6, [10, 50, 90])
         return cls(float(median), float(p10), float(p90), len(samples))
 
@@ -54,7 +59,7 @@ class Timing:
 def time_interleaved(
     calls: Mapping[str, Callable[[], object]], *, warmup: int, runs: int, budget_s: float | None
 ) -> dict[str, Timing]:
-    """The summary of `sample_interleaved`: a ``Timing`` for each name, in the order of ``calls``."""
+    """Time callables in alternation. A `Timing` for each name, in the order of ``calls``; see `sample_interleaved`."""
     samples = sample_interleaved(calls, warmup=warmup, runs=runs, budget_s=budget_s)
     return {name: Timing.from_nanoseconds(taken) for name, taken in samples.items()}
 
@@ -62,23 +67,23 @@ def time_interleaved(
 def sample_interleaved(
     calls: Mapping[str, Callable[[], object]], *, warmup: int, runs: int, budget_s: float | None
 ) -> dict[str, list[int]]:
-    """Time callables in turn: A B C, B C A, C A B, ...
+    """Time callables in alternation: A B C, B C A, C A B, ...
 
-    The starting point moves on by one each round, so that no callable always runs first (after the loop's own work) or
-    always behind the same neighbour (in the caches that it left). Garbage collection is off while timing.
+    The first callable changes from round to round. So none always runs right after the loop's own work, or always with
+    the caches that the same neighbour left. Garbage collection is off while timing.
 
     Args:
-        calls: name to a callable that does one complete run and returns when it is done (a GPU call must synchronise).
-        warmup: untimed rounds beforehand.
+        calls: name to a callable. A call does one complete run and returns when it is done, so a GPU must synchronise.
+        warmup: untimed rounds before the timed ones.
         runs: timed rounds.
-        budget_s: seconds after which no new round starts, warm-up included; one warm-up round (if any was asked for)
-            and ``min(runs, MIN_RUNS)`` timed ones are made all the same. None: no limit.
+        budget_s: seconds after which no new round starts, warm-up included. One warm-up round, if any is requested, and
+            ``min(runs, MIN_RUNS)`` timed rounds run in any case. None means no limit.
 
     Returns:
-        Nanoseconds of each name's runs, in the order of ``calls``; the i-th runs of all are of one round.
+        Nanoseconds of every run by name, in the order of ``calls``. Runs with the same position are of the same round.
 
     Raises:
-        ValueError: no runs asked for, or a negative warm-up.
+        ValueError: ``runs`` is below 1, or ``warmup`` below 0.
         Exception: whatever a callable raises.
     """
     if runs < 1 or warmup < 0:
@@ -99,7 +104,7 @@ def sample_interleaved(
         for done in range(runs):
             if done >= MIN_RUNS and spent():
                 break
-            first = done % len(names) if names else 0
+            first = done % len(names) if names else 0  # the callable that runs first in this round
             for name in names[first:] + names[:first]:
                 call = calls[name]
                 before = time.perf_counter_ns()
@@ -110,6 +115,7 @@ def sample_interleaved(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
+    # A collection in the middle of a run would be charged to the callable that happens to run.
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()

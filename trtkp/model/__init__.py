@@ -1,6 +1,7 @@
-"""Loading trained models: exported programs, state dicts, ONNX files and, where trusted, TorchScript and pickles.
+"""Loading trained models: exported programs, state dicts and ONNX files and, if trusted, TorchScript and pickles.
 
-Importing this package imports neither torch nor onnxruntime; loading a model does, as far as its format needs them.
+Model files are not trusted: nothing in a file is executed unless the user allows it. Importing this package imports
+neither torch nor onnxruntime. Loading a model imports what its format needs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Exported programs (``torch.export.save``) from anywhere, without giving their bytes to ``torch.export.load``.
+"""Reading exported programs (``torch.export.save``) from untrusted sources, without ``torch.export.load``.
 
-``torch.export.load`` runs code from a hostile archive: it unpickles sample inputs, constants and weights with
-``weights_only=False`` where the safe way fails, loads custom objects and AOTInductor libraries, evaluates size
-expressions and compiles guard strings. Here the archive is read by ``CheckedZip``, its JSON is rebuilt by
-``clean_program``, tensors are made from raw bytes, and only then PyTorch's graph deserialiser gets what is left.
+``torch.export.load`` runs code from a hostile archive. It unpickles sample inputs, constants and weights with
+``weights_only=False`` if the safe way fails, loads custom objects and AOTInductor libraries, evaluates size
+expressions, and compiles guard strings.
+
+Here `CheckedZip` reads the archive, `clean_program` rebuilds its JSON, and tensors are made from raw bytes. PyTorch's
+graph deserialiser gets only the result.
 """
 
 from __future__ import annotations
@@ -25,15 +27,20 @@ __all__ = ["load_program"]
 
 _EXPORT_AGAIN = "export the model again with torch.export.save"
 _LEGACY_GRAPH = "serialized_exported_program.json"
-# An expanded tensor may have more elements than its storage; up to this many are believed.
+# An expanded tensor may have more elements than its storage. More than this many are refused, as reading them as an
+# array would allocate memory for all of them.
 _MAX_EXPANDED = 1 << 24
 
 
 def load_program(handle: IO[bytes], path: Path) -> ExportedProgram:
-    """The exported program of an archive, on the CPU.
+    """The exported program in an archive, on the CPU.
+
+    Args:
+        handle: the open file.
+        path: its path, for error messages.
 
     Raises:
-        InputError: a broken archive, or one with anything in it that could run code.
+        InputError: the archive is broken, or holds anything that could run code.
     """
     archive = CheckedZip(handle, path)
     legacy = _LEGACY_GRAPH in archive
@@ -75,7 +82,7 @@ def _check_members(archive: CheckedZip) -> None:
 
 
 def _payload(archive: CheckedZip, folder: str, prefix: str) -> dict[str, torch.Tensor]:
-    """Weights or constants by name, each a view into its member's bytes."""
+    """Weights or constants by name. Each is a view of the bytes of its member, without a copy."""
     import torch
     from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
 
@@ -124,7 +131,7 @@ def _view(name: str, flat: torch.Tensor, sizes: list[int], strides: list[int], o
 
 
 def _check_pickle(archive: CheckedZip, name: str) -> Any:
-    """What ``torch.load(weights_only=True)`` makes of a member; anything else is refused."""
+    """The content of a pickled member if ``torch.load(weights_only=True)`` can read it. Otherwise it is refused."""
     import torch
 
     if name not in archive or not archive.size(name):
@@ -135,13 +142,13 @@ def _check_pickle(archive: CheckedZip, name: str) -> Any:
             CheckedZip(io.BytesIO(data.getvalue()), archive.path)
         return torch.load(data, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Pickle's errors are of every kind.
+        # Unpickling raises exceptions of every kind.
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise ValueError(f"member {name} is not plain tensors ({reason})") from None
 
 
 def _legacy_tensors(archive: CheckedZip) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Weights and constants of the layout before archive version 0: pickled dictionaries."""
+    """Weights and constants in the layout before archive version 0, which are pickled dictionaries."""
     import torch
 
     found = []
@@ -178,7 +185,7 @@ def _build(
                 if module not in ("_operator", "math", "torch"):
                     raise ValueError(f"operator {target} is not one of PyTorch's tensor operators")
     except Exception as error:
-        # The deserialiser checks little and fails in every way: assertions, SymPy, missing keys.
+        # The deserialiser checks little, and fails with assertions, SymPy's errors, missing keys and more.
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise InputError(
             f"PyTorch {torch.__version__} cannot read the exported program ({lines[-1].strip()[:200]})",

@@ -1,4 +1,4 @@
-"""State dicts: the tensors in a checkpoint, the factory that makes the network, and putting the two together."""
+"""State dicts: read the tensors of a checkpoint, make the network with its factory, and fill it with the tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fill", "make_network", "read_checkpoint", "read_safetensors"]
 
-#: Where training scripts keep the weights, in the order in which they are looked for.
+#: Keys under which training scripts store the weights, in the order in which they are tried.
 _WRAPPERS = (
     "state_dict",
     "model_state_dict",
@@ -36,10 +36,10 @@ _MAX_HEADER = 100 << 20
 
 
 def read_checkpoint(handle: IO[bytes], path: Path) -> dict[str, torch.Tensor] | None:
-    """The tensors of a ``torch.save`` file, on the CPU; None if it cannot be read without running code.
+    """The tensors of a ``torch.save`` file, on the CPU. None if it cannot be read without running code.
 
     Raises:
-        InputError: a broken file, or one with no state dict in it.
+        InputError: the file is broken, or holds no state dict.
     """
     import pickle
 
@@ -51,12 +51,12 @@ def read_checkpoint(handle: IO[bytes], path: Path) -> dict[str, torch.Tensor] | 
     try:
         data = torch.load(handle, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # Either a class that is not on the safe list, or garbage.
+        # Either the file names a class that is not on the safe list, or it is not a pickle at all.
         if "Unsupported" in str(error) or "GLOBAL" in str(error) or "Weights only load failed" in str(error):
             return None
         raise _broken(path, error) from None
     except Exception as error:
-        # Readers of broken files raise nearly everything.
+        # A broken file makes the reader raise nearly any exception.
         raise _broken(path, error) from None
     found = _find_tensors(data)
     if found is None:
@@ -66,10 +66,10 @@ def read_checkpoint(handle: IO[bytes], path: Path) -> dict[str, torch.Tensor] | 
 
 
 def read_safetensors(handle: IO[bytes], path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file.
+    """The tensors of a ``.safetensors`` file.
 
     Raises:
-        InputError: a broken file, or one without tensors.
+        InputError: the file is broken, or holds no tensors.
     """
     import safetensors.torch
 
@@ -87,16 +87,21 @@ def read_safetensors(handle: IO[bytes], path: Path) -> dict[str, torch.Tensor]:
 
 
 def make_network(arch: str, path: Path) -> torch.nn.Module:
-    """What the factory ``package.module:factory`` returns, imported with the current directory on the path.
+    """Import and call a factory, and return the network that it makes.
+
+    Args:
+        arch: ``package.module:factory``. It is imported with the current directory on the path. A name of a module
+            object instead of a factory is taken as it is.
+        path: the checkpoint, for error messages.
 
     Raises:
-        InputError: not of that form, not importable, not callable, failing, or not returning a module.
+        InputError: the name is malformed, cannot be imported, fails when called, or does not give a module.
     """
     import torch
 
-    form = "write it as --arch package.module:factory"
+    remedy = "write it as --arch package.module:factory"
     if not _ARCH.fullmatch(arch):
-        raise InputError(f"--arch {arch}: not of the form package.module:factory", file=path, remedy=form)
+        raise InputError(f"--arch {arch}: not of the form package.module:factory", file=path, remedy=remedy)
     module_name, _, attribute = arch.partition(":")
     here = str(Path.cwd())
     added = here not in sys.path and "" not in sys.path
@@ -114,9 +119,9 @@ def make_network(arch: str, path: Path) -> torch.nn.Module:
             remedy="run in the directory that holds it, or install it",
         ) from None
     except Exception as error:
-        # The user's code; whatever it raises is one line here.
+        # This is the user's code: whatever it raises becomes one line.
         what = "" if isinstance(error, AttributeError | ImportError) else "calling it failed: "
-        raise InputError(f"--arch {arch}: {what}{type(error).__name__}: {error}", file=path, remedy=form) from None
+        raise InputError(f"--arch {arch}: {what}{type(error).__name__}: {error}", file=path, remedy=remedy) from None
     finally:
         if added and here in sys.path:
             sys.path.remove(here)
@@ -126,13 +131,13 @@ def make_network(arch: str, path: Path) -> torch.nn.Module:
 
 
 def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Put the tensors into the network, which takes them over without a copy.
+    """Put the tensors into the network, which takes them over without a copy where types agree.
 
     Raises:
-        InputError: keys that are missing or unexpected, or tensors of another shape.
+        InputError: keys are missing or unexpected, or tensors have another shape.
     """
     own = network.state_dict()
-    # Counters that nothing in evaluation mode reads; old checkpoints lack them.
+    # Nothing reads num_batches_tracked in evaluation mode, and old checkpoints lack it.
     missing = [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in tensors if key not in own]
     shapes = [
@@ -152,7 +157,7 @@ def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Pa
             remedy="give the --arch that it was trained with",
         )
     try:
-        # In the network's own types: checkpoints are often kept in half precision.
+        # Converted to the network's own types, because checkpoints are often stored in half precision.
         converted = {key: tensor.to(own[key].dtype) for key, tensor in tensors.items()}
         network.load_state_dict(converted, strict=False, assign=True)
     except Exception as error:
@@ -169,13 +174,13 @@ def _find_tensors(data: Any, depth: int = 0) -> dict[str, torch.Tensor] | None:
     for name in _WRAPPERS:
         if name in data and (found := _find_tensors(data[name], depth + 1)) is not None:
             return found
-    # A bare state dict with the odd number beside the tensors.
+    # A bare state dict that has a few other entries, such as the epoch, beside the tensors.
     tensors = {key: value for key, value in data.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
     return tensors if any("." in key for key in tensors) else None
 
 
 def _strip(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without the prefixes that DataParallel and torch.compile put before every name."""
+    """The tensors without the prefixes that DataParallel and torch.compile put before every name."""
     changed = True
     while changed:
         changed = False
@@ -183,7 +188,7 @@ def _strip(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             if all(name.startswith(prefix) for name in tensors):
                 tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
                 changed = True
-    # EMA helpers keep a counter beside the weights, outside the prefix.
+    # PyTorch's AveragedModel (EMA) stores a counter beside the weights, without the prefix.
     if "n_averaged" in tensors and all(name.startswith("module.") or name == "n_averaged" for name in tensors):
         return _strip({name: tensor for name, tensor in tensors.items() if name != "n_averaged"})
     return tensors

@@ -1,4 +1,4 @@
-"""Tidying ONNX graphs: functions inlined, dead code removed, constants folded, weights made initialisers."""
+"""Cleaning ONNX graphs: inline functions, remove dead code, fold constants, and turn weights into initialisers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ if TYPE_CHECKING:
 
 __all__ = ["clean_graph", "lift_weights", "name_outputs", "rename_dims"]
 
-# Their results depend on a weight's type or shape only, so they fold although the weight itself must stay.
+# The results of these depend only on the type or the shape of a weight, so they fold although the weight must stay.
 _SHAPE_ONLY = frozenset({"Shape", "Size", "CastLike"})
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def clean_graph(model: ir.Model, parameters: Collection[str]) -> None:
-    """Inline functions, fold constants, drop dead code, in place; initialisers named in ``parameters`` stay.
+    """Inline functions, fold constants and remove dead code, in place.
 
-    Nothing is computed from a parameter, so a graph's weights can be replaced by name; BatchNormalization stays.
+    Nothing is computed from a parameter, so the weights of the result can be replaced by name, and BatchNormalization
+    stays.
+
+    Args:
+        model: the graph.
+        parameters: names of the initialisers that stay as they are.
     """
     import onnx_ir.passes.common as passes
     from onnxscript import optimizer
@@ -35,6 +40,7 @@ def clean_graph(model: ir.Model, parameters: Collection[str]) -> None:
             return None
         return False
 
+    # The optimiser warns about every node that it cannot fold.
     logger = logging.getLogger("onnxscript")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -50,9 +56,10 @@ def clean_graph(model: ir.Model, parameters: Collection[str]) -> None:
 
 
 def lift_weights(graph: ir.Graph) -> None:
-    """Make initialisers of constants that convolutions and products read: Constant nodes, Identity of an initialiser.
+    """Turn constants that convolutions and matrix products read into initialisers.
 
-    A lifted Constant keeps its output's name; an Identity's readers read its source, so a shared weight is one.
+    A Constant node becomes an initialiser with the name of the node's output. Readers of an Identity of an initialiser
+    read the initialiser itself, so a shared weight is a single initialiser.
     """
     for node in list(graph.all_nodes()):
         if node.op_type not in _WEIGHTED:
@@ -74,7 +81,7 @@ def lift_weights(graph: ir.Graph) -> None:
 
 
 def name_outputs(model: ir.Model, names: list[str]) -> None:
-    """Give the graph's outputs these names, in order; an output that is an input or given twice gets an Identity."""
+    """Name the graph's outputs, in order. An output that is an input too, or is listed twice, gets an Identity."""
     import onnx_ir as ir
 
     graph = model.graph
@@ -95,7 +102,7 @@ def name_outputs(model: ir.Model, names: list[str]) -> None:
 
 
 def rename_dims(model: ir.Model, names: Mapping[str, str]) -> None:
-    """Rename symbolic dimensions everywhere in the graph; those that are no known symbol keep their text."""
+    """Rename symbolic dimensions everywhere in the graph. Names that are not in ``names`` stay."""
     import onnx_ir as ir
 
     for value in _values(model.graph):
@@ -134,7 +141,7 @@ def _lift(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
 
 
 def _drop_zero_bias(graph: ir.Graph, parameters: Collection[str]) -> None:
-    """PyTorch's exporter gives convolutions without bias one of zeros."""
+    """Remove biases of zeros: PyTorch's exporter adds them to convolutions without a bias."""
     for node in graph.all_nodes():
         if node.op_type not in ("Conv", "ConvTranspose") or len(node.inputs) < 3:
             continue

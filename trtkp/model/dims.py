@@ -17,7 +17,12 @@ _IMAGE_AXES = {2: "height", 3: "width"}
 
 
 def axis_name(axis: int, rank: int, taken: Iterable[str], input_name: str) -> str:
-    """A free name for a dynamic axis: ``batch`` for the first, ``height`` and ``width`` of images, else a number."""
+    """A free name for a dynamic axis: ``batch``, ``height`` or ``width`` if it fits, else input name and axis number.
+
+    Example:
+        >>> axis_name(0, 4, [], "image"), axis_name(3, 4, [], "image"), axis_name(1, 2, [], "mask")
+        ('batch', 'width', 'mask_dim1')
+    """
     name = "batch" if axis == 0 else _IMAGE_AXES.get(axis, "") if rank == 4 else ""
     if not name or name in taken:
         name = f"{input_name}_dim{axis}"
@@ -25,12 +30,17 @@ def axis_name(axis: int, rank: int, taken: Iterable[str], input_name: str) -> st
 
 
 def rename_symbols(text: str, names: Mapping[str, str]) -> str:
-    """A size expression with its symbols renamed: ``2*s77`` becomes ``2*batch``."""
+    """A size expression with its symbols renamed.
+
+    Example:
+        >>> rename_symbols("2*s77", {"s77": "batch"})
+        '2*batch'
+    """
     return re.sub(r"\b[A-Za-z_][A-Za-z0-9_]*\b", lambda match: names.get(match.group(), match.group()), text)
 
 
 class SymbolNames:
-    """Names and ranges of a program's size symbols, given by the inputs that they first appear in."""
+    """Readable names and ranges of a program's size symbols. The input in which a symbol first appears names it."""
 
     def __init__(self, program: ExportedProgram) -> None:
         self.names: dict[str, str] = {}
@@ -45,7 +55,7 @@ class SymbolNames:
                 self.names[text] = axis_name(axis, len(sizes), self.names.values(), input_name)
 
     def dimension(self, size: Any) -> int | Dim:
-        """A size as a number or a ``Dim`` with the range that the export promised."""
+        """A size as a number, or as a ``Dim`` with the range that the export promised."""
         if isinstance(size, int):
             return size
         text = str(size)
@@ -59,5 +69,5 @@ def _finite(value: Any) -> int | None:
         number = int(value)
     except (TypeError, ValueError, OverflowError, AttributeError):
         return None
-    # PyTorch's "no limit" comes out as the largest 64-bit integer in some versions.
+    # In some versions of PyTorch "no limit" is the largest 64-bit integer.
     return number if abs(number) < 1 << 62 else None

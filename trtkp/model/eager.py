@@ -1,4 +1,4 @@
-"""Exporting a live module: a network filled from a state dict, a pickled module, or a TorchScript archive."""
+"""Exporting a live module: a network filled from a state dict, a pickled module, or a converted TorchScript archive."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ ShapeOption = Mapping[str, Shape] | Sequence[str] | None
 def export_module(
     module: torch.nn.Module, shapes: ShapeOption, path: Path, notes: list[str], *, names: list[str] | None = None
 ) -> ExportedProgram:
-    """The module in evaluation mode as an exported program, its first dimension dynamic where the model allows.
+    """Export a module in evaluation mode. The first dimension of its inputs is dynamic if the model allows it.
 
     Args:
-        module: on the CPU; put into evaluation mode.
-        shapes: ``--input-shape``: one shape per input, a mapping or the option's strings.
-        path: for messages.
-        notes: gets a line if the batch had to stay static.
-        names: the inputs, where ``module.forward`` does not tell them.
+        module: the module, on the CPU. It is put into evaluation mode.
+        shapes: one shape per input, as a mapping or as the strings of ``--input-shape``.
+        path: the model file, for error messages.
+        notes: gets a message if the batch had to stay static.
+        names: names of the inputs, if ``module.forward`` does not tell them.
 
     Raises:
-        InputError: no shape, a shape that the model does not take, or a model that cannot be exported.
+        InputError: a shape is missing or not one that the model takes, or the model cannot be exported.
     """
     import torch
 
@@ -43,7 +43,7 @@ def export_module(
     batches = {shape[0] for shape in given.values()}
     failure: Exception | None = None
     if len(batches) == 1:
-        # A batch of 1 would be taken for a constant.
+        # torch.export would treat a batch of 1 as a constant.
         batch = max(2, *batches)
         feeds = tuple(torch.zeros(batch, *shape[1:]) for shape in given.values())
         dim = torch.export.Dim("batch", min=1)
@@ -67,10 +67,10 @@ def export_module(
 
 
 def load_pickled(handle: IO[bytes], path: Path) -> torch.nn.Module:
-    """The pickled module of a file that the user trusts. This runs code from the file.
+    """Unpickle a module from a file that the user trusts: this runs code from the file.
 
     Raises:
-        InputError: unpickling failed, or gave something else than a module.
+        InputError: unpickling failed, or gave something other than a module.
     """
     import torch
 
@@ -88,17 +88,17 @@ def load_pickled(handle: IO[bytes], path: Path) -> torch.nn.Module:
             data = data[key]
     if not isinstance(data, torch.nn.Module):
         raise InputError(f"holds a pickled {type(data).__name__}, not a module", file=path)
-    # Checkpoints are often kept in half precision; the reference is not.
+    # Checkpoints are often stored in half precision, but the reference is float32.
     return data.float()
 
 
 def load_script(handle: IO[bytes], shapes: ShapeOption, path: Path) -> tuple[torch.nn.Module, list[str]]:
-    """A trusted TorchScript archive as an ordinary module with its parameters' names, and its inputs' names.
+    """A trusted TorchScript archive as an ordinary module with its parameter names, and the names of its inputs.
 
-    It goes through PyTorch's TorchScript-to-export converter; the legacy ONNX exporter would lose the names.
+    It uses PyTorch's converter from TorchScript to exported programs, because the legacy ONNX exporter loses the names.
 
     Raises:
-        InputError: it cannot be loaded or converted.
+        InputError: the archive cannot be loaded or converted.
     """
     import torch
     from torch._export.converter import TS2EPConverter
@@ -128,7 +128,7 @@ def load_script(handle: IO[bytes], shapes: ShapeOption, path: Path) -> tuple[tor
 
 
 def _restore_parameters(module: Any, script: torch.nn.Module) -> None:
-    """The converter turns parameters into buffers."""
+    """Turn buffers back into parameters, as the converter makes buffers of all parameters."""
     import torch
 
     for name, parameter in script.named_parameters():
@@ -175,7 +175,7 @@ def _shapes(
 
 
 def _input_names(module: torch.nn.Module) -> list[str]:
-    """The arguments of ``forward`` that have no default."""
+    """Names of the arguments of ``forward`` that have no default."""
     parameters = inspect.signature(module.forward).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]

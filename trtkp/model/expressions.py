@@ -1,6 +1,6 @@
-"""The grammar of symbolic sizes in exported programs.
+"""The grammar that symbolic sizes in exported programs must follow.
 
-PyTorch reads these strings with ``sympy.sympify``, which is ``eval``. So nothing but a bounded tree of known SymPy
+PyTorch reads these strings with ``sympy.sympify``, which calls ``eval``. So nothing but a bounded tree of known SymPy
 constructors over integers and symbols may reach it.
 """
 
@@ -15,7 +15,7 @@ _SYMBOL = re.compile(r"[a-z]{1,4}[0-9]{1,4}")
 _LINEAR = re.compile(r"([0-9]{1,9}\*)?s[0-9]{1,4}( [+-] [0-9]{1,9})?")
 _MAX_LENGTH = 4096
 _MAX_INTEGER = 1 << 62
-# PowByNatural and Pow could be towers; exponents are held to this.
+# Largest exponent of Pow and PowByNatural. Larger ones could keep SymPy busy for ever.
 _MAX_EXPONENT = 16
 _FUNCTIONS = frozenset(
     [
@@ -32,12 +32,17 @@ _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
 
 def is_symbol(name: object) -> bool:
-    """Whether a string is a size symbol as PyTorch names them: ``s0``, ``s77``, ``u3``."""
+    """Whether a value is a size symbol as PyTorch names them, such as ``s0``, ``s77`` or ``u3``."""
     return isinstance(name, str) and _SYMBOL.fullmatch(name) is not None
 
 
 def is_size(text: object) -> bool:
-    """Whether a string is a size symbol or linear in one: ``s0``, ``8*s24``, ``2*s0 + 1``."""
+    """Whether a value is a size symbol or linear in one, such as ``8*s24`` or ``2*s0 + 1``.
+
+    Example:
+        >>> is_size("2*s0 + 1"), is_size("__import__('os')")
+        (True, False)
+    """
     return is_symbol(text) or (isinstance(text, str) and _LINEAR.fullmatch(text) is not None)
 
 
@@ -109,7 +114,7 @@ def _check_call(name: str, args: list[ast.expr], keywords: list[ast.keyword], de
 
 
 def _is_leaf(node: ast.expr) -> bool:
-    # No powers of powers: SymPy evaluates them.
+    # Powers of powers are refused, because SymPy evaluates them.
     return (
         isinstance(node, ast.Name)
         or _integer(node) is not None

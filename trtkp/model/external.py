@@ -1,7 +1,7 @@
-"""External data of ONNX files: only from the model's own folder, and opened no more often than it is checked.
+"""Reading external data of ONNX files, from the model's own folder only.
 
-Every component of a location is opened without following links, and what is checked is the open file, not its name,
-so nothing outside the folder is opened and nothing can be swapped in between.
+Every component of a location is opened without following links, and the checks look at the open file instead of its
+name. So nothing outside the folder is opened, and a file cannot be exchanged between check and use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ _REMEDY = "keep the data files in the model's folder and export the model again"
 
 
 class ExternalData:
-    """Reader of the data files of one model."""
+    """Reads the data files of one model. Each is opened once; a ``with`` block closes them.
+
+    Args:
+        path: the model file. Locations are relative to its folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -38,14 +42,14 @@ class ExternalData:
         self._open.clear()
 
     def load(self, tensor: TensorProto, expected: int) -> None:
-        """Put a tensor's bytes into it, in place.
+        """Read the bytes of a tensor and store them in it, in place.
 
         Args:
-            tensor: with ``data_location`` EXTERNAL.
-            expected: bytes that its shape and type need.
+            tensor: a tensor with ``data_location`` EXTERNAL.
+            expected: number of bytes that its shape and type need.
 
         Raises:
-            InputError: a location outside the folder, a link, or bytes that the file does not have.
+            InputError: the location is outside the folder or a link, or the file does not have the bytes.
         """
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
@@ -70,7 +74,7 @@ class ExternalData:
         tensor.data_location = TensorProto.DEFAULT
 
     def digests(self) -> list[tuple[str, bytes]]:
-        """Location and SHA-256 digest of every file read, in the order of the locations."""
+        """Location and SHA-256 digest of every file that was read, in the order of the locations."""
         found = []
         for location, (descriptor, size) in sorted(self._open.items()):
             digest, offset = hashlib.sha256(), 0
@@ -94,7 +98,8 @@ class ExternalData:
                 for part in parts[:-1]:
                     outer, folder = folder, os.open(part, flags | os.O_DIRECTORY, dir_fd=folder)
                     os.close(outer)
-                # Asked before opening, so that the target of a link is not touched; O_NOFOLLOW holds it to the answer.
+                # Checked before opening, so that a device or a pipe is not touched; O_NOFOLLOW keeps a link from being
+                # put in its place in the meantime.
                 self._check(tensor, location, os.stat(parts[-1], dir_fd=folder, follow_symlinks=False))
                 descriptor = os.open(parts[-1], flags, dir_fd=folder)
             finally:
@@ -118,7 +123,7 @@ class ExternalData:
         if not stat.S_ISREG(status.st_mode):
             raise self._refusal(tensor, f"{location} is not a regular file")
         if status.st_nlink > 1:
-            # Its other name may be anywhere.
+            # The other name may be anywhere, also outside the folder.
             raise self._refusal(tensor, f"{location} is a hard link")
 
     def _refusal(self, tensor: TensorProto, problem: str) -> InputError:

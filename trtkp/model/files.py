@@ -1,4 +1,4 @@
-"""Opening a model file and telling its format by its content, never by its name."""
+"""Opening a model file, and finding its format from its content, never from its name."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _ZIP = b"PK\x03\x04"
 
 
 def open_model(path: str | os.PathLike[str]) -> IO[bytes]:
-    """The file, open for reading; what is checked and what is loaded are read from this one handle.
+    """Open a model file. It is checked and loaded through this one handle, so it cannot be exchanged in between.
 
     Raises:
-        InputError: not there, a directory, a device or pipe, unreadable, or empty.
+        InputError: the path does not exist, is no regular file, cannot be read, or the file is empty.
     """
     try:
-        # A pipe would block the open itself.
+        # Without O_NONBLOCK, opening a pipe would block.
         handle = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
     except FileNotFoundError:
         raise InputError("no such file", file=path, remedy="check the path of the model") from None
@@ -50,7 +50,7 @@ def open_model(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def digest_of(handle: IO[bytes], more: bytes = b"") -> str:
-    """SHA-256 of the whole file and then ``more``, in hexadecimal; leaves the handle at its start."""
+    """SHA-256 of the whole file followed by ``more``, in hexadecimal. The handle is at its start afterwards."""
     handle.seek(0)
     digest = hashlib.file_digest(handle, "sha256")  # type: ignore[arg-type]
     digest.update(more)
@@ -59,10 +59,10 @@ def digest_of(handle: IO[bytes], more: bytes = b"") -> str:
 
 
 def sniff(handle: IO[bytes], path: Path) -> Content:
-    """What the bytes are.
+    """The format of a file, from its content.
 
     Raises:
-        InputError: nothing that trtkp reads, or a ZIP archive that is broken.
+        InputError: trtkp reads no such format, or the file is a broken ZIP archive.
     """
     handle.seek(0)
     head = handle.read(4096)
@@ -101,7 +101,8 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _looks_like_onnx(head: bytes) -> bool:
-    # A ModelProto is a run of fields numbered 1 (ir_version) to 25; its writers start with one of these.
+    # Protobuf has no magic number. A ModelProto is a sequence of fields numbered 1 (ir_version) to 25, and the programs
+    # that write ONNX files start with one of these tags.
     tag = head[0]
     if tag == 0x08:
         return len(head) > 1 and head[1] < 0x80

@@ -1,4 +1,4 @@
-"""The convolutions of a loaded model with their weights: what every pruning begins with."""
+"""The convolutions of a loaded model and their weights: the first step of every pruning."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["matrix_names", "named_graph", "read_layers"]
 
 
 def named_graph(source: SourceModel) -> ir.Model:
-    """A copy of the source graph, every node with a name of its own."""
+    """A copy of the source graph in which every node has a unique name."""
     from onnx_ir.passes.common import NameFixPass, ShapeInferencePass
 
     graph = source.graph()
     if source.format == "onnx":
-        NameFixPass()(graph)  # plans are kept by the names of nodes
-        ShapeInferencePass()(graph)  # epilogues are fused where shapes are known
+        NameFixPass()(graph)  # plans and layer tables are keyed by the names of nodes
+        ShapeInferencePass()(graph)  # a residual Add is fused only where both shapes are known
     return graph
 
 
@@ -36,13 +36,13 @@ def read_layers(
     """The layer table of a source graph, and the weight of every layer by parameter name.
 
     Args:
-        graph: as `named_graph` gives it.
+        graph: the result of `named_graph`.
         source: the model.
-        profile: input shapes; the table is made for one sample.
-        floating: precision that the graph is to have, fp32 or fp16.
+        profile: input shapes. The table is made for one sample.
+        floating: precision of the engine, ``fp32`` or ``fp16``.
 
     Raises:
-        InputError: weights of a type that no engine has, or that are no numbers.
+        InputError: weights have a type that engines do not take, or hold NaN.
     """
     from trtkp.graph.layers import conv_layers
 
@@ -59,8 +59,8 @@ def read_layers(
 def matrix_names(graph: ir.Model) -> list[str]:
     """Parameter names of the weights of fully connected layers, in the order of the parameters.
 
-    Those are matrices that nothing reads but products with what is no constant; of a layer on ``[N, ..., C]`` they are
-    transposed in front of the product.
+    Such a weight is a matrix that is only used as a factor of products whose other factor is no constant. It may be
+    transposed first, as PyTorch exports a layer on ``[N, ..., C]``.
     """
     return [
         name
@@ -94,7 +94,7 @@ def _is_constant(graph: ir.Model, value: ir.Value) -> bool:
 
 
 def _check_weights(graph: ir.Model, source: SourceModel, floating: str) -> None:
-    """Types that the precisions have, and numbers."""
+    """Check that weights have a type of the precision, and that they are numbers."""
     path = source.path
     for name, value in graph.graph.initializers.items():
         dtype = str(value.dtype)

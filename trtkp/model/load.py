@@ -1,4 +1,4 @@
-"""``load_model``: from a file to a ``SourceModel``, whatever the file is."""
+"""``load_model``: load a model file of any supported format as a `SourceModel`."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def load_model(
     input_shape: Mapping[str, Shape] | Sequence[str] | None = None,
     trust_pickle: bool = False,
 ) -> SourceModel:
-    """Load a trained model. The format is told by the content; nothing in the file is executed unless trusted.
+    """Load a trained model. Its format is found from its content. Nothing in the file is executed unless trusted.
 
     Args:
         path: an exported program, a state dict, an ONNX file, a TorchScript archive or a pickled module.
-        arch: ``package.module:factory`` of the network, for a state dict.
-        input_shape: a shape per input name, or ``["1x3x224x224"]``, ``["image:1x3x224x224", ...]``; needed where the
-            file knows no shapes, held against the model's own elsewhere.
-        trust_pickle: allow formats that are code: TorchScript and pickled modules.
+        arch: ``package.module:factory`` of the network; needed for a state dict.
+        input_shape: shape by input name, or ``["1x3x224x224"]``, or ``["image:1x3x224x224", ...]``. Needed if the file
+            records no shapes; otherwise checked against the model's own.
+        trust_pickle: allow formats that are code, which are TorchScript and pickled modules.
 
     Raises:
-        InputError: the file is missing, broken, hostile, of no known format, or lacks something the user must give.
+        InputError: the file is missing, broken, hostile or of an unknown format, or an option that it needs is missing.
     """
     path = Path(path)
     with open_model(path) as handle:
@@ -124,7 +124,7 @@ def _load_checkpoint(
 
 
 def _unlocked(module: torch.nn.Module) -> torch.nn.Module:
-    """Modules of exported programs refuse ``eval()``; the converter's are in evaluation mode as they are."""
+    """Make ``eval()`` do nothing: modules of exported programs refuse it, and these are in evaluation mode already."""
     module.eval = lambda: module  # type: ignore[method-assign]
     return module
 

@@ -1,4 +1,4 @@
-"""ONNX files as a backend: specs, cleaned graph, and the file itself in onnxruntime as the reference."""
+"""The backend for ONNX files: specs, a cleaned graph, and the file itself in ONNX Runtime as the reference."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataTy
 
 
 def load_onnx(handle: IO[bytes], path: Path) -> SourceModel:
-    """The source model of an ONNX file.
+    """Load an ONNX file as a source model.
 
     Raises:
-        InputError: see ``read_onnx``; an input whose shape is not known; an opset that cannot be upgraded.
+        InputError: `read_onnx` refuses the file, the rank of an input is unknown, or the opset cannot be upgraded.
     """
     proto, data_files = read_onnx(handle, path)
     digest = digest_of(handle, b"".join(name.encode() + b"\0" + value for name, value in data_files))
@@ -43,7 +43,7 @@ def load_onnx(handle: IO[bytes], path: Path) -> SourceModel:
     except InputError:
         raise
     except Exception as error:
-        # The file passed the checker, but not everything is checked there.
+        # The file passed onnx.checker, but that does not check everything.
         raise InputError(f"cannot be read ({_first_line(error)})", file=path, remedy="export the model again") from None
     return SourceModel(path, "onnx", digest, backend, backend.warnings)
 
@@ -52,8 +52,8 @@ class OnnxBackend:
     """A model held as an ONNX protobuf with all its data inside.
 
     Args:
-        proto: checked, see ``read_onnx``.
-        path: for messages.
+        proto: the model, as `read_onnx` returns it.
+        path: its path, for error messages.
     """
 
     reference_name = "source ONNX"
@@ -109,7 +109,7 @@ class OnnxBackend:
         if proto is not self._proto:
             self.warnings.append(f"upgraded from opset {version} to {opset_of(proto)}")
         model = ir.serde.deserialize_model(proto)
-        # Files of IR version 3 list their initialisers as inputs.
+        # Files of IR version 3 list their initialisers among the inputs.
         passes.RemoveInitializersFromInputsPass()(model)
         passes.InlinePass()(model)
         lift_weights(model.graph)
@@ -172,7 +172,7 @@ class OnnxBackend:
 
 
 def _name_nodes_apart(proto: ModelProto) -> None:
-    """Number the nodes that share a name: ONNX does not mind, onnxruntime refuses them."""
+    """Number the nodes that share a name: ONNX allows it, but ONNX Runtime refuses such a file."""
     seen: set[str] = set()
     for node in proto.graph.node:
         name, number = node.name, 0

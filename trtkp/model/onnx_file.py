@@ -1,4 +1,4 @@
-"""Reading an ONNX file from anywhere: parsed, its data files inlined, checked."""
+"""Reading ONNX files from untrusted sources: parse the file, read its data files into it, and check it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from trtkp.model.external import ExternalData
 
 __all__ = ["MIN_OPSET", "opset_of", "read_onnx", "upgrade"]
 
+#: The oldest opset that the passes handle. Older files are upgraded to it.
 MIN_OPSET = 18
 _MAX_ELEMENTS = 1 << 40
 _EXPORT_AGAIN = "export the model again"
@@ -28,18 +29,22 @@ _BITS: dict[int, int] = {
 
 
 def read_onnx(handle: IO[bytes], path: Path) -> tuple[ModelProto, list[tuple[str, bytes]]]:
-    """The model with all its data inside, and name and SHA-256 digest of each data file.
+    """The model with all its data inside, and the name and SHA-256 digest of each data file.
+
+    Args:
+        handle: the open file.
+        path: its path. Data files must be in its folder.
 
     Raises:
-        InputError: not an ONNX model, broken, with data outside its folder, sparse or missing initialisers, in training
-            mode, or refused by ``onnx.checker``.
+        InputError: the file is not an ONNX model or is broken, has data outside its folder, sparse or missing
+            initialisers or nodes in training mode, or is refused by ``onnx.checker``.
     """
     handle.seek(0)
     model = ModelProto()
     try:
         model.ParseFromString(handle.read())
     except Exception:
-        # Protobuf's own DecodeError, or an error of its C part.
+        # Protobuf raises DecodeError, or another exception from its C implementation.
         raise InputError("is no model format that trtkp knows, or cut off", file=path, remedy=_EXPORT_AGAIN) from None
     if not model.HasField("graph") or not (model.graph.node or model.graph.output) or not model.opset_import:
         raise InputError("is not an ONNX model: it has no graph", file=path, remedy=_EXPORT_AGAIN)
@@ -55,6 +60,7 @@ def read_onnx(handle: IO[bytes], path: Path) -> tuple[ModelProto, list[tuple[str
         sizes = [_checked_size(tensor, path) for tensor in model.graph.initializer]
         for node in _all_nodes(model):
             _check_inference(model, node, path)
+        # The large initialisers are read last: a file that is refused costs no memory for them.
         _run_checker(model, path)
         for tensor, size in zip(model.graph.initializer, sizes, strict=True):
             if tensor.data_location == TensorProto.EXTERNAL:
@@ -63,15 +69,15 @@ def read_onnx(handle: IO[bytes], path: Path) -> tuple[ModelProto, list[tuple[str
 
 
 def opset_of(model: ModelProto) -> int:
-    """Version of the standard operators that the model imports; 0 if none."""
+    """Version of the standard operators that the model imports; 0 if it imports none."""
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
 def upgrade(model: ModelProto, path: Path) -> ModelProto:
-    """The model at opset 18 or above.
+    """The model at opset `MIN_OPSET` or later, converted by ONNX's version converter if necessary.
 
     Raises:
-        InputError: ONNX's converter cannot bring it there.
+        InputError: the converter fails.
     """
     from onnx import version_converter
 
@@ -116,7 +122,7 @@ def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
 
 
 def _inner_tensors(model: ModelProto, path: Path) -> Iterator[TensorProto]:
-    """Every tensor but the main graph's initialisers; sparse ones, and names given twice, are refused."""
+    """Every tensor except the main graph's initialisers. Sparse tensors and duplicate names are refused."""
     sparse = "sparse tensors are not supported"
     if model.training_info:
         raise InputError("the file holds training information", file=path, remedy="export it for inference")
@@ -141,11 +147,11 @@ def _inner_tensors(model: ModelProto, path: Path) -> Iterator[TensorProto]:
 
 
 def _checked_size(tensor: TensorProto, path: Path) -> int:
-    """Bytes that the tensor's shape and type need; a tensor in the file is held against them."""
+    """Bytes that a tensor's shape and type need. Data inside the file is checked against them."""
     shape = [int(dim) for dim in tensor.dims]
     count = math.prod(shape)
     if any(dim < 0 for dim in shape) or count > _MAX_ELEMENTS or tensor.HasField("segment"):
-        raise InputError(f"initialiser of shape {shape}", file=path, layer=tensor.name, remedy=_EXPORT_AGAIN)
+        raise InputError(f"the shape {shape} is not valid", file=path, layer=tensor.name, remedy=_EXPORT_AGAIN)
     external = tensor.data_location == TensorProto.EXTERNAL
     if tensor.data_type == TensorProto.STRING and not external:
         if len(tensor.string_data) != count:
@@ -153,7 +159,9 @@ def _checked_size(tensor: TensorProto, path: Path) -> int:
         return 0
     bits = _BITS.get(tensor.data_type)
     if bits is None:
-        raise InputError(f"initialiser of type {tensor.data_type}", file=path, layer=tensor.name, remedy=_EXPORT_AGAIN)
+        raise InputError(
+            f"the data type {tensor.data_type} is not known", file=path, layer=tensor.name, remedy=_EXPORT_AGAIN
+        )
     size = (count * bits + 7) // 8
     if external:
         return size
@@ -172,7 +180,7 @@ def _checked_size(tensor: TensorProto, path: Path) -> int:
 
 def _missing(tensor: TensorProto, found: int, wanted: int, path: Path) -> InputError:
     return InputError(
-        f"initialiser of shape {list(tensor.dims)} has {found} of {wanted} values or bytes",
+        f"it has {found} of {wanted} values or bytes for its shape {list(tensor.dims)}",
         file=path,
         layer=tensor.name,
         remedy=_EXPORT_AGAIN,
@@ -185,7 +193,7 @@ def _check_inference(model: ModelProto, node: NodeProto, path: Path) -> None:
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
     training = False
     if node.op_type == "BatchNormalization":
-        # Before opset 14 the mode shows in the number of outputs, before opset 7 in an attribute.
+        # Before opset 14 training mode shows in the number of outputs, before opset 7 in an attribute.
         version = opset_of(model)
         extra = any(node.output[1:]) and version < 14
         training = (
@@ -206,7 +214,10 @@ def _check_inference(model: ModelProto, node: NodeProto, path: Path) -> None:
 
 
 def _run_checker(model: ModelProto, path: Path) -> None:
-    """``onnx.checker``, which gets external initialisers as inputs: it would look for their files by itself."""
+    """Run ``onnx.checker`` on a copy that declares external initialisers as inputs.
+
+    Otherwise the checker would open their files itself, before `ExternalData` has checked them.
+    """
     skeleton: Any = model
     outside = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
     if outside:
@@ -224,6 +235,6 @@ def _run_checker(model: ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(skeleton)
     except Exception as error:
-        # ValidationError, but also ValueError and RuntimeError on what protobuf or C++ dislike.
+        # Mostly ValidationError, but also ValueError and RuntimeError from protobuf and from C++.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"is not a valid ONNX model ({reason[:200]})", file=path, remedy=_EXPORT_AGAIN) from None

@@ -1,4 +1,4 @@
-"""What ``torch.onnx`` makes of `trtkp.pruning.methods.dppnet_op`: one ``DynamicPatternConv`` of domain ``trtkp``."""
+"""The translation of `trtkp.pruning.methods.dppnet_op` for ``torch.onnx``: a ``DynamicPatternConv`` of our domain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["translations"]
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
-    """PyTorch operator to the function that writes its ONNX node, as ``torch.onnx.export`` takes them."""
+    """PyTorch operator to the function that writes its ONNX node: ``custom_translation_table`` of torch.onnx.export."""
     import torch
     from onnx.defs import OpSchema
     from onnxscript import values

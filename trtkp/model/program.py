@@ -1,9 +1,11 @@
-"""The JSON of an exported program, checked and rebuilt before PyTorch sees it.
+"""Check and rebuild the JSON of an exported program before PyTorch sees it.
 
-PyTorch's deserialiser trusts this JSON in many places: size expressions are evaluated, guards and names end up in
-generated source code that is executed, operators are found by attribute path from ``torch``, tree specifications
-import modules to find enum classes, operators exist that write files. So the JSON is not passed on: each part that a
-network needs is checked and copied, the rest (guards, stack traces, custom metadata, inner call signatures) is dropped.
+PyTorch's deserialiser trusts this JSON in many places. It evaluates size expressions, puts guards and names into
+source code that it executes, finds operators by their attribute path from ``torch``, and imports modules to find enum
+classes of tree specifications. Some operators write files.
+
+So the JSON is never passed on as it is. Every part that a network needs is checked and copied. The rest (guards, stack
+traces, custom metadata, inner call signatures) is dropped.
 """
 
 from __future__ import annotations
@@ -18,17 +20,17 @@ from trtkp.model.expressions import check_expression, is_size
 
 __all__ = ["MAX_DIM", "PATTERN_CONV", "clean_program", "clean_tensor_meta", "is_parameter_name", "parse_json"]
 
-#: No dimension of a network's tensors is longer than this.
+#: Largest dimension of a tensor. No network has a longer one, and products of dimensions stay small enough to compute.
 MAX_DIM = 1 << 40
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _PARAMETER = re.compile(r"(?!__)[A-Za-z0-9_-]{1,128}(\.(?!__)[A-Za-z0-9_-]{1,128}){0,63}")
-# Would hide what generated code refers to by these names.
+# Names that generated code uses itself: a value of that name would hide what the code refers to.
 _TAKEN = frozenset({"torch", "operator", "math", "self", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree"})
 _OPERATOR = re.compile(r"torch\.ops\.(aten|prims|torchvision)\.([A-Za-z0-9_]{1,100})\.(?!__)([A-Za-z0-9_]{1,60})")
 #: The one operator of ours that a program may hold (`trtkp.pruning.methods.dppnet_op`).
 PATTERN_CONV = "torch.ops.trtkp.dynamic_pattern_conv.default"
-# These read and write files; the others change what a tensor's memory is.
+# save and from_file access files. The others change which memory a tensor refers to.
 _REFUSED = frozenset({"save", "from_file", "set_", "set_data", "resize_", "_resize_output_", "data_ptr", "from_blob"})
 _DUNDER = frozenset({"__and__", "__or__", "__xor__", "__lshift__", "__rshift__", "__iand__", "__ior__", "__ixor__"})
 _SCALAR_FUNCTIONS = frozenset(
@@ -42,7 +44,7 @@ _SCALAR_FUNCTIONS = frozenset(
     + [f"math.{name}" for name in ["ceil", "floor", "trunc", "sqrt", "pow"]]
     + [f"torch.sym_{name}" for name in ["max", "min", "float", "int", "not", "ite"]]
 )  # fmt: skip
-# Modes, roundings, reductions and einsum equations; never a path.
+# The strings that operators of networks take: modes, roundings and reductions. None of them is a path.
 _WORDS = frozenset(
     [
         "none", "tanh", "same", "valid", "constant", "reflect", "replicate", "circular", "sum", "mean", "prod",
@@ -56,7 +58,11 @@ _VERIFIERS = frozenset({"ATEN", "TRAINING"})
 
 
 def parse_json(data: bytes | bytearray) -> Any:
-    """JSON without surprises: ``ValueError`` for anything else, too deep or with a name given twice included."""
+    """Parse JSON strictly.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deep, or gives a name twice in one object.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
@@ -71,15 +77,17 @@ def parse_json(data: bytes | bytearray) -> Any:
 
 
 def is_parameter_name(name: object) -> bool:
-    """Whether a string is a dotted parameter name that is safe in generated code."""
+    """Whether a value is a dotted parameter name that is safe in generated code."""
     return isinstance(name, str) and _PARAMETER.fullmatch(name) is not None
 
 
 def clean_program(data: Any) -> dict[str, Any]:
-    """The parts of an exported program's JSON that loading needs, all devices made the CPU.
+    """The parts of an exported program's JSON that loading needs, with the CPU as every device.
 
     Raises:
-        ValueError: something that a network needs not and a deserialiser must not see; the message says what.
+        ValueError: the program holds something that no network needs and that the deserialiser must not see. The
+        message
+            says what.
     """
     module = data["graph_module"]
     return {
@@ -105,7 +113,7 @@ def clean_program(data: Any) -> dict[str, Any]:
 
 
 def clean_tensor_meta(meta: Any) -> dict[str, Any]:
-    """A tensor's dtype, sizes and strides, on the CPU whatever device it was saved from."""
+    """A tensor's dtype, sizes and strides. Its device becomes the CPU."""
     return {
         "dtype": _integer(meta["dtype"]),
         "sizes": [_sym(size, "as_int", _dim) for size in meta["sizes"]],
@@ -173,7 +181,7 @@ def _check_target(target: Any) -> None:
 
 
 def _argument(argument: Any, einsum: bool = False) -> dict[str, Any]:
-    ((kind, value),) = argument.items()
+    ((kind, value),) = argument.items()  # a union with one entry; anything else fails here
     clean = _ARGUMENTS.get(kind)
     if kind in ("as_string", "as_strings") and einsum:
         return {kind: _expect(_is_equation, value, "equation")}
@@ -269,7 +277,7 @@ def _expect(check: Callable[[Any], bool], value: Any, what: str) -> Any:
 def _name(value: Any) -> str:
     fine = isinstance(value, str) and _NAME.fullmatch(value) and not keyword.iskeyword(value) and value not in _TAKEN
     if not fine or (value.startswith("__") and value.endswith("__")):
-        # Arguments of operators are called so; they never become names of values.
+        # Some arguments of operators have these names. They never become names of values.
         if value in ("self", "device", "from"):
             return str(value)
         raise ValueError(f"{ascii(value)[:80]} is not a name")
@@ -315,7 +323,7 @@ def _tensor(value: Any) -> dict[str, Any]:
 
 
 def _sym(value: Any, concrete: str, clean: Callable[[Any], Any]) -> dict[str, Any]:
-    """A size: a number, or an expression with a hint."""
+    """A size: a number, or a checked expression with a hint."""
     ((kind, inner),) = value.items()
     if kind == concrete:
         return {kind: clean(inner)}

@@ -1,4 +1,4 @@
-"""``SourceModel``: what every loaded model offers, whatever file it came from."""
+"""``SourceModel``: the common interface of loaded models, whatever file they came from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Format = Literal["pt2", "state-dict", "onnx", "torchscript", "pickle"]
 
 
 class LazyWeights(Mapping[str, np.ndarray]):
-    """Weights by initialiser name, each made an array when it is asked for (a view where that is possible)."""
+    """Weights by initialiser name. Each becomes an array when it is accessed, as a view if possible."""
 
     def __init__(self, getters: Mapping[str, Callable[[], np.ndarray]]) -> None:
         self._getters = dict(getters)
@@ -41,7 +41,7 @@ class LazyWeights(Mapping[str, np.ndarray]):
 
 
 class Backend(Protocol):
-    """What a file format has to provide; ``SourceModel`` checks arguments and caches."""
+    """What a file format has to implement. `SourceModel` checks the arguments and caches the graph."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -62,14 +62,14 @@ class Backend(Protocol):
 
 @dataclass
 class SourceModel:
-    """An unpruned model and its reference.
+    """An unpruned model, which is also the reference that pruned engines are compared with.
 
     Attributes:
-        path: the file it was loaded from.
-        format: what the file's content was found to be.
-        sha256: of the file's bytes; with external data, of the file's bytes followed, for each data file in the order
-            of its name, by the name, a zero byte and that file's own SHA-256 digest.
-        warnings: what the user should know about how the model was read.
+        path: the file that it was loaded from.
+        format: the format of the file's content.
+        sha256: SHA-256 of the file's bytes. For a model with external data these bytes are followed, for each data file
+            in the order of the names, by its name, a zero byte, and its own SHA-256 digest.
+        warnings: messages for the user about how the model was read.
     """
 
     path: Path
@@ -91,17 +91,18 @@ class SourceModel:
 
     @property
     def reference_name(self) -> str:
-        """What ``run`` runs: ``"PyTorch"`` or ``"source ONNX"``."""
+        """What `run` runs: ``"PyTorch"`` or ``"source ONNX"``."""
         return self.backend.reference_name
 
     def graph(self) -> ir.Model:
-        """The unpruned model as an ONNX graph of standard operators; the caller's own, to change as it likes.
+        """The unpruned model as an ONNX graph of standard operators. It is a copy that the caller may change.
 
-        Functions are inlined, dead code is removed, constants are folded, BatchNormalization is not. Initialisers keep
-        the parameters' names; a weight that two convolutions share is one initialiser. Tensors are shared, not copied.
+        Functions are inlined, dead code is removed and constants are folded, but BatchNormalization stays.
+        Initialisers have the names of the parameters. A weight that two convolutions share is one initialiser. The
+        data of tensors is shared between copies.
 
         Raises:
-            InputError: the model uses an operator that ONNX has no form of.
+            InputError: the model uses an operator that cannot be exported to ONNX.
         """
         if self._graph is None:
             self._graph = self.backend.graph()
@@ -109,20 +110,20 @@ class SourceModel:
         return clone
 
     def parameters(self) -> LazyWeights:
-        """Float weights and buffers by initialiser name, lazily, without copies where possible. Not to be written."""
+        """Floating-point weights and buffers by initialiser name. Read-only, loaded lazily, not copied if possible."""
         return self.backend.parameters()
 
     def run(
         self, feeds: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
-        """The reference's outputs, floating point ones as float32, by graph output name.
+        """Run the reference. Returns its outputs by name, floating-point ones as float32.
 
         Args:
             feeds: one array per input name.
-            weights: replacements for named weights (masked ones, say); the source is not touched.
+            weights: arrays to use instead of named weights, such as masked ones. The model itself does not change.
 
         Raises:
-            InputError: a feed that is missing, unknown or of the wrong shape, or a weight that is not there.
+            InputError: a feed is missing, unknown or of the wrong shape, or there is no weight of a name.
         """
         feeds = {name: np.asarray(value) for name, value in feeds.items()}
         self._check_feeds(feeds)
@@ -143,10 +144,10 @@ class SourceModel:
         }
 
     def module(self) -> torch.nn.Module:
-        """A module of its own whose named parameters carry the initialisers' names, for training.
+        """A copy of the model as a PyTorch module, for training. Its parameters have the names of the initialisers.
 
         Raises:
-            InputError: the model came from an ONNX file.
+            InputError: the model came from an ONNX file, which has no module.
         """
         return self.backend.module()
 

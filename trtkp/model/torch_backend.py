@@ -1,4 +1,4 @@
-"""Exported programs as a backend: specs, ONNX graph, eager reference, module for training."""
+"""The backend for exported programs: specs, ONNX graph, eager reference, and a module for training."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class TorchBackend:
     """A model held as an exported program.
 
     Args:
-        program: the program, on the CPU, in evaluation mode.
-        path: for messages.
-        original: the module it was exported from, where there is one: ``module`` then gives a copy of that.
+        program: the program, on the CPU and in evaluation mode.
+        path: its path, for error messages.
+        original: the module that it was exported from, if there is one. `module` then returns a copy of it.
 
     Raises:
-        InputError: the program was exported in training mode, or has inputs or outputs that are no tensors.
+        InputError: the program was exported in training mode, or has inputs or outputs that are not tensors.
     """
 
     reference_name = "PyTorch"
@@ -83,7 +83,7 @@ class TorchBackend:
             if tensor is not None and spec.target in weights:
                 arguments.append(torch.tensor(np.asarray(weights[str(spec.target)])).to(tensor.dtype))
             elif tensor is not None:
-                # Buffers may be written by the program itself; the source must not change.
+                # The program may write its buffers, but the source must not change.
                 arguments.append(tensor.detach().clone() if spec.kind is InputKind.BUFFER else tensor.detach())
             elif hasattr(spec.arg, "value"):
                 arguments.append(spec.arg.value)
@@ -107,16 +107,16 @@ class TorchBackend:
         return copy.deepcopy(self._original) if self._original is not None else self.graph_module()
 
     def graph_module(self) -> torch.fx.GraphModule:
-        """The program as a module, whatever it was exported from: its operators are calls in a graph."""
-        # Guards are compiled from strings, and only say what the specs say already.
+        """The program as a module whose operators are calls in a graph, whatever it was exported from."""
+        # Guards would be compiled from strings, and say no more than the specs do.
         with warnings.catch_warnings():
-            # Copying meets deprecated classes of PyTorch's own.
+            # Copying warns about deprecated classes inside PyTorch.
             warnings.simplefilter("ignore")
             module: torch.fx.GraphModule = copy.deepcopy(self.program.module(check_guards=False))
         return module
 
     def save(self, path: Path, state: Mapping[str, torch.Tensor]) -> None:
-        """Write the program with other weights and buffers, which it keeps, as ``torch.export.save`` does.
+        """Save the program with other weights and buffers, as ``torch.export.save`` does. The program keeps them.
 
         Args:
             path: the new file.
@@ -133,7 +133,7 @@ class TorchBackend:
             torch.export.save(self.program, path)
 
     def example(self) -> tuple[torch.Tensor, ...]:
-        """Zeros that the model takes, of the smallest sizes; a dynamic size of 1 would be taken for a constant."""
+        """Zeros of the smallest sizes that the model takes, but at least 2: torch.export treats 1 as a constant."""
         import torch
 
         return tuple(
@@ -143,14 +143,14 @@ class TorchBackend:
         )  # fmt: skip
 
     def save_other(self, path: Path, module: torch.nn.Module) -> None:
-        """Write another module of the same inputs as an exported program.
+        """Export another module with the same inputs, and save it.
 
         Args:
             path: the new file.
-            module: on the CPU, in evaluation mode.
+            module: the module, on the CPU and in evaluation mode.
 
         Raises:
-            InputError: it cannot be exported.
+            InputError: the module cannot be exported.
         """
         import torch
 
@@ -165,10 +165,10 @@ class TorchBackend:
             torch.export.save(program, path)
 
     def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
-        """The dynamic sizes of every input, for exporting another module of the same inputs.
+        """The dynamic sizes of every input, to export another module with the same inputs.
 
         Raises:
-            InputError: a size that is a product or a sum of others, which nothing but the model's own export knows.
+            InputError: a size is an expression of other sizes, which only the model's own export can know.
         """
         import torch
 
@@ -184,7 +184,7 @@ class TorchBackend:
         return tuple({i: made[d.name] for i, d in enumerate(spec.shape) if isinstance(d, Dim)} for spec in self.inputs)
 
     def _tensor(self, spec: Any) -> torch.Tensor | None:
-        """The weight, buffer or constant behind an input of the graph; None for the user's inputs."""
+        """The weight, buffer or constant that feeds an input of the graph; None for an input of the user."""
         if spec.target is None:
             return None
         tensor: torch.Tensor | None = self.program.state_dict.get(spec.target)
@@ -216,7 +216,10 @@ class TorchBackend:
                 raise InputError(f"output {output.arg.name or output.arg} is not a tensor", file=self.path)
             results.append((output.arg.name, nodes[output.arg.name].meta["val"]))
         if not values or not results:
-            raise InputError(f"it has {len(values)} inputs and {len(results)} outputs", file=self.path)
+            raise InputError(
+                f"the model has {len(values)} inputs and {len(results)} outputs, expected at least one of each",
+                file=self.path,
+            )
         return self._tensor_specs(values), self._tensor_specs(results, taken={name for name, _ in values})
 
     def _tensor_specs(
@@ -224,7 +227,7 @@ class TorchBackend:
     ) -> tuple[TensorSpec, ...]:
         taken, specs = set(taken or ()), []
         for name, value in values:
-            # The same tensor may be returned twice, or an input returned as it is.
+            # A program may return a tensor twice, or return an input.
             unique, count = name, 1
             while unique in taken:
                 unique, count = f"{name}_{count}", count + 1
@@ -237,7 +240,7 @@ class TorchBackend:
 def _as_array(tensor: torch.Tensor) -> np.ndarray:
     import torch
 
-    # NumPy has no bfloat16 or 8-bit floats of its own.
+    # NumPy has neither bfloat16 nor 8-bit floats.
     plain = (torch.float16, torch.float32, torch.float64)
     tensor = tensor.detach()
     if tensor.is_floating_point() and tensor.dtype not in plain:
@@ -247,7 +250,7 @@ def _as_array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _check_evaluation(program: ExportedProgram, path: Path) -> None:
-    """Refuse batch statistics and active dropout: the engine would compute something else than the user means."""
+    """Refuse batch statistics and active dropout: an engine would compute something other than the user expects."""
     import torch
 
     for module in program.graph_module.modules():

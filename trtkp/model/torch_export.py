@@ -1,4 +1,4 @@
-"""From an exported program to a clean ONNX graph whose initialisers carry the parameters' names."""
+"""Exporting a program to a clean ONNX graph whose initialisers have the names of the parameters."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ def export_graph(
     outputs: list[str],
     parameters: Collection[str],
 ) -> ir.Model:
-    """The program as ONNX.
+    """Export a program to ONNX.
 
-    PyTorch's ONNX optimiser stays off: it folds BatchNormalization into an initialiser of the unfolded weight's name.
+    PyTorch's ONNX optimiser stays off, because it folds BatchNormalization into initialisers that keep the name of the
+    unfolded weight.
 
     Args:
-        program: in evaluation mode.
-        path: for messages.
-        names: readable names of size symbols.
+        program: the program, in evaluation mode.
+        path: its path, for error messages.
+        names: size symbol to readable name.
         outputs: names of the graph's outputs, in order.
         parameters: names of the initialisers that stay as they are.
 
     Raises:
-        InputError: an operator that cannot be exported.
+        InputError: an operator cannot be exported.
     """
     import torch
 
@@ -68,7 +69,7 @@ def export_graph(
 
 
 def _forget_derived_ranges(program: ExportedProgram) -> None:
-    """Ranges of sizes such as ``8*s24``, which loading notes beside those of symbols and the exporter stumbles over."""
+    """Forget the ranges of expressions such as ``8*s24``: loading records them, and the exporter fails on them."""
     for node in program.graph.nodes:
         mode = getattr(node.meta.get("val"), "fake_mode", None)
         if mode is not None and mode.shape_env is not None:
@@ -79,7 +80,7 @@ def _forget_derived_ranges(program: ExportedProgram) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause: the exporter wraps it in several pages of advice."""
+    """The first line of the innermost cause, as the exporter wraps it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -88,7 +89,7 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on torchvision and on its own deprecations."""
+    """Suppress the exporter's remarks on torchvision and on its own deprecations."""
     logger = logging.getLogger("torch.onnx._internal.exporter")
     children = [logger, logging.getLogger("torch.onnx._internal.exporter._registration")]
     levels = [child.level for child in children]

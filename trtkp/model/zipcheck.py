@@ -1,4 +1,4 @@
-"""Reading ZIP archives from anywhere: every member is looked at before any is read, and all sizes are bounded."""
+"""Reading ZIP archives from untrusted sources: all members are checked before any is read, all sizes are bounded."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ _AGAIN = "copy or save the file again"
 
 
 def open_zip(handle: IO[bytes], path: Path) -> zipfile.ZipFile:
-    """An archive that begins at the file's beginning; its directory was read, no member.
+    """Open an archive and read its directory, but no member. The archive must begin at the start of the file.
 
     Raises:
-        InputError: it is broken.
+        InputError: the archive is broken.
     """
     handle.seek(0)
     try:
         archive = zipfile.ZipFile(handle)
-        # The tail of a cut-off program may hold a whole archive: its pickled sample inputs.
+        # The end of a program whose beginning is lost may be a complete archive: that of its pickled sample inputs.
         if min((info.header_offset for info in archive.infolist()), default=0):
             raise zipfile.BadZipFile("does not begin at the file's beginning")
-    # NotImplementedError: what zipfile raises for versions of the format that it does not read
+    # zipfile raises NotImplementedError for versions of the format that it does not support.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, OverflowError) as error:
         raise InputError(f"is a damaged or cut-off ZIP archive ({error})", file=path, remedy=_AGAIN) from None
     return archive
 
 
 class CheckedZip:
-    """A ZIP archive as PyTorch writes them: stored members under one root folder.
+    """A ZIP archive as PyTorch writes it: uncompressed members under one root folder.
 
-    PyTorch never compresses, so a compressed member is refused outright: with stored members only, and their sizes
-    adding up to no more than the file, no archive can unpack to more than its own size.
+    PyTorch never compresses, so compressed members are refused. If all members are stored, and their sizes add up to no
+    more than the size of the file, an archive cannot unpack to more than its own size.
 
     Raises:
-        InputError: a broken archive, a duplicate name, an absolute name or one with "..", a compressed or encrypted
-            member, or members that claim more bytes than the file has.
+        InputError: the archive is broken, a name is duplicate, absolute or has "..", a member is compressed or
+            encrypted, or the members claim more bytes than the file has.
     """
 
     def __init__(self, handle: IO[bytes], path: Path) -> None:
@@ -50,7 +50,7 @@ class CheckedZip:
         infos = self._zip.infolist()
         self._check(infos, handle.seek(0, os.SEEK_END))
         roots = {info.filename.split("/", 1)[0] for info in infos if "/" in info.filename}
-        # Programs saved by PyTorch up to 2.6 have no root folder.
+        # Programs that PyTorch up to 2.6 saved have no root folder.
         self.root = f"{roots.pop()}/" if len(roots) == 1 and all("/" in i.filename for i in infos) else ""
         self._infos = {info.filename.removeprefix(self.root): info for info in infos if not info.is_dir()}
 
@@ -63,11 +63,11 @@ class CheckedZip:
         return name in self._infos
 
     def size(self, name: str) -> int:
-        """Bytes of a member."""
+        """Size of a member in bytes."""
         return self._info(name).file_size
 
     def read(self, name: str) -> bytearray:
-        """A member's bytes, checked against its CRC; writable, so that a tensor can live in them without a copy."""
+        """The bytes of a member, checked against its CRC. They are writable: a tensor can use them without a copy."""
         info = self._info(name)
         data = bytearray(info.file_size)
         view, done = memoryview(data), 0
@@ -78,7 +78,7 @@ class CheckedZip:
                     if not count:
                         raise EOFError("cut off")
                     done += count
-                # The CRC is compared when the member's end is seen.
+                # zipfile compares the CRC when it reaches the end of the member.
                 member.read(1)
         except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
             raise InputError(f"member {name} is damaged ({error})", file=self.path, remedy=_AGAIN) from None

@@ -1,7 +1,7 @@
-"""Packed convolutions on tensors of PyTorch and of ``__cuda_array_interface__``.
+"""Packed convolutions on PyTorch tensors, and on objects with ``__cuda_array_interface__``.
 
-``conv`` computes one, ``upload`` puts its lists on the device once, and ``swap_convolutions`` makes a pruned module use
-them. Importing this package imports no PyTorch.
+`conv` computes a packed convolution. `upload` copies its lists and weights to a device once. `swap_convolutions`
+replaces the pruned convolutions of a PyTorch module. Importing this package does not import PyTorch.
 """
 
 from __future__ import annotations

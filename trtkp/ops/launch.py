@@ -1,4 +1,4 @@
-"""``conv``: one packed convolution on whatever holds device memory."""
+"""``conv``: compute one packed convolution on PyTorch tensors or on other arrays in device memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trtkp.kernels.prediction import Gpu, known_gpu
 
 __all__ = ["conv"]
 
-#: What `conv` uploaded of a packed convolution, by device; it goes when the packed convolution goes.
+#: Packed convolutions that `conv` has uploaded, by device. An entry is freed together with its packed convolution.
 _UPLOADED: WeakKeyDictionary[PackedConv, dict[str, DeviceConv]] = WeakKeyDictionary()
 
 
@@ -39,39 +39,45 @@ def conv(
     stream: int | None = None,
     gpu: Gpu | None = None,
 ) -> Any:
-    """``act(conv(x, packed) + bias + residual)``, channels-last, sums in fp32 (fp64 in the tactic ``reference``).
+    """Compute ``act(conv(x, packed) + bias + residual)``.
+
+    Tensors are channels-last. Sums are in fp32, or in fp64 with the tactic ``reference``.
 
     Args:
-        x: [N, C, H, W] with the channels innermost (``torch.channels_last``); a pitch in channels may be larger than C.
-            A CUDA tensor, or any object with ``__cuda_array_interface__``.
-        packed: the convolution. A `PackedConv` is uploaded to a tensor's device at its first use and kept there as long
-            as it lives; other objects take a `DeviceConv`. With 2:4 weights sparse tensor cores compute in 16 bits.
+        x: [N, C, H, W] with the channels innermost (``torch.channels_last``). The distance between pixels may be more
+            than C. A CUDA tensor, or any object with ``__cuda_array_interface__``.
+        packed: the convolution. With tensors, a `PackedConv` is uploaded to their device at its first use and kept
+            there as long as it lives. Other arrays need a `DeviceConv`. 2:4 weights use sparse tensor cores in 16-bit
+            types.
         bias: [F].
-        residual: [N, F, P, Q] like x, added before the activation.
+        residual: [N, F, P, Q] in the layout of x, added before the activation.
         activation: "", "Relu", "Relu6", "Silu", "HardSwish" or "LeakyRelu".
         alpha: slope of LeakyRelu below 0.
         stride: one number, or (h, w).
         padding: one number, (h, w), or (top, left, bottom, right).
         dilation: one number, or (h, w).
-        allow_tf32: float32 products may be rounded to TF32 on tensor cores, to relative errors of about 5e-4.
-        tactic: by name; None takes the fastest, found by the model and, on a tensor, by timing once per description.
-        out: [N, F, P, Q] like x, to be written; None allocates it where x is a tensor. Padded channels become 0.
-        workspace: uint8 memory for tactics that need one; tensors need none.
-        stream: ``cudaStream_t``; None is the current one of PyTorch, or what the interface names, or the default.
-        gpu: what to predict for where x is no tensor; None takes an A100.
+        allow_tf32: float32 products may be rounded to TF32 on tensor cores, with relative errors of about 5e-4.
+        tactic: name of a tactic. None takes the fastest: by prediction and, with tensors, by timing once per layer and
+            shape.
+        out: [N, F, P, Q] in the layout of x, to write into. None allocates it if x is a tensor. Padding channels are
+            set to 0.
+        workspace: uint8 memory for tactics that need it. With tensors it is allocated.
+        stream: ``cudaStream_t``. None takes PyTorch's current stream, or the stream of the array interface, or the
+            default stream.
+        gpu: the GPU to predict for if x is no tensor. None takes an A100.
 
     Returns:
         ``out``, or a new tensor.
 
     Raises:
-        InputError: a malformed index set, tensors that do not fit or are not aligned to 16 bytes, a tactic that does
-            not take the layer, no library, or a GPU below compute capability 8.0.
-        JobError: the launch failed, as on a GPU that the library was not built for.
+        InputError: the index set is malformed, tensors do not fit or are not aligned to 16 bytes, the tactic cannot
+            compute the layer, there is no library, or the GPU is below compute capability 8.0.
+        JobError: the launch failed, as on a GPU for which the library was not built.
     """
     geometry, epilogue = Geometry.of(stride, padding, dilation), Epilogue(activation, alpha)
     if hasattr(x, "data_ptr"):
         if workspace is not None or stream is not None:
-            raise InputError("workspace and stream mean nothing with tensors", remedy="use torch.cuda.stream")
+            raise InputError("workspace and stream cannot be given with tensors", remedy="use torch.cuda.stream")
         return _conv_tensors(x, packed, geometry, epilogue, bias, residual, allow_tf32, tactic or "", out)
     if not isinstance(packed, DeviceConv):
         raise InputError("packed is in host memory", remedy="make a DeviceConv of it with your library's asarray")
@@ -117,5 +123,5 @@ def _conv_tensors(
 
 
 def _stream(x: Any) -> int:
-    """The stream that the interface (version 3) names; its 1 and 2 are CUDA's handles of the default streams."""
+    """The stream of the array interface (version 3). Its 1 and 2 are CUDA's handles of the default streams."""
     return int(x.__cuda_array_interface__.get("stream") or 0)

@@ -1,11 +1,11 @@
-"""Packed convolutions inside ``nn.Module``: the layer, and the pass that puts it in the place of pruned ones.
+"""Packed convolutions in PyTorch modules: the layer, and the function that replaces pruned convolutions by it.
 
-``swap_convolutions`` follows three rules, on a traced copy of a model in eval mode:
+`swap_convolutions` works on a traced copy of a model in evaluation mode, by three rules:
 
 1. A BatchNorm2d that is the only reader of a Conv2d is folded into it.
 2. A Conv2d whose weight has an index set becomes a `PackedConv2d`.
-3. What the packed layer can do itself it takes over, if nobody else reads the value between: an addition of another
-   tensor of the same shape (needs an example input), then ReLU, ReLU6, SiLU, Hardswish or LeakyReLU.
+3. The packed layer takes over what follows it, if nothing else reads the value in between: an addition of another
+   tensor of the same shape (which needs an example input), then ReLU, ReLU6, SiLU, Hardswish or LeakyReLU.
 """
 
 from __future__ import annotations
@@ -41,7 +41,17 @@ class PackedConv2d(nn.Module):
     """A packed convolution with bias, residual and activation: ``[N, C, H, W] -> [N, F, P, Q]``, channels-last.
 
     Lists and weights are buffers, so they move and change type with the module. An input that is not channels-last is
-    copied into that order. ``allow_tf32`` lets float32 products be rounded to TF32.
+    copied into that order first.
+
+    Attributes:
+        tactic: name of the tactic to use; empty chooses the fastest.
+        allow_tf32: whether float32 products may be rounded to TF32.
+
+    Args:
+        packed: the convolution.
+        geometry: strides, pads and dilations.
+        bias: [F], copied.
+        epilogue: the activation; None for none.
     """
 
     def __init__(
@@ -58,7 +68,7 @@ class PackedConv2d(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """``act(conv(x) + bias + residual)``."""
+        """Compute ``act(conv(x) + bias + residual)``."""
         lists, geometry = self.lists, self.geometry
         out: Tensor = conv_op(
             _channels_last(x), self.weight, self.index, self.row_group, self.row_filter, self.bias,
@@ -69,7 +79,7 @@ class PackedConv2d(nn.Module):
         return out
 
     def tactics(self, x: Tensor) -> list[str]:
-        """The tactics that compute this layer on inputs like ``x``."""
+        """Names of the tactics that can compute this layer on an input like ``x``."""
         desc = describe(
             self.lists, self.geometry, self.epilogue, x=activation(_channels_last(x), "x"),
             index=view(self.index, "index"), rows=self.get_buffer("row_filter").shape[0],
@@ -93,17 +103,17 @@ def swap_convolutions(
     example: Tensor | None = None,
     keep: Callable[[str, PackedConv2d, nn.Conv2d], bool] | None = None,
 ) -> fx.GraphModule:
-    """A copy of ``model`` whose pruned convolutions are packed ones; ``model`` stays as it is.
+    """A copy of a model with packed layers in place of its pruned convolutions. The model itself does not change.
 
     Args:
-        model: in eval mode, traceable by ``torch.fx``.
+        model: a module in evaluation mode that ``torch.fx`` can trace.
         index_sets: parameter name to index set. Weights outside the lists are dropped.
-        example: an input, by which shapes are known and residuals can be fused.
-        keep: called with the module's name, the packed layer and the convolution that it replaces; False leaves that
-            convolution dense (and masked), as where it was timed and is faster.
+        example: an input. Residuals are fused only if it is given, because shapes are not known without it.
+        keep: called with the name of a module, the packed layer, and the convolution that it replaces. False leaves the
+            convolution dense (and masked), for example because it was timed and is faster.
 
     Raises:
-        InputError: training mode, an index set that fits no convolution, or a padding that is not zeros.
+        InputError: the model is in training mode, an index set fits no convolution, or a padding is not zeros.
     """
     if model.training:
         raise InputError("the model is in training mode: its batch normalisation would not fold", remedy="model.eval()")
@@ -135,7 +145,11 @@ def swap_convolutions(
 
 def _packed(module: nn.Conv2d, index: IndexSet, name: str) -> PackedConv2d:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        raise InputError(f"padding {module.padding} by {module.padding_mode}", layer=name, remedy="leave it dense")
+        raise InputError(
+            f"padding {module.padding} with padding_mode {module.padding_mode} is not supported",
+            layer=name,
+            remedy="leave the layer dense",
+        )
     packed = pack_for_tiles(module.weight.detach().float().cpu().numpy(), index)
     geometry = Geometry.of(module.stride, module.padding, module.dilation)
     layer = PackedConv2d(packed, geometry, bias=module.bias)
@@ -164,14 +178,14 @@ def _fold_batch_norm(traced: fx.GraphModule) -> None:
 
 
 def _fuse_epilogue(traced: fx.GraphModule, node: fx.Node, packed: PackedConv2d) -> None:
-    """Rule 3, on a node whose module nobody else calls."""
+    """Rule 3, for a node whose module is called nowhere else."""
     if sum(n.op == "call_module" and n.target == node.target for n in traced.graph.nodes) > 1:
         return
     follower = _only_user(node)
     if follower is not None and follower.target in _ADDITIONS and not follower.kwargs and len(follower.args) == 2:
         other = follower.args[1] if follower.args[0] is node else follower.args[0]
         if isinstance(other, fx.Node) and other is not node and _shape(other) == _shape(node) is not None:
-            # The sum's place comes after both of its terms.
+            # At the place of the sum both of its terms have been computed; at that of the convolution maybe not.
             with traced.graph.inserting_before(follower):
                 fused = traced.graph.call_module(str(node.target), (node.args[0], other))
             fused.meta = dict(follower.meta)
@@ -207,7 +221,7 @@ def _shape(node: fx.Node) -> tuple[int, ...] | None:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """The tensor itself where its channels are innermost, whatever its pitch; a copy in that order otherwise."""
+    """The tensor itself if its channels are innermost, whatever its pitch; otherwise a copy in that order."""
     width, pitch = x.shape[3], x.stride(3)
     in_order = (
         x.stride(1) == 1

@@ -1,6 +1,6 @@
-"""``torch.ops.trtkp.conv``: a packed convolution as an operator of PyTorch, for eager, compile, export and CUDA graphs.
+"""``torch.ops.trtkp.conv``: a packed convolution as a PyTorch operator for eager mode, compile, export, CUDA graphs.
 
-It computes on CUDA tensors; on CPU tensors only with the emulated library of the tests.
+It computes on CUDA tensors. On CPU tensors it works only with the emulated library of the tests.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from trtkp.kernels.prediction import Gpu, gpu_like, known_gpu
 
 __all__ = ["conv_op", "run", "to_torch", "upload"]
 
-#: Where the model predicts for the emulator.
+#: The GPU for which tactics are predicted under the emulator.
 _EMULATED_GPU = "A100"
 
 
 def to_torch(array: np.ndarray[Any, Any], device: Any) -> Tensor:
-    """A NumPy array on a device; bfloat16 is ml_dtypes' on one side, torch's on the other."""
+    """A NumPy array as a tensor on a device. NumPy's bfloat16 is that of ml_dtypes, which PyTorch does not know."""
     if array.dtype.name == "bfloat16":
         bits = torch.from_numpy(np.ascontiguousarray(array).view(np.int16).copy())
         return bits.to(device).view(torch.bfloat16)
@@ -37,7 +37,7 @@ def to_torch(array: np.ndarray[Any, Any], device: Any) -> Tensor:
 
 
 def upload(packed: PackedConv, device: Any = "cuda", library: Library | None = None) -> DeviceConv:
-    """Lists and weights of a packed convolution on a device of PyTorch."""
+    """Copy the lists and weights of a packed convolution to a PyTorch device."""
     return DeviceConv(packed, lambda array: to_torch(array, device), library or load_library())
 
 
@@ -63,10 +63,11 @@ def conv_op(
     allow_tf32: bool,
     tactic: str,
 ) -> Tensor:
-    """``act(conv(x, weight) + bias + residual)`` with channels-last tensors; ``tactic`` "" chooses one.
+    """Compute ``act(conv(x, weight) + bias + residual)`` with channels-last tensors.
 
-    ``metadata`` is of 2:4 weights (`trtkp.graph.two_four.compress`), ``allow_tf32`` lets float32 products be rounded.
-    The output is [N, F, P, Q], channels innermost, with a pitch that is a multiple of 8.
+    ``metadata`` belongs to 2:4 weights (`trtkp.graph.two_four.compress`). ``allow_tf32`` lets float32 products be
+    rounded. An empty ``tactic`` chooses the fastest. The output is [N, F, P, Q] with the channels innermost and a pitch
+    that is a multiple of 8.
     """
     lists = Lists(tuple(weight_shape), groups, base, list_block, metadata is not None)  # type: ignore[arg-type]
     geometry = Geometry(tuple(strides), tuple(pads), tuple(dilations))  # type: ignore[arg-type]
@@ -91,10 +92,10 @@ def run(
     lists: Lists, geometry: Geometry, epilogue: Epilogue, *, x: Tensor, y: Tensor, tactic: str = "",
     residual: Tensor | None = None, allow_tf32: bool = False, **tensors: Any,
 ) -> None:  # fmt: skip
-    """Computes into ``y`` on the current stream of the tensors' device.
+    """Compute a packed convolution into ``y``, on the current stream of the tensors' device.
 
     Raises:
-        InputError: a device without kernels, or tensors that do not fit.
+        InputError: the kernels do not run on the device, or the tensors do not fit.
     """
     library = load_library()
     named = {"x": x, "y": y, "residual": residual} | tensors
@@ -134,13 +135,14 @@ def _empty_output(
 
 def _launch(task: Task, tactic: str, stream: int, device: torch.device) -> None:
     size = task.library.workspace_bytes(task.desc, tactic)
-    # Freed after the launch: the caching allocator gives it again only to what comes later in the stream.
+    # The workspace may be freed right after the launch: the caching allocator reuses it only for later work of the same
+    # stream.
     space = torch.empty(size, dtype=torch.uint8, device=device) if size else None
     task.launch(tactic, stream, None if space is None else view(space, "workspace"))
 
 
 def _time(launch: Any, tactic: str) -> list[float]:
-    """Milliseconds of `RUNS` launches, between events."""
+    """Milliseconds of each of `RUNS` launches, between events, after one launch that is not timed."""
     launch(tactic)
     events = [torch.cuda.Event(enable_timing=True) for _ in range(RUNS + 1)]
     events[0].record()

@@ -1,1 +1,1 @@
-"""Planning: every packed layer in its fastest exact form of standard operators, dense included."""
+"""Planning: choose, for every packed layer, the fastest exact lowering to standard operators, dense included."""

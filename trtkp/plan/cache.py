@@ -1,8 +1,8 @@
-"""Times of layers, kept from one build to the next.
+"""The timing cache: measured times of layers, kept on disk from one build to the next.
 
-An entry is one race: what ran against each other, by structure, and the times of each. Its file is named after the hash
-of the machine, the libraries and the structures, so it is never right for anything else; a file that cannot be read is
-left out and told, and the oldest are removed beyond `MAX_ENTRIES`.
+One entry holds one race: the structures that were timed against each other, and the time of each. The file name is a
+hash of the machine, the library versions and the structures, so an entry can never be mistaken for another machine's or
+another layer's. Unusable cache files are reported and re-measured. Beyond `MAX_ENTRIES` the oldest files are evicted.
 """
 
 from __future__ import annotations
@@ -25,21 +25,31 @@ from trtkp.machine.timing import Timing
 
 __all__ = ["DIRECTORY_VARIABLE", "MAX_ENTRIES", "TimingCache", "machine"]
 
-#: Moves the cache.
+#: The environment variable that moves the cache.
 DIRECTORY_VARIABLE = "TRTKP_CACHE_DIR"
-#: About a kilobyte each.
+#: A file has about one kilobyte, so a full cache takes about 4 MB.
 MAX_ENTRIES = 4096
+#: Part of every file's hash: raise it when the meaning of the times changes, and old files are never found again.
 _VERSION = 1
 
 
 class TimingCache:
-    """The races of one machine.
+    """Measured times of one machine, in memory and on disk.
 
     Attributes:
-        problems: files that could not be used, in words for the user.
+        problems: messages for the user about files that could not be read or written.
 
     Args:
-        directory: where the files are; None for the user's cache directory, which ``TRTKP_CACHE_DIR`` moves.
+        directory: where the files are. None takes ``TRTKP_CACHE_DIR``, or else the user's cache directory.
+
+    Example:
+        >>> from trtkp.machine.timing import Timing
+        >>> cache = TimingCache.in_memory()
+        >>> cache.put({"dense": Timing(1.0, 0.9, 1.2, runs=30)}, threads=2)
+        >>> cache.get(["dense"], threads=2)["dense"].median_ms
+        1.0
+        >>> cache.get(["dense"], threads=4) is None
+        True
     """
 
     def __init__(self, directory: Path | None = None) -> None:
@@ -49,7 +59,7 @@ class TimingCache:
 
     @classmethod
     def in_memory(cls) -> TimingCache:
-        """A cache that reads and writes no file."""
+        """A cache without files: it forgets everything when it is deleted."""
         cache = cls(Path())
         cache.directory = None
         return cache
@@ -57,7 +67,15 @@ class TimingCache:
     def get(
         self, structures: Collection[str], threads: int | None, where: str | None = None
     ) -> dict[str, Timing] | None:
-        """Times by structure, if these ran against each other before; ``where``: on something else than the CPU."""
+        """Times by structure, or None if these structures were never timed against each other.
+
+        Times from different races are not combined: each race met its own clock speed and background load.
+
+        Args:
+            structures: hashes from `trtkp.plan.race.structure`.
+            threads: of ONNX Runtime; None for all usable cores.
+            where: identity of the GPU target that ran them; None for this machine's CPU.
+        """
         key = _key(structures, threads, where)
         if key not in self._races and self.directory is not None:
             file = self.directory / f"{key}.json"
@@ -70,7 +88,7 @@ class TimingCache:
         return self._races.get(key)
 
     def put(self, times: Mapping[str, Timing], threads: int | None, where: str | None = None) -> None:
-        """Keep a race; a directory that cannot be written is no reason to fail."""
+        """Store the times of one race. A directory that cannot be written is reported in `problems`, not raised."""
         key = _key(times, threads, where)
         self._races[key] = dict(times)
         if self.directory is None:
@@ -79,6 +97,7 @@ class TimingCache:
             self.directory.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self.directory, suffix=".part")
             try:
+                # Written beside its place and renamed: another process never reads half a file.
                 with os.fdopen(handle, "w", encoding="utf-8") as stream:
                     json.dump({name: asdict(time) for name, time in times.items()}, stream)
                 Path(temporary).replace(self.directory / f"{key}.json")
@@ -115,10 +134,11 @@ def _read(file: Path, structures: Collection[str]) -> dict[str, Timing]:
 def _forget_oldest(directory: Path) -> None:
     ages = []
     for entry in os.scandir(directory):
-        with suppress(FileNotFoundError):  # another process may forget as well
+        with suppress(FileNotFoundError):  # another process may evict files at the same time
             if entry.name.endswith(".json"):
                 ages.append((entry.stat().st_mtime, entry.path))
     if len(ages) > MAX_ENTRIES:
+        # Down to three quarters at once, so that not every later entry has to evict one.
         for _, path in sorted(ages)[: len(ages) - MAX_ENTRIES * 3 // 4]:
             Path(path).unlink(missing_ok=True)
 
@@ -130,5 +150,5 @@ def _default_directory() -> Path:
 
 @cache
 def machine() -> tuple[str, int, str]:
-    """What times depend on besides the graph: CPU, cores, version of ONNX Runtime."""
+    """What times depend on besides the graph: CPU model, usable cores, version of ONNX Runtime."""
     return cpu_name(), usable_cores(), version("onnxruntime")

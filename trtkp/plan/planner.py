@@ -1,9 +1,10 @@
-"""Choose the fastest exact form of every packed layer, and keep the whole net no slower than dense.
+"""The planner: choose the fastest exact lowering of every packed layer, and keep the net no slower than dense.
 
-Where the engine can run here, the candidates of each layer are timed against each other, in turn, at the shapes of the
-profile's ``opt``; then the whole net is timed against the dense one, and layers that won alone but do not pay in the
-net go back to dense. Where it cannot run, predictions decide (`trtkp.plan.cost`). An engine of TensorRT has one form
-more, the packed operator as a plugin (`trtkp.plan.target`).
+Where the engine can run here, the planner measures. It times the candidates of each layer against each other, in turn,
+at the shapes of the profile's ``opt``. Then it times the whole net against the dense one, and sends layers that won
+alone but do not pay in the net back to dense. Where the engine cannot run, predictions decide (`trtkp.plan.cost`).
+
+TensorRT engines have one more candidate: the packed operator itself, computed by a plugin (`trtkp.plan.target`).
 """
 
 from __future__ import annotations
@@ -32,25 +33,38 @@ if TYPE_CHECKING:
 
 __all__ = ["MEASURED_GAIN", "PREDICTED_GAIN", "LayerPlan", "Plan", "apply_plan", "make_plan", "weigh"]
 
-#: A layer leaves dense for a measured gain of at least this; less is noise.
+#: A layer leaves dense for a measured speed-up of at least this. Less is noise: in ``benchmarks/results/packing.json``
+#: layers that stayed dense measured 0.99 to 1.03 times their own dense time. The gain must show in the median *and* in
+#: the 10th percentile (`Timing.gain_over`), so that a burst of background load does not decide.
 MEASURED_GAIN = 1.03
-#: And for a predicted gain of at least this: predictions are rough.
+#: A layer leaves dense for a predicted speed-up of at least this. Larger than the measured one, as the model uses round
+#: figures of no particular GPU (`cost.GPU`).
 PREDICTED_GAIN = 1.2
 
-#: Of a layer's forms, this many are timed beside dense: those predicted fastest, if not this much slower than dense.
+#: At most this many lowerings of a layer are timed beside dense, in the order of their predictions. A lowering that
+#: is predicted to take more than `WORTH_TIMING` times the dense time is not timed: it would win only if the model were
+#: wrong by 30 %.
 MAX_TIMED, WORTH_TIMING = 4, 1.3
-#: The whole net is as fast as the layers' gains say if it is within this share of it.
+#: The planned net counts as fast as its layers promise if it misses by no more than this share of the dense net's time.
+#: Beyond it, the planner looks for a smaller set of packed layers that is faster.
 SLACK = 0.05
-#: Seconds that one race of the whole net may take, and all that look for a faster subset of the choices.
+#: Seconds for one race of the whole net, and for the whole search for a faster subset of the packed layers.
 NET_BUDGET_S, SUBSET_BUDGET_S = 4.0, 20.0
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What was weighed for one packed node, and what was chosen.
+    """The candidates of one packed node, and the one that was chosen.
 
-    ``candidates`` maps a lowering to its median time in ms (measured) or to its share of the dense time (predicted);
-    ``spread`` to the 10th and 90th percentile in ms where it was measured.
+    Attributes:
+        name: parameter name of the weight.
+        node: name of the node in the graph.
+        choice: name of the chosen lowering.
+        why: the reason for the choice, for the user.
+        measured: whether the candidates were timed.
+        candidates: lowering to its median time in ms (measured), or to its share of the dense time (predicted).
+        inapplicable: lowering to the reason why it is not a candidate.
+        spread: lowering to the 10th and 90th percentile of its times in ms, where it was measured.
     """
 
     name: str
@@ -64,13 +78,21 @@ class LayerPlan:
 
     @property
     def gain_ms(self) -> float:
-        """Milliseconds that the choice saves against dense, where it was measured."""
+        """Milliseconds saved against dense; 0 where nothing was measured."""
         return self.candidates["dense"] - self.candidates[self.choice] if self.measured else 0.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One `LayerPlan` per packed node, in graph order, and the whole net's times where they were measured."""
+    """The plan of a net.
+
+    Attributes:
+        layers: one `LayerPlan` per packed node, in graph order.
+        measured: whether the planner measured (it then also timed the whole net, unless every layer stayed dense).
+        dense_ms: time of the net with every layer dense.
+        planned_ms: time of the net as planned.
+        notes: what the user should know, such as how many layers went back to dense.
+    """
 
     layers: tuple[LayerPlan, ...] = ()
     measured: bool = False
@@ -80,7 +102,7 @@ class Plan:
 
     @property
     def choices(self) -> dict[str, str]:
-        """Node name to lowering."""
+        """Node name to the name of the chosen lowering."""
         return {layer.node: layer.choice for layer in self.layers}
 
 
@@ -99,29 +121,30 @@ def make_plan(
     """Plan a packed model.
 
     Args:
-        model: with nodes of domain ``trtkp``; not changed.
-        shapes: input name to the shape that counts, the profile's ``opt``.
+        model: the packed model, with nodes of domain ``trtkp``. It is not changed.
+        shapes: input name to the shape to plan for, which is the profile's ``opt``.
         value_shapes: shape of every packed node's inputs and outputs at ``shapes``.
-        measure: time candidates, in ONNX Runtime or on the target's GPU; else predict.
-        threads: of ONNX Runtime.
-        only: use this lowering, or each layer's by its name, wherever it applies, dense elsewhere, with nothing timed.
-        cache: of layers' times; None times every layer anew (layers of equal structure once).
+        measure: time the candidates, in ONNX Runtime or on the target's GPU. False predicts.
+        threads: threads of ONNX Runtime.
+        only: one lowering for every layer, or a mapping from layer name to lowering. It is used wherever it applies,
+            with dense elsewhere, and nothing is timed.
+        cache: times of earlier builds. None times every distinct layer anew.
         target: the GPU of a TensorRT engine, and its plugins.
-        progress: called with a phase, the layers done and the layers in all.
+        progress: called with the phase, the number of layers done, and the number of layers.
 
     Raises:
-        InputError: ``only`` names no lowering, or the plugins where there are none.
+        InputError: ``only`` names an unknown lowering, or ``plugin`` where there are no plugins.
     """
     has_plugins = target is not None and target.library is not None
-    forms = [*LOWERINGS, *([PLUGIN] if has_plugins else [])]
+    known = [*LOWERINGS, *([PLUGIN] if has_plugins else [])]
     for wanted in [only] if isinstance(only, str) else (only or {}).values():
         if wanted == PLUGIN and not has_plugins:
             raise InputError(
                 "--lowering plugin: only the backend tensorrt has it, with the plugin library",
                 remedy="see trtkp doctor",
             )
-        if wanted not in forms:
-            raise InputError(f"--lowering {wanted}: not known", remedy=f"use one of auto, {', '.join(forms)}")
+        if wanted not in known:
+            raise InputError(f"--lowering {wanted}: not known", remedy=f"use one of auto, {', '.join(known)}")
     nodes = packed_nodes(model)
     cache = cache if cache is not None else TimingCache.in_memory()
     layers = []
@@ -149,22 +172,34 @@ def weigh(
     budget_s: float = LAYER_BUDGET_S,
     target: EngineTarget | None = None,
 ) -> LayerPlan:
-    """Weigh the forms of one packed node; see `make_plan`."""
+    """Plan one packed node: predict all its lowerings, time the promising ones, choose. Arguments as in `make_plan`.
+
+    Args:
+        node: the packed node.
+        value_shapes: shapes of its inputs and outputs.
+        measure: time the candidates; else predict.
+        threads: threads of ONNX Runtime.
+        cache: times of earlier builds.
+        budget_s: seconds that the race of this layer may take.
+        target: the GPU of a TensorRT engine.
+    """
     _, packed = read_packed(node)
     reasons = {name: reason for name, low in LOWERINGS.items() if (reason := low.applies(packed)) is not None}
     costs = _predictions(node, packed, reasons, value_shapes, measure=measure, target=target)
     if len(costs) == 1:
-        return _named(LayerPlan("", "", "dense", "no other form applies", False, costs, reasons), node)
+        return _named(LayerPlan("", "", "dense", "no other lowering applies", False, costs, reasons), node)
     if not measure:
         return _named(_by_prediction(costs, reasons), node)
+    # In the order of the predictions, so that the time for measuring goes to the most promising candidates.
     hopeful = sorted((name for name in costs if name != "dense"), key=lambda name: costs[name])
     timed = ["dense", *(name for name in hopeful[:MAX_TIMED] if costs[name] <= WORTH_TIMING)]
     reasons |= {
         name: f"predicted {costs[name]:.2f} times the dense time, not timed" for name in hopeful if name not in timed
     }
     if len(timed) == 1:
-        return _named(LayerPlan("", "", "dense", "no other form is worth timing", False, {"dense": 1.0}, reasons), node)
-    timed.sort(key=[*LOWERINGS, PLUGIN].index)
+        why = "no other lowering is worth timing"
+        return _named(LayerPlan("", "", "dense", why, False, {"dense": 1.0}, reasons), node)
+    timed.sort(key=[*LOWERINGS, PLUGIN].index)  # the order of the table, in which the manifest lists candidates
     failed: dict[str, str] = {}
     times = race_layer(node, timed, value_shapes, threads, cache, budget_s, target, failed)
     reasons |= {name: f"cannot be built: {failed.get(name, 'as another')}" for name in timed if name not in times}
@@ -193,9 +228,16 @@ def _predictions(
     measure: bool,
     target: EngineTarget | None,
 ) -> dict[str, float]:
-    """Predicted times of the forms that ``reasons`` leave, as shares of the dense one, where the layer runs.
+    """Predicted times of the lowerings that apply, as shares of the dense time.
 
-    With a target ``reasons`` get why the plugin does not apply.
+    Args:
+        node: the packed node.
+        packed: its arrays.
+        reasons: lowerings that do not apply, which are left out. With a target it also gets the reason why the plugin
+            does not apply, if it does not.
+        value_shapes: shapes of the node's input and output.
+        measure: predict for this CPU, to rank what is worth timing; else for a GPU.
+        target: the GPU of a TensorRT engine.
     """
     read, written = (value_shapes[str(value.name)] for value in (node.inputs[0], node.outputs[0]) if value is not None)
     itemsize = packed.weight.dtype.itemsize
@@ -218,6 +260,7 @@ def _predictions(
 
 
 def _by_prediction(costs: dict[str, float], reasons: dict[str, str]) -> LayerPlan:
+    # At equal cost dense wins.
     best = min(costs, key=lambda name: (costs[name], name != "dense"))
     gain = 1 / costs[best]
     if best == "dense" or gain < PREDICTED_GAIN:
@@ -246,12 +289,17 @@ def _checked_whole(
     target: EngineTarget | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> Plan:
-    """Time the planned net against the dense one, and leave out what does not pay in the net."""
+    """Time the planned net against the dense net, and send back to dense what does not pay there.
+
+    A layer can win its own race and still lose in the net: its neighbours may have to change their memory layout, or
+    lose a fusion, for it.
+    """
     leaving = [layer for layer in plan.layers if layer.choice != "dense"]
     if not leaving:
         return plan
     if progress is not None:
         progress("Timing the net", 0, 1)
+    # First the whole plan. Only if the net misses what its layers promise, a smaller set of packed layers is searched.
     search = _Search(model, shapes, threads, target)
     everything = [layer.node for layer in sorted(leaving, key=_relative_gain, reverse=True)]
     dense, planned = search.time(plan, everything)
@@ -259,7 +307,9 @@ def _checked_whole(
     kept = everything
     if planned.median_ms > min(dense.median_ms, max(expected, 0) + SLACK * dense.median_ms):
         kept = search.fewer(plan, everything, planned.gain_over(dense))
-        dense, planned = search.time(plan, kept)  # anew: the best of many races flatters its net
+        # Timed once more: the best of several noisy races looks better than it is.
+        dense, planned = search.time(plan, kept)
+    # No engine that was measured may be slower than the dense one.
     if planned.gain_over(dense) < 1:
         kept = []
     return _reduced(plan, everything, kept, dense, planned)
@@ -270,7 +320,7 @@ def _relative_gain(layer: LayerPlan) -> float:
 
 
 def _reduced(plan: Plan, everything: Sequence[str], kept: Sequence[str], dense: Timing, planned: Timing) -> Plan:
-    """The plan with only the kept nodes in their forms."""
+    """The plan in which only the kept nodes leave dense; the others say why they went back."""
     timed = replace(plan, dense_ms=dense, planned_ms=planned)
     if len(kept) == len(everything):
         return timed
@@ -294,7 +344,7 @@ def _reduced(plan: Plan, everything: Sequence[str], kept: Sequence[str], dense: 
 
 @dataclass
 class _Search:
-    """Races of the whole net with some of its layers in their forms."""
+    """Times the whole net with different sets of its layers packed."""
 
     model: ir.Model
     shapes: Mapping[str, Shape]
@@ -302,26 +352,27 @@ class _Search:
     target: EngineTarget | None = None
 
     def time(self, plan: Plan, nodes: Iterable[str]) -> tuple[Timing, Timing]:
-        """Times of the dense net and of the one with these nodes in their forms."""
+        """Times of the dense net, and of the net with these nodes in their chosen lowerings."""
         chosen = set(nodes)
         choices = {node: choice if node in chosen else "dense" for node, choice in plan.choices.items()}
         models = {
             "dense": apply_plan(self.model, dict.fromkeys(choices, "dense")),
             "planned": apply_plan(self.model, choices),
         }
-        fold_channel_gathers(models["planned"])  # as in engine.onnx
+        fold_channel_gathers(models["planned"])  # as the build does for engine.onnx
         times = race(models, self.shapes, self.threads, NET_BUDGET_S, self.target)
         return times["dense"], times["planned"]
 
     def fewer(self, plan: Plan, ordered: list[str], gain: float) -> list[str]:
-        """Bisect for the number of layers, those of largest gain first, with which the net is fastest.
+        """The nodes to keep packed: bisects the length of the list of nodes, sorted by gain, for the fastest net.
 
-        Every subset runs against dense, so that gains are compared and not times of different moments.
+        Every subset is timed against dense in the same race, because times of different moments cannot be compared.
+        Bisection needs about log2(n) races; trying every subset, or every prefix, would take far longer than the build.
 
         Args:
-            plan: of all layers.
-            ordered: nodes that left dense.
-            gain: of the net with all of them.
+            plan: the plan of all layers.
+            ordered: nodes that left dense, largest relative gain first.
+            gain: speed-up of the net with all of them packed.
         """
         best, kept = gain, ordered
         start, least, most = time.perf_counter(), 0, len(ordered)

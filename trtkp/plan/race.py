@@ -1,4 +1,8 @@
-"""Time the forms of a layer, or of a whole net, against each other in ONNX Runtime."""
+"""Races: time the lowerings of a layer, or several versions of a net, against each other on the same inputs.
+
+A race runs in ONNX Runtime on this CPU, or as TensorRT engines on a target's GPU. Its runs alternate between the
+candidates (`trtkp.machine.timing`), so only ratios within one race are meaningful.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +29,19 @@ if TYPE_CHECKING:
 
 __all__ = ["apply_plan", "race", "race_cached", "race_layer", "single_layer", "structure"]
 
-#: Seconds that the timing of one distinct layer may take.
+#: Seconds that the race of one distinct layer may take. A 10 ms layer in five lowerings gets nine timed rounds of it.
 LAYER_BUDGET_S = 0.6
+#: Untimed and timed rounds of a race, unless its budget ends it earlier.
 WARMUP, RUNS = 3, 30
 
 
 def apply_plan(model: ir.Model, choices: Mapping[str, str]) -> ir.Model:
-    """A copy of a packed model, each node in the chosen form: standard operators, or the node itself as a plugin."""
+    """A copy of a packed model in which every packed node is replaced by its chosen lowering.
+
+    Args:
+        model: the packed model. It is not changed.
+        choices: node name to lowering. ``plugin`` leaves the packed node as it is.
+    """
     lowered = model.clone()
     for node in packed_nodes(lowered):
         choice = choices[str(node.name)]
@@ -53,9 +63,15 @@ def race(
     target: EngineTarget | None = None,
     failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
-    """Times of several models on the same random inputs, in turn: in ONNX Runtime, or on a target's GPU.
+    """Times of several models on the same random inputs, run in turn.
 
-    There ``failed`` gets the reasons of those that cannot be built, which are left out.
+    Args:
+        models: the models, by name.
+        shapes: input name to shape.
+        threads: threads of ONNX Runtime.
+        budget_s: seconds after which no new round starts.
+        target: the GPU to run on; None runs ONNX Runtime on this CPU.
+        failed: with a target, gets the reason for every model that cannot be built. Those have no time.
     """
     if target is not None:
         return target.race(models, shapes, budget_s, failed)
@@ -80,7 +96,7 @@ def race_layer(
     target: EngineTarget | None = None,
     failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
-    """Times of the named forms of one packed node; see `race`."""
+    """Times of the named lowerings of one packed node, each as a model of its own; see `race`."""
     models = {name: single_layer(node, name, value_shapes) for name in names}
     return race_cached(models, value_shapes, threads, cache, budget_s, target, failed)
 
@@ -94,7 +110,10 @@ def race_cached(
     target: EngineTarget | None = None,
     failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
-    """`race`, but models of equal structure run once, and not at all if they ran against each other before."""
+    """`race` through the timing cache.
+
+    Models of equal structure run once, and nothing runs if the same structures were timed against each other before.
+    """
     structures = {name: structure(model) for name, model in models.items()}
     distinct: dict[str, ir.Model] = {}
     for name, key in structures.items():
@@ -105,23 +124,23 @@ def race_cached(
         labels = {key: next(name for name in models if structures[name] == key) for key in distinct}
         timed = race({labels[key]: model for key, model in distinct.items()}, shapes, threads, budget_s, target, failed)
         times = {key: timed[label] for key, label in labels.items() if label in timed}
-        if len(times) == len(distinct):
+        if len(times) == len(distinct):  # the cache holds complete races only
             cache.put(times, threads, where)
     return {name: times[key] for name, key in structures.items() if key in times}
 
 
 def single_layer(node: ir.Node, lowering: str, value_shapes: Mapping[str, Shape]) -> ir.Model:
-    """A model of one packed node in one form, at fixed shapes, between convolutions that cost next to nothing.
+    """A model of one packed node in one lowering, at fixed shapes, between two convolutions that cost next to nothing.
 
-    They stand for the neighbours in the net: ONNX Runtime keeps activations between convolutions in a layout of its
-    own, and a Gather needs them in NCHW, so what it costs to go from one to the other belongs to the form.
+    These stand for the layer's neighbours in the net. ONNX Runtime keeps activations between convolutions in a blocked
+    layout (NCHWc), and a Gather needs them in NCHW, so the cost of converting between the two belongs to the lowering.
     """
     constants = {}
     sources = {}
     weight = node.inputs[1]
     assert weight is not None
     assert weight.dtype is not None
-    kind = weight.dtype  # that of X and Y as well, whose own may not be known
+    kind = weight.dtype  # X and Y have the same type; their own may not be recorded in the graph
     for value in node.inputs:
         assert value is not None
         assert value.name is not None
@@ -151,7 +170,7 @@ def single_layer(node: ir.Node, lowering: str, value_shapes: Mapping[str, Shape]
 
 
 def _neighbour(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """The value through a depthwise 1x1 convolution."""
+    """The value after a depthwise 1x1 convolution with weights of 1."""
     assert value.shape is not None
     assert value.dtype is not None
     channels = value.shape[1]
@@ -165,14 +184,18 @@ def _neighbour(graph: ir.Graph, value: ir.Value) -> ir.Value:
 
 
 def structure(model: ir.Model) -> str:
-    """Models of equal structure take the same time: operators, attributes and shapes, but no names and no weights."""
+    """A hash of what a model's time depends on: operators, attributes, shapes and types, but neither names nor weights.
+
+    Which channels a Gather lists is left out too, so layers that differ in their lists alone are timed once.
+    """
     numbers: dict[ir.Value, int] = {}
 
     def told(value: ir.Value | None) -> object:
         array = constant(value)
         if array is None:
             return None if value is None else numbers.setdefault(value, len(numbers))
-        exact = array.dtype.kind == "i" and array.size <= 8  # pads, starts and ends; not a list of channels
+        # Short integer constants are pads, starts and ends, and change the work. Lists of channels are longer.
+        exact = array.dtype.kind == "i" and array.size <= 8
         return (str(array.dtype), array.shape, array.tolist() if exact else None)
 
     text = [(told(value), str(value.dtype), str(value.shape)) for value in model.graph.inputs]

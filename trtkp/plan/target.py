@@ -1,9 +1,11 @@
-"""The GPU that a TensorRT engine is planned for: what predicts there, what times there, and the plugins as a form.
+"""The GPU that a TensorRT engine is planned for: how its layers are predicted and timed, and the plugin as a candidate.
 
-*Predicted*, a layer's forms of standard operators take the roofline of `trtkp.plan.cost` with the GPU's public figures,
-and the packed operator takes what `kernels.prediction` says of the best tactic that the library has for it: both are
-seconds of one GPU. *Measured*, every form is an engine of its own between neighbours, timed on the GPU by events; that
-is *unverified*, as no GPU was at hand.
+*Predicted*: lowerings to standard operators take the time of the roofline in `trtkp.plan.cost` with the GPU's public
+figures. The packed operator takes the time that `trtkp.kernels.prediction` gives for the plugin's best tactic. Both are
+seconds on the same GPU, so they can be compared.
+
+*Measured*: every candidate becomes an engine of its own, between two cheap neighbours, and is timed on the GPU by
+events. This path is *unverified*: no GPU was at hand.
 """
 
 from __future__ import annotations
@@ -43,25 +45,27 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineTarget", "machine_of", "plugin_nodes"]
 
-#: fp32 multiply-accumulates of a multiprocessor in a cycle (CUDA C++ Programming Guide, arithmetic throughput).
+#: fp32 multiply-accumulates per cycle and multiprocessor, by compute capability (CUDA C++ Programming Guide, table of
+#: arithmetic throughput): 64 on an A100 (8.0), 128 on everything later.
 _FP32_MACS = {80: 64}
 _FP32_MACS_LATER = 128
+#: Untimed and timed rounds, as in `trtkp.plan.race`.
 _WARMUP, _RUNS = 3, 30
-#: Compute capability that the kernels need.
+#: The oldest compute capability that the kernels run on: they use ``cp.async`` and bf16, which begin with Ampere.
 _OLDEST = (8, 0)
 
 
 @dataclass(frozen=True)
 class EngineTarget:
-    """A GPU, the plugins that its engines may use, and what builds and opens engines for it.
+    """A GPU, the plugins that its engines may use, and the backend that builds and opens engines for it.
 
     Attributes:
-        gpu: its figures.
-        library: of the plugins; None where it is not installed.
-        backend: builds and opens; None where nothing can be timed.
-        precision: of the engines.
-        level: effort of the builder.
-        trt: options of the builds, those of the engine in the end.
+        gpu: public figures of the GPU, for predictions.
+        library: the plugin library; None if it is not installed or the GPU is too old for it.
+        backend: builds and opens engines; None if nothing can be timed.
+        precision: precision of the engines.
+        level: optimisation level of TensorRT's builder.
+        trt: TensorRT options, the same as for the final engine.
     """
 
     gpu: Gpu
@@ -75,7 +79,7 @@ class EngineTarget:
     def here(
         cls, backend: Backend, *, precision: str, plugins: bool, level: int | None = None, trt: TrtOptions | None = None
     ) -> EngineTarget | None:
-        """The first GPU of this machine; None where there is none."""
+        """The first GPU of this machine as a target; None if there is none."""
         gpus = find_gpus().gpus
         if not gpus:
             return None
@@ -94,17 +98,23 @@ class EngineTarget:
 
     @cached_property
     def identity(self) -> str:
-        """What times depend on besides the graph."""
+        """What measured times depend on besides the graph: GPU, TensorRT's version, plugin library, build options."""
         found = self.backend.availability().version if self.backend is not None else None
         library = sha256(self.library.path.read_bytes()).hexdigest() if self.library is not None else None
         options = replace(self.trt, timing_cache=None) if self.trt is not None else None
         return repr((self.gpu.name, found, library, self.precision, self.level, options))
 
     def plugin_seconds(self, node: ir.Node, packed: PackedConv, source: Shape, target: Shape) -> float:
-        """Predicted seconds of a packed operator as a plugin, by its best tactic.
+        """Predicted seconds of a packed operator in the plugin, with its best tactic.
+
+        Args:
+            node: the packed node.
+            packed: its arrays.
+            source: shape of the input, [N, C, H, W].
+            target: shape of the output, [N, F, P, Q].
 
         Raises:
-            InputError: the library does not compute it, or none of its tactics can be predicted; with the reason.
+            InputError: the library does not compute this layer, or no prediction exists for any of its tactics.
         """
         if self.library is None:
             raise InputError("the plugin library is not installed")
@@ -140,16 +150,16 @@ class EngineTarget:
         budget_s: float,
         failed: dict[str, str] | None,
     ) -> dict[str, Timing]:
-        """GPU times of several models on the same random inputs, in turn; each is built into an engine first.
+        """GPU times of several models on the same random inputs, run in turn. Each is built into an engine first.
 
         Args:
-            models: by name; ``dense`` is among them.
-            shapes: of the inputs.
-            budget_s: seconds.
-            failed: gets the reasons of those, but for ``dense``, that cannot be built; None raises them.
+            models: the models by name, ``dense`` among them.
+            shapes: input name to shape.
+            budget_s: seconds after which no new round starts.
+            failed: gets the reason for every model other than ``dense`` that cannot be built. None raises instead.
 
         Raises:
-            JobError: one of them could not be built or run.
+            JobError: an engine could not be built or run. That of ``dense`` always raises: nothing could be compared.
         """
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtkp-race-")))
@@ -181,6 +191,7 @@ class EngineTarget:
                 plugins=self.library.path if self.library is not None and count else None,
                 plugin_nodes=count,
                 optimization_level=self.level,
+                # An engine with stripped weights cannot run as it is.
                 trt=replace(self.trt or TrtOptions(), strip_weights=False, refit=False),
             )
         )
@@ -188,7 +199,7 @@ class EngineTarget:
 
 
 def installed_plugins() -> Library | None:
-    """The plugin library of this installation; None where there is none that can be used."""
+    """The plugin library of this installation; None if there is none, or none that can be loaded."""
     try:
         return load_library(find_library())
     except InputError:
@@ -196,16 +207,21 @@ def installed_plugins() -> Library | None:
 
 
 def plugin_nodes(model: ir.Model) -> int:
-    """Operators of our domain."""
+    """Number of nodes of domain ``trtkp`` in the main graph."""
     return sum(node.domain == DOMAIN for node in model.graph)
 
 
 def machine_of(gpu: Gpu, itemsize: int) -> Machine:
-    """A GPU as the roofline of standard operators sees it; fp32 without TF32.
+    """The GPU's figures for the roofline of `trtkp.plan.cost`. fp32 is computed without TF32.
 
-    The full rate, which a library's dense kernels do not reach, as the model of our kernels is one of bounds too: in
-    fp16, matrix products of 8192 x 8192 ran at 762 of the H100's 989 TFLOP/s (README of
-    waynehacking8/blackwell-tensorcore-kernels).
+    The rate is the full rate of the data sheet, which no library reaches: in fp16, matrix products of 8192 x 8192 ran
+    at 762 of the H100's 989 TFLOP/s (README of waynehacking8/blackwell-tensorcore-kernels). The model of our own
+    kernels (`trtkp.kernels.prediction`) is one of bounds as well, so neither side is favoured.
+
+    Example:
+        >>> from trtkp.kernels import GPUS
+        >>> round(machine_of(GPUS["A100"], itemsize=2).mac_rate / 1e12)
+        156
     """
     cycles = gpu.multiprocessors * gpu.clock_hz
     macs = gpu.macs_per_cycle if itemsize == 2 else _FP32_MACS.get(gpu.capability, _FP32_MACS_LATER)
@@ -213,7 +229,7 @@ def machine_of(gpu: Gpu, itemsize: int) -> Machine:
 
 
 def _in_turn(calls: Mapping[str, Callable[[], float]], budget_s: float) -> dict[str, Timing]:
-    """Milliseconds that the calls themselves report, in rounds."""
+    """Times that the calls themselves report, in ms. Calls alternate, one round after the other, within the budget."""
     samples: dict[str, list[int]] = {name: [] for name in calls}
     start = time.perf_counter()
     for number in range(_WARMUP + _RUNS):

@@ -325,7 +325,7 @@ def test_reasons(any_case: Any, granule: int) -> None:
         assert reason(name, kernels) == "lists are not stripes"
         assert reason(name, stripes([1], [])) == "a filter group keeps nothing"
         many = [[i] for i in range(9)]
-        assert reason(name, stripes(*many, filters=9)) == f"9 filter groups, worth it up to {MAX_GROUPS}"
+        assert reason(name, stripes(*many, filters=9)) == f"9 filter groups, more than {MAX_GROUPS}"
         assert reason(name, stripes(*many[:8], filters=9)) is None
     assert reason("gather", pattern) == "lists are not whole kernels"
     for name in (*(f"gather-{groups}" for groups in EQUAL_GROUPS), "split"):
@@ -338,7 +338,7 @@ def test_reasons(any_case: Any, granule: int) -> None:
     assert reason("gather", kernels) is None
     for f in range(9):
         kernels[f, np.arange(f, f + 5) % 9] = True
-    assert reason("gather", kernels) == f"its lists name 45 channels, worth it up to {MAX_GATHER} times the input's"
+    assert reason("gather", kernels) == f"its lists name 45 channels, more than {MAX_GATHER} times the input's"
     assert reason("taps", pattern) == "2 lists, not one for the layer"
     assert reason("taps", np.array([[1, 0]], bool).reshape(1, 2, 1, 1)) == "1x1 kernel"
     assert reason("taps", np.zeros((2, 2, 3, 3), bool)) == "the layer keeps nothing"

@@ -1,4 +1,7 @@
-"""Fold inference-mode BatchNormalization, and additions of a constant, into the convolution before them."""
+"""The pass that folds BatchNormalization and additions of a constant into the convolution before them.
+
+It runs after the masks are applied: folding scales whole filters, so a mask is the same before and after.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ def fold_batch_norm(model: ir.Model) -> int:
     """Fold ``Conv -> BatchNormalization`` and ``Conv -> Add(constant per filter)``; returns how many were folded.
 
         y = gamma (W*x + b - mean) / sqrt(var + eps) + beta
-          = (W s)*x + (b - mean) s + beta,    s = gamma / sqrt(var + eps), one factor per filter,
+          = (W s)*x + (b - mean) s + beta,    s = gamma / sqrt(var + eps), one factor per filter
 
-    so a mask is the same before and after. Only where nothing else reads the convolution's output. A weight that
-    serves another node as well gets a copy; the node remembers the parameter that it came from (`edit.WEIGHT`).
-    Arithmetic is float64, rounded once to the weight's type.
+    A node is folded only if nothing else reads the convolution's output and BatchNormalization is in inference mode. A
+    weight that serves another node too is copied. The new node remembers the parameter that its weight came from
+    (`edit.WEIGHT`). Arithmetic is float64, rounded once to the weight's type.
     """
     folded = 0
     convolutions = [node for node in model.graph if node.op_type == "Conv" and node.domain == ""]
@@ -36,9 +39,9 @@ def fold_batch_norm(model: ir.Model) -> int:
         follower = only_consumer(conv.outputs[0])
         scale_shift = _of_convolution(conv, follower) if follower is not None else None
         if follower is not None and scale_shift is not None:
-            convolutions.append(_fold(model.graph, conv, follower, *scale_shift))  # another may follow
+            convolutions.append(_fold(model.graph, conv, follower, *scale_shift))  # one more may follow it
             folded += 1
-    finish(model)  # what was folded away must not be looked at again
+    finish(model)  # folded nodes and weights must not be seen by later passes
     return folded
 
 
@@ -52,12 +55,14 @@ def _of_convolution(conv: ir.Node, follower: ir.Node) -> tuple[np.ndarray, np.nd
 def scale_and_shift(
     value: ir.Value, follower: ir.Node, per_filter: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Factor and addend [F] that a node applies to every filter of a convolution's output, or None.
+    """The factor and the addend, float64 [F] each, that a node applies to the filters of a convolution's output.
+
+    None if the node does anything else.
 
     Args:
         value: the convolution's output.
         follower: its only reader.
-        per_filter: the shape of an addend per filter, (F, 1, 1).
+        per_filter: shape of a constant with one value per filter, (F, 1, 1).
     """
     filters = per_filter[0]
     if follower.op_type == "BatchNormalization" and follower.domain == "":

@@ -1,18 +1,21 @@
-"""Fold Gathers of channels into the weights around them: give every activation the order that copies the least.
+"""The pass that removes Gathers of channels by giving activations another channel order.
 
-Values that must have the same order form a class: what channelwise operators, pooling and depthwise convolutions hand
-on, and the operands of a residual Add. A class may take any order ``P`` (its tensor's channel i is channel ``P[i]`` of
-the original), because filters before it and channels, rows or indices behind it are permuted for nothing. A Gather
-``y = x[:, idx]`` between two classes is no copy if
+The lowerings ``gather``, ``box`` and ``rectangles`` compute filters in the order of their groups. A Gather behind them
+restores the original order, and copies the layer's output to do so. Permuting weights instead costs nothing.
 
-    P_x = idx[P_y],
+Values that must have the same order form a *class*: the inputs and outputs of channelwise operators, pooling and
+depthwise convolutions, and the operands of a residual Add. A class may take any order ``P``, where channel i of the
+tensor is channel ``P[i]`` of the original. The filters that write it and the channels, rows or indices that read it
+are permuted accordingly. A Gather ``y = x[:, idx]`` between two classes is no copy if
 
-so each Gather is a wish about two classes; wishes are granted in the order of the bytes that they save, as long as none
-contradicts those before it. Exceptions: graph inputs and outputs and what is opaque keep their order; a grouped
-convolution takes orders that leave every channel in its group.
+    P_x = idx[P_y]
 
-A Gather that leaves channels out (rows that pad filter groups) is granted too, where those that it would leave out are
-few: they go along to the consumers, whose weights for them are zero.
+So every Gather asks for a relation between two classes. Requests are granted in the order of the bytes that they save,
+unless they contradict a request that was granted before. Graph inputs and outputs, and what opaque nodes read or write,
+keep their order. A grouped convolution accepts only orders that leave every channel in its group.
+
+A Gather that also drops channels (the rows that pad filter groups) can be removed too, if the channels are few. They
+then stay in the tensor, and the consumers get weights of zero for them.
 """
 
 from __future__ import annotations
@@ -29,15 +32,19 @@ from trtkp.graph.edit import WEIGHT, add_initializer, constant, finish, replace_
 
 __all__ = ["MAX_IDLE", "FoldedGathers", "channel_gathers", "fold_channel_gathers"]
 
-#: Channels that hold nothing may go along up to this share: each costs its consumers as much as any other.
+#: Padding channels may stay in a tensor up to this share of its channels, because each costs its consumers as much as
+#: any other channel. Groups of 57 filters or more, padded to a multiple of 8, stay below it.
 MAX_IDLE = 1 / 8
 
 
 @dataclass(frozen=True)
 class FoldedGathers:
-    """Gathers of channels before and after a fold.
+    """The result of the pass.
 
-    ``elements`` is by how much less they write for one sample; dynamic heights and widths count as 1.
+    Attributes:
+        before: Gathers of channels before the pass.
+        after: Gathers that remain.
+        elements: how many elements less they write for one sample. Dynamic heights and widths count as 1.
     """
 
     before: int
@@ -46,18 +53,19 @@ class FoldedGathers:
 
 
 def channel_gathers(model: ir.Model) -> list[ir.Node]:
-    """Nodes that copy channels in another order or number, in graph order."""
+    """The Gathers that copy channels in another order or number, in graph order."""
     return [node for node, role in channel_flow(model).roles.items() if role.kind is Kind.GATHER]
 
 
 def fold_channel_gathers(model: ir.Model) -> FoldedGathers:
-    """Give every class of values its order, and remove the Gathers that then change nothing.
+    """Choose the order of every class of values, permute the weights, and remove the Gathers that then change nothing.
 
-    The model is changed in place; results are equal to rounding (sums over channels run in another order).
+    The model is changed in place. Results are equal up to rounding, as sums over channels run in another order.
     """
     gathers = channel_gathers(model)
     if not gathers:
         return FoldedGathers(0, 0, 0)
+    # Requests are ranked by the elements that a Gather writes, so shapes must be known.
     common_passes.ShapeInferencePass()(model)
     written = sum(map(_elements, gathers))
     _compose(gathers)
@@ -67,9 +75,10 @@ def fold_channel_gathers(model: ir.Model) -> FoldedGathers:
     links = [node for node, role in flow.roles.items() if role.kind is Kind.GATHER]
     for node in sorted(links, key=_elements, reverse=True):
         indices = classes.grant(node)
-        if indices is not None:  # that names the channels it left out as well
+        if indices is not None:  # these indices also name the channels that the Gather used to drop
             node.replace_input_with(1, add_initializer(model.graph, f"{node.name}.channels", indices))
     select_channels(model, flow, classes.selection())
+    # Where a request was granted, the indices are now 0, 1, 2, ..., and the Gather copies a tensor as it is.
     for node in links:
         (x,) = flow.roles[node].sources
         indices, count = constant(node.inputs[1]), classes.width(x)
@@ -80,7 +89,7 @@ def fold_channel_gathers(model: ir.Model) -> FoldedGathers:
 
 
 def _compose(gathers: list[ir.Node]) -> None:
-    """A Gather of a Gather is one Gather; the first stays where something else reads it."""
+    """Merge a Gather of a Gather into one. The first one stays if something else reads it."""
     for node in gathers:
         first = node.inputs[0].producer() if node.inputs[0] is not None else None
         if first is None or first not in gathers:
@@ -100,7 +109,11 @@ def _elements(gather: ir.Node) -> int:
 
 
 def _remove(gather: ir.Node) -> None:
-    """The value takes the name that a layer's output or input has: a planned layer's parts carry its name."""
+    """Remove a Gather that changes nothing.
+
+    The value that remains takes the name of the layer's output if the Gather belongs to the layer that computes it,
+    because the parts of a planned layer are found by that name. Otherwise it keeps the name of the Gather's input.
+    """
     x, y, graph = gather.inputs[0], gather.outputs[0], gather.graph
     assert x is not None
     assert isinstance(graph, ir.Graph)
@@ -116,9 +129,9 @@ def _remove(gather: ir.Node) -> None:
 
 
 class _Classes:
-    """Values of the same order, as a union-find in which every member knows its order from its root's.
+    """Classes of values with the same order: a union-find in which every member knows its order from its root's.
 
-    ``P_member = relation[P_root]``. A root's order is None while every order would do.
+    ``P_member = relation[P_root]``. The order of a root is None as long as any order would do.
     """
 
     def __init__(self, flow: ChannelFlow) -> None:
@@ -126,12 +139,12 @@ class _Classes:
         self.root: list[int] = []
         self.relation: list[Indices] = []
         self.order: list[Indices | None] = []
-        #: Size of the groups in which a member's channels must stay; 1 where they must not move.
+        #: Sizes of the groups within which a member's channels must stay; 1 if they must not move.
         self.groups: list[list[int]] = []
         self.size: list[int] = []
-        #: Roots whose order others were computed from.
+        #: Roots whose order is final, because other orders were computed from it.
         self.settled: set[int] = set()
-        #: A value is one class, or several behind each other.
+        #: The members that a value consists of: one, or several in a row after a Concat.
         self.parts: dict[ir.Value, tuple[int, ...]] = {}
         for value, channels in flow.channels.items():
             producer = value.producer()
@@ -144,11 +157,11 @@ class _Classes:
                 self._limit(member, 1)
 
     def width(self, value: ir.Value) -> int:
-        """Channels that a value has in the end."""
+        """Number of channels that a value has in the end, padding included."""
         return sum(len(self.relation[member]) for member in self.parts[value])
 
     def selection(self) -> dict[ir.Value, Indices]:
-        """The final order of every value that does not keep its own."""
+        """The final order of every value whose order changes."""
         found = {}
         for value, members in self.parts.items():
             picked = self._order_of(members)
@@ -157,7 +170,10 @@ class _Classes:
         return found
 
     def grant(self, gather: ir.Node) -> Indices | None:
-        """Make a Gather change nothing, if that contradicts nothing before; its indices, or None."""
+        """Relate two classes so that a Gather changes nothing, unless that contradicts what was granted before.
+
+        Returns the Gather's indices, followed by the channels that it drops; None if the request is refused.
+        """
         (x,) = self.flow.roles[gather].sources
         (y,) = self.parts[gather.outputs[0]]
         stored, count = constant(gather.inputs[1]), self.flow.channels[x].count
@@ -166,7 +182,7 @@ class _Classes:
         members, width = self.parts[x], self.width(x)
         if len(np.unique(indices)) != len(indices) or (len(members) > 1 and width != count):
             return None
-        # what it leaves out comes behind what it picks
+        # The channels that it drops come behind those that it picks.
         indices = np.concatenate([indices, np.setdiff1d(np.arange(width), indices)])
         if len(self.relation[y]) != width and not self._may_widen(y, width):
             return None
@@ -174,6 +190,7 @@ class _Classes:
         return indices if granted else None
 
     def _may_widen(self, y: int, width: int) -> bool:
+        """Whether a class may take padding channels up to ``width``: few, its first ones, and its order still open."""
         few = 0 < width - self.size[y] <= MAX_IDLE * self.size[y]
         return few and len(self.relation[y]) == self.size[y] and self.order[self.root[y]] is None
 
@@ -201,9 +218,12 @@ class _Classes:
         elif role.kind is Kind.GROUPED:
             groups = node.attributes.get_int("group", 1)
             source = role.sources[0] if role.sources else None
+            # A depthwise convolution with one filter per channel works in any order; its weights follow.
             if source is not None and groups == count == flow.channels[source].count:
                 self.parts[output] = self.parts[source]
                 return
+            # In any other grouped convolution, filters and channels may move within their group only. A concatenated
+            # input must not move at all, as a group may span several of its parts.
             self.parts[output] = (self._new(count, count // groups),)
             if source is not None:
                 members = self.parts[source]
@@ -216,16 +236,18 @@ class _Classes:
                 if [self.size[a] for a in first] == [self.size[b] for b in other]:
                     for a, b in zip(first, other, strict=True):
                         self._unite(a, b, np.arange(self.size[a]))
-                else:  # cut in different places
+                else:  # operands that are concatenated from parts of different sizes
                     for member in (*first, *other):
                         self._limit(member, 1)
 
     def _limit(self, member: int, group: int) -> None:
+        """Keep the channels of a member within groups of this size."""
         self.groups[member].append(group)
         root = self.root[member]
         self._anchor(root)
 
     def _anchor(self, root: int) -> None:
+        """Fix the order of a class. It is the original one if the class has none yet."""
         if self.order[root] is None:
             self.order[root] = np.arange(len(self.relation[root]))
 
@@ -233,7 +255,7 @@ class _Classes:
         return [member for member, other in enumerate(self.root) if other == root]
 
     def _order_of(self, members: tuple[int, ...]) -> Indices:
-        """Order of a value of these parts; channels that hold nothing come behind its own."""
+        """The order of a value that consists of these members. Padding channels come last."""
         total = sum(self.size[member] for member in members)
         pieces, offset = [], 0
         for member in members:
@@ -245,7 +267,7 @@ class _Classes:
         return np.concatenate(pieces)
 
     def _settle(self, members: tuple[int, ...], y: int, indices: Indices) -> bool:
-        """Relate a value of several parts, whose orders are settled from now on, to a class as `_unite` does."""
+        """Relate a concatenated value to a class, as `_unite` does. The orders of its parts are final from now on."""
         root = self.root[y]
         if any(self.root[member] == root for member in members):
             return False
@@ -260,7 +282,7 @@ class _Classes:
         return True
 
     def _unite(self, x: int, y: int, indices: Indices) -> bool:
-        """Relate two classes by ``P_x = indices[P_y]``; False where that cannot be."""
+        """Relate two classes by ``P_x = indices[P_y]``; False if that is impossible."""
         rx, ry = self.root[x], self.root[y]
         if len(indices) != len(self.relation[y]):
             if rx == ry:
@@ -271,6 +293,7 @@ class _Classes:
         link = np.argsort(self.relation[x])[indices[self.relation[y]]]  # P_rx = link[P_ry]
         order_x, order_y = self.order[rx], self.order[ry]
         if order_x is not None:
+            # The order of x is fixed: y follows it, or else x follows the order of y, or else the request is refused.
             candidate = np.argsort(link)[order_x]
             if self._admits(ry, candidate):
                 self.order[ry] = candidate
@@ -284,11 +307,13 @@ class _Classes:
         return True
 
     def _widen(self, root: int, width: int) -> None:
+        """Add padding channels to all members of a class, up to ``width``."""
         for member in self._members(root):
             more = np.arange(len(self.relation[member]), width)
             self.relation[member] = np.concatenate([self.relation[member], more])
 
     def _admits(self, root: int, order: Indices) -> bool:
+        """Whether a class may take an order: it is not final, and every member's channels stay in their groups."""
         have = self.order[root]
         if have is not None and np.array_equal(have, order):
             return True

@@ -1,22 +1,25 @@
-"""Take out what a pruned net computes for nothing: filters that are constant, and channels that nobody reads.
+"""The pass that removes dead parts of a pruned net: filters that are constant, and channels that nobody reads.
 
-Two questions are asked of every channel, on the masked graph with batch normalisation folded:
+It works on the masked graph with batch normalisation folded, and asks two questions about every channel:
 
-- *Is it constant?* A filter without weights gives its bias at every place, and so does one that reads constants alone.
-  The constant goes on through activations, pooling, sums and Concat (front to back).
-- *Does anyone need it?* A convolution needs the channels that its own needed filters have weights for, unless they are
-  constant and fold exactly (back to front, until nothing changes):
+- *Is it constant?* A filter without weights gives its bias at every position, and so does a filter that reads only
+  constant channels. The pass follows constants forward, through activations, pooling, sums and Concat.
+- *Does anyone need it?* A convolution needs the channels for which its needed filters have weights. It does not need a
+  constant channel that can be folded exactly. The pass follows needs backward, until nothing changes:
 
-      sum_c w_c * x_c + b  =  sum_(c varies) w_c * x_c + (b + sum_(c constant) x_c sum_taps w_c).
+      sum_c w_c * x_c + b  =  sum_(c varies) w_c * x_c + (b + sum_(c constant) x_c sum_taps w_c)
 
-With padding a constant plane ends in zeros, so only the constant 0 folds into the bias. All other constant channels of
-the input fold into *one* of them, k, whose plane has the same edges: w_k += w_c · x_c / x_k.
+With padding, the plane of a constant channel is surrounded by zeros, so only the constant 0 can be folded into the
+bias. All other constant channels of the input are then folded into *one* of them, k, whose plane has the same edges:
 
-Channels that a residual Add, a gate or a depthwise convolution links stand or fall together, and so do the groups of a
-grouped convolution and the nodes that share a weight. An operand of an Add whose channels are all constant becomes an
-initialiser, and what computed it goes. No tensor is left empty: a value that nobody needs keeps one channel.
+      w_k += w_c · x_c / x_k
 
-Exact to rounding, for activations that are finite.
+Channels that are linked by a residual Add, a gate or a depthwise convolution are removed together or not at all. The
+same holds for the groups of a grouped convolution, and for nodes that share a weight. If all channels of an operand of
+an Add are constant, the operand becomes an initialiser, and the branch that computed it is removed. No tensor becomes
+empty: a value that nobody needs keeps one channel.
+
+The result is exact up to rounding, for finite activations.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ from trtkp.index.index_set import IndexSet, from_mask
 
 __all__ = ["DeadParts", "Removed", "remove_dead"]
 
-#: A kept constant stands for a larger one up to this factor, so that weights stay in range.
+#: A constant channel that stays anyway takes over constants up to this many times its own. Folding multiplies a weight
+#: by the ratio x_c / x_k, and an unbounded ratio could take weights out of the range of fp16.
 _MAX_RATIO = 16.0
 
 Floats = npt.NDArray[np.float64]
@@ -45,7 +49,16 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Removed:
-    """What went from one layer: of its filters and (per group) channels, dense parameters, and MACs for one sample."""
+    """What was removed from one layer.
+
+    Attributes:
+        name: parameter name of the weight.
+        node: name of the node.
+        filters: number of filters removed.
+        channels: number of channels removed, per ONNX group.
+        params: parameters removed, counted as in the dense net.
+        macs: MACs removed for one sample, counted as in the dense net.
+    """
 
     name: str
     node: str
@@ -57,11 +70,11 @@ class Removed:
 
 @dataclass(frozen=True)
 class DeadParts:
-    """What was removed, layer by layer in graph order, and what is left of every weight.
+    """The result of the pass.
 
     Attributes:
-        layers: layers that lost something.
-        kept: node name to the filters and the channels that are left; not of nodes that went altogether.
+        layers: the layers that lost something, in graph order.
+        kept: name of every convolution that is left to its remaining filters and channels.
     """
 
     layers: tuple[Removed, ...]
@@ -69,29 +82,34 @@ class DeadParts:
 
     @property
     def filters(self) -> int:
-        """Filters removed; those of a shared weight count once."""
+        """Number of filters removed. Those of a shared weight count once."""
         return sum({part.name: part.filters for part in self.layers}.values())
 
     @property
     def channels(self) -> int:
-        """Channels removed from the layers that read them; those of a shared weight count once."""
+        """Number of channels removed from the layers that read them. Those of a shared weight count once."""
         return sum({part.name: part.channels for part in self.layers}.values())
 
     @property
     def params(self) -> int:
-        """Parameters removed; a shared weight counts once."""
+        """Number of parameters removed. A shared weight counts once."""
         return sum({part.name: part.params for part in self.layers}.values())
 
     @property
     def macs(self) -> int:
-        """MACs removed, for one sample."""
+        """MACs removed for one sample."""
         return sum(part.macs for part in self.layers)
 
     def restrict(self, model: ir.Model, index_sets: Mapping[str, IndexSet]) -> dict[str, IndexSet]:
-        """The index sets of what is left, for the model that `remove_dead` returned.
+        """The index sets of the layers that are left.
 
-        Where constants were folded into a channel that a filter did not list, it lists it now. A 2:4 refinement goes,
-        as its quads are not those of the channels that are left; its weights stand as zeros in the lists.
+        If a constant was folded into a channel that a filter did not list, the filter lists it from now on. A 2:4
+        refinement is dropped, because its quads are not those of the remaining channels; the weights that it pruned
+        become zeros in the lists.
+
+        Args:
+            model: the model that `remove_dead` changed.
+            index_sets: index sets of the source model, by parameter name.
         """
         masks: dict[str, npt.NDArray[np.bool_]] = {}
         groups: dict[str, int] = {}
@@ -111,11 +129,12 @@ def remove_dead(model: ir.Model, places: Mapping[str, int] | None = None) -> Dea
     """Remove the dead parts of a masked graph of standard operators, in place.
 
     Args:
-        model: batch normalisation is folded where it can be.
-        places: node name to the output places that one sample has (H·W), for counting MACs; a fully connected layer
-            has 1.
+        model: the graph, with batch normalisation folded where possible.
+        places: node name to the number of output positions for one sample (P·Q), to count MACs. Nodes that are not in
+            it, such as fully connected layers, have 1.
     """
     before = _layers(model)
+    # An Add that lost an operand may become a bias, which makes further operands constant.
     while _cut_constant_operands(model):
         fold_batch_norm(model)
     flow = channel_flow(model)
@@ -128,7 +147,7 @@ def remove_dead(model: ir.Model, places: Mapping[str, int] | None = None) -> Dea
         if role.kind in (Kind.MIX, Kind.GROUPED) and node.op_type == "Conv":
             weight = constant(node.inputs[1])
             assert weight is not None
-            whole = role.kind is Kind.GROUPED or not role.sources
+            whole = role.kind is Kind.GROUPED or not role.sources  # groups are removed whole, so C stays the same
             channels = np.arange(weight.shape[1]) if whole else np.flatnonzero(kept[role.sources[0]])
             record[str(node.name)] = np.flatnonzero(kept[node.outputs[0]]), channels
     _fold_constants(model, needs, kept)
@@ -155,7 +174,7 @@ class _Layer:
     biases: int
 
     def without(self, node: str, rest: _Layer | None) -> Removed:
-        """What is gone where ``rest`` is left."""
+        """What was removed if ``rest`` is left."""
         left = rest or _Layer(self.name, 0, 0, 0, 0)
         return Removed(
             name=self.name,
@@ -168,7 +187,7 @@ class _Layer:
 
 
 def _layers(model: ir.Model) -> dict[str, _Layer]:
-    """Layers by node name."""
+    """All layers with a stored weight, by node name."""
     found = {}
     for node in model.graph:
         weight, bias = constant(input_at(node, 1)), constant(input_at(node, 2))
@@ -184,7 +203,7 @@ def _layers(model: ir.Model) -> dict[str, _Layer]:
 
 
 def _cut_constant_operands(model: ir.Model) -> bool:
-    """Replace operands of Adds whose channels are all constant; False where there are none."""
+    """Replace operands of Adds whose channels are all constant. Returns False if there were none."""
     flow = channel_flow(model)
     constants = channel_constants(model, flow)
     found = False
@@ -192,7 +211,7 @@ def _cut_constant_operands(model: ir.Model) -> bool:
         if node.op_type != "Add" or role.kind is not Kind.SAME or len(role.sources) != 2:
             continue
         fixed = [index for index, source in enumerate(role.sources) if not np.isnan(constants[source]).any()]
-        if len(fixed) != 1 or not same_shape(*role.sources):  # it may broadcast the other one
+        if len(fixed) != 1 or not same_shape(*role.sources):  # the operand may broadcast the other one
             continue
         (index,) = fixed
         operand, channels = role.sources[index], flow.channels[role.sources[index]]
@@ -211,9 +230,10 @@ def _cut_constant_operands(model: ir.Model) -> bool:
 
 
 def _fold_constants(model: ir.Model, needs: _Needs, kept: Mapping[ir.Value, npt.NDArray[np.bool_]]) -> None:
-    """Move what constant channels that go contribute into the bias or into the constant channel that stays.
+    """Move the contribution of removed constant channels into the bias, or into the constant channel that stays.
 
-    Filters that stand for a value that nobody needs become zero, and so does what reads them.
+    A channel that stays only because no tensor may be empty is *idle*: its filter becomes zero, and so do the weights
+    that read it.
     """
     editor = ConstantEditor(model.graph)
     for node, role in needs.flow.roles.items():
@@ -221,6 +241,7 @@ def _fold_constants(model: ir.Model, needs: _Needs, kept: Mapping[ir.Value, npt.
             continue
         source, output = role.sources[0], node.outputs[0]
         values, stays = needs.constants[source], kept[source] & ~needs.idle[needs.labels[source]]
+        # Removed channels whose constant is not 0, and for which a filter that stays has weights.
         gone = np.flatnonzero(~stays & ~np.isnan(values) & (np.nan_to_num(values) != 0))
         weight, give_back = mixing_weight(node, needs.flow.channels[source].block)
         idle = needs.idle[needs.labels[output]]
@@ -249,14 +270,17 @@ def _add_to_bias(graph: ir.Graph, editor: ConstantEditor, node: ir.Node, shift: 
 
 
 def _representative(values: Floats, kept: npt.NDArray[np.bool_]) -> int:
-    """The constant channel for all that fold into one: the largest, but for one that stays anyway and is near it."""
+    """The constant channel into which the others are folded: the largest, or one that stays anyway and is large enough.
+
+    The largest constant keeps the ratios x_c / x_k at most 1. One that stays anyway saves a channel.
+    """
     size = np.where(np.isnan(values), 0, np.abs(values))
     among_kept = np.where(kept, size, 0)
     return int(np.argmax(among_kept if among_kept.max() * _MAX_RATIO >= size.max() else size))
 
 
 class _Needs:
-    """Which channels are needed. Channels that stand or fall together have one label."""
+    """Which channels are needed. Channels that must be kept or removed together have the same label (union-find)."""
 
     def __init__(self, flow: ChannelFlow, constants: Mapping[ir.Value, Floats]) -> None:
         self.flow = flow
@@ -284,16 +308,17 @@ class _Needs:
         }  # [F, C]
 
     def kept(self) -> dict[ir.Value, npt.NDArray[np.bool_]]:
-        """The needed channels of every value, bool [C]; at least one."""
+        """The needed channels of every value, bool [C], at least one of each."""
         while True:
             self._spread()
             empty = [labels[0] for labels in self.labels.values() if not self.needed[labels].any()]
             if not empty:
                 return {value: self.needed[labels] for value, labels in self.labels.items()}
+            # One value at a time, as others may share the label, and then keep a channel too.
             self.needed[empty[-1]] = self.idle[empty[-1]] = True
 
     def foldable(self, value: ir.Value) -> Floats:
-        """Constants that others may fold into, NaN elsewhere."""
+        """The constants of a value into which others may be folded; NaN elsewhere."""
         return np.where(self.idle[self.labels[value]], np.nan, self.constants[value])
 
     def _spread(self) -> None:
@@ -306,10 +331,12 @@ class _Needs:
         source = self.flow.roles[node].sources[0]
         values, labels = self.constants[source], self.labels[source]
         out = self.labels[node.outputs[0]]
+        # A filter with a constant output needs no channel: its constant is folded into what reads it.
         alive = self.needed[out] & ~self.idle[out] & np.isnan(self.constants[node.outputs[0]])
         wanted = self.reads[node][alive].any(axis=0)
         varies = np.isnan(values)
         self.needed[labels[wanted & varies]] = True
+        # Behind padding, constants other than 0 cannot become a bias: one of them must stay for all of them.
         if not is_uniform(node) and (wanted & ~varies & (np.nan_to_num(values) != 0)).any():
             self.needed[labels[_representative(self.foldable(source), self.needed[labels])]] = True
 
@@ -341,7 +368,7 @@ class _Needs:
             self._tie(node, sources)
 
     def _tie(self, node: ir.Node, sources: list[Indices]) -> None:
-        """Nodes that share a weight."""
+        """Tie the channels of nodes that share a weight. Where they do not match, all of them must stay."""
         name = weight_name(node)
         first = self.weighted.setdefault(name, node) if name is not None else node
         if first is node:
@@ -369,7 +396,7 @@ class _Needs:
 
     def _unite(self, left: Indices, right: Indices) -> None:
         for a, b in zip(self._roots(left.ravel()), self._roots(right.ravel()), strict=True):
-            roots = self._root(int(a)), self._root(int(b))  # which may have moved since
+            roots = self._root(int(a)), self._root(int(b))  # an earlier pair may have moved these roots
             self.parent[max(roots)] = min(roots)
 
     def _root(self, label: int) -> int:

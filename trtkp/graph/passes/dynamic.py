@@ -1,7 +1,8 @@
-"""``DynamicPatternConv`` in a graph: its body, what is folded into it, and its form in standard operators.
+"""The passes for ``DynamicPatternConv``: add its body, fold what follows it, fuse its epilogue, inline its body.
 
-No planner chooses a form for it: its kernel is put together for every sample, so no weight can be repacked for a
-machine. ``model.onnx`` holds the operator with its epilogue, which a plugin takes; ``engine.onnx`` its body, inlined.
+The planner does not plan this operator. Its kernel is computed for every sample, so there is no stored weight that
+could be packed in another way. ``model.onnx`` has the operator with its epilogue, for a plugin; ``engine.onnx`` has
+its body, inlined.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _WEIGHT, _BIAS = 1, 4
 
 
 def add_bodies(model: ir.Model) -> None:
-    """Give the model the function of every dynamic operator that it uses."""
+    """Add the function of every dynamic operator that the model uses."""
     nodes = dynamic_nodes(model)
     for op_type in sorted({node.op_type for node in nodes}):
         body = function(OpName.parse(op_type), model.graph.opset_imports[""])
@@ -33,7 +34,7 @@ def add_bodies(model: ir.Model) -> None:
 def fold_dynamic(model: ir.Model) -> int:
     """Fold batch normalisation and additions of a constant into the patterns; returns how many were folded.
 
-    A factor per filter goes through the sum over the patterns: ``s (sum_p A_p W_p) = sum_p A_p (s W_p)``. Arithmetic
+    A factor per filter commutes with the sum over the patterns: ``s (sum_p A_p W_p) = sum_p A_p (s W_p)``. Arithmetic
     is float64, rounded once to the weight's type.
     """
     folded = 0
@@ -55,14 +56,14 @@ def fold_dynamic(model: ir.Model) -> int:
         inputs[_BIAS] = add_initializer(graph, f"{name}.bias", (bias * scale + shift).astype(bias.dtype))
         merged = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), name=node.name)
         replace_nodes([node, follower], [merged], follower.outputs[0], merged.outputs[0])
-        waiting.append(merged)  # another may follow
+        waiting.append(merged)  # one more may follow it
         folded += 1
     finish(model)
     return folded
 
 
 def fuse_dynamic(model: ir.Model) -> None:
-    """Fuse residual Add and activation into every dynamic operator, as far as nothing else reads what is between."""
+    """Fuse residual Add and activation into every dynamic operator, unless something else reads a value in between."""
     for node in dynamic_nodes(model):
         epilogue = find_epilogue(node)
         if not epilogue.nodes:
@@ -79,12 +80,13 @@ def fuse_dynamic(model: ir.Model) -> None:
 
 
 def expand_dynamic(model: ir.Model) -> None:
-    """Put the body in the place of every dynamic operator: standard operators alone, what is constant computed."""
+    """Replace every dynamic operator by its body, in standard operators, and fold the constants in it."""
     if not dynamic_nodes(model):
         return
     from onnxscript import optimizer
 
     before = set(model.graph)
+    # The bodies of plugins must stay functions, and the inliner takes all functions that it finds.
     others = {key: body for key, body in model.functions.items() if not body.name.startswith(DYNAMIC)}
     for key in others:
         del model.functions[key]

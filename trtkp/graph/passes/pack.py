@@ -1,4 +1,7 @@
-"""Rewrite convolutions into the operators of domain ``trtkp``, with bias, residual Add and activation fused."""
+"""The pass that rewrites pruned convolutions into operators of domain ``trtkp``.
+
+Bias, residual Add and activation are fused into the operator. The module also applies masks, and reads packed nodes.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,15 @@ _REMEDY = "take index sets made for this model"
 
 @dataclass
 class Epilogue:
-    """What follows a convolution and can be computed with it: ``act(conv + residual)``."""
+    """What follows a convolution and can be computed with it: ``act(conv + residual)``.
+
+    Attributes:
+        output: the value that the fused operator computes.
+        nodes: the nodes that it replaces, in addition to the convolution.
+        residual: the other operand of the Add, if there is one.
+        activation: one of `ops.ACTIVATIONS`; empty for none.
+        alpha: slope of LeakyRelu below 0.
+    """
 
     output: ir.Value
     nodes: list[ir.Node] = field(default_factory=list)
@@ -46,10 +57,14 @@ class Epilogue:
 
 
 def apply_masks(model: ir.Model, masks: Mapping[str, npt.NDArray[np.bool_]]) -> None:
-    """Zero the pruned weights of a graph whose initialisers carry parameter names.
+    """Set pruned weights to zero, in place.
+
+    Args:
+        model: a graph whose initialisers have parameter names.
+        masks: parameter name to a bool array of the weight's shape, True where a weight is kept.
 
     Raises:
-        InputError: no such initialiser, or one of another shape.
+        InputError: the graph has no such initialiser, or one of another shape.
     """
     for name, mask in masks.items():
         value = model.graph.initializers.get(name)
@@ -73,21 +88,21 @@ def pack_convolutions(
 ) -> list[ir.Node]:
     """Replace every convolution whose weight has an index set; returns the new nodes in graph order.
 
-    The convolution is found by the parameter name of its weight. Its epilogue is fused as far as every value between
-    has no other reader. Every new node states ``plugin_namespace`` and ``plugin_version``, and the model gets the
-    function of each operator that it uses.
+    A convolution is found by the parameter name of its weight. Its epilogue is fused unless something else reads a
+    value in between. Every new node has ``plugin_namespace`` and ``plugin_version``, and the model gets the function
+    of each operator that it uses.
 
     Args:
-        model: standard operators, changed in place; batch normalisation is folded by then.
+        model: a graph of standard operators with batch normalisation folded. It is changed in place.
         index_sets: parameter name to index set.
         input_sizes: node name to the height and width of its input, to resolve ``auto_pad``.
         only: names of the nodes to replace; None for all.
         row_multiple: see `packing.pack`.
         list_multiple: see `packing.pack`.
-        tiles: the multiples of `packing.pack_for_tiles` instead.
+        tiles: pack with `packing.pack_for_tiles` instead.
 
     Raises:
-        InputError: an index set for a weight of another shape, or for another number of groups.
+        InputError: an index set does not match the shape or the number of groups of its weight.
     """
     created: set[ir.Node] = set()
     names = set()
@@ -115,7 +130,7 @@ def pack_convolutions(
     if names:
         model.graph.opset_imports[DOMAIN] = VERSION
     finish(model)
-    # a convolution that took the sum of two stands behind the other
+    # A convolution that took a residual Add has moved behind the convolution that computes the residual.
     return [node for node in model.graph if node in created]
 
 
@@ -125,7 +140,7 @@ def packed_nodes(model: ir.Model) -> list[ir.Node]:
 
 
 def read_packed(node: ir.Node) -> tuple[OpName, PackedConv]:
-    """The operator and the arrays of a node of domain ``trtkp``; 2:4 weights with all the columns of their lists."""
+    """The operator and the arrays of a packed node. 2:4 weights are expanded to all columns of their lists."""
     op = OpName.parse(node.op_type)
     weight, index, row_group, filters = (constant(value) for value in node.inputs[1:5])
     assert weight is not None
@@ -142,7 +157,7 @@ def read_packed(node: ir.Node) -> tuple[OpName, PackedConv]:
 
 
 def find_epilogue(conv: ir.Node) -> Epilogue:
-    """The longest run of residual Add and activation after a convolution that can be fused into it."""
+    """The residual Add and the activation after a convolution that can be fused into it."""
     epilogue = Epilogue(conv.outputs[0])
     follower = only_consumer(epilogue.output)
     if follower is not None and follower.op_type == "Add" and follower.domain == "":
@@ -173,6 +188,8 @@ def _add_activation(epilogue: Epilogue) -> None:
         if low is not None and high is not None and (low.item(), high.item()) == (0, 6):
             activation = "Relu6"
     elif kinds in (["Mul", "Sigmoid"], ["HardSigmoid", "Mul"]):
+        # Exporters write SiLU as x * Sigmoid(x), and some write Hardswish as x * HardSigmoid(x). Both read the
+        # convolution's output twice. Only a HardSigmoid with slope 1/6 and shift 1/2 makes it Hardswish.
         gate = next(node for node in nodes if node.op_type != "Mul")
         product = next(node for node in nodes if node.op_type == "Mul")
         gated = only_consumer(gate.outputs[0]) is product and set(product.inputs) == {value, gate.outputs[0]}
@@ -202,6 +219,7 @@ def _packed_node(
     kernel = packed.weight_shape[2:]
     bias = input_at(conv, 2)
     if bias is None:
+        # The operators have no optional inputs: TensorRT's parser wants all inputs of a function.
         bias = add_initializer(graph, f"{name}.bias", np.zeros(packed.weight_shape[0], packed.weight.dtype))
     weight, metadata = compress(packed.weight) if op.two_four else (packed.weight, None)
     inputs = [

@@ -1,4 +1,4 @@
-"""Half precision as TensorRT's strongly typed networks want it: the types are in the graph."""
+"""The pass to half precision. TensorRT's strongly typed networks take their types from the graph."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ from trtkp.errors import InputError
 
 __all__ = ["to_float16"]
 
-#: Operators that ONNX does not define for float16, or only with the boxes in float32; they stay behind Casts.
+#: Operators that stay in float32 between Casts: ONNX defines NonMaxSuppression for float32 boxes only, and Range not at
+#: all for float16.
 _FLOAT32_ONLY = ["NonMaxSuppression", "Range"]
 
 
 def to_float16(model: ir.Model, *, keep_io: bool = True) -> ir.Model:
     """A copy of a float32 graph with weights, constants and activations in float16.
 
-    With ``keep_io`` graph inputs and outputs stay float32 behind one Cast each; without it they are float16 as well.
-    Constants that operators take in float32 only (scales of Resize) stay. The work is onnxruntime's converter, which
-    decides by the stored types of values, so these are inferred first.
+    Constants that operators take in float32 only, such as the scales of Resize, stay. The conversion is done by
+    onnxruntime's converter. It goes by the recorded types of values, so shapes and types are inferred first.
+
+    Args:
+        model: a float32 graph. It is not changed.
+        keep_io: graph inputs and outputs stay float32, with one Cast each. False makes them float16.
 
     Raises:
-        InputError: a weight beyond the range of float16.
+        InputError: a weight is beyond the range of float16.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     source = ir.external_data.load_to_model(model.clone())
-    bodies = dict(source.functions)  # driven by their inputs' types, as they are
+    bodies = dict(source.functions)  # they follow the types of their inputs, so they need no conversion
     source.functions.clear()
-    # the converter passes over numbers in attributes of Constant nodes
+    # The converter ignores numbers that are attributes of Constant nodes.
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(source)
     common_passes.ShapeInferencePass()(source)
     limit = float(np.finfo(np.float16).max)

@@ -1,4 +1,9 @@
-"""Cover a set of kernel taps with rectangles, each of which is an ordinary convolution."""
+"""Cover a set of kernel taps with rectangles. Each rectangle is an ordinary convolution with a smaller kernel.
+
+>>> from trtkp.plan.lowerings.cover import cover
+>>> cover((0, 1, 2, 4), columns=3)  # the top row of a 3x3 kernel and its centre, a T
+(Rectangle(top=0, left=0, bottom=0, right=2), Rectangle(top=1, left=1, bottom=1, right=1))
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,9 @@ from functools import lru_cache
 
 __all__ = ["MAX_PARTS", "PART_COST", "Rectangle", "bounding_box", "cover"]
 
-#: At most this many convolutions replace one.
+#: At most this many convolutions replace one. The search is exponential in this number.
 MAX_PARTS = 4
-#: What one more convolution costs, in taps: it reads the input and adds to the output once more.
+#: What each further convolution costs, in taps of the kernel: it reads the input and adds to the output once more.
 PART_COST = 1.0
 
 
@@ -46,12 +51,18 @@ def bounding_box(taps: Iterable[int], columns: int) -> Rectangle:
 
 @lru_cache(maxsize=4096)
 def cover(taps: tuple[int, ...], columns: int) -> tuple[Rectangle, ...]:
-    """Rectangles that hold all taps at least cost, the sum of areas plus `PART_COST` for each after the first.
+    """The cheapest set of rectangles that holds all taps.
 
-    Exact up to `MAX_PARTS` rectangles; ties go to fewer parts. Branch and bound over the rectangle that holds the first
-    tap left. It may be taken as the bounding box of taps that are left, since a smaller one holds no fewer; so its top
-    is that tap's row.
+    The cost is the sum of the areas, plus `PART_COST` for each rectangle after the first. Exact up to `MAX_PARTS`
+    rectangles; ties go to fewer. The search is branch and bound over the rectangle that holds the first uncovered tap.
+    That rectangle may be assumed to be the bounding box of the uncovered taps inside it, because shrinking it to that
+    box loses none of them. Its top row is therefore the row of the first uncovered tap.
+
+    Args:
+        taps: tap numbers, row by row; at least one.
+        columns: columns of the kernel.
     """
+    # The bounding box is the first solution, and bounds the search from the start.
     box = bounding_box(taps, columns)
     best: tuple[float, int, tuple[Rectangle, ...]] = (float(box.area), 1, (box,))
 
@@ -62,9 +73,10 @@ def cover(taps: tuple[int, ...], columns: int) -> tuple[Rectangle, ...]:
             return
         if chosen:
             cost += PART_COST
-        # the parts to come hold what is left
+        # bound: the rectangles to come have at least the area of the uncovered taps
         if len(chosen) == MAX_PARTS or (cost + len(left), len(chosen) + 1) >= best[:2]:
             return
+        # The last rectangle must hold everything that is left.
         if len(chosen) == MAX_PARTS - 1:
             last = bounding_box(left, columns)
             extend((*chosen, last), frozenset(), cost + last.area)
@@ -77,6 +89,7 @@ def cover(taps: tuple[int, ...], columns: int) -> tuple[Rectangle, ...]:
                     if start <= column <= end:
                         rectangle = Rectangle(top, start, bottom, end)
                         held = left.intersection(rectangle.taps(columns))
+                        # A rectangle with an empty edge holds no more taps than its bounding box, which is tried too.
                         if bounding_box(held, columns) == rectangle:
                             extend((*chosen, rectangle), left - held, cost + rectangle.area)
 

@@ -1,9 +1,12 @@
-"""Whole kernels: Gather of the channels that are read, then convolutions that read nothing else.
+"""Lowerings with a Gather: copy the channels that are read, then convolve those and nothing else.
 
-``gather`` computes the filter groups that there are, in one grouped convolution. ``gather-N`` regroups the filters into
-N groups of one size (`lowerings.regroup`); ``gather-1`` is a dense convolution of the channels that any filter reads.
-``split`` regroups into groups of any size and gives each a convolution of its own, joined by Concat: no list is padded
-to the longest. Lists of other kinds count as the channels that they read at any tap.
+- ``gather`` takes the filter groups of the index set as they are, in one grouped convolution.
+- ``gather-N`` regroups the filters into N groups of equal size (`lowerings.regroup`), in one grouped convolution.
+  ``gather-1`` is a dense convolution over the channels that any filter reads.
+- ``split`` regroups the filters into groups of any size. Each group is a convolution of its own, and Concat joins them,
+  so no list is padded to the length of the longest.
+
+``gather-N`` and ``split`` take lists of any kind: a filter reads a channel if it keeps any of its taps.
 """
 
 from __future__ import annotations
@@ -18,29 +21,34 @@ import onnx_ir as ir
 
 from trtkp.graph.packing import PackedConv
 from trtkp.machine.cpu import vector_floats
-from trtkp.plan.lowerings.form import Built, Form, Lowering
+from trtkp.plan.lowerings.lowering import Built, Lowering, LoweringContext
 from trtkp.plan.lowerings.regroup import FILTER_MULTIPLE, Grouping, cheapest_groups, equal_groups, kept_kernels, regroup
 from trtkp.plan.lowerings.work import Work, filter_rate
 
 __all__ = ["EQUAL_GROUPS", "GATHER", "MAX_GATHER", "REGROUPED", "SPLIT", "list_multiple"]
 
-#: A gather that writes more than this many times the input's channels costs more memory than it saves.
+#: A Gather may write at most this many times the input's channels. A larger copy costs more memory traffic than pruning
+#: saves: with a list per filter it could be F times the input.
 MAX_GATHER = 4
-#: Numbers of groups that are tried.
+#: The N of ``gather-N``. Powers of two divide the filters of the usual nets; beyond 32 groups a group has too few
+#: filters to compute at a good rate (`work.filter_rate`).
 EQUAL_GROUPS = (1, 2, 4, 8, 16, 32)
-#: More groups than this are never worth a convolution each.
+#: At most this many convolutions in ``split``: every one costs a Gather and a launch.
 MAX_SPLIT = 16
-#: What one convolution more costs, in kernels at full rate: 20 µs at the rate of a 3x3 kernel at 14x14, batch 8.
+#: What one more convolution costs, in kernels computed at full rate. 64 kernels of 3x3 at 14x14 and batch 8 take about
+#: 20 µs at the rate of `cost.CPU`, which is its time for a launch. `_split` scales it with the list multiple.
 _SPLIT_COST = 64
-#: A regrouped layer that computes more than this share of the dense kernels is not worth a Gather.
+#: A regrouped layer that computes more than this share of the dense kernels is not a candidate: the copy of its input
+#: would cost more than it gains.
 _MOST_KERNELS = 0.95
 
 
 def list_multiple(dtype: npt.DTypeLike) -> int:
-    """Channels of a group are padded to this multiple.
+    """The multiple to which the channels of a group are padded.
 
-    In half precision it is 8, as tensor cores take them; in fp32 the floats of one of this CPU's vectors, the block of
-    ONNX Runtime's NCHWc layout: a grouped convolution of other counts leaves that layout and its fast kernels.
+    In half precision it is 8, the channels that a tensor core takes in one step. In fp32 it is the number of floats in
+    one of this CPU's vectors, 8 with AVX2 and 16 with AVX-512. That is the block of ONNX Runtime's NCHWc layout: a
+    grouped convolution with any other number of channels leaves that layout, and with it the fast kernels.
     """
     return 8 if np.dtype(dtype).itemsize == 2 else vector_floats()
 
@@ -56,29 +64,29 @@ def _applies(packed: PackedConv) -> str | None:
 
 def _too_much(named: int, packed: PackedConv) -> str | None:
     if named > MAX_GATHER * packed.weight_shape[1]:
-        return f"its lists name {named} channels, worth it up to {MAX_GATHER} times the input's"
+        return f"its lists name {named} channels, more than {MAX_GATHER} times the input's"
     return None
 
 
-def _build(form: Form) -> Built:
-    return _grouped(form, form.packed)
+def _build(context: LoweringContext) -> Built:
+    return _grouped(context, context.packed)
 
 
-def _grouped(form: Form, packed: PackedConv) -> Built:
-    """One grouped convolution of the packed lists, all of one length and for as many filters."""
+def _grouped(context: LoweringContext, packed: PackedConv) -> Built:
+    """One grouped convolution over packed lists that all have the same length and number of filters."""
     _, _, rows, columns = packed.weight_shape
     lists = packed.index
     weight = packed.weight.reshape(-1, rows * columns, lists.shape[1]).transpose(0, 2, 1)
-    bias = np.append(form.bias, form.bias.dtype.type(0))[packed.filters]
+    bias = np.append(context.bias, context.bias.dtype.type(0))[packed.filters]
     kernel = np.ascontiguousarray(weight).reshape(-1, lists.shape[1], rows, columns)
-    return form.conv(_gathered(form, lists), kernel, bias, groups=len(lists)), packed.filters
+    return context.conv(_gathered(context, lists), kernel, bias, groups=len(lists)), packed.filters
 
 
-def _gathered(form: Form, lists: npt.NDArray[Any]) -> ir.Value:
-    """The listed channels; padding entries, whose weights are zero, read channel 0."""
-    channels = form.packed.weight_shape[1]
+def _gathered(context: LoweringContext, lists: npt.NDArray[Any]) -> ir.Value:
+    """The listed channels of the input. Padding entries have weights of zero, so they may read any channel: here 0."""
+    channels = context.packed.weight_shape[1]
     sources = np.where(lists < channels, lists, 0).ravel().astype(np.int64)
-    return form.x if np.array_equal(sources, np.arange(channels)) else form.gather(form.x, sources)
+    return context.x if np.array_equal(sources, np.arange(channels)) else context.gather(context.x, sources)
 
 
 def _work(packed: PackedConv) -> Work:
@@ -88,11 +96,11 @@ def _work(packed: PackedConv) -> Work:
 
 def _grouped_work(groups: int, filters: int, length: int, packed: PackedConv) -> Work:
     channels = packed.weight_shape[1]
-    # tensor cores take channels in eights; grouped convolutions below that crawl
+    # Ragged groups leave the fast kernels of both backends; 0.25 is an assumption that keeps them from looking good.
     ragged = groups > 1 and (length % 8 or filters % 8)
     return Work(
         macs=groups * filters * length / (packed.weight_shape[0] * channels),
-        reads=1 + 2 * groups * length / channels,
+        reads=1 + 2 * groups * length / channels,  # the Gather reads x, then its copy is written and read
         kernels=2,
         efficiency=0.25 if ragged else filter_rate(filters) if groups > 1 else 1.0,
     )
@@ -107,7 +115,7 @@ def _equal(packed: PackedConv, groups: int) -> Grouping:
 
 
 def _equal_shape(packed: PackedConv, grouping: Grouping) -> tuple[int, int, int]:
-    """Number of groups, filters and channels of each, padding included."""
+    """Number of groups, and filters and channels of each, padding included."""
     multiple = FILTER_MULTIPLE if len(grouping.filters) > 1 else 1
     filters = _padded(max(len(group) for group in grouping.filters), multiple)
     longest = max(len(channels) for channels in grouping.lists)
@@ -123,6 +131,7 @@ def _equal_applies(packed: PackedConv, groups: int) -> str | None:
     if count != groups:
         return f"{packed.weight_shape[0]} filters do not fill {groups} groups"
     kernels = count * filters * length
+    # More groups mean smaller convolutions, which are slower: they must at least compute fewer kernels.
     if groups > 1 and kernels >= prod(_equal_shape(packed, _equal(packed, groups // 2))):
         return f"no fewer kernels than gather-{groups // 2}"
     return _few_enough(kernels, packed) or _too_much(count * length, packed)
@@ -133,11 +142,11 @@ def _few_enough(kernels: int, packed: PackedConv) -> str | None:
     return f"its groups' lists join to {share:.0%} of the kernels" if share > _MOST_KERNELS else None
 
 
-def _build_equal(form: Form, groups: int) -> Built:
-    packed = form.packed
+def _build_equal(context: LoweringContext, groups: int) -> Built:
+    packed = context.packed
     grouping = _equal(packed, groups)
     _, filters, length = _equal_shape(packed, grouping)
-    return _grouped(form, regroup(packed, grouping, filter_multiple=filters, list_multiple=length))
+    return _grouped(context, regroup(packed, grouping, filter_multiple=filters, list_multiple=length))
 
 
 def _equal_work(packed: PackedConv, groups: int) -> Work:
@@ -149,7 +158,7 @@ def _split(packed: PackedConv) -> Grouping:
 
     def cost(filters: int, channels: int) -> float:
         kernels = _padded(filters, FILTER_MULTIPLE) * _padded(channels, multiple)
-        # a gathered channel is written and read back, which costs as much as some filters
+        # A gathered channel is written and read back. 16 filters' worth of arithmetic per channel is an assumption.
         return kernels / filter_rate(filters) + 16 * _padded(channels, multiple) + _SPLIT_COST * multiple
 
     return cheapest_groups(kept_kernels(packed), cost, MAX_SPLIT)
@@ -164,8 +173,8 @@ def _split_applies(packed: PackedConv) -> str | None:
     return _few_enough(grouping.kernels, packed) or _too_much(sum(map(len, grouping.lists)), packed)
 
 
-def _build_split(form: Form) -> Built:
-    packed = form.packed
+def _build_split(context: LoweringContext) -> Built:
+    packed = context.packed
     grouping = _split(packed)
     multiple = list_multiple(packed.weight.dtype)
     parts = []
@@ -181,9 +190,11 @@ def _build_split(form: Form) -> Built:
         listed = np.zeros(kernel.shape[1], np.int64)
         listed[: len(channels)] = channels
         parts.append(
-            form.conv(_gathered(form, listed), kernel.reshape(*kernel.shape[:2], rows, columns), form.bias[filters])
+            context.conv(
+                _gathered(context, listed), kernel.reshape(*kernel.shape[:2], rows, columns), context.bias[filters]
+            )
         )
-    return form.emit("Concat", *parts, axis=1), np.concatenate(grouping.filters)
+    return context.emit("Concat", *parts, axis=1), np.concatenate(grouping.filters)
 
 
 def _split_work(packed: PackedConv) -> Work:
@@ -199,7 +210,7 @@ def _split_work(packed: PackedConv) -> Work:
     return Work(
         macs=macs,
         reads=1 + 2 * sum(read for _, read in sizes) / channels,
-        writes=3.0,
+        writes=3.0,  # the parts are written, then read and written once more by Concat
         kernels=2 * len(sizes) + 1,
         efficiency=macs / slowed,
     )

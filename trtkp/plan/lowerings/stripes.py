@@ -1,4 +1,9 @@
-"""Stripes: one convolution per filter group of the bounding box of its taps, or a sum that covers them."""
+"""Lowerings of stripes: smaller kernels for the filter groups.
+
+- ``box``: one convolution per filter group, of the bounding box of its taps.
+- ``rectangles``: per filter group a sum of up to four small convolutions, which cover its taps at least cost
+  (`lowerings.cover`).
+"""
 
 from __future__ import annotations
 
@@ -11,17 +16,18 @@ import onnx_ir as ir
 
 from trtkp.graph.packing import PackedConv
 from trtkp.plan.lowerings.cover import Rectangle, bounding_box, cover
-from trtkp.plan.lowerings.form import Built, Form, Lowering
+from trtkp.plan.lowerings.lowering import Built, Lowering, LoweringContext
 from trtkp.plan.lowerings.work import Work
 
 __all__ = ["BOX", "MAX_GROUPS", "RECTANGLES"]
 
-#: More filter groups than this are never worth a convolution each.
+#: At most this many filter groups, because each is at least one convolution over the whole input. The authors of
+#: asymmetric kernel shapes use 1, 2 or 4 groups.
 MAX_GROUPS = 8
 
 
 def _stripe_groups(packed: PackedConv) -> list[tuple[npt.NDArray[np.int32], tuple[int, ...], npt.NDArray[Any]]]:
-    """Per filter group: its filters, its taps, and its weight [filters, taps, C]; padding left out."""
+    """Filters, taps and weight [filters, taps, C] of every filter group, without padding."""
     filters, channels, rows, columns = packed.weight_shape
     groups = []
     for g, taps in enumerate(packed.index):
@@ -37,7 +43,7 @@ def _stripes_apply(packed: PackedConv) -> str | None:
         return "lists are not stripes" if packed.groups == 1 else "grouped convolution"
     groups = _stripe_groups(packed)
     if len(groups) > MAX_GROUPS:
-        return f"{len(groups)} filter groups, worth it up to {MAX_GROUPS}"
+        return f"{len(groups)} filter groups, more than {MAX_GROUPS}"
     if any(not taps for _, taps, _ in groups):
         return "a filter group keeps nothing"
     return None
@@ -51,8 +57,8 @@ def _covers(packed: PackedConv, taps: tuple[int, ...]) -> tuple[Rectangle, ...]:
     return cover(taps, packed.weight_shape[3])
 
 
-def _build_stripes(form: Form, rectangles_of: Callable[..., tuple[Rectangle, ...]]) -> Built:
-    packed, columns = form.packed, form.packed.weight_shape[3]
+def _build_stripes(context: LoweringContext, rectangles_of: Callable[..., tuple[Rectangle, ...]]) -> Built:
+    packed, columns = context.packed, context.packed.weight_shape[3]
     parts, order = [], []
     for filters, taps, weight in _stripe_groups(packed):
         left = set(taps)
@@ -65,12 +71,12 @@ def _build_stripes(form: Form, rectangles_of: Callable[..., tuple[Rectangle, ...
                     kernel[:, :, position] = weight[:, taps.index(tap)]
                     left.discard(tap)
             kernel = kernel.reshape(*kernel.shape[:2], *rectangle.shape)
-            part = form.conv(form.x, kernel, form.bias[filters] if total is None else None, rectangle)
-            total = part if total is None else form.emit("Add", total, part)
+            part = context.conv(context.x, kernel, context.bias[filters] if total is None else None, rectangle)
+            total = part if total is None else context.emit("Add", total, part)
         assert total is not None
         parts.append(total)
         order.append(filters)
-    joined = parts[0] if len(parts) == 1 else form.emit("Concat", *parts, axis=1)
+    joined = parts[0] if len(parts) == 1 else context.emit("Concat", *parts, axis=1)
     return joined, np.concatenate(order)
 
 
@@ -83,16 +89,16 @@ def _stripes_work(packed: PackedConv, rectangles_of: Callable[..., tuple[Rectang
     return Work(
         macs=sum(share * part.area for share, parts in groups for part in parts) / (rows * columns),
         reads=convolutions,
-        writes=1 + additions + 2 * joins,  # a sum is read back by the next convolution's epilogue
+        writes=1 + additions + 2 * joins,  # partial sums are read back by the Add, parts by the Concat
         kernels=convolutions + joins,
     )
 
 
 BOX = Lowering(
     "box", "stripes: one Conv per filter group, of the taps' bounding box", _stripes_apply,
-    lambda form: _build_stripes(form, _boxes), lambda packed: _stripes_work(packed, _boxes),
+    lambda context: _build_stripes(context, _boxes), lambda packed: _stripes_work(packed, _boxes),
 )  # fmt: skip
 RECTANGLES = Lowering(
     "rectangles", "stripes: a sum of small Convs that cover the taps", _stripes_apply,
-    lambda form: _build_stripes(form, _covers), lambda packed: _stripes_work(packed, _covers),
+    lambda context: _build_stripes(context, _covers), lambda packed: _stripes_work(packed, _covers),
 )  # fmt: skip

@@ -1,4 +1,8 @@
-"""One list for the layer, any pattern: im2col of the listed taps by a depthwise convolution, then a 1x1 one."""
+"""The lowering ``taps``: one list for the whole layer, with any pattern of channels and taps.
+
+A depthwise convolution with one-hot kernels copies the listed (channel, tap) pairs into channels of their own (im2col).
+A 1x1 convolution then computes the layer from them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.graph.packing import PackedConv
-from trtkp.plan.lowerings.form import Built, Form, Lowering
+from trtkp.plan.lowerings.lowering import Built, Lowering, LoweringContext
 from trtkp.plan.lowerings.work import Work
 
 __all__ = ["TAPS"]
@@ -25,7 +29,7 @@ def _one_list(packed: PackedConv) -> str | None:
 
 
 def _listed(packed: PackedConv) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int64]]]:
-    """Channels of the only list and, for each, the packed columns of its taps."""
+    """The channels of the layer's list and, for each, the packed columns of its taps."""
     _, channels, rows, columns = packed.weight_shape
     tap, channel = (values[0] for values in packed.columns())
     real = np.flatnonzero((tap < rows * columns) & (channel < channels))
@@ -34,21 +38,22 @@ def _listed(packed: PackedConv) -> tuple[npt.NDArray[np.int64], list[npt.NDArray
     return listed, np.split(order, begins[1:])
 
 
-def _build_taps(form: Form) -> Built:
-    """im2col of the listed (channel, tap) pairs as a depthwise convolution with one-hot kernels, then a 1x1 one."""
-    packed = form.packed
+def _build_taps(context: LoweringContext) -> Built:
+    """The depthwise convolution that copies the listed pairs, then the 1x1 convolution."""
+    packed = context.packed
     filters, channels, rows, columns = packed.weight_shape
     listed, positions = _listed(packed)
     tap = packed.columns()[0][0]
+    # A depthwise convolution gives every channel the same number of outputs: channels with fewer taps get zeros.
     width = max(len(p) for p in positions)
     select = np.zeros((len(listed), width, rows * columns), packed.weight.dtype)
     weight = np.zeros((filters + 1, len(listed), width), packed.weight.dtype)
     for c, position in enumerate(positions):
         select[c, np.arange(len(position)), tap[position]] = 1
         weight[packed.filters, c, : len(position)] = packed.weight[:, position]
-    x = form.x if len(listed) == channels else form.gather(form.x, listed)
-    columns_of_x = form.conv(x, select.reshape(-1, 1, rows, columns), None, groups=len(listed))
-    return form.pointwise(columns_of_x, weight[:filters].reshape(filters, -1, 1, 1), form.bias), None
+    x = context.x if len(listed) == channels else context.gather(context.x, listed)
+    columns_of_x = context.conv(x, select.reshape(-1, 1, rows, columns), None, groups=len(listed))
+    return context.pointwise(columns_of_x, weight[:filters].reshape(filters, -1, 1, 1), context.bias), None
 
 
 def _taps_work(packed: PackedConv) -> Work:

@@ -1,4 +1,4 @@
-"""A packed convolution taken apart, and what a lowering makes of it."""
+"""What a lowering is, and the context in which one builds the operators that replace a packed convolution."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from trtkp.graph.passes.pack import read_packed
 from trtkp.plan.lowerings.cover import Rectangle
 from trtkp.plan.lowerings.work import Work
 
-__all__ = ["Built", "Form", "Lowering", "lower"]
+__all__ = ["Built", "Lowering", "LoweringContext", "lower"]
 
-#: The convolution's output, and the filter of each of its channels (F stands for padding); None for the filters' order.
+#: What a lowering builds: the convolution's output, and the filter in each of its channels (F marks a padding channel).
+#: None instead of the filters means that they are in their original order.
 Built = tuple[ir.Value, npt.NDArray[Any] | None]
 
 
 @dataclass
-class Form:
-    """A packed node taken apart, and the operators that are to replace it."""
+class LoweringContext:
+    """A packed node taken apart, and the operators that replace it, in the order in which they are emitted."""
 
     name: str
     op: OpName
@@ -42,8 +43,8 @@ class Form:
     nodes: list[ir.Node] = field(default_factory=list)
 
     @classmethod
-    def of(cls, node: ir.Node, graph: ir.Graph) -> Form:
-        """The parts of a node of domain ``trtkp``; new initialisers go to ``graph``."""
+    def of(cls, node: ir.Node, graph: ir.Graph) -> LoweringContext:
+        """The context for a node of domain ``trtkp``. New initialisers are added to ``graph`` at once."""
         op, packed = read_packed(node)
         bias = constant(node.inputs[5])
         x = node.inputs[0]
@@ -66,11 +67,11 @@ class Form:
 
     def emit(self, op_type: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         """Append a standard operator with one output."""
-        # named after the output: two nodes may share a weight, but never that
+        # Named after the node's output: two nodes may share a weight, but never an output.
         name = f"{self.output}/{op_type}_{len(self.nodes)}"
         node = ir.node(op_type, list(inputs), attributes, name=name, metadata_props={WEIGHT: self.name})
         node.outputs[0].name = f"{node.name}_output"
-        node.outputs[0].dtype = ir.DataType.from_numpy(self.packed.weight.dtype)  # every form computes on activations
+        node.outputs[0].dtype = ir.DataType.from_numpy(self.packed.weight.dtype)  # lowerings keep one type
         self.nodes.append(node)
         return node.outputs[0]
 
@@ -90,7 +91,16 @@ class Form:
         rectangle: Rectangle | None = None,
         groups: int = 1,
     ) -> ir.Value:
-        """A convolution with part of the kernel: the rectangle sets where the weight's taps lie."""
+        """A convolution with the layer's strides and dilations, and a part of its kernel.
+
+        Args:
+            x: the input.
+            weight: [filters, channels per group, rows, columns].
+            bias: [filters], or None.
+            rectangle: the place of the weight's taps in the layer's kernel; None if the weight has all of them. The
+                pads move accordingly.
+            groups: ONNX groups.
+        """
         pads = list(self.pads)
         if rectangle is not None:
             _, _, rows, columns = self.packed.weight_shape
@@ -111,14 +121,15 @@ class Form:
         return self.emit("Conv", x, self.store("weight", weight), self.store("bias", bias), kernel_shape=[1, 1])
 
     def _without_negative(self, x: ir.Value, pads: list[int]) -> tuple[ir.Value, list[int]]:
-        """Cut off the rows and columns that negative padding stands for; the padding that is left for the Conv."""
+        """Crop the input where a pad is negative, as ONNX's Conv takes none; returns it with the pads that remain."""
         top, left, bottom, right = (max(0, -pad) for pad in pads)
         rest = [max(0, pad) for pad in pads]
         if not any((top, left, bottom, right)):
             return x, rest
         size = list(self.x.shape[2:]) if self.x.shape is not None else [None, None]
         large = all(isinstance(s, int) and s > cut for s, cut in zip(size, (top + bottom, left + right), strict=True))
-        if not large and any(rest):  # the cut may reach beyond the input, into the padding of the other side
+        # On a tiny or dynamic input the crop may reach beyond it, into the padding of the other side: pad first.
+        if not large and any(rest):
             begins, ends = rest[:2], rest[2:]
             x = self.emit("Pad", x, self.store("pads", np.array([0, 0, *begins, 0, 0, *ends], np.int64)))
             rest = [0, 0, 0, 0]
@@ -133,7 +144,7 @@ class Form:
         return x, rest
 
     def in_order(self, value: ir.Value, filters: npt.NDArray[Any] | None) -> ir.Value:
-        """Undo the order of the groups, and drop padding rows."""
+        """The value with its channels in the original order of the filters, without padding channels."""
         count = self.packed.weight_shape[0]
         if filters is None or np.array_equal(filters, np.arange(count)):
             return value
@@ -142,7 +153,7 @@ class Form:
         return self.gather(value, position[:count])
 
     def activation(self, value: ir.Value) -> ir.Value:
-        """The activation of the epilogue."""
+        """The value after the epilogue's activation, as standard operators."""
         dtype = self.packed.weight.dtype
         match self.op.activation:
             case "Relu" | "HardSwish":
@@ -159,19 +170,35 @@ class Form:
 
 @dataclass(frozen=True)
 class Lowering:
-    """One form: ``applies`` gives the reason why not, ``work`` what it does compared with dense."""
+    """One lowering.
+
+    Attributes:
+        name: as in ``--lowering NAME`` and in the manifest.
+        summary: one line for the user.
+        applies: None if the lowering can compute a packed convolution, else the reason why not.
+        build: emits the convolutions; `lower` adds the epilogue and restores the order of the filters.
+        work: what the lowering does, compared with the dense layer.
+    """
 
     name: str
     summary: str
     applies: Callable[[PackedConv], str | None]
-    build: Callable[[Form], Built]
+    build: Callable[[LoweringContext], Built]
     work: Callable[[PackedConv], Work]
 
 
 def lower(node: ir.Node, graph: ir.Graph, lowering: Lowering) -> tuple[list[ir.Node], ir.Value]:
-    """The operators that replace a packed node, and their output."""
-    form = Form.of(node, graph)
-    value, filters = lowering.build(form)
-    if form.residual is None:  # beside its convolution the activation is fused into it
-        return form.nodes, form.in_order(form.activation(value), filters)
-    return form.nodes, form.activation(form.emit("Add", form.in_order(value, filters), form.residual))
+    """The operators that replace a packed node, and their output.
+
+    Args:
+        node: a node of domain ``trtkp`` with packed weights.
+        graph: its graph, which gets the new initialisers. The nodes are not inserted yet.
+        lowering: which one to build.
+    """
+    context = LoweringContext.of(node, graph)
+    value, filters = lowering.build(context)
+    # Without a residual the activation comes right after the convolution, where ONNX Runtime and TensorRT fuse it. With
+    # one, the channels must be in order before the Add.
+    if context.residual is None:
+        return context.nodes, context.in_order(context.activation(value), filters)
+    return context.nodes, context.activation(context.emit("Add", context.in_order(value, filters), context.residual))
