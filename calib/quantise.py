@@ -94,7 +94,6 @@ def quantise(
         InputError: neither samples nor a calibration, one that does not fit, or FP8 for ONNX Runtime.
         JobError: NaN or infinity inside the net.
     """
-    options.check()
     if kind == "fp8" and backend == "onnxruntime":
         raise InputError("onnxruntime computes nothing in FP8", remedy="use tensorrt-rtx or tensorrt, or int8")
     form: Form = "onnxruntime" if backend == "onnxruntime" else "explicit"
@@ -171,7 +170,6 @@ def calibrate_graph(
         InputError: bad options, a model of several inputs, or ``max_drop`` for a net that decides no class.
         JobError: NaN or infinity inside the net.
     """
-    options.check()
     if len(profile) != 1:
         raise InputError(f"calibration needs a model of one input, this one has {len(profile)}")
     limits = next(iter(profile.values()))

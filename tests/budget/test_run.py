@@ -17,8 +17,9 @@ from tests.models import write_classifier
 from trtkp.budget.choices import DENSE, Level
 from trtkp.budget.files import ALLOCATION, PLOT, RECORD, document, write
 from trtkp.budget.net import Net, Quality
+from trtkp.budget.options import SearchOptions
 from trtkp.budget.plot import trade_off
-from trtkp.budget.run import SearchOptions, run_search
+from trtkp.budget.run import run_search
 from trtkp.budget.state import State
 from trtkp.cli import main
 from trtkp.data.labelled import LabelledData

@@ -110,7 +110,6 @@ def _requantise(
             remedy="build it with --no-plugins, or calibrate the model itself",
         )
     check_quantisable(manifest.backend, kind, manifest.targets)
-    how.check()
     backend = get_backend(manifest.backend)
     found = backend.availability()
     if not found.can_build:
