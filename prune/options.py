@@ -46,7 +46,9 @@ Nm: TypeAlias = Annotated[
 Include: TypeAlias = Annotated[
     Sequence[str],
     Setting(
-        "Prune the layers of this name or pattern, instead of the method's default scope; repeatable.",
+        "Layers to prune, by name or pattern; repeatable.",
+        default="the method's scope",
+        metavar="name",
         flag="--layers",
         group="Pruning",
         essential=True,
@@ -54,7 +56,7 @@ Include: TypeAlias = Annotated[
 ]
 Skip: TypeAlias = Annotated[
     Sequence[str],
-    Setting("Leave the layers of this name or pattern dense; repeatable.", group="Pruning", essential=True),
+    Setting("Layers to leave dense, by name or pattern; repeatable.", metavar="name", group="Pruning", essential=True),
 ]
 
 

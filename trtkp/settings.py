@@ -199,7 +199,7 @@ def describe(owner: Any) -> list[Description]:
         Description(
             name=item.name,
             flag=item.flag if item.setting.command_line and not item.setting.argument else None,
-            type=" or ".join(item.choices) or _words(item.kind),
+            type=" or ".join(item.choices) or _type_name(item.kind),
             default=_default_words(item),
             help=item.setting.help,
             bounds=item.setting.bounds,
@@ -385,9 +385,23 @@ def _words(kind: Any) -> str:
         return "a list of names" if get_args(kind)[0] is str else "a list of numbers"
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(_words(part) for part in get_args(kind) if part is not NoneType))
-    if origin is PathLike or (isinstance(kind, type) and issubclass(kind, PathLike)):
+    if _is_path(kind):
         return "a path"
     return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _type_name(kind: Any) -> str:
+    """A type as the reference names it."""
+    parts = [part for part in _parts(kind) if part is not NoneType]
+    if any(_is_path(part) for part in parts):
+        return "path"
+    if get_origin(parts[0]) in (Sequence, tuple):
+        return "texts" if get_args(parts[0])[0] is str else "numbers"
+    return {bool: "switch", int: "whole number", float: "number", str: "text"}.get(parts[0], _words(parts[0]))
+
+
+def _is_path(kind: Any) -> bool:
+    return get_origin(kind) is PathLike or (isinstance(kind, type) and issubclass(kind, PathLike))
 
 
 def _default_words(item: Declared) -> str:

@@ -12,18 +12,29 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
-from trtkp.cli import looking, making, serving, show
+from trtkp.cli import console
+from trtkp.cli.advise import advise
+from trtkp.cli.bench import bench
+from trtkp.cli.build import build
+from trtkp.cli.calibrate import calibrate
+from trtkp.cli.compare import compare
+from trtkp.cli.doctor import doctor
+from trtkp.cli.export_index import export_index
+from trtkp.cli.export_kserve import export_kserve
+from trtkp.cli.export_triton import export_triton
+from trtkp.cli.help import Command
+from trtkp.cli.inspect import inspect
+from trtkp.cli.prune import prune
 from trtkp.cli.search import search
+from trtkp.cli.serve import serve
+from trtkp.cli.verify import verify
 from trtkp.errors import TrtkpError
 from trtkp.version import __version__
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["app", "run"]
 
@@ -60,7 +71,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if status == _INTERRUPTED:  # raised, or already turned into a status
         message = "interrupted; nothing was changed"
     if message:
-        show.error(message)
+        console.error(message)
     return status
 
 
@@ -113,17 +124,8 @@ def options(
     del version, debug  # dealt with by then; declared for the help
 
 
-app.command()(making.build)
-app.command()(making.prune)
-app.command()(looking.advise)
-app.command()(making.calibrate)
-app.command()(looking.inspect)
-app.command()(making.export_index)
-app.command()(looking.verify)
-app.command()(looking.bench)
-app.command()(looking.compare)
-app.command()(looking.doctor)
-app.command()(search)
-app.command()(serving.serve)
-app.command("export-triton")(serving.export_triton)
-app.command("export-kserve")(serving.export_kserve)
+for _function in (
+    build, prune, advise, calibrate, inspect, export_index, verify, bench, compare, doctor, search, serve,
+    export_triton, export_kserve,
+):  # fmt: skip
+    app.command(cls=Command)(_function)

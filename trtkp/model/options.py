@@ -11,32 +11,33 @@ __all__ = ["Arch", "InputShape", "MaxShapes", "MinShapes", "OptShapes", "TrustPi
 
 Arch: TypeAlias = Annotated[
     str | None,
-    Setting("Network of a state dict, as package.module:factory.", group="Model", essential=True),
+    Setting("Network of a state dict, as package.module:factory.", group="Model", metavar="name", essential=True),
 ]
 InputShape: TypeAlias = Annotated[
     Sequence[str],
     Setting(
-        "Shape of an input whose size the model file leaves open, as 1x3x224x224 or name:1x3x224x224; repeatable.",
-        group="Model",
-        essential=True,
+        "Input shape where the model file leaves it open; repeatable.", group="Model", metavar="shape", essential=True
     ),
 ]
 TrustPickle: TypeAlias = Annotated[
     bool,
-    Setting(
-        "Load model files that can run code: pickled modules and TorchScript.",
-        group="Model",
-        essential=True,
-    ),
+    Setting("Load files that can run code: pickled modules and TorchScript.", group="Model", essential=True),
 ]
 MinShapes: TypeAlias = Annotated[
     Sequence[str],
     Setting(
-        "Smallest shape of an input, as 1x3x224x224 or name:1x3x224x224; repeatable.", group="Engine", essential=True
+        "Smallest input shape, as 1x3x224x224 or name:1x3x224x224; repeatable.",
+        group="Engine",
+        metavar="shape",
+        essential=True,
     ),
 ]
 OptShapes: TypeAlias = Annotated[
     Sequence[str],
-    Setting("Usual shape of an input; plans are made for it.", group="Engine", essential=True),
+    Setting(
+        "Usual input shape, for which plans are made; repeatable.", group="Engine", metavar="shape", essential=True
+    ),
 ]
-MaxShapes: TypeAlias = Annotated[Sequence[str], Setting("Largest shape of an input.", group="Engine", essential=True)]
+MaxShapes: TypeAlias = Annotated[
+    Sequence[str], Setting("Largest input shape; repeatable.", group="Engine", metavar="shape", essential=True)
+]

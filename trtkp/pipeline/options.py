@@ -42,7 +42,7 @@ class BuildOptions:
     backend: Annotated[
         str,
         Setting(
-            "onnxruntime, tensorrt-rtx, tensorrt, or auto for the best of them that can run here.",
+            "auto (the best that runs here), onnxruntime, tensorrt-rtx or tensorrt.",
             short="-b",
             group="Engine",
             essential=True,
@@ -51,7 +51,7 @@ class BuildOptions:
     precision: Annotated[
         str,
         Setting(
-            "fp32, fp16, int8 or fp8; the last two need --data or --calibration.",
+            "fp32 or fp16; int8 or fp8 with --data or --calibration.",
             choices=PRECISIONS,
             short="-p",
             group="Engine",
@@ -74,7 +74,10 @@ class BuildOptions:
     targets: Annotated[
         Sequence[str],
         Setting(
-            "GPU architecture of a tensorrt-rtx engine, such as sm86; repeatable.", flag="--target", group="Engine"
+            "GPU architecture of a tensorrt-rtx engine, such as sm86; repeatable.",
+            metavar="sm86",
+            flag="--target",
+            group="Engine",
         ),
     ] = ()
     lowering: Annotated[
