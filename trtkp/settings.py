@@ -243,7 +243,8 @@ def check(instance: Any) -> None:
     Raises:
         InputError: see `check_values`.
     """
-    check_values(type(instance), {name: getattr(instance, name) for name in _types(type(instance))})
+    owner: Any = type(instance)
+    check_values(owner, {name: getattr(instance, name) for name in _types(owner)})
 
 
 def check_values(owner: Any, values: Mapping[str, Any], label: Callable[[Declared], str] | None = None) -> None:
@@ -291,7 +292,7 @@ def check_types(owner: Any, values: Mapping[str, Any], labels: Mapping[str, str]
             )
 
 
-def from_mapping(cls: type[T], given: Any, where: str) -> T:
+def from_mapping(cls: Callable[..., T], given: Any, where: str) -> T:
     """An instance from what a YAML or JSON file holds; nested settings classes from nested mappings.
 
     Whole numbers are taken for numbers, "1e-4" too, which YAML takes for text, and lists for tuples.
@@ -345,7 +346,7 @@ def _fits(value: object, kind: Any) -> bool:
         return True
     if origin is Literal:
         return isinstance(value, str)  # the choices are checked with the bounds
-    if origin in (Sequence, tuple):
+    if origin in (Sequence, tuple, list):
         part = get_args(kind)[0]
         return isinstance(value, list | tuple) and all(_fits(each, part) for each in value)
     if origin in (Union, UnionType):
@@ -381,7 +382,7 @@ def _words(kind: Any) -> str:
     origin = get_origin(kind)
     if origin is Literal:
         return " or ".join(get_args(kind))
-    if origin in (Sequence, tuple):
+    if origin in (Sequence, tuple, list):
         return "a list of names" if get_args(kind)[0] is str else "a list of numbers"
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(_words(part) for part in get_args(kind) if part is not NoneType))
@@ -395,7 +396,7 @@ def _type_name(kind: Any) -> str:
     parts = [part for part in _parts(kind) if part is not NoneType]
     if any(_is_path(part) for part in parts):
         return "path"
-    if get_origin(parts[0]) in (Sequence, tuple):
+    if get_origin(parts[0]) in (Sequence, tuple, list):
         return "texts" if get_args(parts[0])[0] is str else "numbers"
     return {bool: "switch", int: "whole number", float: "number", str: "text"}.get(parts[0], _words(parts[0]))
 

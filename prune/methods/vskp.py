@@ -83,7 +83,11 @@ class VSKP:
     filter_group: FilterGroup = 1
     filter_group_1x1: Annotated[
         int | None,
-        Setting("Filters that share a list in 1x1 layers, which gain only from larger groups.", ge=1, default="as --filter-group"),
+        Setting(
+            "Filters that share a list in 1x1 layers, which gain only from larger groups.",
+            ge=1,
+            default="as --filter-group",
+        ),
     ] = None
     channel_block: ChannelBlock = 1
     cluster: Cluster = False

@@ -87,7 +87,7 @@ def check_tensorboard(options: PruneOptions, output: Path) -> None:
 
 
 def with_epochs(
-    training: Training, method: Method, *, epochs: int | None, regularise: int | None, **changes: Any
+    training: Training, method: Method, *, epochs: int | None = None, regularise: int | None = None, **changes: Any
 ) -> Training:
     """A recipe with the command line's numbers: ``changes`` go into every stage.
 

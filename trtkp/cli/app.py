@@ -5,6 +5,7 @@ A command parses its options, calls one function of the Python API and shows wha
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -12,34 +13,51 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from trtkp.cli import console
-from trtkp.cli.advise import advise
-from trtkp.cli.bench import bench
-from trtkp.cli.build import build
-from trtkp.cli.calibrate import calibrate
-from trtkp.cli.compare import compare
-from trtkp.cli.doctor import doctor
-from trtkp.cli.export_index import export_index
-from trtkp.cli.export_kserve import export_kserve
-from trtkp.cli.export_triton import export_triton
 from trtkp.cli.help import Command
-from trtkp.cli.inspect import inspect
-from trtkp.cli.prune import prune
-from trtkp.cli.search import search
-from trtkp.cli.serve import serve
-from trtkp.cli.verify import verify
 from trtkp.errors import TrtkpError
 from trtkp.version import __version__
 
-__all__ = ["app", "run"]
+__all__ = ["COMMANDS", "app", "load_command", "run"]
+
+#: The commands in the order of the help. Each has a module of this package to itself, imported when it is run.
+COMMANDS = (
+    "build", "prune", "advise", "calibrate", "inspect", "export-index", "verify", "bench", "compare", "doctor",
+    "search", "serve", "export-triton", "export-kserve",
+)  # fmt: skip
+
+
+def load_command(name: str) -> Any:
+    """A command as typer runs it."""
+    module = name.replace("-", "_")
+    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    one.command(name, cls=Command)(getattr(importlib.import_module(f"trtkp.cli.{module}"), module))
+    return typer.main.get_command(one)
+
+
+class _Program(TyperGroup):
+    """Imports a command's module when the command is asked for: the help of one need not wait for all."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        # for a name that is none, all are loaded: the error suggests the nearest
+        for name in (cmd_name,) if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                self.commands[name] = load_command(name)
+        return super().get_command(ctx, cmd_name)
+
 
 app = typer.Typer(
     name="trtkp",
+    cls=_Program,
     help="Kernel-level pruning of CNNs, packed, planned and built into TensorRT engines.",
     no_args_is_help=True,
     add_completion=False,
@@ -122,10 +140,3 @@ def options(
 ) -> None:
     """Kernel-level pruning of CNNs, packed, planned and built into TensorRT engines."""
     del version, debug  # dealt with by then; declared for the help
-
-
-for _function in (
-    build, prune, advise, calibrate, inspect, export_index, verify, bench, compare, doctor, search, serve,
-    export_triton, export_kserve,
-):  # fmt: skip
-    app.command(cls=Command)(_function)

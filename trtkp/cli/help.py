@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from trtkp.cli.parameters import HELP_ALL, Parameter, parameters_of
+from trtkp.cli.parameters import HELP_ALL, MANY, Parameter, parameters_of
 
 __all__ = ["Command"]
 
@@ -30,7 +30,7 @@ class Command(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the options that were asked for."""
         known = parameters_of(self.callback)
-        if self._read.get(HELP_ALL) or all(each.essential for each in known.values()):
+        if self._read.get(HELP_ALL) or len(known) <= MANY:
             super().format_help(ctx, formatter)
             return
         shown = copy.copy(self)

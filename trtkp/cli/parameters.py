@@ -27,10 +27,12 @@ import typer
 from trtkp.errors import InputError
 from trtkp.settings import Declared, check_values, nested_settings, settings_of
 
-__all__ = ["HELP_ALL", "Given", "Only", "Parameter", "command", "parameters_of"]
+__all__ = ["HELP_ALL", "MANY", "Given", "Only", "Parameter", "command", "parameters_of"]
 
 #: The parameter of ``--help-all``.
 HELP_ALL = "help_all"
+#: Commands with more options than this show the essential ones in ``--help``: more would not fit on a screen.
+MANY = 24
 
 
 class Only:
@@ -105,13 +107,13 @@ class Parameter:
         setting, flag = self.first.setting, self.first.flag
         if setting.flag is not None and "/" in setting.flag:
             flag = setting.flag
-        elif self.is_switch and not setting.negated and (self.optional or self.first.default is True):
+        elif self.is_switch and not setting.negated and (self.chosen_by is not None or self.first.default is True):
             flag = f"{flag}/--no-{flag.removeprefix('--')}"
         return (flag, setting.short) if setting.short is not None else (flag,)
 
     @property
     def essential(self) -> bool:
-        """Whether plain ``--help`` shows it."""
+        """Whether the plain ``--help`` of a command with many options shows it."""
         return self.first.setting.essential or self.first.setting.argument or self.is_required
 
     @property
@@ -158,7 +160,7 @@ class Parameter:
         if setting.none is not None and str(given) == setting.none:
             return None
         if item.item is str or item.item is Path:
-            return tuple(given)
+            return list(given) if get_origin(item.plain) is list else tuple(given)
         if item.item is not None:
             return _numbers(given, item)
         if setting.share:
@@ -177,7 +179,7 @@ class Parameter:
     def _annotation(self) -> Any:
         item = self.first
         if item.item is str or item.item is Path:
-            kind: Any = list[item.item]  # type: ignore[valid-type, name-defined]  # a type by then
+            kind: Any = list[item.item]  # type: ignore[name-defined]  # a type by then
         elif item.item is not None or item.setting.share:
             kind = str
         elif item.setting.unit != 1:
@@ -202,7 +204,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         function(**{slot.name: slot.take(given) for slot in slots})
 
     passed = [slot.passed for slot in slots if slot.passed is not None]
-    if not all(each.essential for each in parameters):
+    if len(parameters) > MANY:
         passed.append(_help_all())
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     run.__signature__ = inspect.Signature([*(each.signature() for each in parameters), *passed])  # type: ignore[attr-defined]
@@ -287,7 +289,7 @@ def _flat(fields: _Fields) -> Iterator[Parameter]:
 def _instance(kind: Any, fields: _Fields, given: Mapping[str, Any]) -> Any:
     return kind(
         **{
-            name: each.value(given[each.name]) if isinstance(each, Parameter) else _instance(*each, given)
+            name: each.value(given[each.name]) if isinstance(each, Parameter) else _instance(each[0], each[1], given)
             for name, each in fields.items()
         }
     )

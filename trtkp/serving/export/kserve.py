@@ -26,7 +26,7 @@ def inference_service(
     *,
     image: Annotated[
         str | None,
-        Setting("Container image that has trtkp[serve] installed.", default="KServe's own Triton runtime"),
+        Setting("Container image that holds trtkp with its extra serve.", default="KServe's own Triton runtime"),
     ] = None,
     min_replicas: Annotated[int, Setting("Fewest replicas.", ge=0)] = 1,
     max_replicas: Annotated[int, Setting("Most replicas.", ge=1)] = 4,
