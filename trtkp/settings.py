@@ -38,6 +38,7 @@ __all__ = [
     "from_mapping",
     "nested_settings",
     "settings_of",
+    "type_name",
 ]
 
 T = TypeVar("T")
@@ -199,7 +200,7 @@ def describe(owner: Any) -> list[Description]:
         Description(
             name=item.name,
             flag=item.flag if item.setting.command_line and not item.setting.argument else None,
-            type=" or ".join(item.choices) or _type_name(item.kind),
+            type=" or ".join(item.choices) or type_name(item),
             default=_default_words(item),
             help=item.setting.help,
             bounds=item.setting.bounds,
@@ -208,6 +209,17 @@ def describe(owner: Any) -> list[Description]:
         for item in settings_of(owner).values()
     ]
     return own + [inner for kind in nested_settings(owner).values() for inner in describe(kind)]
+
+
+def type_name(item: Declared) -> str:
+    """The type of a setting's values, as the reference names it."""
+    if item.setting.share:
+        return "share"
+    if any(_is_path(part) for part in _parts(item.kind)):
+        return "path"
+    if item.item is not None:
+        return "text, repeatable" if item.item is str else "numbers"
+    return {bool: "switch", int: "whole number", float: "number", str: "text"}.get(item.plain, _words(item.plain))
 
 
 @cache
@@ -389,16 +401,6 @@ def _words(kind: Any) -> str:
     if _is_path(kind):
         return "a path"
     return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
-
-
-def _type_name(kind: Any) -> str:
-    """A type as the reference names it."""
-    parts = [part for part in _parts(kind) if part is not NoneType]
-    if any(_is_path(part) for part in parts):
-        return "path"
-    if get_origin(parts[0]) in (Sequence, tuple, list):
-        return "texts" if get_args(parts[0])[0] is str else "numbers"
-    return {bool: "switch", int: "whole number", float: "number", str: "text"}.get(parts[0], _words(parts[0]))
 
 
 def _is_path(kind: Any) -> bool:

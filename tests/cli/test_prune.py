@@ -107,7 +107,7 @@ def test_accuracies_in_the_log_are_as_rare_as_asked(trtkp: Trtkp, work: Path) ->
     assert [bool(row["test_accuracy"]) for row in rows_of("p/log.csv")] == [False, True]
     refused = trtkp(*command, "-1")
     assert refused.status == 2
-    assert "--test-every -1: a number of epochs" in refused.err
+    assert "--test-every -1: out of range; give 0 or more" in refused.err
 
 
 def test_a_checkpoint_of_another_training_is_refused_until_restart(trtkp: Trtkp, work: Path) -> None:

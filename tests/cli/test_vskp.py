@@ -87,7 +87,7 @@ def test_fully_connected_layers(trtkp: Trtkp, work: Path) -> None:
     plain = trtkp("prune", "net.pt2", "-m", "vskp", "--ratio", "0.4", "-o", "p", "--json").document
     assert plain["matrices"] == {}
     assert trtkp("prune", "net.pt2", "-m", "kep", "--fully-connected", "-o", "p").message.startswith(
-        "--fully-connected means nothing to method kep"
+        "--fully-connected is a setting of vskp and l1, not of kep"
     )
 
 
