@@ -96,14 +96,18 @@ class Setting:
     @property
     def bounds(self) -> str:
         """The bounds in words, "" without any."""
-        if self.ge is not None and self.le is not None:
-            return f"{self.ge:g} to {self.le:g}"
-        if self.ge is not None and self.lt is not None:
-            return f"{self.ge:g} to below {self.lt:g}"
-        low = [f"{self.ge:g} or more"] if self.ge is not None else []
-        low += [f"more than {self.gt:g}"] if self.gt is not None else []
-        high = [f"at most {self.le:g}"] if self.le is not None else []
-        high += [f"below {self.lt:g}"] if self.lt is not None else []
+        ge, gt, le, lt = (
+            None if bound is None else f"{bound:.0%}" if self.share else f"{bound:g}"
+            for bound in (self.ge, self.gt, self.le, self.lt)
+        )
+        if ge is not None and le is not None:
+            return f"{ge} to {le}"
+        if ge is not None and lt is not None:
+            return f"{ge} to below {lt}"
+        low = [f"{ge} or more"] if ge is not None else []
+        low += [f"more than {gt}"] if gt is not None else []
+        high = [f"at most {le}"] if le is not None else []
+        high += [f"below {lt}"] if lt is not None else []
         return " and ".join(low + high)
 
     def admits(self, value: float) -> bool:
@@ -426,4 +430,4 @@ def _value_text(value: Any, item: Declared) -> str:
         return ",".join(_number_text(each) for each in value)
     if item.setting.unit != 1:
         return f"{value / item.setting.unit:g}"
-    return str(value)
+    return f"{value:.0%}" if item.setting.share else _number_text(value)
