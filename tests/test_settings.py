@@ -126,7 +126,7 @@ def test_a_mapping_becomes_an_instance() -> None:
         ({1: 2}, "the file is no mapping of names"),
         ({"nothing": 1}, "the file: nothing means nothing; use hidden, inner, level, mode, name, names, on, path"),
         ({"inner": 3}, "inner is no mapping of names"),
-        ({"inner": {"share": 2}}, "inner.share 2.0: out of range; give 0 to below 1"),
+        ({"inner": {"share": 2}}, "inner.share 2: out of range; give 0 to below 1"),
         ({"inner": {"share": "much"}}, "setting inner.share: 'much' is of the wrong type; give a number"),
         ({"inner": {"share": None}}, "setting inner.share: nothing is given; give a number"),
         ({"inner": {"steps": [1, "a"]}}, "setting inner.steps: (1, 'a') is of the wrong type; give a list of numbers"),

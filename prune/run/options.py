@@ -36,7 +36,9 @@ class PruneOptions:
     training: Training = field(default_factory=Training)
     device: Annotated[
         str | None,
-        Setting("Where to train, such as cpu or cuda.", default="a GPU where there is one", group="Training"),
+        Setting(
+            "Where to train, such as cpu or cuda.", default="a GPU where there is one", group="Training", essential=True
+        ),
     ] = None
     restart: Annotated[bool, Setting("Start an interrupted training again from the beginning.", group="Training")] = (
         False

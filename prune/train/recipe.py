@@ -39,10 +39,13 @@ class Recipe:
             ge=0,
             default="the recipe's, else 0",
             group="Training",
+            essential=True,
         ),
     ] = 0
-    batch: Annotated[int, Setting("Global batch size, over all processes.", ge=1, group="Training")] = 128
-    lr: Annotated[float, Setting("First learning rate.", gt=0, group="Training")] = 0.01
+    batch: Annotated[int, Setting("Global batch size, over all processes.", ge=1, group="Training", essential=True)] = (
+        128
+    )
+    lr: Annotated[float, Setting("First learning rate.", gt=0, group="Training", essential=True)] = 0.01
     momentum: Annotated[float, Setting("Momentum of SGD.", ge=0, command_line=False)] = 0.9
     nesterov: Annotated[bool, Setting("Use Nesterov's momentum.", command_line=False)] = False
     weight_decay: Annotated[float, Setting("Weight decay of every parameter.", ge=0, command_line=False)] = 1e-4

@@ -289,7 +289,10 @@ def test_tensorrt_rtx(folder: Path, tmp_path: Path, kind: Any, fallback: Any) ->
         ("calibrate kep --data data.npz -o b -p fp16", "--precision fp16: not known; use int8 or fp8"),
         ("calibrate kep --data data.npz -o b -p fp8", "--precision fp8: onnxruntime does not compute in FP8"),
         ("calibrate kep --data data.npz -o b --calibrator best", "--calibrator best: not known; use one of min-max"),
-        ("calibrate kep --data data.npz -o b --percentile 0", "--percentile 0: out of range; give more than 0 and at most 100"),
+        (
+            "calibrate kep --data data.npz -o b --percentile 0",
+            "--percentile 0: out of range; give more than 0 and at most 100",
+        ),
         ("calibrate kep --data data.npz -o b --samples 0", "--samples 0: out of range; give 1 or more"),
         ("calibrate kep --data data.npz -o b --max-drop -1", "--max-drop -1: out of range; give 0 or more"),
         ("calibrate kep --data data.npz -o b --fallback int4", "--fallback int4: not known; use fp32 or fp16"),

@@ -88,12 +88,13 @@ def shown(trtkp: Trtkp, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str
     return done.out
 
 
-def test_help_of_a_build_fits_a_screen(trtkp: Trtkp, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = shown(trtkp, monkeypatch, "build", "--help")
+@pytest.mark.parametrize("name", ["build", "prune", "search"])
+def test_help_of_a_long_command_fits_a_screen(trtkp: Trtkp, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    text = shown(trtkp, monkeypatch, name, "--help")
     assert len(text.splitlines()) <= 45
     assert "--help-all" in text
     assert "--alpha" not in text
-    for essential in ("--output", "--method", "--backend", "--precision", "--data"):
+    for essential in ("--output", "--method", "--data", "--input-shape", "--layers"):
         assert essential in text
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-from trtkp.pruning.methods.registry import METHODS
 from trtkp.settings import Setting
 
 __all__ = ["BundlePath", "Data", "FromZeros", "Json", "MethodName", "ModelPath"]
@@ -23,8 +22,8 @@ Json: TypeAlias = Annotated[bool, Setting("Print one JSON document on standard o
 MethodName: TypeAlias = Annotated[
     str | None,
     Setting(
-        f"Pruning method: {', '.join(name for name in METHODS if name not in ('none', 'from-zeros'))}, or none for the "
-        "dense model.",
+        "Pruning method: kep, vskp, pptkp, soks, l1, none for the dense model; with trtkp prune also dppnet and "
+        "channels.",
         default="kep",
         short="-m",
         group="Pruning",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.markup import escape
 
 from trtkp.budget.options import SearchOptions
-from trtkp.cli.arguments import Data, Json, ModelPath
+from trtkp.cli.arguments import Json, ModelPath
 from trtkp.cli.console import console, document, plain_table, progress
 from trtkp.cli.parameters import Given, Only, command
 from trtkp.pipeline.options import BuildOptions
@@ -32,7 +33,10 @@ def search(
         Path,
         Setting("Folder for allocation.json, search.json and trade-off.html.", short="-o", essential=True),
     ],
-    data: Data = None,
+    data: Annotated[
+        Path | None,
+        Setting("Samples to score nets on: .npz of x and y, folder of images, or CIFAR batches.", essential=True),
+    ] = None,
     searched: Annotated[dict[str, Any], Given({"": SearchOptions})],
     settings: Annotated[dict[str, Any], Given(METHODS, chosen_by="method", trained=False, without=_CHOSEN)],
     options: Annotated[
@@ -42,8 +46,6 @@ def search(
     json: Json = False,
 ) -> None:
     """Find a ratio and a granularity for every layer, by measured latency and sensitivity."""
-    from dataclasses import replace
-
     from trtkp.budget.files import check_output, write
     from trtkp.budget.files import document as documented
     from trtkp.budget.run import run_search
