@@ -59,15 +59,20 @@ class SearchOptions:
     ] = "vskp"
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the method, the same in all layers."""
-    ratios: Annotated[
-        tuple[float, ...], Setting("Ratios that a layer may have.", gt=0, lt=1, group="Search", essential=True)
-    ] = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+    ratios: Annotated[tuple[float, ...], Setting("Ratios that a layer may have.", gt=0, lt=1, group="Search")] = (
+        0.25,
+        0.375,
+        0.5,
+        0.625,
+        0.75,
+        0.875,
+    )
     filter_groups: Annotated[
         tuple[int, ...],
         Setting("Filter groups that a layer may have.", ge=1, default="64, for kep 1", group="Search", essential=True),
     ] = (64,)
     channel_blocks: Annotated[
-        tuple[int, ...], Setting("Channel blocks that a layer may have.", ge=1, group="Search", essential=True)
+        tuple[int, ...], Setting("Channel blocks that a layer may have.", ge=1, group="Search")
     ] = (1,)
     target_latency: Annotated[
         float | None,
@@ -100,10 +105,8 @@ class SearchOptions:
             essential=True,
         ),
     ] = None
-    trials: Annotated[int, Setting("Nets to try.", ge=1, group="Search", essential=True)] = 40
-    samples: Annotated[
-        int, Setting("Inputs to score nets on, spread over the data.", ge=1, group="Search", essential=True)
-    ] = 256
+    trials: Annotated[int, Setting("Nets to try.", ge=1, group="Search")] = 40
+    samples: Annotated[int, Setting("Inputs to score nets on, spread over the data.", ge=1, group="Search")] = 256
     seed: Annotated[int, Setting("Seed of the search.", group="Search")] = 0
 
     def __post_init__(self) -> None:
