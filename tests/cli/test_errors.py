@@ -36,7 +36,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
         ("--n 0", "--n 0: out of range; give 1 or more"),
         ("--n -1", "--n -1: out of range; give 1 or more"),
         ("--n 2 --ratio 0.5", "--n and --ratio exclude each other"),
-        ("--ratio 1", "--ratio 1.0: out of range; give 0 to below 1"),
+        ("--ratio 1", "--ratio 1: out of range; give 0 to below 1"),
         ("--ratio -0.1", "--ratio -0.1: out of range; give 0 to below 1"),
         ("--ratio nan", "--ratio nan: out of range; give 0 to below 1"),
         ("--share some", "--share some: not known; use one of none, per-channel, per-filter, per-layer"),

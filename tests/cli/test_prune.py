@@ -184,7 +184,7 @@ def test_an_onnx_file_is_pruned_one_shot(trtkp: Trtkp, folder: Path) -> None:
         ("--data data.npz --tensorboard runs", "--tensorboard means nothing without training"),
         ("-m vskp --regularise-epochs 2 --data data.npz", "--regularise-epochs means nothing to method vskp"),
         ("-m soks --ratio 0.99 --groups 1 --remove-filters", "soks would remove all filters of it"),
-        ("--lr 0 --epochs 1 --data data.npz", "--lr 0.0: out of range; give more than 0"),
+        ("--lr 0 --epochs 1 --data data.npz", "--lr 0: out of range; give more than 0"),
         ("--amp int8 --epochs 1 --data data.npz", "--amp int8: not known; use one of fp32, bf16, fp16"),
         ("--recipe no.yaml", "no.yaml: not a readable recipe"),
         ("--recipe bad.yaml", "bad.yaml: finetune: epoch means nothing; use"),

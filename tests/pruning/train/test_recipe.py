@@ -139,7 +139,7 @@ def test_the_recipes_are_the_papers_data(file: Path) -> None:
         ("finetune: {schedule: steps}", "finetune.schedule steps: not known; use one of constant, cosine, multistep"),
         ("finetune: {nesterov: 1}", "setting finetune.nesterov: 1 is of the wrong type; give true or false"),
         ("finetune: {batch: 0}", "finetune.batch 0: out of range; give 1 or more"),
-        ("finetune: {distil: 2}", "finetune.distil 2.0: out of range; give 0 to 1"),
+        ("finetune: {distil: 2}", "finetune.distil 2: out of range; give 0 to 1"),
         ("data: {std: 0}", "data.std 0: out of range; give more than 0"),
         ("seed: x", "setting seed: 'x' is of the wrong type; give a whole number"),
         ("method: [kep]", r"setting method: \['kep'\] is of the wrong type; give a name"),
