@@ -65,7 +65,7 @@ class Setting:
         command_line: False for settings of Python and recipe files alone.
         argument: a positional argument of the command line.
         flag: spelling on the command line, where it is not the name; "--on/--off" for a switch with two.
-        short: one letter for it, such as "-o".
+        short: a second spelling, such as "-o".
         metavar: what stands for the value in ``--help``.
         negated: the flag switches off what the setting switches on.
         unit: the command line takes multiples of this, such as MiB of a setting in bytes.
