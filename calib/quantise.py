@@ -96,7 +96,6 @@ def quantise(
         InputError: neither samples nor a calibration, one that does not fit, or a type that the backend has not.
         JobError: NaN or infinity inside the net.
     """
-    options.check()
     backend.check_quantisable(kind)
     form, fallback = backend.quantised_form, options.fallback or backend.usual_fallback
     notes = []
@@ -171,7 +170,6 @@ def calibrate_graph(
         InputError: bad options, a model of several inputs, or ``max_drop`` for a net that decides no class.
         JobError: NaN or infinity inside the net.
     """
-    options.check()
     if len(profile) != 1:
         raise InputError(f"calibration needs a model of one input, this one has {len(profile)}")
     limits = next(iter(profile.values()))

@@ -50,7 +50,6 @@ class TensorRTBackend(TrtBackend):
             NotRunnableError: no package or no GPU.
             JobError: the graph was refused, or the worker died.
         """
-        request.trt.check()
         if any(target.lower() != "current" for target in request.targets):
             raise InputError(
                 f"targets {', '.join(request.targets)}: TensorRT builds for the GPU at hand",

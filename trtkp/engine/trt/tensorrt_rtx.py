@@ -56,7 +56,6 @@ class TensorRTRTXBackend(TrtBackend):
             InputError: unknown target, ``current`` without a GPU, no such file, shapes that do not fit.
             JobError: the package is missing, the graph was refused, or the worker died.
         """
-        request.trt.check()
         if not importable(_MODULE):
             raise JobError(_NOT_INSTALLED)
         if request.trt.embed_plugins or request.plugins is not None:

@@ -24,6 +24,7 @@ from pydantic_core import to_json
 
 from trtkp.errors import InputError, JobError
 from trtkp.serving.datatypes import DATATYPES
+from trtkp.serving.options import Clients, Rate
 from trtkp.serving.protocol.wire import HEADER_LENGTH
 
 __all__ = ["LoadResult", "measure_load"]
@@ -113,8 +114,8 @@ def measure_load(
     model: str,
     *,
     batch: int = 1,
-    clients: int = 8,
-    rate: float | None = None,
+    clients: Clients = 8,
+    rate: Rate = None,
     seconds: float = 10.0,
     timeout_s: float = 30.0,
     token: str | None = None,
@@ -126,7 +127,7 @@ def measure_load(
         url: ``http://``, ``https://`` or ``grpc://`` of any server of the Open Inference Protocol.
         model: its name there.
         batch: rows of a request.
-        clients: of the closed loop.
+        clients: clients of the closed loop, each of which sends when it is answered.
         rate: requests a second of the open loop; None: closed loop.
         seconds: how long requests are sent.
         timeout_s: after which a request is given up, and counts as an error.
