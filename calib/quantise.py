@@ -103,7 +103,6 @@ def quantise(
             compute in this type.
         JobError: the net computes NaN or infinity.
     """
-    options.check()
     backend.check_quantisable(kind)
     variant, fallback = backend.qdq_variant, options.fallback or backend.default_fallback
     notes = []
@@ -179,7 +178,6 @@ def calibrate_graph(
             given for a model that is not a classifier.
         JobError: the net computes NaN or infinity.
     """
-    options.check()
     if len(profile) != 1:
         raise InputError(f"calibration needs a model with one input, but this one has {len(profile)}")
     limits = next(iter(profile.values()))

@@ -19,7 +19,8 @@ from trtkp.version import __version__
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from trtkp.budget.advise import Advice, AdviceOptions, advise
+    from trtkp.budget.advise import Advice, advise
+    from trtkp.budget.options import AdviceOptions
     from trtkp.bundle import Bundle, load
     from trtkp.calib.options import CalibrationOptions
     from trtkp.comparison.bench import bench
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 #: Public name to the module that holds it, imported at first use.
 _HOME = {
     "Advice": "trtkp.budget.advise",
-    "AdviceOptions": "trtkp.budget.advise",
+    "AdviceOptions": "trtkp.budget.options",
     "BuildOptions": "trtkp.pipeline.options",
     "Bundle": "trtkp.bundle",
     "CalibrationOptions": "trtkp.calib.options",

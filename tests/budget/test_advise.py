@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests.models import write_classifier
-from trtkp.budget.advise import DENSITIES, Advice, AdviceOptions, Granularity, LayerAdvice, Option, advise
+from trtkp.budget.advise import DENSITIES, Advice, Granularity, LayerAdvice, Option, advise
 from trtkp.budget.advise import _recommended as recommended
+from trtkp.budget.options import AdviceOptions
 from trtkp.errors import InputError
 from trtkp.machine.timing import Timing
 from trtkp.plan import race as race_module

@@ -176,9 +176,11 @@ def test_refusals(compared: Compared, folder: Path, tmp_path: Path) -> None:
         compared("dense", "absent")
     with pytest.raises(InputError, match=r"dense: batch 17 is outside 1\.\.16, the range of input image; choose"):
         compared("kep", "dense", batches=(1, 17))
-    for batches in ((0,), (-1,), (1, 1)):
-        with pytest.raises(InputError, match=r"--batch .*: not different batch sizes of at least 1"):
+    for batches in ((0,), (8, -1)):
+        with pytest.raises(InputError, match=r"--batch .*: out of range; give 1 or more"):
             compared("dense", "kep", batches=batches)
+    with pytest.raises(InputError, match="--batch 1,1: one batch size is named twice"):
+        compared("dense", "kep", batches=(1, 1))
     for options in ({"openings": 0}, {"runs": 0}, {"warmup": -1}, {"seed": -1}, {"threads": 0}):
         with pytest.raises(InputError, match=f"--{next(iter(options))} "):
             compared("dense", "kep", **options)

@@ -233,7 +233,7 @@ def test_container_s_command_serves_the_bundle_under_its_name(trtkp: Trtkp, bund
         (("kep", "--storage", "models/kep"), "not a URI"),
         (("kep", "--storage", "s3://x", "--min-replicas", "5"), "not a range"),
         (("kep", "--storage", "s3://x", "--cpu", "two"), "--cpu two: not a Kubernetes quantity"),
-        (("kep", "--storage", "s3://x", "--gpus", "-1"), "--gpus -1: must be 0 or more"),
+        (("kep", "--storage", "s3://x", "--gpus", "-1"), "--gpus -1: out of range; give 0 or more"),
     ],
 )
 def test_kserve_refusals(trtkp: Trtkp, arguments: tuple[str, ...], words: str) -> None:

@@ -11,13 +11,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from trtkp.bundle import Bundle, load
 from trtkp.engine import get_backend
 from trtkp.engine.feeds import random_feeds
+from trtkp.engine.options import Threads
 from trtkp.errors import InputError
 from trtkp.machine.timing import Timing, time_interleaved
+from trtkp.settings import Setting, check_values
 
 if TYPE_CHECKING:
     from trtkp.engine.trt.latency import EngineLatency
@@ -48,11 +50,13 @@ class Result:
 def bench(
     bundles: Sequence[str | PathLike[str] | Bundle],
     *,
-    batch: int | None = None,
-    threads: int | None = None,
-    warmup: int = 10,
-    runs: int = 100,
-    seconds: float | None = 20.0,
+    batch: Annotated[
+        int | None, Setting("Batch size.", ge=1, default="the usual one of the first bundle; 1 with --load")
+    ] = None,
+    threads: Threads = None,
+    warmup: Annotated[int, Setting("Untimed rounds.", ge=0)] = 10,
+    runs: Annotated[int, Setting("Timed rounds; fewer when the seconds are over.", ge=1)] = 100,
+    seconds: Annotated[float | None, Setting("Seconds that all rounds, or the load, may take.", gt=0)] = 20.0,
     gpu_seconds: float = 3.0,
 ) -> list[Result]:
     """Measure the latency of bundles on random inputs, in turn.
@@ -79,8 +83,8 @@ def bench(
         speed_up = dense.timing.median_ms / pruned.timing.median_ms
         ```
     """
-    if runs < 1 or warmup < 0:
-        raise InputError(f"--runs {runs}, --warmup {warmup}: at least one run and no negative warm-up")
+    given = {"batch": batch, "threads": threads, "warmup": warmup, "runs": runs, "seconds": seconds}
+    check_values(bench, given)
     opened = [item if isinstance(item, Bundle) else load(item) for item in bundles]
     if not opened:
         raise InputError("no bundle to time")

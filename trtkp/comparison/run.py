@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 from trtkp.bundle import Bundle
 from trtkp.comparison.density import density_maps
@@ -21,14 +21,16 @@ from trtkp.comparison.ratio import ratio_of_medians
 from trtkp.comparison.result import Comparison, Costs, Entry, Latency, LayerTimes
 from trtkp.comparison.settings import build_command, build_settings
 from trtkp.comparison.subject import Subject, open_subjects
+from trtkp.data.options import Mean, Std
 from trtkp.engine import NotRunnableError
+from trtkp.engine.base import Progress
+from trtkp.engine.options import Threads
 from trtkp.errors import InputError, JobError, TrtkpError
 from trtkp.machine.timing import Timing, sample_interleaved
+from trtkp.model.options import InputShape
+from trtkp.settings import Setting, check_values
+from trtkp.shapes import Shape
 from trtkp.version import __version__
-
-if TYPE_CHECKING:
-    from trtkp.engine.base import Progress
-    from trtkp.shapes import Shape
 
 __all__ = ["compare"]
 
@@ -39,18 +41,33 @@ _PROFILED = 20
 def compare(
     engines: Sequence[str | PathLike[str] | Bundle],
     *,
-    batches: Sequence[int] = (),
-    data: str | PathLike[str] | None = None,
-    mean: Sequence[float] = (0.0,),
-    std: Sequence[float] = (1.0,),
-    input_shape: Sequence[str] = (),
-    threads: int | None = None,
-    openings: int = 5,
-    warmup: int = 5,
-    runs: int = 100,
-    seconds: float | None = 20.0,
-    layers: bool = True,
-    seed: int = 0,
+    batches: Annotated[
+        Sequence[int],
+        Setting(
+            "Batch sizes to time, as 1,8,32.",
+            ge=1,
+            flag="--batch",
+            default="the usual one of the first",
+            essential=True,
+        ),
+    ] = (),
+    data: Annotated[
+        str | PathLike[str] | None,
+        Setting(
+            "Samples to compare outputs and accuracy on: an .npz of x (and y), a folder of images, or CIFAR batches.",
+            essential=True,
+        ),
+    ] = None,
+    mean: Mean = (0.0,),
+    std: Std = (1.0,),
+    input_shape: InputShape = (),
+    threads: Threads = None,
+    openings: Annotated[int, Setting("Times that every engine is opened anew; they share the rounds.", ge=1)] = 5,
+    warmup: Annotated[int, Setting("Untimed rounds for each opening and batch size.", ge=0)] = 5,
+    runs: Annotated[int, Setting("Timed rounds for each batch size.", ge=1)] = 100,
+    seconds: Annotated[float | None, Setting("Seconds that one batch size may take.", gt=0)] = 20.0,
+    layers: Annotated[bool, Setting("Profile layer by layer, in runs of their own.")] = True,
+    seed: Annotated[int, Setting("Seed of random inputs and of the bootstrap.", ge=0)] = 0,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare engines of one model: speed, outputs, accuracy, memory, and time per layer.
@@ -85,7 +102,13 @@ def compare(
         print(pruned.latencies[0].speed_up.value, pruned.difference.relative)
         ```
     """
-    _check_counts(batches, openings, runs, warmup, seed, threads)
+    given = {
+        "batches": batches, "mean": mean, "std": std, "threads": threads, "openings": openings, "warmup": warmup,
+        "runs": runs, "seconds": seconds, "seed": seed,
+    }  # fmt: skip
+    check_values(compare, given)
+    if len(set(batches)) != len(batches):
+        raise InputError(f"--batch {','.join(map(str, batches))}: one batch size is named twice")
     tell = progress or (lambda phase, done, total: None)
     subjects = open_subjects(engines)
     with ExitStack() as stack:
@@ -116,22 +139,6 @@ def compare(
         environment=_environment(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _check_counts(
-    batches: Sequence[int], openings: int, runs: int, warmup: int, seed: int, threads: int | None
-) -> None:
-    if openings < 1:
-        raise InputError(f"--openings {openings}: at least one is needed")
-    if runs < 1 or warmup < 0:
-        raise InputError(f"--runs {runs}, --warmup {warmup}: at least one run and no negative warm-up")
-    if any(batch < 1 for batch in batches) or len(set(batches)) != len(batches):
-        text = ",".join(map(str, batches))
-        raise InputError(f"--batch {text}: not different batch sizes of at least 1", remedy="write it as 1,8,32")
-    if seed < 0:
-        raise InputError(f"--seed {seed}: not a seed", remedy="give 0 or more")
-    if threads is not None and threads < 1:
-        raise InputError(f"--threads {threads}: at least one is needed")
 
 
 def _time(

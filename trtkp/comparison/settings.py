@@ -7,13 +7,12 @@ import shlex
 
 from trtkp.bundle import Bundle
 from trtkp.bundle.manifest import Manifest, TensorRTRecord
+from trtkp.engine.options import TrtOptions
 from trtkp.pruning.method import Method
 from trtkp.pruning.methods.registry import METHODS
+from trtkp.settings import settings_of
 
 __all__ = ["build_command", "build_settings"]
-
-#: Settings of methods that have an option on the command line; the others can be set in Python only.
-_FLAGS = ("n", "ratio", "allocation", "share", "alpha", "filter_group", "channel_block")
 
 
 def build_settings(bundle: Bundle) -> dict[str, str]:
@@ -77,8 +76,8 @@ def _tensorrt(record: TensorRTRecord) -> list[str]:
         words += [flag, str(value)] if value is not None else []
     if record.hardware_compatible != "none":
         words += ["--hardware-compatible", record.hardware_compatible]
-    flags = ("version_compatible", "embed_plugins", "refit", "strip_weights")
-    return words + [f"--{name.replace('_', '-')}" for name in flags if getattr(record, name)]
+    switches = [item for item in settings_of(TrtOptions).values() if item.plain is bool]
+    return words + [item.flag for item in switches if getattr(record, item.name)]
 
 
 def _method(manifest: Manifest) -> list[str]:
@@ -89,9 +88,14 @@ def _method(manifest: Manifest) -> list[str]:
         settings.pop("allocation", None)  # without a ratio there is nothing to allocate
     else:
         settings.pop("n", None)
-    for key in _FLAGS:
-        if key in settings:
-            words += [f"--{key.replace('_', '-')}", str(settings[key])]
+    for name, item in settings_of(METHODS[manifest.method]).items() if manifest.method in METHODS else ():
+        value = settings.get(name, item.default)
+        if item.setting.trained or value == item.default or isinstance(value, dict):  # by layers: no flag says that
+            continue
+        if isinstance(value, bool):
+            words.append(item.flag if value else f"--no-{item.flag.removeprefix('--')}")
+        else:
+            words += [item.flag, str(value)]
     for flag, patterns in (("--layers", manifest.include), ("--skip", manifest.skip)):
         for pattern in patterns:
             words += [flag, pattern]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from trtkp.errors import InputError
+from trtkp.settings import Setting, check
 
-__all__ = ["HARDWARE_LEVELS", "HardwareLevel", "RunOptions", "TrtOptions"]
+__all__ = ["HARDWARE_LEVELS", "HardwareLevel", "RunOptions", "Threads", "TrtOptions"]
 
 HardwareLevel: TypeAlias = Literal["none", "ampere+", "same-compute-capability"]
 
@@ -20,47 +20,62 @@ HARDWARE_LEVELS: dict[str, str] = {
 }
 
 
+Threads: TypeAlias = Annotated[
+    int | None,
+    Setting("CPU threads of ONNX Runtime.", ge=1, default="physical cores", group="Engine"),
+]
+
+
 @dataclass(frozen=True)
 class TrtOptions:
-    """Options of a build. An option that the installed library does not support is an error, never ignored.
+    """Options of TensorRT's builder. An option that the installed library does not support is an error, never ignored.
 
-    Attributes:
-        timing_cache: directory of the timing caches, one file per library, version and GPU; None for no cache.
-        workspace_mib: memory limit in MiB for the workspace of one tactic; None for the library's default.
-        version_compatible: the engine also runs in later minor versions; it contains a lean runtime.
-        hardware_compatible: other GPUs on which the engine runs.
-        embed_plugins: the engine contains the plugin library. Implies ``version_compatible``, because TensorRT embeds
-            plugins in version-compatible engines only.
-        refit: the weights can be replaced later.
-        strip_weights: the engine is stored without its refittable weights; implies ``refit``.
+    ``timing_cache`` is the directory of the timing caches, one file per library, version and GPU; None for no cache.
+    The build sets it.
+
+    Raises:
+        InputError: the level is unknown, or the workspace is below 1 MiB.
     """
 
     timing_cache: Path | None = None
-    workspace_mib: int | None = None
-    version_compatible: bool = False
-    hardware_compatible: HardwareLevel = "none"
-    embed_plugins: bool = False
-    refit: bool = False
-    strip_weights: bool = False
+    workspace_mib: Annotated[
+        int | None,
+        Setting(
+            "Most memory that a tactic may work in, in MiB.",
+            ge=1,
+            default="the library's",
+            flag="--workspace",
+            group="TensorRT",
+        ),
+    ] = None
+    version_compatible: Annotated[
+        bool,
+        Setting("Build an engine that later minor versions run too; it carries its own runtime.", group="TensorRT"),
+    ] = False
+    hardware_compatible: Annotated[
+        HardwareLevel,
+        Setting(
+            "GPUs that the engine runs on besides the one at hand: none, ampere+ or same-compute-capability.",
+            group="TensorRT",
+        ),
+    ] = "none"
+    embed_plugins: Annotated[
+        bool,
+        Setting("Build an engine that carries the plugin library; implies --version-compatible.", group="TensorRT"),
+    ] = False
+    refit: Annotated[bool, Setting("Build an engine whose weights can be exchanged later.", group="TensorRT")] = False
+    strip_weights: Annotated[
+        bool,
+        Setting("Leave out the weights that can be refitted from engine.onnx; implies --refit.", group="TensorRT"),
+    ] = False
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
     def carries_code(self) -> bool:
         """Whether the engine contains host code, which whoever opens it must allow."""
         return self.version_compatible or self.embed_plugins
-
-    def check(self) -> None:
-        """Check the values.
-
-        Raises:
-            InputError: an unknown level, or a workspace below 1 MiB.
-        """
-        if self.hardware_compatible not in HARDWARE_LEVELS:
-            raise InputError(
-                f"--hardware-compatible {self.hardware_compatible}: no such level",
-                remedy=f"use one of {', '.join(HARDWARE_LEVELS)}",
-            )
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise InputError(f"--workspace {self.workspace_mib}: at least 1 MiB is needed")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ from trtkp.bundle import Bundle, load
 from trtkp.engine.feeds import random_feeds
 from trtkp.errors import InputError, JobError, TrtkpError
 from trtkp.machine.gpu import why_not_built_for_here
+from trtkp.model.options import Arch, TrustPickle
+from trtkp.settings import Setting, check_values
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -146,12 +148,17 @@ class Report:
 def verify(
     bundle: str | PathLike[str] | Bundle,
     *,
-    model: str | PathLike[str] | None = None,
-    arch: str | None = None,
-    trust_pickle: bool = False,
-    tolerance: float | None = None,
-    require_engine: bool = False,
-    seed: int = 0,
+    model: Annotated[
+        str | PathLike[str] | None, Setting("The source model, where it is no longer at its old place.")
+    ] = None,
+    arch: Arch = None,
+    trust_pickle: TrustPickle = False,
+    tolerance: Annotated[
+        float | None,
+        Setting("Relative Frobenius error allowed.", gt=0, default="1e-5, fp16 5e-3, int8 and fp8 0.5"),
+    ] = None,
+    require_engine: Annotated[bool, Setting("Count an engine that cannot run here as a failure.")] = False,
+    seed: Annotated[int, Setting("Seed of the random inputs.", ge=0)] = 0,
 ) -> Report:
     """Check every artefact of a bundle against its reference.
 
@@ -179,10 +186,7 @@ def verify(
         assert report.ok, [check.summary for check in report.checks]
         ```
     """
-    if tolerance is not None and not tolerance > 0:
-        raise InputError(f"--tolerance {tolerance}: not a positive number")
-    if seed < 0:
-        raise InputError(f"--seed {seed}: not a seed", remedy="give 0 or more")
+    check_values(verify, {"tolerance": tolerance, "seed": seed})
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
     checker = _Checker(opened, tolerance, seed)
     checks = (

@@ -23,7 +23,7 @@ from tests.emulation.programs import build_library
 from tests.engine.trt import recording_tensorrt
 from tests.models import write_classifier
 from trtkp.bundle import Bundle
-from trtkp.cli.show import benched
+from trtkp.cli.bench import show as show_bench
 from trtkp.engine.onnxruntime import OrtRunner
 from trtkp.engine.options import RunOptions, TrtOptions
 from trtkp.errors import InputError, JobError
@@ -254,11 +254,11 @@ def test_bench_reports_what_trtexec_does(bundle: Bundle, capsys: pytest.CaptureF
         assert found.gpu.runs >= 10
         assert found.throughput > 0
         assert found.batch == 2
-    benched([result], json=False)
+    show_bench([result], json=False)
     text = capsys.readouterr().out
     assert all(word in text for word in ("CUDA graph", "H2D", "compute", "D2H", "latency", "enqueue"))
     assert re.search(r"yes +1\.000 +1\.000 +1\.000 +3\.000", text)
-    benched([result], json=True)
+    show_bench([result], json=True)
     assert json.loads(capsys.readouterr().out)["results"][0]["gpu"][1]["latency"]["median_ms"] == 3.0
 
 

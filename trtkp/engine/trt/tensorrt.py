@@ -53,7 +53,6 @@ class TensorRTBackend(TrtBackend):
             NotRunnableError: the package is not installed, or there is no GPU.
             JobError: TensorRT refused the graph, or the worker died.
         """
-        request.trt.check()
         if any(target.lower() != "current" for target in request.targets):
             raise InputError(
                 f"targets {', '.join(request.targets)}: TensorRT builds for this machine's GPU only",

@@ -58,7 +58,6 @@ class TensorRTRTXBackend(TrtBackend):
             InputError: an unknown target, ``current`` without a GPU, plugins, a missing file, or wrong shapes.
             JobError: the package is missing, TensorRT-RTX refused the graph, or the worker died.
         """
-        request.trt.check()
         if not importable(_MODULE):
             raise JobError(_NOT_INSTALLED)
         if request.trt.embed_plugins or request.plugins is not None:

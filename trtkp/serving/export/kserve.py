@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from trtkp.errors import InputError, JobError
+from trtkp.settings import Setting, check_values
 
 __all__ = ["inference_service", "write_manifest"]
 
@@ -27,12 +28,15 @@ def inference_service(
     name: str,
     storage: str,
     *,
-    image: str | None = None,
-    min_replicas: int = 1,
-    max_replicas: int = 4,
-    gpus: int = 0,
-    cpu: str = "2",
-    memory: str = "2Gi",
+    image: Annotated[
+        str | None,
+        Setting("Container image that holds trtkp with its extra serve.", default="KServe's own Triton runtime"),
+    ] = None,
+    min_replicas: Annotated[int, Setting("Fewest replicas.", ge=0)] = 1,
+    max_replicas: Annotated[int, Setting("Most replicas.", ge=1)] = 4,
+    gpus: Annotated[int, Setting("GPUs of a replica.", ge=0)] = 0,
+    cpu: Annotated[str, Setting("CPUs of a replica, as 2 or 500m.")] = "2",
+    memory: Annotated[str, Setting("Memory of a replica, as 4Gi.")] = "2Gi",
 ) -> dict[str, Any]:
     """Make the manifest (``serving.kserve.io/v1beta1``) as a document of dicts and lists.
 
@@ -58,10 +62,9 @@ def inference_service(
         raise InputError(f"name {name!r}: Kubernetes allows up to 54 lower-case letters, digits and dashes")
     if not _URI.fullmatch(storage):
         raise InputError(f"--storage {storage}: not a URI", remedy="write it as s3://bucket/path or pvc://claim/path")
-    if not 0 <= min_replicas <= max_replicas or max_replicas < 1:
+    check_values(inference_service, {"min_replicas": min_replicas, "max_replicas": max_replicas, "gpus": gpus})
+    if min_replicas > max_replicas:
         raise InputError(f"--min-replicas {min_replicas}, --max-replicas {max_replicas}: not a range")
-    if gpus < 0:
-        raise InputError(f"--gpus {gpus}: must be 0 or more")
     for option, value in (("--cpu", cpu), ("--memory", memory)):
         if not _QUANTITY.fullmatch(value):
             raise InputError(f"{option} {value}: not a Kubernetes quantity", remedy="write it as 2, 500m or 4Gi")

@@ -25,6 +25,7 @@ from pydantic_core import to_json
 
 from trtkp.errors import InputError, JobError
 from trtkp.serving.datatypes import DATATYPES
+from trtkp.serving.options import Clients, Rate
 from trtkp.serving.protocol.wire import HEADER_LENGTH
 
 __all__ = ["LoadResult", "measure_load"]
@@ -114,8 +115,8 @@ def measure_load(
     model: str,
     *,
     batch: int = 1,
-    clients: int = 8,
-    rate: float | None = None,
+    clients: Clients = 8,
+    rate: Rate = None,
     seconds: float = 10.0,
     timeout_s: float = 30.0,
     token: str | None = None,
