@@ -1,1 +1,1 @@
-"""INT8 and FP8 calibration: samples, ranges, placement of Q/DQ, sensitivity, and ``calibration.json``."""
+"""INT8 and FP8: find ranges on samples, choose the layers to quantise, and insert Q/DQ pairs into the graph."""

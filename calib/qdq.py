@@ -1,9 +1,11 @@
-"""Write Q/DQ pairs into a graph, with symmetric scales: 8-bit integers, or FP8 (E4M3).
+"""Insert Q/DQ pairs into a graph, with symmetric scales, for 8-bit integers or FP8 (E4M3).
 
-    scale = amax / 127,     q = clip(round(x / scale), -127, 127)      (round half to even; the operators clip at -128)
-    unsigned: amax / 255, 0..255;     FP8: amax / 448, rounded to E4M3
+    int8:   scale = amax / 127,  q = clip(round(x / scale), -127, 127)
+    uint8:  scale = amax / 255,  q = clip(round(x / scale), 0, 255)
+    FP8:    scale = amax / 448,  q = x / scale rounded to E4M3
 
-Activations have one scale per tensor, weights one per filter. Zero is exactly zero, so pruned weights stay zeros.
+``round`` rounds half to even. ONNX's operator itself clips int8 at -128. Activations have one scale per tensor, weights
+one per filter. Zero is represented exactly, so pruned weights stay zero.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ __all__ = ["OPSET", "Kind", "insert", "quantise_weight", "weight_scales"]
 
 Kind: TypeAlias = Literal["int8", "fp8"]
 
-#: From here on Q/DQ know FP8 and half-precision scales; earlier graphs are lifted to it.
+#: The first opset whose Q/DQ operators support both FP8 and half-precision scales. Older graphs are converted to it.
 OPSET = 21
-#: Largest magnitude of a type.
+#: Largest magnitude of each 8-bit type.
 _LIMIT = {"int8": 127.0, "uint8": 255.0, "fp8": 448.0}
 #: Bytes of the initialisers that stay in a large graph while it is lifted.
 _SMALL = 1 << 10
@@ -38,7 +40,20 @@ _DTYPE = {"int8": np.dtype(np.int8), "uint8": np.dtype(np.uint8), "fp8": _FLOAT8
 
 
 def weight_scales(weight: npt.NDArray[Any], axis: int, kind: Kind = "int8") -> npt.NDArray[np.float32]:
-    """One scale per filter [F]: ``max |w| / 127`` in float32; 1 for a filter of zeros, which stays zeros."""
+    """Return one scale per filter, ``max |w| / 127`` for int8 and ``max |w| / 448`` for FP8.
+
+    Args:
+        weight: the weight, of any shape.
+        axis: its axis of filters.
+        kind: int8 or fp8.
+
+    Returns:
+        float32 [F]; 1 for a filter of zeros, which stays zero with any scale.
+
+    Example:
+        >>> weight_scales(np.array([[1.27, -0.5], [0.0, 0.0]], np.float32), axis=0)
+        array([0.01, 1.  ], dtype=float32)
+    """
     others = tuple(a for a in range(weight.ndim) if a != axis)
     scales = np.abs(weight.astype(np.float32)).max(axis=others, initial=0.0) / np.float32(_LIMIT[kind])
     return np.where(scales > 0, scales, np.float32(1)).astype(np.float32)
@@ -47,13 +62,16 @@ def weight_scales(weight: npt.NDArray[Any], axis: int, kind: Kind = "int8") -> n
 def quantise_weight(
     weight: npt.NDArray[Any], scales: npt.NDArray[Any], axis: int, kind: Kind = "int8"
 ) -> npt.NDArray[Any]:
-    """The weight in 8 bits, of the same shape.
+    """Quantise a weight.
 
     Args:
-        weight: any floating-point type.
-        scales: [F], as the graph stores them.
-        axis: of the filters.
-        kind: int8, or fp8.
+        weight: the weight, of any floating-point type.
+        scales: one scale per filter [F], as the graph stores them.
+        axis: the weight's axis of filters.
+        kind: int8 or fp8.
+
+    Returns:
+        int8 or float8_e4m3fn, of the weight's shape.
     """
     shape = [1] * weight.ndim
     shape[axis] = -1
@@ -65,20 +83,22 @@ def quantise_weight(
 
 
 def insert(model: ir.Model, placement: Placement, amax: Mapping[str, float], kind: Kind = "int8") -> ir.Model:
-    """A copy of a graph with the pairs of a placement; weights become 8-bit initialisers behind a DequantizeLinear.
+    """Return a copy of a graph with the Q/DQ pairs of a placement.
+
+    Weights become 8-bit initialisers followed by a DequantizeLinear.
 
     Args:
-        model: float32 or float16, with the nodes and values that the placement names.
-        placement: from the same graph in float32.
-        amax: largest magnitude by tensor name, for `Placement.tensors`.
+        model: a float32 or float16 graph with the nodes and values that the placement names.
+        placement: made for the same graph in float32.
+        amax: magnitude of the range by tensor name, for every tensor of `Placement.tensors`.
         kind: int8 or fp8.
 
     Raises:
-        InputError: a tensor without a range.
+        InputError: a tensor has no range.
     """
     half = any(value.dtype == ir.DataType.FLOAT16 for value in model.graph.initializers.values())
     graph = _lifted(model) if kind == "fp8" or half else model.clone()
-    common_passes.ShapeInferencePass()(graph)  # a scale has the type of its value
+    common_passes.ShapeInferencePass()(graph)  # a scale must have the type of its value, so the types must be known
     nodes = {str(node.name): node for node in graph.graph}
     values = {str(v.name): v for node in graph.graph for v in (*node.inputs, *node.outputs) if v is not None}
     for pair in placement.pairs:
@@ -94,7 +114,7 @@ def insert(model: ir.Model, placement: Placement, amax: Mapping[str, float], kin
 
 
 def _lifted(model: ir.Model) -> ir.Model:
-    """A copy at opset `OPSET` at least."""
+    """Return a copy of the graph whose opset is at least `OPSET`."""
     if model.graph.opset_imports.get("", 0) >= OPSET:
         return model.clone()
     from onnx import version_converter
@@ -104,7 +124,7 @@ def _lifted(model: ir.Model) -> ir.Model:
     lifted = ir.from_proto(version_converter.convert_version(ir.to_proto(light), OPSET))
     _attach_weights(lifted.graph, weights)
     notes = {node.name: node.metadata_props for node in model.graph}
-    for node in lifted.graph:  # the converter drops them
+    for node in lifted.graph:  # the version converter drops metadata, which holds the weights' parameter names
         node.metadata_props.update(notes.get(node.name, {}))
     return lifted
 
@@ -134,13 +154,13 @@ def _attach_weights(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]) -
 def _quantise_value(
     graph: ir.Graph, nodes: Mapping[str, ir.Node], values: Mapping[str, ir.Value], pair: Pair, amax: float, kind: Kind
 ) -> None:
-    # by the node that reads it: casts of a half-precision graph may stand between
+    # Look the value up at its reader: in a half-precision graph, a Cast may have been inserted in front of it.
     value = values[pair.value] if pair.readers is None else nodes[pair.readers[0][0]].inputs[pair.readers[0][1]]
     assert value is not None
     stored = "uint8" if pair.unsigned and kind == "int8" else kind
     scale = _as_stored(np.asarray(scale_of(amax, _LIMIT[stored]), np.float32), value)
     dequantised = _pair(graph, value, pair.value, scale, np.zeros((), _DTYPE[stored]))
-    quantiser = dequantised.producer().inputs[0].producer()  # type: ignore[union-attr]  # made just now
+    quantiser = dequantised.producer().inputs[0].producer()  # type: ignore[union-attr]  # both were made above
     if pair.readers is None:
         for use in list(value.uses()):
             if use.node is not quantiser:
@@ -171,7 +191,7 @@ def _quantise_site(graph: ir.Graph, node: ir.Node, site: Site, kind: Kind, share
     weight = constant(value)
     assert value is not None
     assert weight is not None
-    if value not in shared:
+    if value not in shared:  # a weight used by several nodes is stored and dequantised once
         scales = _as_stored(weight_scales(weight, site.axis, kind), value)
         levels = quantise_weight(weight, scales, site.axis, kind)
         inputs = [
@@ -189,7 +209,7 @@ def _quantise_site(graph: ir.Graph, node: ir.Node, site: Site, kind: Kind, share
 
 
 def _as_stored(scale: npt.NDArray[np.float32], value: ir.Value) -> npt.NDArray[Any]:
-    """The scale in the type of its value; in half precision rounded up, so that nothing is clipped by it."""
+    """Cast a scale to the type of its value. In half precision it is rounded up, so that rounding clips no value."""
     if value.dtype != ir.DataType.FLOAT16:
         return scale
     half = np.maximum(scale.astype(np.float16), np.finfo(np.float16).smallest_subnormal)

@@ -1,4 +1,9 @@
-"""Calibrate a planned graph: samples → ranges → sensitivity → mixed graph, and the record of all of it."""
+"""Quantise a planned graph: find ranges on samples, choose which layers to quantise, insert Q/DQ pairs.
+
+The steps are: measure the range of every tensor (`ranges`), try every layer alone (`sensitivity`), take the most
+sensitive layers out of quantisation until the accuracy is within its limit, and write the mixed graph (`qdq`).
+Everything that was found is recorded in a `Calibration`.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +22,10 @@ from trtkp.calib.placement import Placement, find_sites, place
 from trtkp.calib.qdq import Kind, insert
 from trtkp.calib.ranges import measure_ranges
 from trtkp.calib.scales import attach_scales
-from trtkp.calib.sensitivity import Scorer, send_back
+from trtkp.calib.sensitivity import Scorer, choose_unquantised
 from trtkp.data.samples import Samples, check_samples
 from trtkp.engine import Backend
-from trtkp.engine.base import QuantisedForm, fuses_qdq
+from trtkp.engine.base import QdqVariant, fuses_qdq
 from trtkp.errors import InputError
 from trtkp.machine.timing import Timing
 from trtkp.plan.planner import NET_BUDGET_S
@@ -29,10 +34,11 @@ from trtkp.shapes import Profile
 
 __all__ = ["Quantised", "apply_calibration", "calibrate_graph", "quantise"]
 
-#: Samples that each layer alone is tried on.
+#: Number of samples on which each layer is tried alone. That takes one run per layer, so it uses fewer samples than the
+#: scores of the whole net; it only ranks the layers.
 _SENSITIVITY_SAMPLES = 32
 
-#: Samples that a bundle keeps for `trtkp verify`.
+#: Number of samples that a bundle keeps for ``trtkp verify``: enough for its batch of 3, and few to publish.
 _KEPT_SAMPLES = 4
 
 Progress = Callable[[str, int, int], None]
@@ -40,15 +46,15 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Quantised:
-    """What became of a planned graph.
+    """A quantised graph.
 
     Attributes:
-        engine: with Q/DQ pairs, the rest in the fallback's type.
-        calibration: how.
-        samples: a few inputs [N, ...] whose values lie in the ranges; None where there was no data.
-        floating: time of the planned graph before, where it could be timed.
-        quantised: time of `engine` beside it.
-        notes: one line each.
+        engine: the graph with Q/DQ pairs; the layers that are not quantised have the fallback's type.
+        calibration: the ranges and precisions, and how they were found.
+        samples: a few calibration inputs [N, ...]; None where no data was given.
+        floating: time of the planned graph before quantisation; None where it cannot be timed on this machine.
+        quantised: time of `engine`, measured in turn with it.
+        notes: remarks for the user, one line each.
     """
 
     engine: ir.Model
@@ -75,45 +81,45 @@ def quantise(
     state: Path | None = None,
     progress: Progress | None = None,
 ) -> Quantised:
-    """Quantise a planned graph, and put scales on the packed operators of its other form.
+    """Quantise a planned graph, and attach scales to the packed operators of ``model.onnx``.
 
     Args:
-        packed: ``model.onnx``, float32; nodes of quantised layers get their scales (`scales.attach_scales`).
-        planned: ``engine.onnx``, float32; not changed.
-        profile: of the inputs.
-        options: see there.
+        packed: ``model.onnx`` in float32. The nodes of quantised layers get their scales (`scales.attach_scales`).
+        planned: ``engine.onnx`` in float32; not changed.
+        profile: shape limits of the inputs.
+        options: options of the calibration.
         kind: int8 or fp8.
-        backend: decides the form of the graph and the usual fallback.
-        samples: to calibrate with.
-        calibration: ranges and precisions to take as they are, instead of calibrating.
-        keep_io: with fp16 as fallback, inputs and outputs stay float32.
-        lowerings: form of every packed layer by name, to be kept in the record.
-        threads: of ONNX Runtime.
-        state: file for the state of an interrupted calibration.
-        progress: called as the work goes on.
+        backend: name of the backend, which decides the Q/DQ variant and the default fallback.
+        samples: samples to calibrate with.
+        calibration: ranges and precisions to use as they are, instead of calibrating.
+        keep_io: whether inputs and outputs stay float32 if the fallback is fp16.
+        lowerings: lowering of every packed layer by name, for the record.
+        threads: CPU threads of ONNX Runtime.
+        state: file for the state of the calibration, from which an interrupted one continues.
+        progress: called with phase, step and total.
 
     Raises:
-        InputError: neither samples nor a calibration, one that does not fit, or a type that the backend has not.
-        JobError: NaN or infinity inside the net.
+        InputError: there are neither samples nor a calibration, the calibration does not fit, or the backend cannot
+            compute in this type.
+        JobError: the net computes NaN or infinity.
     """
-    options.check()
     backend.check_quantisable(kind)
-    form, fallback = backend.quantised_form, options.fallback or backend.usual_fallback
+    variant, fallback = backend.qdq_variant, options.fallback or backend.default_fallback
     notes = []
     if calibration is None:
         if samples is None:
             raise InputError(
-                f"--precision {kind} needs samples of real inputs to calibrate with",
-                remedy="give --data, or --calibration with an older calibration.json",
+                f"--precision {kind} needs samples of real inputs for calibration",
+                remedy="give --data, or --calibration with an existing calibration.json",
             )
         calibration = calibrate_graph(
-            planned, samples, profile, options, form=form, kind=kind, fallback=fallback, lowerings=lowerings,
+            planned, samples, profile, options, variant=variant, kind=kind, fallback=fallback, lowerings=lowerings,
             threads=threads, state=state, progress=progress,
         )  # fmt: skip
         if len(samples.inputs) == 1:
-            notes.append("calibrated on one sample: other inputs may lie beyond its ranges")
+            notes.append("calibrated on one sample: other inputs may exceed its ranges")
         elif not np.ptp(samples.inputs, axis=0).any():
-            notes.append("calibrated on copies of one sample: other inputs may lie beyond its ranges")
+            notes.append("calibrated on copies of one sample: other inputs may exceed its ranges")
     else:
         if calibration.kind != kind:
             raise InputError(f"the calibration is for {calibration.kind}, not {kind}", remedy="calibrate again")
@@ -121,8 +127,8 @@ def quantise(
             name: choice.model_copy(update={} if choice.precision == kind else {"precision": fallback})
             for name, choice in calibration.layers.items()
         }
-        calibration = calibration.model_copy(update={"form": form, "fallback": fallback, "layers": layers})
-    engine = apply_calibration(planned, calibration, form=form, fallback=fallback, keep_io=keep_io)
+        calibration = calibration.model_copy(update={"form": variant, "fallback": fallback, "layers": layers})
+    engine = apply_calibration(planned, calibration, variant=variant, fallback=fallback, keep_io=keep_io)
     attach_scales(packed, calibration)
     floating = quantised = None
     if backend.runs_on_cpu:
@@ -132,7 +138,7 @@ def quantise(
         if quantised.median_ms > floating.median_ms:
             notes.append(
                 f"the {kind} engine took {quantised.median_ms:.3f} ms, the floating-point one "
-                f"{floating.median_ms:.3f} ms: it does not pay on this machine"
+                f"{floating.median_ms:.3f} ms: quantisation does not pay off on this machine"
             )
     few = samples.spread(_KEPT_SAMPLES).inputs if samples is not None else None
     return Quantised(engine, calibration, few, floating, quantised, tuple(notes))
@@ -144,7 +150,7 @@ def calibrate_graph(
     profile: Profile,
     options: CalibrationOptions,
     *,
-    form: QuantisedForm,
+    variant: QdqVariant,
     kind: Kind = "int8",
     fallback: Literal["fp32", "fp16"] = "fp32",
     lowerings: Mapping[str, str] | None = None,
@@ -152,36 +158,36 @@ def calibrate_graph(
     state: Path | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Ranges of all tensors, and the precision of every layer.
+    """Find the range of every tensor, and choose the precision of every layer.
 
     Args:
-        model: the planned graph, float32.
-        samples: shaped like the model's input.
-        profile: of the model's only input.
-        options: see there.
-        form: which tensors are quantised (`placement`).
+        model: the planned graph in float32.
+        samples: samples [N, ...] in the shape of the model's input.
+        profile: shape limits of the model's only input.
+        options: options of the calibration.
+        variant: the Q/DQ variant (`placement`).
         kind: int8 or fp8.
         fallback: type of the layers that are not quantised.
-        lowerings: form of every packed layer, to be kept in the record.
-        threads: of ONNX Runtime.
-        state: file for a state to go on from, removed at the end.
-        progress: called as the work goes on.
+        lowerings: lowering of every packed layer by name, for the record.
+        threads: CPU threads of ONNX Runtime.
+        state: file for the state, from which an interrupted calibration continues; removed at the end.
+        progress: called with phase, step and total.
 
     Raises:
-        InputError: bad options, a model of several inputs, or ``max_drop`` for a net that decides no class.
-        JobError: NaN or infinity inside the net.
+        InputError: an option is invalid, the model has several inputs or no layer to quantise, or ``max_drop`` was
+            given for a model that is not a classifier.
+        JobError: the net computes NaN or infinity.
     """
-    options.check()
     if len(profile) != 1:
-        raise InputError(f"calibration needs a model of one input, this one has {len(profile)}")
+        raise InputError(f"calibration needs a model with one input, but this one has {len(profile)}")
     limits = next(iter(profile.values()))
     check_samples(samples, limits.opt[1:])
     measured = samples.spread(options.samples)
-    everywhere = place(model, form)
+    everywhere = place(model, variant)
     layers = list(dict.fromkeys(site.layer for site in everywhere.sites))
     if not layers:
-        raise InputError("the model has no layer to quantise: no convolution or Gemm of constant weight")
-    fused = fuses_qdq(form)
+        raise InputError("the model has no layer to quantise: no convolution or Gemm with a constant weight")
+    fused = fuses_qdq(variant)
     scorer = Scorer(model, samples, profile, threads, fuse_qdq=fused)
     if options.max_drop is not None and scorer.measure is None:
         raise InputError(
@@ -202,7 +208,7 @@ def calibrate_graph(
     reasons = _always_zero(model, layers, amax)
 
     def quantised(some: list[str]) -> ir.Model:
-        return insert(model, place(model, form, some), amax, kind)
+        return insert(model, place(model, variant, some), amax, kind)
 
     candidates = [layer for layer in layers if layer not in reasons]
     few = Scorer(model, samples.spread(_SENSITIVITY_SAMPLES), profile, threads, fuse_qdq=fused)
@@ -211,9 +217,9 @@ def calibrate_graph(
         if progress is not None:
             progress("Trying each layer alone", done, len(candidates))
         errors[layer] = few.error(few.outputs(quantised([layer])))
-    by_error = sorted(candidates, key=lambda layer: (-errors[layer], layer))
+    by_error = sorted(candidates, key=lambda layer: (-errors[layer], layer))  # ties by name: the same file every time
 
-    scores: dict[tuple[str, ...], float] = {}
+    scores: dict[tuple[str, ...], float] = {}  # scoring runs all samples, and the same choice is asked for twice
 
     def score(some: list[str]) -> float:
         if tuple(some) not in scores:
@@ -227,8 +233,8 @@ def calibrate_graph(
     max_drop = None
     if floating is not None:
         max_drop = DEFAULT_MAX_DROP if options.max_drop is None else options.max_drop
-        back = send_back(by_error, floating, max_drop, lambda some: score(list(some)))
-        reasons |= dict.fromkeys(back, f"sent back to keep the drop within {max_drop:g} points")
+        left = choose_unquantised(by_error, floating, max_drop, lambda some: score(list(some)))
+        reasons |= dict.fromkeys(left, f"left in floating point to keep the drop within {max_drop:g} points")
     kept = [layer for layer in by_error if layer not in reasons]
     final = scorer.outputs(quantised(kept) if kept else model)
     all_score, kept_score = (score(by_error), score(kept)) if floating is not None else (None, None)
@@ -236,7 +242,7 @@ def calibrate_graph(
         state.unlink(missing_ok=True)
     return Calibration(
         kind=kind,
-        form=form,
+        form=variant,
         fallback=fallback,
         method=options.calibrator,  # type: ignore[arg-type]  # checked above
         percentile=options.percentile if options.calibrator == "percentile" else None,
@@ -273,19 +279,19 @@ def calibrate_graph(
 
 
 def apply_calibration(
-    model: ir.Model, calibration: Calibration, *, form: QuantisedForm, fallback: str, keep_io: bool = True
+    model: ir.Model, calibration: Calibration, *, variant: QdqVariant, fallback: str, keep_io: bool = True
 ) -> ir.Model:
-    """The planned graph with the Q/DQ pairs of a calibration, the rest in the fallback's type.
+    """Return the planned graph with the Q/DQ pairs of a calibration, and the other layers in the fallback's type.
 
     Args:
-        model: the planned graph, float32.
-        calibration: made for it.
-        form: which tensors are quantised.
+        model: the planned graph in float32.
+        calibration: a calibration made for this graph.
+        variant: the Q/DQ variant.
         fallback: fp32, or fp16 for a mixed graph of INT8 (or FP8) and FP16.
-        keep_io: with fp16, inputs and outputs of the graph stay float32.
+        keep_io: whether inputs and outputs stay float32 if the fallback is fp16.
 
     Raises:
-        InputError: the calibration names layers that the graph has not, or lacks one of its tensors.
+        InputError: the calibration names layers that the graph does not have, or lacks a layer or tensor of the graph.
     """
     from trtkp.graph.passes.precision import to_float16
 
@@ -293,14 +299,14 @@ def apply_calibration(
     unknown = sorted(set(calibration.layers) - layers)
     missing = sorted(layers - set(calibration.layers))
     if unknown or missing:
-        text = f"names {unknown[0]}, which the model has not" if unknown else f"says nothing of layer {missing[0]}"
+        text = f"names {unknown[0]}, which the model lacks" if unknown else f"lacks the layer {missing[0]}"
         raise InputError(f"the calibration is for another model: it {text}", remedy="calibrate this one with --data")
-    placement: Placement = place(model, form, calibration.quantised)
+    placement: Placement = place(model, variant, calibration.quantised)
     lacking = [name for name in placement.tensors if name not in calibration.tensors]
     if lacking:
         raise InputError(
             f"the calibration has no range for tensor {lacking[0]}",
-            remedy="it was made for another form or plan of the model: calibrate again with --data",
+            remedy="it was made for another backend or another plan of the model: calibrate again with --data",
         )
     if fallback == "fp16":
         model = to_float16(model, keep_io=keep_io)
@@ -309,7 +315,7 @@ def apply_calibration(
 
 
 def _always_zero(model: ir.Model, layers: list[str], amax: Mapping[str, float]) -> dict[str, str]:
-    """Layers that read a tensor which is zero on all samples: it has no scale."""
+    """Layers whose input is zero on all samples, with the reason: such a tensor has no range to quantise."""
     silent = {name for name, magnitude in amax.items() if magnitude == 0}
     if not silent:
         return {}

@@ -1,8 +1,8 @@
-"""Ranges of activations on real batches, by the calibrators of onnxruntime.
+"""Measure the ranges of activations on real batches, with onnxruntime's calibrators.
 
-The calibrators run the graph with the wanted tensors as extra outputs, one batch at a time, and keep a minimum and
-maximum (``min-max``) or a histogram (``entropy``, ``percentile``) per tensor. What they keep after a batch is all of
-their state: written beside the output now and then, it lets a killed run go on where it stopped.
+A calibrator runs the graph with the requested tensors as additional outputs, one batch at a time. Per tensor it keeps a
+minimum and a maximum (``min-max``) or a histogram (``entropy``, ``percentile``). That is its whole state, so writing it
+to a file from time to time lets an interrupted run continue.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ from trtkp.graph.save import is_large, save_graph
 
 __all__ = ["Range", "measure_ranges"]
 
-#: Bins of a new histogram. Entropy tries one threshold per bin beyond `_QUANTISED_BINS`, in Python: 2,048 bins take
-#: 16 times as long as 512, and thresholds are then 0.4 % of the range apart.
+#: Number of bins of a new histogram. The entropy method tries one threshold per bin beyond `_QUANTISED_BINS`, in
+#: Python: 2,048 bins would take 16 times as long as 512, whose thresholds are 0.4 % of the range apart.
 _BINS = {"entropy": 512, "percentile": 2048}
-#: Levels that the entropy method approximates a histogram with: those of a sign and 7 bits, both sides together.
+#: Number of levels with which the entropy method approximates a histogram: those of a signed 8-bit integer.
 _QUANTISED_BINS = 256
-#: Batches between two writes of the state.
+#: Batches between two writes of the state: a killed run repeats at most seven.
 _STATE_EVERY = 8
 
 
 @dataclass(frozen=True)
 class Range:
-    """What a tensor held, and the magnitude from which values are clipped.
+    """The range of one tensor.
 
     Attributes:
-        low: smallest value that was met.
-        high: largest value that was met.
-        amax: chosen limit of the magnitude; at most the largest magnitude met, 0 for a tensor that is always zero.
+        low: smallest value seen.
+        high: largest value seen.
+        amax: magnitude beyond which values are clipped: at most the largest magnitude seen; 0 for a tensor that is
+            always zero.
     """
 
     low: float
@@ -63,29 +64,29 @@ def measure_ranges(
     state: Path | None = None,
     key: str = "",
 ) -> dict[str, Range]:
-    """The range of every tensor of a float32 graph with one input, over all batches.
+    """Measure the range of tensors over all batches.
 
     Args:
-        model: not changed.
-        tensors: names of values of the graph.
-        batches: inputs [N, ...]; the order has no influence on ``min-max`` and a small one on the bins of the others.
-        method: ``min-max``: the largest magnitude. ``entropy``: the magnitude whose clipping keeps the Kullback-Leibler
-            divergence of the histogram smallest. ``percentile``: the magnitude that ``percentile`` per cent of the
-            values stay below.
-        percentile: of magnitudes, 0 to 100.
+        model: a float32 graph with one input; not changed.
+        tensors: names of the tensors.
+        batches: inputs [N, ...]. Their order does not influence ``min-max``, and the bins of the others only slightly.
+        method: how `Range.amax` is chosen. ``min-max``: the largest magnitude. ``entropy``: the magnitude whose
+            clipping gives the smallest Kullback-Leibler divergence of the histogram. ``percentile``: the given
+            percentile of the absolute values.
+        percentile: percentile of absolute values, above 0 and at most 100.
         count: number of batches, for the progress.
-        progress: called with a phase, the batches done and ``count``.
-        state: file that keeps the state while this runs; one that is there and has the same ``key`` is gone on from.
-        key: says what the state belongs to (data, graph, method).
+        progress: called with phase, batches done and ``count``.
+        state: file for the state. If it exists and has the same ``key``, the measurement continues from it.
+        key: identifies the data the state belongs to. Graph, tensors and method are added to it.
 
     Raises:
-        InputError: an unknown method, a percentile outside 0..100, or no batches.
-        JobError: a tensor takes NaN or infinite values on this data.
+        InputError: the method is unknown, the percentile out of range, or there are no batches.
+        JobError: a tensor has NaN or infinite values on this data.
     """
     if method not in METHODS:
         raise InputError(f"--calibrator {method}: not known", remedy=f"use one of {', '.join(METHODS)}")
     if not 0 < percentile <= 100:
-        raise InputError(f"--percentile {percentile:g}: not above 0 and at most 100")
+        raise InputError(f"--percentile {percentile:g}: must be above 0 and at most 100")
     if not tensors:
         return {}
     name = str(model.graph.inputs[0].name)
@@ -100,17 +101,15 @@ def measure_ranges(
             if progress is not None:
                 progress("Calibrating", seen - 1, count)
             try:
-                with contextlib.redirect_stdout(io.StringIO()):  # it prints
+                with contextlib.redirect_stdout(io.StringIO()):  # the calibrators print their progress
                     calibrator.collect_data(_Once({name: batch}))
-            except ValueError as error:  # histograms of infinite values
-                raise JobError(
-                    f"batch {seen} cannot be calibrated with ({error})", remedy="check model and data"
-                ) from None
+            except ValueError as error:  # NumPy makes no histogram of infinite values
+                raise JobError(f"calibration failed on batch {seen} ({error})", remedy="check model and data") from None
             _check_finite(calibrator)
-            if state is not None and seen % _STATE_EVERY == 0:
+            if state is not None and seen % _STATE_EVERY == 0:  # histograms of a large net are megabytes
                 _store(calibrator, state, digest, seen)
         if not seen:
-            raise InputError("no batch to calibrate with")
+            raise InputError("there is no batch for calibration")
         if progress is not None:
             progress("Calibrating", count, count)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -120,7 +119,10 @@ def measure_ranges(
 
 
 class _Once:
-    """A data reader of one batch: the calibrators stack the batches of one call, which must then be of one size."""
+    """A data reader with a single batch.
+
+    A calibrator stacks all batches of one call, which would require equal sizes and keep everything in memory.
+    """
 
     def __init__(self, feeds: dict[str, npt.NDArray[Any]]) -> None:
         self._feeds: dict[str, npt.NDArray[Any]] | None = feeds
@@ -148,7 +150,9 @@ def _calibrator(model: ir.Model, tensors: Sequence[str], method: str, percentile
             bins = {"num_bins": _BINS[method]}
             calibrator = calibrate.PercentileCalibrater(file, **common, **bins, percentile=percentile)
     if method == "min-max":
-        calibrator.symmetric = False  # the smallest value is wanted too; the magnitude is taken from both
+        calibrator.symmetric = False  # a symmetric one keeps only the magnitude, but the record needs low and high
+    # The calibrators choose tensors by operator type. Here the tensors are given, so their selection is replaced, and
+    # value_info is completed, where they look up the type of a tensor.
     infos = {name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors}
     kept = {info.name for info in calibrator.model.graph.value_info}
     outputs = {value.name for value in (*calibrator.model.graph.output, *calibrator.model.graph.input)}
@@ -163,13 +167,14 @@ def _range(observed: tuple[float, float], chosen: tuple[Any, Any]) -> Range:
     low, high = observed
     largest = max(abs(low), abs(high))
     amax = max(abs(float(np.asarray(value).reshape(()))) for value in chosen)
-    if low == high or not 0 < amax <= largest:  # one value has no histogram; edges are rounded
+    # A constant tensor has no usable histogram, and a histogram's last edge can be rounded beyond the largest value.
+    if low == high or not 0 < amax <= largest:
         amax = largest
     return Range(low, high, amax)
 
 
 def _observed(calibrator: Any) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value per tensor, of what the calibrator keeps."""
+    """Smallest and largest value per tensor, read from the calibrator's state."""
     if _is_min_max(calibrator):
         kept = calibrator.calibrate_tensors_range
         pairs = {} if kept is None else {name: data.range_value for name, data in kept.data.items()}
@@ -182,7 +187,7 @@ def _observed(calibrator: Any) -> dict[str, tuple[float, float]]:
 def _check_finite(calibrator: Any) -> None:
     for name, pair in _observed(calibrator).items():
         if not np.isfinite(pair).all():
-            raise JobError("takes NaN or infinite values on this data", layer=name, remedy="check model and data")
+            raise JobError("has NaN or infinite values on this data", layer=name, remedy="check model and data")
 
 
 def _is_min_max(calibrator: Any) -> bool:
@@ -199,7 +204,7 @@ def _key(model: ir.Model, tensors: Sequence[str], method: str, percentile: float
 
 
 def _store(calibrator: Any, file: Path, key: str, done: int) -> None:
-    """Everything the calibrator keeps, as arrays, written beside its place and renamed."""
+    """Write the calibrator's state as arrays, to a temporary file that is then renamed."""
     arrays: dict[str, npt.NDArray[Any]] = {"key": np.array(key), "done": np.array(done)}
     if _is_min_max(calibrator):
         for name, data in calibrator.calibrate_tensors_range.data.items():
@@ -216,7 +221,7 @@ def _store(calibrator: Any, file: Path, key: str, done: int) -> None:
 
 
 def _restore(calibrator: Any, file: Path | None, key: str) -> int:
-    """Put a stored state back; the number of batches behind it, 0 where there is none for this key."""
+    """Restore a stored state. Returns the number of batches it covers; 0 if there is no state with this key."""
     from onnxruntime.quantization import calibrate
 
     if file is None or not file.is_file():
@@ -231,7 +236,7 @@ def _restore(calibrator: Any, file: Path | None, key: str) -> int:
         for path, array in arrays.items():
             part, _, name = path.partition("/")
             parts.setdefault(name, {})[int(part)] = array if array.ndim else array[()]
-    except Exception:  # cut short or foreign: begin again
+    except Exception:  # incomplete, or not such a file: start from the beginning
         return 0
     kept = {name: tuple(values[part] for part in sorted(values)) for name, values in parts.items()}
     if _is_min_max(calibrator):

@@ -1,4 +1,7 @@
-"""Scales on the packed operators of ``model.onnx``, for plugins that compute in 8 bits."""
+"""Attach scales to the packed operators of ``model.onnx``, for plugins that compute in 8 bits.
+
+The function bodies of the operators do not read these attributes, so ``model.onnx`` still computes in fp32.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,16 @@ __all__ = ["attach_scales"]
 
 
 def attach_scales(model: ir.Model, calibration: Calibration) -> list[str]:
-    """Set the attributes of `trtkp.graph.ops.SCALES` on every packed node of a quantised layer; gives their names.
+    """Set the attributes of `trtkp.graph.ops.SCALES` on every packed node of a quantised layer.
 
-    Scales are int8's whatever the kind of the calibration. A layer that stays in floating point gets none.
+    The scales are those of int8, whatever the kind of the calibration. A layer in floating point gets none.
 
     Args:
-        model: packed, changed in place.
-        calibration: made for the planned graph of this model: values have the same names in both.
+        model: the packed graph; changed in place.
+        calibration: made for the planned graph of the same model, in which values have the same names.
+
+    Returns:
+        The names of the nodes that got scales.
     """
     done = []
     for node in packed_nodes(model):

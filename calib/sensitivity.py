@@ -1,4 +1,4 @@
-"""What 8 bits cost: the net's outputs and decisions, layer by layer and as a whole."""
+"""Measure what quantisation costs, per layer and for the whole net, and choose which layers stay in floating point."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from trtkp.data.samples import Samples
 from trtkp.errors import JobError
 from trtkp.shapes import Profile
 
-__all__ = ["Scorer", "relative_error", "send_back"]
+__all__ = ["Scorer", "choose_unquantised", "relative_error"]
 
 Outputs = dict[str, npt.NDArray[Any]]
 
 
 def relative_error(found: Outputs, expected: Outputs) -> float:
-    """Frobenius norm of the difference over that of the expected outputs, all outputs together."""
+    """Relative Frobenius error over all outputs together: ``||found - expected|| / ||expected||``.
+
+    Example:
+        >>> relative_error({"y": np.array([3.0, 4.0])}, {"y": np.array([3.0, 0.0])})
+        1.3333333333333333
+    """
     difference = sum(float(np.square(np.subtract(found[name], want, dtype=np.float64)).sum()) for name, want in
                      expected.items())  # fmt: skip
     norm = sum(float(np.square(want, dtype=np.float64).sum()) for want in expected.values())
@@ -27,17 +32,17 @@ def relative_error(found: Outputs, expected: Outputs) -> float:
 
 
 class Scorer:
-    """Holds graphs against the net in floating point on samples.
+    """Compares quantised graphs with the floating-point net on samples.
 
     Args:
-        model: the net in floating point, one input.
-        samples: with labels, or without: then the net's own decisions are what is to be kept.
-        profile: of the input.
-        threads: of ONNX Runtime.
-        fuse_qdq: see `trtkp.engine.onnxruntime.OrtRunner`: true for graphs made for it.
+        model: the floating-point net, with one input.
+        samples: samples with or without labels. Without them, the floating-point net's own decisions are the reference.
+        profile: shape limits of the input.
+        threads: CPU threads of ONNX Runtime.
+        fuse_qdq: as for `trtkp.engine.onnxruntime.OrtRunner`; true for the Q/DQ variant ``onnxruntime``.
 
     Raises:
-        JobError: the net gives NaN or infinity on a sample.
+        JobError: the net computes NaN or infinity on a sample.
     """
 
     def __init__(
@@ -57,11 +62,11 @@ class Scorer:
             self.measure = "accuracy" if known else "agreement"
             self._labels = given if known else logits.argmax(axis=1)
 
-    #: ``accuracy``, ``agreement``, or None where the net decides nothing.
+    #: ``accuracy`` with usable labels, ``agreement`` without; None where the net is not a classifier.
     measure: str | None = None
 
     def outputs(self, model: ir.Model) -> Outputs:
-        """Outputs on all samples, batch after batch."""
+        """Run a graph on all samples in batches, and return its outputs by name."""
         from trtkp.engine.onnxruntime import OrtRunner
 
         parts: dict[str, list[npt.NDArray[Any]]] = {}
@@ -73,14 +78,14 @@ class Scorer:
         return {name: np.concatenate(values) for name, values in parts.items()}
 
     def score(self, outputs: Outputs) -> float | None:
-        """Share of samples decided as the labels say, or as the net in floating point did; None without decisions."""
+        """Share of samples in [0, 1] classified as by labels or the floating-point net; None if not a classifier."""
         logits = self._logits(outputs)
         if logits is None or self._labels is None:
             return None
         return float(np.mean(logits.argmax(axis=1) == self._labels))
 
     def error(self, outputs: Outputs) -> float:
-        """See `relative_error`."""
+        """Relative error of outputs against those of the floating-point net; see `relative_error`."""
         return relative_error(outputs, self.expected)
 
     def _logits(self, outputs: Outputs) -> npt.NDArray[Any] | None:
@@ -88,23 +93,28 @@ class Scorer:
         return first if first.ndim == 2 and first.shape[1] > 1 and len(first) == len(self._samples.inputs) else None
 
 
-def send_back(
+def choose_unquantised(
     layers: Sequence[str], floating: float, max_drop: float, score: Callable[[Sequence[str]], float]
 ) -> list[str]:
-    """The fewest layers, first ones first, that must stay in floating point for the score to hold.
+    """Return the layers to leave in floating point, as few as a bisection finds, so that the score stays in its limit.
 
-    Halves the interval between none and all: sending back one more layer is taken not to make things worse. The answer
-    was scored itself; with every layer sent back the net is the one in floating point.
+    The bisection assumes that leaving one more layer in floating point does not lower the score. The returned choice
+    was scored itself, unless it is all layers, which is the floating-point net.
 
     Args:
-        layers: most sensitive first.
-        floating: score of the net in floating point.
-        max_drop: points (hundredths) that may be lost.
-        score: of the net with the given layers quantised.
+        layers: all layers, the most sensitive first.
+        floating: score of the floating-point net, in [0, 1].
+        max_drop: percentage points that may be lost.
+        score: scores the net with the given layers quantised.
+
+    Example:
+        >>> quality = {3: 0.80, 2: 0.90, 1: 0.95, 0: 0.95}
+        >>> choose_unquantised(["a", "b", "c"], 0.95, 1.0, lambda quantised: quality[len(quantised)])
+        ['a', 'b']
     """
     holds = [False] * len(layers) + [True]
     low, high = 0, len(layers)
-    middle = 0  # most nets need nothing
+    middle = 0  # begin with all layers quantised, which suffices for most nets
     while low < high:
         holds[middle] = 100 * (floating - score(layers[middle:])) <= max_drop + 1e-9
         if holds[middle]:

@@ -25,7 +25,7 @@ from examples.digits_data import batches_of, load
 from examples.nets import export
 from examples.nets.digits import digits_cnn
 from trtkp.cli import main as trtkp_command
-from trtkp.cli.show import compared
+from trtkp.cli.compare import show as show_comparison
 from trtkp.comparison import Comparison
 from trtkp.engine import get_backend
 from trtkp.pruning.masked import apply_masks
@@ -85,7 +85,7 @@ def compared_with_report(bundles: Iterable[trtkp.Bundle], out: Path) -> Comparis
     console.print(f"\n[bold]$ {line}[/]", soft_wrap=True)
     comparison = trtkp.compare(names, batches=(1, BATCH), data=data)
     report = trtkp.write_report(comparison, out / REPORT, command=line)
-    compared(comparison, [report], json=False)
+    show_comparison(comparison, [report], json=False)
     return comparison
 
 

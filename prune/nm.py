@@ -14,24 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import QUAD, QUAD_KEPT, IndexSet, from_mask
 
-__all__ = ["FORMS", "check_nm", "expected_kept", "in_expected_order", "list_ratio", "refined", "two_four_mask"]
+__all__ = ["FORMS", "expected_kept", "in_expected_order", "list_ratio", "refined", "two_four_mask"]
 
 #: What ``--nm`` takes.
 FORMS = ("2:4",)
-
-
-def check_nm(nm: str | None) -> None:
-    """Refuse a form that no kernel has.
-
-    Raises:
-        InputError: with the option's name.
-    """
-    if nm is not None and nm not in FORMS:
-        raise InputError(f"--nm {nm}: not known", remedy=f"use {', '.join(FORMS)}")
 
 
 def list_ratio(ratio: float, nm: str | None = FORMS[0]) -> float:

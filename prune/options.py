@@ -1,96 +1,63 @@
-"""What the options of several methods have in common: their checks."""
+"""Settings that several pruning methods share, and the arithmetic of shares."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from math import floor
-from reprlib import repr as shortened
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, TypeAlias
 
-from trtkp.errors import InputError
+from trtkp.pruning.nm import FORMS
+from trtkp.settings import Setting
 
-__all__ = ["check_allocation", "check_granularity", "check_ratio", "check_types", "exact_floor"]
+__all__ = [
+    "Allocation",
+    "ChannelBlock",
+    "Cluster",
+    "FilterGroup",
+    "Include",
+    "Nm",
+    "Pointwise",
+    "RoundTo",
+    "Skip",
+    "exact_floor",
+]
 
-#: What is asked for where a value has another type.
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
-
-
-def check_types(method: object, settings: Mapping[str, Any]) -> None:
-    """Refuse settings that are not of the types of a method's fields.
-
-    Nothing is converted: "8" and true are no numbers, 8 is one that may have decimals. None is a setting left out.
-
-    Raises:
-        InputError: with the setting's name, and what it takes.
-    """
-    for name, kind in _types(method).items():
-        value = settings.get(name)
-        if value is not None and not _fits(value, kind):
-            raise InputError(f"setting {name}: {shortened(value)} is of the wrong type", remedy=f"give {_words(kind)}")
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of a type; true and false are no numbers, and of NumPy's only those that are Python's, too."""
-    if get_origin(kind) is Literal:
-        return isinstance(value, str) and value in get_args(kind)
-    if get_origin(kind) is Sequence:
-        (part,) = get_args(kind)
-        return isinstance(value, list | tuple) and all(_fits(each, part) for each in value)
-    if get_origin(kind) in (Union, UnionType):
-        return any(_fits(value, part) for part in get_args(kind))
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-@cache
-def _types(method: object) -> dict[str, Any]:
-    """The type of every field."""
-    kinds = get_type_hints(method)
-    return {name: kinds[name] for name in getattr(method, "__dataclass_fields__", ())}
-
-
-def _words(kind: Any) -> str:
-    """A type in words."""
-    if get_origin(kind) is Literal:
-        return " or ".join(get_args(kind))
-    if get_origin(kind) is Sequence:
-        return "a list of numbers"
-    return " or ".join(_WORDS[part] for part in get_args(kind) or (kind,) if part is not NoneType)
-
-
-def check_ratio(ratio: float | None, flag: str = "--ratio") -> None:
-    """Refuse what is not a share below 1.
-
-    Raises:
-        InputError: with the option's name.
-    """
-    if ratio is not None and not 0 <= ratio < 1:
-        raise InputError(f"{flag} {ratio}: not a share", remedy="give 0 <= ratio < 1")
-
-
-def check_allocation(allocation: str) -> None:
-    """``global`` or ``uniform``; files of settings per layer are read before (`pruning.methods.allocation`).
-
-    Raises:
-        InputError: anything else.
-    """
-    if allocation not in ("global", "uniform"):
-        raise InputError(f"--allocation {allocation}: not known", remedy="use global or uniform")
-
-
-def check_granularity(filter_group: int, channel_block: int, round_to: int = 1) -> None:
-    """Refuse blocks without members.
-
-    Raises:
-        InputError: a size below one.
-    """
-    if filter_group < 1 or channel_block < 1:
-        raise InputError(f"--filter-group {filter_group}, --channel-block {channel_block}: sizes start at 1")
-    if round_to < 1:
-        raise InputError(f"--round-to {round_to}: counts are rounded to multiples of 1 or more")
+Allocation: TypeAlias = Annotated[
+    str,
+    Setting(
+        "What the ratio means: one threshold for the whole net (global) or the same share in every layer (uniform). "
+        "The command line also takes a file, from trtkp search or trtkp advise --json.",
+        choices=("global", "uniform"),
+    ),
+]
+FilterGroup: TypeAlias = Annotated[int, Setting("Filters that share one list of kept positions or channels.", ge=1)]
+ChannelBlock: TypeAlias = Annotated[int, Setting("Consecutive channels that are kept or removed together.", ge=1)]
+Cluster: TypeAlias = Annotated[bool, Setting("Group filters whose scores are alike, instead of consecutive filters.")]
+RoundTo: TypeAlias = Annotated[int, Setting("Round the number of channels that are kept to a multiple of this.", ge=1)]
+Pointwise: TypeAlias = Annotated[bool, Setting("Prune 1x1 layers too.")]
+Nm: TypeAlias = Annotated[
+    str | None,
+    Setting(
+        "2:4 sparsity inside the lists: each filter keeps two of every four listed weights. The ratio is what lists "
+        "and 2:4 remove together.",
+        choices=FORMS,
+    ),
+]
+Include: TypeAlias = Annotated[
+    Sequence[str],
+    Setting(
+        "Layers to prune, by name or pattern; repeatable.",
+        default="the method's scope",
+        metavar="name",
+        flag="--layers",
+        group="Pruning",
+        essential=True,
+    ),
+]
+Skip: TypeAlias = Annotated[
+    Sequence[str],
+    Setting("Layers to leave dense, by name or pattern; repeatable.", metavar="name", group="Pruning", essential=True),
+]
 
 
 def exact_floor(value: float) -> int:

@@ -9,13 +9,20 @@ what the machine can build and run. Importing this package imports none of the h
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from trtkp.version import __version__
 
+# When ONNX Runtime is imported, it stores a telemetry identifier in the home folder. Where that cannot be written (in a
+# container, for a service account), it prints a warning on standard error, in the middle of a command's output. The
+# variable is set here because this module runs before every other one of trtkp; a value set by the user is kept.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 if TYPE_CHECKING:
-    from trtkp.budget.advise import Advice, AdviceOptions, advise
-    from trtkp.budget.run import SearchOptions, SearchResult
+    from trtkp.budget.advise import Advice, advise
+    from trtkp.budget.options import AdviceOptions, SearchOptions
+    from trtkp.budget.run import SearchResult
     from trtkp.budget.search import search
     from trtkp.bundle import Bundle, Manifest, load
     from trtkp.bundle.inspection import Inspection, inspect
@@ -55,7 +62,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Addresses": "trtkp.serving.addresses",
     "Advice": "trtkp.budget.advise",
-    "AdviceOptions": "trtkp.budget.advise",
+    "AdviceOptions": "trtkp.budget.options",
     "BenchResult": "trtkp.comparison.bench",
     "BuildOptions": "trtkp.pipeline.options",
     "Bundle": "trtkp.bundle",
@@ -85,7 +92,7 @@ _HOME = {
     "Recipe": "trtkp.pruning.train.recipe",
     "RunOptions": "trtkp.engine.options",
     "SOKS": "trtkp.pruning.methods.soks",
-    "SearchOptions": "trtkp.budget.run",
+    "SearchOptions": "trtkp.budget.options",
     "SearchResult": "trtkp.budget.run",
     "ServeOptions": "trtkp.serving.options",
     "SourceModel": "trtkp.model",

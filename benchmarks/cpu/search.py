@@ -32,7 +32,8 @@ from examples.nets import export
 from examples.nets.shapes import shapes_cnn
 from trtkp.budget.choices import Level
 from trtkp.budget.net import Net
-from trtkp.budget.run import SearchOptions, run_search
+from trtkp.budget.options import SearchOptions
+from trtkp.budget.run import run_search
 from trtkp.data.labelled import LabelledData
 from trtkp.engine.accuracy import decisions
 from trtkp.engine.onnxruntime import OrtRunner

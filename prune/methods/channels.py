@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import numpy.typing as npt
 
@@ -17,8 +17,9 @@ from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.machine.packages import require
 from trtkp.pruning.method import Masks, Method
-from trtkp.pruning.options import check_allocation, check_granularity, check_ratio
+from trtkp.pruning.options import Allocation, RoundTo
 from trtkp.pruning.regulariser import Deployed
+from trtkp.settings import Setting, check
 
 if TYPE_CHECKING:
     import torch
@@ -31,24 +32,19 @@ class Channels(Method):
     """Remove the channels of smallest L1 norm.
 
     Scope: the output channels of every convolution; of those that are left out, they stay.
-
-    Args:
-        ratio: share of the channels to remove; MACs fall by about its square, as a layer loses inputs too.
-        allocation: ``global`` or ``uniform``.
-        round_to: what is left of a layer's channels is a multiple of this.
     """
 
-    ratio: float = 0.5
-    allocation: str = "global"
-    round_to: int = 1
+    ratio: Annotated[float, Setting("Share of the channels to remove; MACs fall by about its square.", ge=0, lt=1)] = (
+        0.5
+    )
+    allocation: Allocation = "global"
+    round_to: RoundTo = 1
 
     name = "channels"
     converts = True
 
     def __post_init__(self) -> None:
-        check_ratio(self.ratio)
-        check_allocation(self.allocation)
-        check_granularity(1, 1, self.round_to)
+        check(self)
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
         """Any convolution has channels."""

@@ -26,8 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +37,7 @@ from trtkp.index.index_set import IndexSet
 from trtkp.pruning.method import Masks, Method
 from trtkp.pruning.regulariser import Deployed
 from trtkp.pruning.scope import no_element_to_drop, stem_or_depthwise
+from trtkp.settings import Setting, check
 
 if TYPE_CHECKING:
     import torch
@@ -54,26 +54,28 @@ class DPPNet(Method):
     Scope: 3x3 convolutions of one group but the stem; larger and smaller ones by name. The sparsity follows from
     ``alpha`` and the length of the training: there is no ratio to ask for.
 
-    Args:
-        patterns: P.
-        alpha: weight of ``sum exp(-theta)``; larger is sparser. The authors' is 8e-6 for ResNet-34 on ImageNet.
-        temperature: T.
-        noise: deviation of the patterns about the net's own kernel, as a share of the kernel's.
+    The authors take ``alpha`` 8e-6 for ResNet-34 on ImageNet.
     """
 
-    patterns: int = 4
-    alpha: float = 1e-4
-    temperature: float = 0.5
-    noise: float = 0.1
+    patterns: Annotated[
+        int, Setting("Static kernels of a convolution that attention chooses among.", ge=1, trained=True)
+    ] = 4
+    alpha: Annotated[float, Setting("Weight of the penalty in the loss; larger is sparser.", ge=0, trained=True)] = 1e-4
+    temperature: Annotated[float, Setting("Temperature of the attention's softmax.", gt=0, trained=True)] = 0.5
+    noise: Annotated[
+        float,
+        Setting(
+            "Deviation of the patterns from the network's own kernel at the start, as a share of the kernel's.",
+            ge=0,
+            trained=True,
+        ),
+    ] = 0.1
 
     name = "dppnet"
     converts = True
 
     def __post_init__(self) -> None:
-        if self.patterns < 1 or not (isfinite(self.temperature) and self.temperature > 0):
-            raise InputError(f"{self.patterns} patterns at temperature {self.temperature}: at least one, above zero")
-        if not all(isfinite(value) and value >= 0 for value in (self.alpha, self.noise)):
-            raise InputError(f"alpha {self.alpha}, noise {self.noise}: not below zero, and finite")
+        check(self)
 
     def paper_index_bytes(self, index: IndexSet) -> int:
         """A bit per pattern and position."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import comb
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +36,18 @@ from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
 from trtkp.pruning.granularity import Blocks, blocks_of
 from trtkp.pruning.method import Masks, Method
-from trtkp.pruning.nm import check_nm, list_ratio, refined
-from trtkp.pruning.options import check_allocation, check_granularity, check_ratio, exact_floor
+from trtkp.pruning.nm import list_ratio, refined
+from trtkp.pruning.options import (
+    Allocation,
+    ChannelBlock,
+    Cluster,
+    FilterGroup,
+    Nm,
+    exact_floor,
+)
 from trtkp.pruning.regulariser import layer_weights
 from trtkp.pruning.scope import no_element_to_drop, stem_or_depthwise
+from trtkp.settings import Setting, check
 
 if TYPE_CHECKING:
     import torch
@@ -65,55 +73,50 @@ class KEP(Method):
     Scope: convolutions with more than one tap; by default neither the stem nor depthwise layers, and with neither ``n``
     nor ``ratio`` given no kernels of up to 4 elements.
 
-    Args:
-        n: elements kept per plane, the same in all layers.
-        ratio: instead of ``n``, the share of elements to remove.
-        allocation: what ``ratio`` means. ``global``: one magnitude threshold for the net, and each layer keeps the mean
-            count above it, rounded to an integer of at least 1. ``uniform``: the same share in every layer.
-        share: ``none`` (positions per plane), ``per-channel`` (the filters of a channel agree), ``per-filter`` (the
-            channels of a filter agree: stripes) or ``per-layer``.
-        filter_group: with ``share`` none, filters whose planes of a channel share their positions.
-        channel_block: with ``share`` none, consecutive channels whose planes share their positions.
-        cluster: group filters of like energies, instead of consecutive ones.
-        nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
-        refresh: in training, rank the elements again after every epoch, and with ``cluster`` group the filters again.
-        delta: what the penalty's factor grows by, every ``every`` iterations.
-        every: iterations between two raises.
-        norm: the penalty's, ``l2`` (squared) or ``l1``.
+    ``share`` says which planes share their positions: ``none`` (each has its own), ``per-channel`` (the filters of a
+    channel agree), ``per-filter`` (the channels of a filter agree: stripes) or ``per-layer``. With ``allocation``
+    global there is one magnitude threshold for the net, and each layer keeps the mean count above it, rounded to an
+    integer of at least 1. ``masks`` gives the lists where ``nm`` is set.
     """
 
-    n: int | None = None
-    ratio: float | None = None
-    allocation: str = "global"
-    share: str = "none"
-    filter_group: int = 1
-    channel_block: int = 1
-    cluster: bool = False
-    nm: str | None = None
-    refresh: bool = False
-    delta: float = 1e-4
-    every: int = 10
-    norm: Literal["l1", "l2"] = "l2"
+    n: Annotated[
+        int | None, Setting("Elements kept of every kernel plane, the same in all layers.", ge=1, default="4")
+    ] = None
+    ratio: Annotated[float | None, Setting("Share of the elements to remove, instead of --n.", ge=0, lt=1)] = None
+    allocation: Allocation = "global"
+    share: Annotated[
+        str,
+        Setting(
+            "Planes that share their positions: none, per-channel, per-filter or per-layer.", choices=tuple(SHARES)
+        ),
+    ] = "none"
+    filter_group: FilterGroup = 1
+    channel_block: ChannelBlock = 1
+    cluster: Cluster = False
+    nm: Nm = None
+    refresh: Annotated[
+        bool,
+        Setting(
+            "Rank the elements again after every epoch of training; with --cluster, group the filters again.",
+            trained=True,
+        ),
+    ] = False
+    delta: Annotated[float, Setting("What the penalty's factor grows by at each raise.", trained=True)] = 1e-4
+    every: Annotated[int, Setting("Iterations between two raises of the penalty's factor.", trained=True)] = 10
+    norm: Annotated[Literal["l1", "l2"], Setting("Norm of the penalty, l1 or l2 (squared).", trained=True)] = "l2"
 
     name = "kep"
     searched_filter_group = 1
 
     def __post_init__(self) -> None:
-        if self.share not in SHARES:
-            raise InputError(f"--share {self.share}: not known", remedy=f"use one of {', '.join(SHARES)}")
-        check_allocation(self.allocation)
+        check(self)
         if self.n is not None and self.ratio is not None:
             raise InputError("--n and --ratio exclude each other", remedy="give one of them")
-        if self.n is not None and self.n < 1:
-            raise InputError(f"--n {self.n}: at least one element of a plane is kept", remedy="give --n 1 or more")
-        check_ratio(self.ratio)
-        check_nm(self.nm)
         if self.nm is not None and self.share not in _PRODUCTS:
             raise InputError(
                 f"--nm {self.nm} needs lists with the same channels at every position, --share {self.share} has others",
                 remedy=f"give --share {' or '.join(_PRODUCTS)}",
             )
-        check_granularity(self.filter_group, self.channel_block)
         if self.share != "none" and (self.filter_group, self.channel_block) != (1, 1):
             raise InputError(
                 f"--share {self.share} says already which planes share their positions",

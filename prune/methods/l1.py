@@ -14,7 +14,9 @@ __all__ = ["L1"]
 class L1(VSKP):
     """Keep the kernels of largest L1 norm, the same number in every filter of a layer; options as V-SKP's."""
 
+    # not settings of this method, but still recorded with the others
     alpha: float = 1.0
+    beta: float = 0.0
 
     name = "l1"
 

@@ -28,8 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +39,20 @@ from trtkp.index.index_set import IndexSet
 from trtkp.pruning.granularity import Blocks, blocks_of, rounded
 from trtkp.pruning.method import Counting, Masks, Method, Net, NetCounts
 from trtkp.pruning.methods.vskp import counted_with_batch_norm, equalised
-from trtkp.pruning.nm import check_nm, list_ratio
+from trtkp.pruning.nm import list_ratio
 from trtkp.pruning.one_shot import Pruning, prune_layers
-from trtkp.pruning.options import check_allocation, check_granularity, check_ratio, exact_floor
+from trtkp.pruning.options import (
+    Allocation,
+    ChannelBlock,
+    Cluster,
+    FilterGroup,
+    Nm,
+    Pointwise,
+    RoundTo,
+    exact_floor,
+)
 from trtkp.pruning.scope import no_kernel_to_drop, stem_or_pointwise
+from trtkp.settings import Setting, check
 
 if TYPE_CHECKING:
     import torch
@@ -82,69 +91,65 @@ class PPTKP(Method):
 
     Scope: everything but the stem and depthwise layers; 1x1 layers only with ``pointwise``.
 
-    Args:
-        ratio: share of kernels to remove; 0.5 where neither it nor ``point`` is given.
-        point: the pruning point to take instead, counted from 1 at the smallest threshold.
-        allocation: of ``ratio``: ``global`` (one threshold, as published) or ``uniform``.
-        equalise: every filter of a layer keeps the same number of kernels; with ``uniform``, ``quantiles`` are then of
-            each filter's norms as they are.
-        pointwise: prune 1x1 layers too.
-        filter_group: filters that share a list.
-        channel_block: consecutive channels that a list takes or leaves together.
-        cluster: group filters of like norms, instead of consecutive ones.
-        round_to: retained channels of every list are a multiple of this, where the layer has as many.
-        nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
-        single_epochs: of the penalty on single kernels, before filters are grouped by the norms that it leaves and
-            whole blocks are pushed.
-        strength: lambda.
-        quantiles: of the norms when the penalty begins (on single kernels, and again on blocks), where the breakpoints
-            are.
-        intensities: gamma, one more than there are breakpoints.
-        proximal: shrink with ``w <- w · max(0, 1 - lr · lambda · gamma · sqrt(n) / ||w||_2)`` after each step, which
-            reaches exact zeros, instead of adding ``lambda · gamma · sign(w)`` to the gradient.
+    Where ``equalise`` is set and the allocation is uniform, ``quantiles`` are of each filter's norms as they are. With
+    ``proximal``, ``w <- w · max(0, 1 - lr · lambda · gamma · sqrt(n) / ||w||_2)`` after each step reaches exact zeros;
+    without it ``lambda · gamma · sign(w)`` is added to the gradient. ``masks`` gives the lists where ``nm`` is set.
     """
 
-    ratio: float | None = None
-    point: int | None = None
-    allocation: str = "global"
-    equalise: bool = False
-    pointwise: bool = True
-    filter_group: int = 1
-    channel_block: int = 1
-    cluster: bool = False
-    round_to: int = 1
-    nm: str | None = None
-    single_epochs: int = 0
-    strength: float = 1e-4
-    quantiles: Sequence[float] = (0.25, 0.5, 0.75)
-    intensities: Sequence[float] = (1.0, 0.5, 0.25, 0.0)
-    proximal: bool = False
+    ratio: Annotated[
+        float | None, Setting("Share of the kernels to remove.", ge=0, lt=1, default="0.5 without --point")
+    ] = None
+    point: Annotated[
+        int | None,
+        Setting("Pruning point to take instead of --ratio, counted from 1 at the smallest threshold.", ge=1),
+    ] = None
+    allocation: Allocation = "global"
+    equalise: Annotated[bool, Setting("Keep the same number of kernels in every filter of a layer.")] = False
+    pointwise: Pointwise = True
+    filter_group: FilterGroup = 1
+    channel_block: ChannelBlock = 1
+    cluster: Cluster = False
+    round_to: RoundTo = 1
+    nm: Nm = None
+    single_epochs: Annotated[
+        int,
+        Setting(
+            "Epochs of the penalty on single kernels, before filters are grouped by the norms that it leaves.",
+            ge=0,
+            trained=True,
+        ),
+    ] = 0
+    strength: Annotated[float, Setting("Strength of the penalty, lambda.", ge=0, trained=True)] = 1e-4
+    quantiles: Annotated[
+        Sequence[float],
+        Setting("Breakpoints of the penalty: quantiles of the norms when it begins, rising.", gt=0, lt=1, trained=True),
+    ] = (0.25, 0.5, 0.75)
+    intensities: Annotated[
+        Sequence[float],
+        Setting("Intensities of the penalty, gamma: one more than there are breakpoints.", ge=0, trained=True),
+    ] = (1.0, 0.5, 0.25, 0.0)
+    proximal: Annotated[
+        bool, Setting("Shrink whole blocks after each step instead of changing the gradient.", trained=True)
+    ] = False
 
     name = "pptkp"
 
     def __post_init__(self) -> None:
-        check_ratio(self.ratio)
-        check_allocation(self.allocation)
-        check_granularity(self.filter_group, self.channel_block, self.round_to)
-        check_nm(self.nm)
+        check(self)
         if self.ratio is not None and self.point is not None:
             raise InputError("--ratio and --point exclude each other", remedy="give one of them")
-        if self.point is not None and (self.point < 1 or self.allocation != "global"):
-            raise InputError(f"--point {self.point}: points are counted from 1, over the whole net")
+        if self.point is not None and self.allocation != "global":
+            raise InputError(
+                f"--point {self.point} is a threshold over the whole net",
+                remedy=f"leave out --allocation {self.allocation}",
+            )
         rising = [0.0, *self.quantiles, 1.0]
         if not all(low < high for low, high in pairwise(rising)):
             raise InputError(f"quantiles {list(self.quantiles)}: not rising between 0 and 1")
-        if len(self.intensities) != len(self.quantiles) + 1 or not all(
-            isfinite(gamma) and gamma >= 0 for gamma in self.intensities
-        ):
+        if len(self.intensities) != len(self.quantiles) + 1:
             raise InputError(
-                f"{len(self.intensities)} intensities for {len(self.quantiles)} breakpoints",
-                remedy="give one more, none negative",
+                f"{len(self.intensities)} intensities for {len(self.quantiles)} breakpoints", remedy="give one more"
             )
-        if self.single_epochs < 0:
-            raise InputError(f"single_epochs {self.single_epochs}: a number of epochs")
-        if not (isfinite(self.strength) and self.strength >= 0):
-            raise InputError(f"strength {self.strength}: not a penalty's")
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter as it takes effect."""

@@ -16,7 +16,7 @@ from trtkp.pruning.methods.l1 import L1
 from trtkp.pruning.methods.pptkp import PPTKP
 from trtkp.pruning.methods.soks import SOKS
 from trtkp.pruning.methods.vskp import VSKP
-from trtkp.pruning.options import check_types
+from trtkp.settings import check_types, settings_of
 
 __all__ = ["METHODS", "check_settings", "made_before", "make_method"]
 
@@ -93,5 +93,18 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     known = METHODS[name].setting_names()
     for key in settings:
         if key not in known:
-            raise InputError(f"--{key.replace('_', '-')} means nothing to method {name}", remedy="leave it out")
+            raise _foreign(name, key)
     check_types(METHODS[name], settings)
+
+
+def _foreign(name: str, setting: str) -> InputError:
+    """The error of a setting that a method does not have: it names the methods that do."""
+    flag = f"--{setting.replace('_', '-')}"
+    owners = [each for each, method in METHODS.items() if setting in settings_of(method)]
+    if not owners:
+        return InputError(f"{flag} is a setting of no method", remedy="leave it out")
+    *others, last = owners
+    listed = f"{', '.join(others)} and {last}" if others else last
+    return InputError(
+        f"{flag} is a setting of {listed}, not of {name}", remedy=f"leave it out, or use --method {owners[0]}"
+    )

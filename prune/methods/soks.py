@@ -32,8 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +42,10 @@ from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
 from trtkp.pruning.granularity import Blocks, blocks_of
 from trtkp.pruning.method import Counting, Masks, Method, NetCounts
-from trtkp.pruning.nm import check_nm, list_ratio
-from trtkp.pruning.options import check_allocation, check_granularity, check_ratio, exact_floor
+from trtkp.pruning.nm import list_ratio
+from trtkp.pruning.options import Allocation, Cluster, Nm, exact_floor
 from trtkp.pruning.scope import no_element_to_drop, stem_or_depthwise
+from trtkp.settings import Setting, check
 
 if TYPE_CHECKING:
     import torch
@@ -76,62 +76,80 @@ class SOKS(Method):
 
     Scope: convolutions with more than one tap, neither the stem nor depthwise layers.
 
-    Args:
-        ratio: share of stripes to remove; in place of ``threshold`` after a search, and 0.5 one-shot.
-        allocation: of ``ratio``: ``global`` or ``uniform``.
-        groups: filter groups of a layer, of equal size; the authors' d is 1, 2 or 4.
-        filter_group: filters of a group, instead of ``groups``; 1 is SWP's.
-        cluster: group filters of like stripes, instead of consecutive ones; in a search, anew after every epoch.
-        shapes: a fixed set of `SHAPES`, which has its own number of groups; nothing is searched.
-        nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
-        remove_filters: a group may lose every position.
-        threshold: a position stays where its coefficient is above this share of its matrix's largest; with
-            ``remove_filters``, above this itself (SWP's is 0.01, of coefficients that begin at 1).
-        sparsity: l1.
-        margin: l2.
-        diversity: l3.
-        cost: what weighs a layer's sparsity: ``none``, ``params`` or ``macs``.
-        retrain: after a search, train from scratch in the shapes found instead of folding the coefficients in.
+    ``groups`` is the authors' d: 1, 2 or 4. ``filter_group`` 1 with ``remove_filters`` is SWP, whose ``threshold`` is
+    0.01, of coefficients that begin at 1. ``masks`` gives the lists where ``nm`` is set.
     """
 
-    ratio: float | None = None
-    allocation: str = "global"
-    groups: int | None = None
-    filter_group: int | None = None
-    cluster: bool = False
-    shapes: str | None = None
-    nm: str | None = None
-    remove_filters: bool = False
-    threshold: float = 0.05
-    sparsity: float = 1e-4
-    margin: float = 1e-5
-    diversity: float = 1e-5
-    cost: str = "none"
-    retrain: bool = False
+    ratio: Annotated[
+        float | None,
+        Setting(
+            "Share of the stripes to remove; after a search, in place of the threshold.",
+            ge=0,
+            lt=1,
+            default="0.5 without a search",
+        ),
+    ] = None
+    allocation: Allocation = "global"
+    groups: Annotated[int | None, Setting("Filter groups of a layer, of equal size.", ge=1, default="4")] = None
+    filter_group: Annotated[int | None, Setting("Filters of a group, instead of --groups.", ge=1)] = None
+    cluster: Cluster = False
+    shapes: Annotated[
+        str | None,
+        Setting(
+            "A fixed set of kernel shapes, which has its own number of groups; nothing is searched.",
+            choices=tuple(SHAPES),
+        ),
+    ] = None
+    nm: Nm = None
+    remove_filters: Annotated[
+        bool,
+        Setting(
+            "Let a filter group lose every position, as the filters of SWP do.", flag="--remove-filters/--keep-filters"
+        ),
+    ] = False
+    threshold: Annotated[
+        float,
+        Setting(
+            "A position stays where its coefficient is above this share of the largest of its matrix; with "
+            "--remove-filters, above this itself.",
+            ge=0,
+            lt=1,
+            trained=True,
+        ),
+    ] = 0.05
+    sparsity: Annotated[float, Setting("Weight of the sparsity of coefficients in the loss.", ge=0, trained=True)] = (
+        1e-4
+    )
+    margin: Annotated[
+        float, Setting("Weight in the loss of the margin between kept and dropped positions.", ge=0, trained=True)
+    ] = 1e-5
+    diversity: Annotated[
+        float, Setting("Weight in the loss of the difference between the shapes of groups.", ge=0, trained=True)
+    ] = 1e-5
+    cost: Annotated[
+        str,
+        Setting(
+            "What weighs the sparsity of a layer: nothing, its parameters or its MACs.", choices=_COSTS, trained=True
+        ),
+    ] = "none"
+    retrain: Annotated[
+        bool,
+        Setting(
+            "After a search, train from scratch in the shapes found, instead of folding the coefficients in.",
+            trained=True,
+        ),
+    ] = False
 
     name = "soks"
 
     def __post_init__(self) -> None:
-        check_ratio(self.ratio)
-        check_ratio(self.threshold, "threshold")
-        check_allocation(self.allocation)
-        check_nm(self.nm)
-        check_granularity(1 if self.filter_group is None else self.filter_group, 1)
-        if self.groups is not None and self.groups < 1:
-            raise InputError(f"--groups {self.groups}: a layer has at least one")
+        check(self)
         if self.groups is not None and self.filter_group is not None:
             raise InputError("--groups and --filter-group exclude each other", remedy="give one of them")
-        if self.shapes is not None and self.shapes not in SHAPES:
-            raise InputError(f"--shapes {self.shapes}: not known", remedy=f"use one of {', '.join(SHAPES)}")
         if self.shapes is not None and (self.ratio, self.groups, self.filter_group) != (None, None, None):
             raise InputError(
                 f"--shapes {self.shapes} says already what stays", remedy="leave out --ratio, --groups, --filter-group"
             )
-        if self.cost not in _COSTS:
-            raise InputError(f"cost {self.cost}: not known", remedy=f"use one of {', '.join(_COSTS)}")
-        for weight in (self.sparsity, self.margin, self.diversity):
-            if not (isfinite(weight) and weight >= 0):
-                raise InputError(f"weight {weight} of a regulariser: not one")
 
     @property
     def zeroes(self) -> bool:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +37,19 @@ from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet, Kind
 from trtkp.pruning.granularity import Blocks, blocks_of, rounded
 from trtkp.pruning.method import Counting, Masks, Method, Net, NetCounts, Repair, Weights
-from trtkp.pruning.nm import check_nm, list_ratio
-from trtkp.pruning.options import check_allocation, check_granularity, check_ratio, exact_floor
+from trtkp.pruning.nm import list_ratio
+from trtkp.pruning.options import (
+    Allocation,
+    ChannelBlock,
+    Cluster,
+    FilterGroup,
+    Nm,
+    Pointwise,
+    RoundTo,
+    exact_floor,
+)
 from trtkp.pruning.scope import no_kernel_to_drop, stem_or_pointwise
+from trtkp.settings import Setting, check, check_values
 
 __all__ = [
     "VSKP",
@@ -64,50 +74,47 @@ class VSKP(Method):
 
     Scope: everything but the stem and depthwise layers; 1x1 layers only with ``pointwise``.
 
-    Args:
-        ratio: share of kernels to remove.
-        allocation: ``global`` (one threshold, as published) or ``uniform`` (the same share in every layer).
-        alpha: weight of the magnitude against the direction; the authors take 0.95 for CIFAR, 0.85 for ResNet-50.
-        beta: weight of the layer's variance; 0 switches it off.
-        pointwise: prune 1x1 layers too.
-        pointwise_keep: share of a 1x1 layer's weights that no threshold may prune.
-        filter_group: filters that share a list.
-        filter_group_1x1: the same in 1x1 layers; None for ``filter_group``.
-        channel_block: consecutive channels that a list takes or leaves together.
-        cluster: group filters that score alike, instead of consecutive ones.
-        round_to: retained channels of a list are a multiple of this, where the layer has as many.
-        fully_connected: prune the weights of fully connected layers too, the ``ratio`` of least magnitude of each.
-        reactivate: after the fine-tune, let the following layer read filters that it left unmoved (`reactivate`).
-        nm: ``2:4`` keeps two of every four listed weights of a filter at each tap; `masks` then gives the lists.
+    The authors take ``alpha`` 0.95 for CIFAR and 0.85 for ResNet-50 on ImageNet. ``masks`` gives the lists where ``nm``
+    is set.
     """
 
-    ratio: float = 0.5
-    allocation: str = "global"
-    alpha: float = 0.95
-    beta: float = 0.0
-    pointwise: bool = True
-    pointwise_keep: float = 1e-3
-    filter_group: int = 1
-    filter_group_1x1: int | None = None
-    channel_block: int = 1
-    cluster: bool = False
-    round_to: int = 1
-    fully_connected: bool = False
-    reactivate: bool = False
-    nm: str | None = None
+    ratio: Annotated[float, Setting("Share of the kernels to remove.", ge=0, lt=1)] = 0.5
+    allocation: Allocation = "global"
+    alpha: Annotated[
+        float, Setting("Weight of a kernel's magnitude against its direction; 1 is magnitude alone.", ge=0, le=1)
+    ] = 0.95
+    beta: Annotated[
+        float, Setting("Weight of the variance of a layer's magnitudes in its scores; 0 leaves it out.")
+    ] = 0.0
+    pointwise: Pointwise = True
+    pointwise_keep: Annotated[
+        float, Setting("Share of a 1x1 layer's weights that no threshold may prune.", ge=0, lt=1)
+    ] = 1e-3
+    filter_group: FilterGroup = 1
+    filter_group_1x1: Annotated[
+        int | None,
+        Setting(
+            "Filters that share a list in 1x1 layers, which gain only from larger groups.",
+            ge=1,
+            default="as --filter-group",
+        ),
+    ] = None
+    channel_block: ChannelBlock = 1
+    cluster: Cluster = False
+    round_to: RoundTo = 1
+    fully_connected: Annotated[
+        bool, Setting("Prune the weights of fully connected layers too, those of least magnitude.", trained=True)
+    ] = False
+    reactivate: Annotated[
+        bool,
+        Setting("After the fine-tune, let the next layer read filters that it left unmoved again.", trained=True),
+    ] = False
+    nm: Nm = None
 
     name = "vskp"
 
     def __post_init__(self) -> None:
-        check_ratio(self.ratio)
-        check_allocation(self.allocation)
-        check_ratio(self.pointwise_keep, "--pointwise-keep")
-        check_granularity(self.filter_group, self.channel_block, self.round_to)
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"--alpha {self.alpha}: not a weight", remedy="give 0 <= alpha <= 1")
-        if self.filter_group_1x1 is not None and self.filter_group_1x1 < 1:
-            raise InputError(f"--filter-group-1x1 {self.filter_group_1x1}: sizes start at 1")
-        check_nm(self.nm)
+        check(self)
         if self.reactivate and (self.filter_group, self.channel_block, self.nm) != (1, 1, None):
             raise InputError(
                 "--reactivate changes single kernels", remedy="leave out --filter-group, --channel-block and --nm"
@@ -285,7 +292,7 @@ def mask_of_matrix(weight: npt.NDArray[Any], ratio: float) -> npt.NDArray[np.boo
 
     Of equal magnitudes the earlier one goes first.
     """
-    check_ratio(ratio)
+    check_values(VSKP, {"ratio": ratio})
     mask = np.ones(weight.size, bool)
     mask[np.argsort(np.abs(weight).ravel(), kind="stable")[: exact_floor(ratio * weight.size)]] = False
     return mask.reshape(weight.shape)

@@ -2,54 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from trtkp.errors import InputError
 from trtkp.machine.packages import require
+from trtkp.model.options import Arch, InputShape, TrustPickle
 from trtkp.pruning.method import Method
+from trtkp.pruning.options import Include, Skip
 from trtkp.pruning.run.folder import training_folder
 from trtkp.pruning.train.recipe import Training
+from trtkp.settings import Setting, check
 
 __all__ = ["PruneOptions", "check_tensorboard", "with_epochs"]
 
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """How to prune; every field is an option of ``trtkp prune``.
+    """How to prune; without epochs in ``training`` nothing is trained.
 
-    Attributes:
-        input_shape: shapes of a model whose file knows none.
-        include: patterns of the layers to prune, instead of the method's default scope.
-        skip: patterns of layers to leave dense.
-        arch: ``package.module:factory`` of a state dict's network.
-        trust_pickle: allow model files that are code.
-        training: what is trained and how; without epochs nothing is.
-        device: where to train, such as ``cuda``; without it a GPU where there is one.
-        restart: forget the checkpoint of a training that was interrupted.
-        test_every: epochs between two accuracies in the log; 0 for none.
-        tensorboard: folder for TensorBoard's event files, which stay there; without it there are none.
+    Raises:
+        InputError: a value of another type or out of its bounds.
     """
 
-    input_shape: Sequence[str] = ()
-    include: Sequence[str] = ()
-    skip: Sequence[str] = ()
-    arch: str | None = None
-    trust_pickle: bool = False
+    input_shape: InputShape = ()
+    include: Include = ()
+    skip: Skip = ()
+    arch: Arch = None
+    trust_pickle: TrustPickle = False
     training: Training = field(default_factory=Training)
-    device: str | None = None
-    restart: bool = False
-    test_every: int = 1
-    tensorboard: str | PathLike[str] | None = None
+    device: Annotated[
+        str | None,
+        Setting(
+            "Where to train, such as cpu or cuda.", default="a GPU where there is one", group="Training", essential=True
+        ),
+    ] = None
+    restart: Annotated[bool, Setting("Start an interrupted training again from the beginning.", group="Training")] = (
+        False
+    )
+    test_every: Annotated[
+        int, Setting("Epochs between two accuracies in the log, 0 for none.", ge=0, group="Training")
+    ] = 1
+    tensorboard: Annotated[
+        str | PathLike[str] | None, Setting("Folder for TensorBoard's event files.", group="Training")
+    ] = None
 
     def __post_init__(self) -> None:
-        if self.test_every < 0:
-            raise InputError(
-                f"--test-every {self.test_every}: a number of epochs", remedy="give 1 or more, 0 for never"
-            )
+        check(self)
 
 
 def check_tensorboard(options: PruneOptions, output: Path) -> None:
@@ -72,7 +73,7 @@ def check_tensorboard(options: PruneOptions, output: Path) -> None:
 
 
 def with_epochs(
-    training: Training, method: Method, *, epochs: int | None, regularise: int | None, **changes: Any
+    training: Training, method: Method, *, epochs: int | None = None, regularise: int | None = None, **changes: Any
 ) -> Training:
     """A recipe with the command line's numbers: ``changes`` go into every stage.
 

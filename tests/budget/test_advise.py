@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests.models import write_classifier
-from trtkp.budget.advise import DENSITIES, Advice, AdviceOptions, Granularity, LayerAdvice, Option, advise
+from trtkp.budget.advise import DENSITIES, Advice, Granularity, LayerAdvice, Option, advise
 from trtkp.budget.advise import _recommended as recommended
+from trtkp.budget.options import AdviceOptions
 from trtkp.errors import InputError
 from trtkp.machine.timing import Timing
 from trtkp.plan import race as race_module
@@ -131,7 +132,7 @@ def test_to_a_file_and_back(clock: Any, model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "--batch 0"), ({"threads": 0}, "--threads 0"), ({"seconds": 0.0}, "--seconds 0.0"),
+        ({"batch": 0}, "--batch 0"), ({"threads": 0}, "--threads 0"), ({"seconds": 0.0}, "--seconds 0"),
         ({"seconds": float("nan")}, "--seconds nan"), ({"include": ["nothing*"]}, "no convolution is called nothing"),
         ({"opt": ["8x4x8x8"]}, "does not fit"),
     ],

@@ -17,8 +17,9 @@ from tests.models import write_classifier
 from trtkp.budget.choices import DENSE, Level
 from trtkp.budget.files import ALLOCATION, PLOT, RECORD, document, write
 from trtkp.budget.net import Net, Quality
+from trtkp.budget.options import SearchOptions
 from trtkp.budget.plot import trade_off
-from trtkp.budget.run import SearchOptions, run_search
+from trtkp.budget.run import run_search
 from trtkp.budget.state import State
 from trtkp.cli import main
 from trtkp.data.labelled import LabelledData
@@ -233,11 +234,11 @@ def test_packages_are_asked_for_first(
     [
         ({}, "a search has one target"),
         ({"target_flops": 0.5, "max_drop": 1.0}, "a search has one target"),
-        ({"target_latency": 1.2}, "--target-latency 120%: not a part of the dense net"),
-        ({"target_flops": 0.5, "ratios": (1.5,)}, "--ratios: each must lie between 0 and 1"),
-        ({"target_flops": 0.5, "filter_groups": (0,)}, "--filter-groups and --channel-blocks start at 1"),
-        ({"target_flops": 0.5, "trials": 0}, "--trials and --samples start at 1"),
-        ({"max_drop": -1.0}, "--max-drop -1: not a loss"),
+        ({"target_latency": 1.2}, "--target-latency 120%: out of range; give more than 0% and below 100%"),
+        ({"target_flops": 0.5, "ratios": (1.5,)}, "--ratios 1.5: out of range; give more than 0 and below 1"),
+        ({"target_flops": 0.5, "filter_groups": (0,)}, "--filter-groups 0: out of range; give 1 or more"),
+        ({"target_flops": 0.5, "trials": 0}, "--trials 0: out of range; give 1 or more"),
+        ({"max_drop": -1.0}, "--max-drop -1: out of range; give 0 or more"),
         ({"target_flops": 0.5, "method": "nope"}, "--method nope: not known"),
     ],
 )

@@ -149,7 +149,7 @@ def test_names_that_leave_the_folder(bundle: Path, name: str) -> None:
     (bundle.parent / "secret").write_bytes(b"x")
     record = {"sha256": sha256(b"x").hexdigest(), "bytes": 1}
     rewrite(bundle, lambda manifest: manifest["files"].update({name: record}))
-    with pytest.raises(InputError, match="is not a file of the bundle's own folder"):
+    with pytest.raises(InputError, match="is not the name of a file in the bundle's own folder"):
         trtkp.load(bundle)
 
 

@@ -158,7 +158,7 @@ def test_file_link_and_foreign_folders_are_refused(tmp_path: Path, built: Path, 
 
 def test_bundle_with_a_file_of_the_user_is_refused(alone: Path, manifest: Manifest) -> None:
     (alone / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"holds a file of another origin, notes\.txt"):
+    with pytest.raises(InputError, match=r"is a bundle with a file that its manifest does not list, notes\.txt"):
         publish(alone, manifest)
     assert (alone / "notes.txt").read_text() == "mine"
 

@@ -150,13 +150,16 @@ def test_a_calibration_is_taken_again_edited(folder: Path, int8: trtkp.Bundle, t
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda d: d["tensors"]["x"].update(scale=0.5), "scale 0.5 is not amax / 127 of amax"),
+        (lambda d: d["tensors"]["x"].update(scale=0.5), "scale 0.5 is not amax / 127 for amax"),
         (lambda d: d["tensors"]["x"].update(amax=-1), "tensors.x.amax"),
-        (lambda d: d["layers"].update(other=d["layers"]["fc.weight"]), "it names other, which the model has not"),
-        (lambda d: d["layers"].pop("fc.weight"), "it says nothing of layer fc.weight"),
+        (lambda d: d["layers"].update(other=d["layers"]["fc.weight"]), "it names other, which the model lacks"),
+        (lambda d: d["layers"].pop("fc.weight"), "it lacks the layer fc.weight"),
         (lambda d: d["tensors"].pop("x"), "has no range for tensor x"),
-        (lambda d: d.update(version=9), "is no calibration: version"),
-        (lambda d: d["layers"]["fc.weight"].update(precision="int4"), "is no calibration: layers.fc.weight.precision"),
+        (lambda d: d.update(version=9), "is not a valid calibration: version"),
+        (
+            lambda d: d["layers"]["fc.weight"].update(precision="int4"),
+            "is not a valid calibration: layers.fc.weight.precision",
+        ),
     ],
 )
 def test_a_wrong_calibration_file(folder: Path, int8: trtkp.Bundle, tmp_path: Path, edit: Any, words: str) -> None:
@@ -187,7 +190,7 @@ def test_layers_go_back_until_the_drop_holds(folder: Path, tmp_path: Path) -> No
     back = {name: choice for name, choice in record.layers.items() if choice.precision == "fp32"}
     kept = {name: choice for name, choice in record.layers.items() if choice.precision == "int8"}
     assert back
-    assert all(choice.reason and "sent back" in choice.reason for choice in back.values())
+    assert all(choice.reason and "left in floating point" in choice.reason for choice in back.values())
     least = min(choice.error or 0 for choice in back.values())
     assert all((choice.error or 0) <= least for choice in kept.values())
 
@@ -282,16 +285,19 @@ def test_tensorrt_rtx(folder: Path, tmp_path: Path, kind: Any, fallback: Any) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("calibrate kep -o b", "--precision int8 needs samples of real inputs to calibrate with; give --data"),
-        ("calibrate kep --data data.npz", "no place for the new bundle; give -o"),
+        ("calibrate kep -o b", "--precision int8 needs samples of real inputs for calibration; give --data"),
+        ("calibrate kep --data data.npz", "Missing option '--output' / '-o'."),
         ("calibrate none --data data.npz -o b", "none: no such file"),
         ("calibrate kep --data none.npz -o b", "none.npz: no such data"),
-        ("calibrate kep --data data.npz -o b -p fp16", "--precision fp16: calibration is for int8 and fp8"),
+        ("calibrate kep --data data.npz -o b -p fp16", "--precision fp16: not known; use int8 or fp8"),
         ("calibrate kep --data data.npz -o b -p fp8", "--precision fp8: onnxruntime does not compute in FP8"),
         ("calibrate kep --data data.npz -o b --calibrator best", "--calibrator best: not known; use one of min-max"),
-        ("calibrate kep --data data.npz -o b --percentile 0", "--percentile 0: not above 0 and at most 100"),
-        ("calibrate kep --data data.npz -o b --samples 0", "--samples 0: at least one is needed"),
-        ("calibrate kep --data data.npz -o b --max-drop -1", "--max-drop -1: not a number of points"),
+        (
+            "calibrate kep --data data.npz -o b --percentile 0",
+            "--percentile 0: out of range; give more than 0 and at most 100",
+        ),
+        ("calibrate kep --data data.npz -o b --samples 0", "--samples 0: out of range; give 1 or more"),
+        ("calibrate kep --data data.npz -o b --max-drop -1", "--max-drop -1: out of range; give 0 or more"),
         ("calibrate kep --data data.npz -o b --fallback int4", "--fallback int4: not known; use fp32 or fp16"),
         ("calibrate kep --calibration none.json -o b", "none.json: no such file; write one with trtkp calibrate"),
         ("calibrate int8 --data data.npz -o b", "is a bundle in int8: ranges are measured in fp32"),

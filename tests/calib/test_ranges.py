@@ -167,7 +167,7 @@ def test_goes_on_where_it_was_killed(model: ir.Model, method: str, tmp_path: Pat
 def test_errors(model: ir.Model) -> None:
     with pytest.raises(InputError, match=r"--calibrator magic: not known; use one of min-max, entropy, percentile"):
         measure_ranges(model, ["d"], batches(1), method="magic")
-    with pytest.raises(InputError, match="--percentile 0: not above 0"):
+    with pytest.raises(InputError, match="--percentile 0: must be above 0"):
         measure_ranges(model, ["d"], batches(1), method="percentile", percentile=0)
     with pytest.raises(InputError, match="no batch"):
         measure_ranges(model, ["d"], [])

@@ -33,25 +33,29 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
             "--method magic: not known; use one of kep, vskp, pptkp, soks, dppnet, l1, channels, none, from-zeros",
         ),
         ("--n 10", "layer w1: n = 10, but a 3x3 kernel has 9 elements; give --n 9 or less"),
-        ("--n 0", "--n 0: at least one element of a plane is kept"),
-        ("--n -1", "--n -1: at least one"),
+        ("--n 0", "--n 0: out of range; give 1 or more"),
+        ("--n -1", "--n -1: out of range; give 1 or more"),
         ("--n 2 --ratio 0.5", "--n and --ratio exclude each other"),
-        ("--ratio 1", "--ratio 1.0: not a share; give 0 <= ratio < 1"),
-        ("--ratio -0.1", "--ratio -0.1: not a share"),
-        ("--ratio nan", "--ratio nan: not a share"),
+        ("--ratio 1", "--ratio 1: out of range; give 0 to below 1"),
+        ("--ratio -0.1", "--ratio -0.1: out of range; give 0 to below 1"),
+        ("--ratio nan", "--ratio nan: out of range; give 0 to below 1"),
         ("--share some", "--share some: not known; use one of none, per-channel, per-filter, per-layer"),
         (
             "--ratio 0.5 --allocation local",
             "--allocation local: No such file or directory; use global, uniform, or a file",
         ),
-        ("-m none --n 2", "--n means nothing to method none; leave it out"),
-        ("--from-zeros --share none", "--share means nothing to method from-zeros"),
+        ("-m none --n 2", "--n is a setting of kep, not of none; leave it out, or use --method kep"),
+        (
+            "-m kep --alpha 0.5",
+            "--alpha is a setting of vskp and dppnet, not of kep; leave it out, or use --method vskp",
+        ),
+        ("--from-zeros --share none", "--share is a setting of kep, not of from-zeros"),
         ("--layers w7*", "no convolution is called w7*; the model has w0, w1, w2"),
         ("--skip conv1", "no convolution is called conv1"),
         ("--lowering winograd", "--lowering winograd: not known; use one of auto, dense, box"),
-        ("-p int4", "--precision int4: not known; use fp32, fp16, int8 or fp8"),
+        ("-p int4", "--precision int4: not known; use one of fp32, fp16, int8, fp8"),
         ("-b cuda", "no backend 'cuda'; choose one of tensorrt, tensorrt-rtx, onnxruntime, auto"),
-        ("--threads 0", "--threads 0: at least one is needed"),
+        ("--threads 0", "--threads 0: out of range; give 1 or more"),
         ("--threads many", "Invalid value for '--threads'"),
         ("-b onnxruntime --target sm86", "--target sm86 means nothing to backend onnxruntime"),
         ("--min 8x3x8x8 --opt 4x3x8x8", "min 8, opt 4"),
@@ -160,7 +164,7 @@ def test_data_of_another_form(trtkp: Trtkp, folder: Path) -> None:
         ("bench kep kep", "the same bundle is named twice"),
         ("bench kep --batch 65", "kep: batch 65 is outside 1..64"),
         ("bench kep --runs 0", "--runs 0"),
-        ("bench kep --threads 0", "0 threads"),
+        ("bench kep --threads 0", "--threads 0: out of range; give 1 or more"),
         ("bench kep dense nothing", "nothing: no such bundle"),
         ("verify kep --seed -1", "--seed -1"),
         ("verify kep --tolerance nan", "--tolerance nan"),
@@ -191,7 +195,7 @@ def test_targets_that_are_something_else(trtkp: Trtkp, folder: Path) -> None:
 def test_source_inside_the_old_bundle_is_not_lost(trtkp: Trtkp, folder: Path) -> None:
     Path("net.onnx").rename("kep/net.onnx")
     done = trtkp("build", "kep/net.onnx", "-o", "kep")
-    assert "holds a file of another origin, net.onnx" in done.message
+    assert "a file that its manifest does not list, net.onnx" in done.message
     assert Path("kep/net.onnx").exists()
 
 
@@ -284,19 +288,19 @@ def test_interrupted_build(folder: Path) -> None:
     [
         ("dense", 2, "one engine alone cannot be compared; name two or more; the first is the baseline"),
         ("dense absent", 2, "absent: no such bundle"),
-        ("dense dense/", 2, "is named twice"),
+        ("dense dense/", 2, "is given twice"),
         ("dense data.npz", 2, "data.npz: is no model format that trtkp knows"),
         ("dense kep --batch 1,two", 2, "--batch 1,two: not whole numbers separated by commas; write --batch 1,8,32"),
-        ("dense kep --batch 0", 2, "--batch 0: not different batch sizes of at least 1"),
-        ("dense kep --batch 65", 2, "dense: batch 65 is outside 1..64, what input image takes"),
+        ("dense kep --batch 0", 2, "--batch 0: out of range; give 1 or more"),
+        ("dense kep --batch 65", 2, "dense: batch 65 is outside 1..64, the range of input image"),
         ("dense kep --runs 0", 2, "--runs 0"),
         ("dense kep --data absent", 2, "absent: no such data"),
-        ("dense kep --html no/x.html", 2, "x.html: its folder is not there"),
+        ("dense kep --html no/x.html", 2, "x.html: its directory does not exist"),
         ("dense kep --html kep", 2, "kep: is a directory"),
-        ("dense kep --html kep/x.html", 2, "would be written over or into kep"),
-        ("net.onnx kep --csv net.onnx", 2, "net.onnx: would be written over or into net.onnx"),
+        ("dense kep --html kep/x.html", 2, "would overwrite kep"),
+        ("net.onnx kep --csv net.onnx", 2, "net.onnx: would overwrite net.onnx"),
         ("dense kep --csv x --html x", 2, "--csv and --html name the same file"),
-        ("dense cut.engine", 2, "cut.engine: is not a TensorRT engine, or cut off"),
+        ("dense cut.engine", 2, "cut.engine: is not a TensorRT engine, or is incomplete"),
         ("dense damaged", 2, "was changed since it was built"),
     ],
 )

@@ -107,7 +107,7 @@ def test_accuracies_in_the_log_are_as_rare_as_asked(trtkp: Trtkp, work: Path) ->
     assert [bool(row["test_accuracy"]) for row in rows_of("p/log.csv")] == [False, True]
     refused = trtkp(*command, "-1")
     assert refused.status == 2
-    assert "--test-every -1: a number of epochs" in refused.err
+    assert "--test-every -1: out of range; give 0 or more" in refused.err
 
 
 def test_a_checkpoint_of_another_training_is_refused_until_restart(trtkp: Trtkp, work: Path) -> None:
@@ -179,16 +179,16 @@ def test_an_onnx_file_is_pruned_one_shot(trtkp: Trtkp, folder: Path) -> None:
         ("--epochs 1 --data wide.npz", "wide.npz: has samples of shape [1, 8, 9], the model takes [1, 8, 8]"),
         ("--epochs 1 --data nan.npz", "nan.npz: holds NaN or infinity"),
         ("-m dppnet --skip * --epochs 1 --data data.npz", "net.pt2: method dppnet finds no layer to prune"),
-        ("--epochs -1 --data data.npz", "-1 epochs"),
-        ("--ratio 1.5", "--ratio 1.5: not a share"),
+        ("--epochs -1 --data data.npz", "--epochs -1: out of range; give 0 or more"),
+        ("--ratio 1.5", "--ratio 1.5: out of range; give 0 to below 1"),
         ("--data data.npz --tensorboard runs", "--tensorboard means nothing without training"),
         ("-m vskp --regularise-epochs 2 --data data.npz", "--regularise-epochs means nothing to method vskp"),
         ("-m soks --ratio 0.99 --groups 1 --remove-filters", "soks would remove all filters of it"),
-        ("--lr 0 --epochs 1 --data data.npz", "learning rate 0.0"),
-        ("--amp int8 --epochs 1 --data data.npz", "training precision int8: not known"),
+        ("--lr 0 --epochs 1 --data data.npz", "--lr 0: out of range; give more than 0"),
+        ("--amp int8 --epochs 1 --data data.npz", "--amp int8: not known; use one of fp32, bf16, fp16"),
         ("--recipe no.yaml", "no.yaml: not a readable recipe"),
         ("--recipe bad.yaml", "bad.yaml: finetune: epoch means nothing; use"),
-        ("--recipe type.yaml", "type.yaml: finetune.epochs: 'many' is no int"),
+        ("--recipe type.yaml", "type.yaml: setting finetune.epochs: 'many' is of the wrong type; give a whole number"),
         ("--allocation ratios.json", "ratios.json: not an allocation"),
     ],
 )

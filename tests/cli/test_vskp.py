@@ -87,7 +87,7 @@ def test_fully_connected_layers(trtkp: Trtkp, work: Path) -> None:
     plain = trtkp("prune", "net.pt2", "-m", "vskp", "--ratio", "0.4", "-o", "p", "--json").document
     assert plain["matrices"] == {}
     assert trtkp("prune", "net.pt2", "-m", "kep", "--fully-connected", "-o", "p").message.startswith(
-        "--fully-connected means nothing to method kep"
+        "--fully-connected is a setting of vskp and l1, not of kep"
     )
 
 
@@ -237,7 +237,7 @@ def test_bad_indices(trtkp: Trtkp, work: Path) -> None:
     Path("text").write_text("no")
     assert "text: no index that can be read" in trtkp("prune", "net.pt2", "--index", "text", "-o", "p").message
     done = trtkp("prune", "net.pt2", "--index", "bad.safetensors", "--ratio", "0.5", "-o", "p")
-    assert "--ratio means nothing beside --index" in done.message
+    assert "--ratio and --index exclude each other; leave out --ratio" in done.message
     assert trtkp("prune", "net.pt2", "-m", "kep", "-o", "k").status == 0
     done = trtkp("export-index", "k", "-o", "x")
     assert "needs whole kernels" in done.message or "whole kernels" in done.message

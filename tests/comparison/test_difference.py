@@ -76,9 +76,11 @@ def test_maps_have_no_top_1() -> None:
 
 def test_refusals() -> None:
     batch = [Batch({"x": np.ones((2, 3))}, 2)]
-    with pytest.raises(InputError, match="engine1: gives outputs z, the baseline y; compare engines of one model"):
+    with pytest.raises(
+        InputError, match="engine1: has outputs z, but the baseline has y; compare engines of one model"
+    ):
         scored(Fake(y=lambda x: x), Fake(z=lambda x: x), batches=batch)
-    with pytest.raises(InputError, match=r"engine1: output y is \[2, 2\], the baseline's \[2, 3\]"):
+    with pytest.raises(InputError, match=r"engine1: output y has shape \[2, 2\], but the baseline's has \[2, 3\]"):
         scored(Fake(y=lambda x: x), Fake(y=lambda x: x[:, :2]), batches=batch)
     labelled = [Batch({"x": np.ones((2, 3))}, 2, np.array([0, 3]))]
     with pytest.raises(InputError, match=r"labels 0\.\.3"):

@@ -117,8 +117,8 @@ def test_text_says_what_was_done(report: str, comparison: Comparison) -> None:
         assert entry.label in text
     assert "trtkp compare dense kep --html x.html" in text
     assert "all 21 samples of data.npz" in text
-    assert "opened 5 times, each time warmed up with 1 rounds" in text
-    assert "8 rounds for each batch size" in text
+    assert "opened 5 times. Each time it was warmed up with 1 rounds" in text
+    assert "8 rounds per batch size" in text
     assert comparison.environment["onnxruntime"] in text
     assert comparison.entries[1].command is not None
     assert comparison.entries[1].command in text
@@ -200,10 +200,10 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").touch()
     with pytest.raises(InputError, match="kep: is a directory"):
         check_target(tmp_path / "kep")
-    with pytest.raises(InputError, match="its folder is not there"):
+    with pytest.raises(InputError, match="its directory does not exist"):
         check_target(tmp_path / "no" / "x.html")
     for place in ("kep/x.html", "net.onnx"):
-        with pytest.raises(InputError, match="would be written over or into"):
+        with pytest.raises(InputError, match="would overwrite"):
             check_target(tmp_path / place, [tmp_path / "kep", tmp_path / "net.onnx"])
     write_text(tmp_path / "x", "é\n")
     assert (tmp_path / "x").read_bytes() == "é\n".encode()

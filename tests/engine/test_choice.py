@@ -75,7 +75,7 @@ def test_tensorrt_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     request = BuildRequest(tmp_path / "a.onnx", tmp_path, {})
     with pytest.raises(NotRunnableError, match="no NVIDIA GPU"):
         backend.build(request)
-    with pytest.raises(InputError, match="builds for the GPU at hand"):
+    with pytest.raises(InputError, match="builds for this machine's GPU only"):
         backend.build(BuildRequest(tmp_path / "a.onnx", tmp_path, {}, targets=("sm86",)))
     with pytest.raises(InputError, match="no such file"):
         backend.open(tmp_path / "model.engine")

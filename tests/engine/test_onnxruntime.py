@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +147,18 @@ def test_options(net: Path) -> None:
     runner.close()
     with pytest.raises(ValueError, match="closed"):
         runner.run({"image": _image()})
+
+
+def test_nothing_on_standard_error_where_the_home_folder_cannot_be_written(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.touch()  # a file: no folder can be made in it, not even by root
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY" and not k.startswith("XDG_")}
+    done = subprocess.run(
+        [sys.executable, "-c", "import trtkp, onnxruntime"],
+        env={**environment, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stderr == ""

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import trtkp
 from tests.pipeline.whole import build, nodes_of
-from trtkp.cli.show import inspected
+from trtkp.cli.inspect import show as show_inspected
 from trtkp.pipeline.options import BuildOptions
 
 
@@ -49,7 +49,7 @@ def test_dead_parts_leave_the_engine_alone(
     assert {part.name: part.params for part in dead.layers} == removed
     assert dead.macs == 64 * sum(removed.values())
     assert trtkp.verify(bundle.path).ok
-    inspected(bundle, json=False)
+    show_inspected(bundle, json=False)
     assert f"removed 5 filters and 5 channels that were read: {dead.params:,} params" in capsys.readouterr().out
 
 

@@ -20,7 +20,7 @@ from trtkp.pruning import run as pruning
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"precision": "int4"}, "--precision int4: not known; use fp32, fp16, int8 or fp8"),
+        ({"precision": "int4"}, "--precision int4: not known; use one of fp32, fp16, int8, fp8"),
         ({"threads": 0}, "--threads 0"),
         ({"backend": "tpu"}, "no backend 'tpu'"),
         ({"lowering": "winograd"}, "--lowering winograd: not known; use one of auto, dense, box"),

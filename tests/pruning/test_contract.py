@@ -213,7 +213,7 @@ def test_a_method_that_overrides_nothing_has_the_defaults() -> None:
 
 def test_what_backends_can_do() -> None:
     found = {
-        name: (b.compiles, b.runs_on_cpu, b.takes_plugins, b.takes_targets, b.quantised_form, b.usual_fallback)
+        name: (b.compiles, b.runs_on_cpu, b.takes_plugins, b.takes_targets, b.qdq_variant, b.default_fallback)
         for name, b in ((name, get_backend(name)) for name in BACKENDS)
     }
     assert found == {

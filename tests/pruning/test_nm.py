@@ -341,7 +341,7 @@ def test_lists_that_are_no_products_are_refused_at_once() -> None:
         with pytest.raises(InputError, match="give --share per-filter or per-layer"):
             make_method("kep", nm="2:4", share=share)
     for name in ("dppnet", "channels"):
-        with pytest.raises(InputError, match=f"--nm means nothing to method {name}"):
+        with pytest.raises(InputError, match=f"--nm is a setting of kep, vskp, pptkp, soks and l1, not of {name}"):
             make_method(name, nm="2:4")
 
 

@@ -21,7 +21,7 @@ from trtkp.pruning.methods.registry import METHODS, make_method
         ("vskp", {"filter_group": "8"}, "setting filter_group: '8' is of the wrong type; give a whole number"),
         ("l1", {"ratio": True}, "setting ratio: True is of the wrong type; give a number"),
         ("kep", {"ratio": [0.5]}, "setting ratio: [0.5] is of the wrong type; give a number"),
-        ("kep", {"norm": "l3"}, "setting norm: 'l3' is of the wrong type; give l1 or l2"),
+        ("kep", {"norm": "l3"}, "--norm l3: not known; use l1 or l2"),
         ("kep", {"refresh": 1}, "setting refresh: 1 is of the wrong type; give true or false"),
         ("dppnet", {"alpha": "much"}, "setting alpha: 'much' is of the wrong type; give a number"),
         ("pptkp", {"quantiles": 0.5}, "setting quantiles: 0.5 is of the wrong type; give a list of numbers"),
@@ -47,7 +47,7 @@ def test_a_long_value_is_named_in_short() -> None:
     ("settings", "own", "message"),
     [
         ({"alpha": "1"}, {}, "setting alpha: '1' is of the wrong type; give a number"),
-        ({"beat": 1}, {}, "--beat means nothing to method vskp; leave it out"),
+        ({"beat": 1}, {}, "--beat is a setting of no method; leave it out"),
         ({"allocation": "global"}, {}, "allocation means nothing to an allocation by layers; leave it out"),
         ({}, {"filter_group": "8"}, "not an allocation: layers.a.filter_group: Input should be a valid integer"),
         ({}, {"filter_group": 8.0}, "not an allocation: layers.a.filter_group: Input should be a valid integer"),

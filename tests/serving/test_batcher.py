@@ -106,7 +106,7 @@ async def test_limit_and_fail_all() -> None:
     waiting = [job(), job()]
     for one in waiting:
         batcher.put(one)
-    with pytest.raises(QueueFull, match="2 requests are waiting already; try again later"):
+    with pytest.raises(QueueFull, match="the queue is full: 2 requests are waiting; try again later"):
         batcher.put(job())
     batcher.fail_all(Unavailable("shutting down"))
     assert len(batcher) == 0

@@ -137,7 +137,7 @@ def test_plugin_library_comes_along(
     assert (tmp_path / "out/kep/libtrtkp_register.so").read_bytes() == b"registers"
     assert made.command.endswith(f"--backend-config=tensorrt,plugins={tmp_path}/out/kep/libtrtkp_register.so")
     (installed / "libtrtkp.so").write_bytes(b"another build")
-    with pytest.raises(InputError, match="another build of the plugins"):
+    with pytest.raises(InputError, match="another build of the plugin library"):
         export_triton([tmp_path / "kep"], tmp_path / "again")
 
 
@@ -229,11 +229,11 @@ def test_container_s_command_serves_the_bundle_under_its_name(trtkp: Trtkp, bund
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("Kep", "--storage", "s3://x"), "Kubernetes takes up to 54 small letters"),
+        (("Kep", "--storage", "s3://x"), "Kubernetes allows up to 54 lower-case letters"),
         (("kep", "--storage", "models/kep"), "not a URI"),
         (("kep", "--storage", "s3://x", "--min-replicas", "5"), "not a range"),
-        (("kep", "--storage", "s3://x", "--cpu", "two"), "--cpu two: no Kubernetes quantity"),
-        (("kep", "--storage", "s3://x", "--gpus", "-1"), "--gpus -1: must be 0 or more"),
+        (("kep", "--storage", "s3://x", "--cpu", "two"), "--cpu two: not a Kubernetes quantity"),
+        (("kep", "--storage", "s3://x", "--gpus", "-1"), "--gpus -1: out of range; give 0 or more"),
     ],
 )
 def test_kserve_refusals(trtkp: Trtkp, arguments: tuple[str, ...], words: str) -> None:

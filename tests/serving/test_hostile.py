@@ -117,7 +117,7 @@ def test_one_long_text_among_the_values(server: Server) -> None:
         document = {"inputs": [{**_good, "data": data}]}
         answer = _post(server, json.dumps(document).encode())
         _check(answer)
-        assert "data is ragged or holds values that are no FP32" in answer.text
+        assert "data is ragged or holds values that are not FP32" in answer.text
     assert _peak_bytes(server) - peak < 256 << 20
 
 

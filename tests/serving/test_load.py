@@ -112,4 +112,4 @@ def test_another_kind_of_server(trtkp: Trtkp, document: str) -> None:
         done = trtkp("bench", "--load", f"http://127.0.0.1:{other.server_port}", "--model", "m", "--seconds", "1")
         other.shutdown()
     assert done.status == 2
-    assert "/v2/models/m: no server of the Open Inference Protocol answers there" in done.message
+    assert "/v2/models/m: the answer is not that of an Open Inference Protocol server" in done.message

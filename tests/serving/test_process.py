@@ -46,7 +46,7 @@ def answered(contract: Contract, answer: Callable[[Arena], dict[str, Any] | None
 
     async def ask() -> Any:
         instance = Instance(contract)
-        theirs = instance.far_end.dup(), Arena(os.dup(instance.outputs.descriptor))
+        theirs = instance.worker_socket.dup(), Arena(os.dup(instance.outputs.descriptor))
         worker = threading.Thread(target=work, args=theirs)
         worker.start()
         try:
@@ -86,7 +86,7 @@ def test_rows_go_to_those_who_sent_them(contract: Contract) -> None:
 
 @pytest.mark.parametrize("rows", [2, 4])
 def test_other_rows_than_asked_are_an_error(contract: Contract, rows: int) -> None:
-    with pytest.raises(ServeError, match=f"the engine gave {rows} rows of y for 3"):
+    with pytest.raises(ServeError, match=f"the engine returned {rows} rows of y for a batch of 3"):
         answered(contract, giving(rows), [1, 2])
 
 
@@ -149,6 +149,6 @@ def test_nothing_left_to_start_a_worker_with(bundle: Path, monkeypatch: pytest.M
             patch.setattr(f"trtkp.serving.worker.process.{call}", second_fails)
             await WorkerProcess.start(loaded, contract, 2, 1)
 
-    with pytest.raises(JobError, match=r"no worker can be started \(Too many open files"):
+    with pytest.raises(JobError, match=r"cannot start a worker \(Too many open files"):
         asyncio.run(start())
     assert open_files() <= before

@@ -223,12 +223,12 @@ def test_errors_name_what_is_wrong(client: Any) -> None:
     assert "got shape [65, 3, 8, 8]" in refusal(inputs=batch_input(module, images(65)))
     other = module.InferInput("picture", [1, 3, 8, 8], "FP32")
     other.set_data_from_numpy(images(1))
-    assert refusal(inputs=[other]) == "no input 'picture'; the model takes image"
-    assert refusal(inputs=batch_input(module, images(1)) * 2) == "input image is there twice"
+    assert refusal(inputs=[other]) == "no input 'picture'; the model has image"
+    assert refusal(inputs=batch_input(module, images(1)) * 2) == "input image is given twice"
     double = module.InferInput("image", [1, 3, 8, 8], "FP64")
     double.set_data_from_numpy(images(1).astype(np.float64))
     assert "expected image FP32[1..64, 3, 8, 8], got datatype FP64" in refusal(inputs=[double])
-    assert refusal(outputs=[module.InferRequestedOutput("z")]) == "no output 'z'; the model gives y"
+    assert refusal(outputs=[module.InferRequestedOutput("z")]) == "no output 'z'; the model has y"
     assert refusal(sequence_id=3) == "parameter sequence_id is not supported"
     assert refusal(outputs=[module.InferRequestedOutput("y", class_count=2)]) == (
         "parameter classification is not supported"

@@ -156,7 +156,7 @@ def test_source_that_moved(copy: Path) -> None:
     report = trtkp.verify(copy / "b")
     assert report.ok
     assert statuses(report)["dense masked ONNX"] == "not run"
-    assert reason(report, "dense masked ONNX") == "the source model net.onnx is not there; name it with --model"
+    assert reason(report, "dense masked ONNX") == "the source model net.onnx does not exist; name it with --model"
     assert statuses(report)["engine"] == "verified"
     assert statuses(trtkp.verify(copy / "b", model=copy / "moved.onnx"))["dense masked ONNX"] == "verified"
     with pytest.raises(InputError, match="no such file"):
@@ -268,7 +268,7 @@ def test_hint_where_rounding_alone_makes_the_difference(tmp_path: Path, capsys: 
     assert report.hint is not None
     assert main(["verify", str(bundle.path), "--tolerance", "1e-5"]) == 1
     out, _err = capsys.readouterr()
-    assert "build with --precision fp32, or accept it with --tolerance" in out
+    assert "build with --precision fp32, or accept the error with --tolerance" in out
     accepted = float(report.hint.split()[-1])
     assert 1e-5 < accepted < 5e-3
     assert trtkp.verify(bundle, tolerance=accepted).ok

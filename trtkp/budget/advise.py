@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from os import PathLike
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from trtkp.budget.options import AdviceOptions
 from trtkp.errors import InputError
 from trtkp.graph.edit import add_initializer
 from trtkp.graph.layers import conv_layers
@@ -38,7 +39,7 @@ from trtkp.pruning.methods.vskp import VSKP
 from trtkp.pruning.one_shot import select_layers
 from trtkp.shapes import Shape, profile_from_options, smallest_samples
 
-__all__ = ["DENSITIES", "FILTER_GROUPS", "Advice", "AdviceOptions", "Granularity", "LayerAdvice", "Option", "advise"]
+__all__ = ["DENSITIES", "FILTER_GROUPS", "Advice", "Granularity", "LayerAdvice", "Option", "advise"]
 
 #: Shares of the weights that are kept.
 DENSITIES = (0.75, 0.5, 0.35, 0.25)
@@ -130,35 +131,6 @@ class Advice(_Record):
             ) from None
 
 
-@dataclass(frozen=True)
-class AdviceOptions:
-    """How to advise; every field is an option of ``trtkp advise``.
-
-    Attributes:
-        include: patterns of the layers, instead of all that could be pruned.
-        skip: patterns of layers to leave out.
-        batch: batch size; None for that of ``opt``.
-        opt: usual shapes, as ``["8x3x224x224"]``.
-        input_shape: shapes of a model whose file knows none.
-        seconds: that timing may take; the layers of most work come first.
-        threads: CPU threads of ONNX Runtime; None for the physical cores.
-        timing_cache: take and keep times in the user's cache.
-        arch: ``package.module:factory`` of a state dict's network.
-        trust_pickle: allow model files that are code.
-    """
-
-    include: Sequence[str] = ()
-    skip: Sequence[str] = ()
-    batch: int | None = None
-    opt: Sequence[str] = ()
-    input_shape: Sequence[str] = ()
-    seconds: float = 120.0
-    threads: int | None = None
-    timing_cache: bool = True
-    arch: str | None = None
-    trust_pickle: bool = False
-
-
 def advise(
     model: str | PathLike[str],
     options: AdviceOptions | None = None,
@@ -187,11 +159,6 @@ def advise(
         True
     """
     options = options or AdviceOptions()
-    for flag, value in (("--batch", options.batch), ("--threads", options.threads)):
-        if value is not None and value < 1:
-            raise InputError(f"{flag} {value}: at least one is needed")
-    if not options.seconds > 0:
-        raise InputError(f"--seconds {options.seconds}: no time at all", remedy="give more than 0")
     if progress is not None:
         progress("Loading the model", 0, 1)
     source = load_model(

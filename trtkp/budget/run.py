@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import sha256
-from itertools import product
 from os import PathLike
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from trtkp.budget.choices import DENSE, Choice, Level, cheapest, pick, total
 from trtkp.budget.net import Net, Quality
+from trtkp.budget.options import SearchOptions
 from trtkp.budget.state import State
 from trtkp.budget.study import search
 from trtkp.errors import InputError, JobError
@@ -22,7 +22,7 @@ from trtkp.pruning.methods.allocation import Allocation
 if TYPE_CHECKING:
     from trtkp.data.labelled import LabelledData
 
-__all__ = ["Measured", "Point", "SearchOptions", "SearchResult", "run_search"]
+__all__ = ["Measured", "Point", "SearchResult", "run_search"]
 
 Progress = Callable[[str, int, int], None]
 Unit = Literal["latency_ms", "macs"]
@@ -35,62 +35,6 @@ _CORRECTIONS = 3
 _SLACK = 1.01
 #: Steps of the bisection to the largest drop.
 _BISECTIONS = 6
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What to search, exactly one target among it.
-
-    Attributes:
-        method: whose masks; it must take a ratio per layer.
-        settings: of the method, the same in all layers.
-        ratios: that a layer may have; dense is always among them.
-        filter_groups: that a layer may have.
-        channel_blocks: that a layer may have.
-        target_latency: share of the dense net's latency that may be taken.
-        target_flops: share of the dense net's MACs that may be taken.
-        max_drop: points of the score that may be lost, one-shot; the fastest net within is wanted.
-        trials: of the outer search.
-        samples: that the net is scored on.
-        seed: of the outer search.
-    """
-
-    method: str = "vskp"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    ratios: tuple[float, ...] = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
-    filter_groups: tuple[int, ...] = (64,)
-    channel_blocks: tuple[int, ...] = (1,)
-    target_latency: float | None = None
-    target_flops: float | None = None
-    max_drop: float | None = None
-    trials: int = 40
-    samples: int = 256
-    seed: int = 0
-
-    def levels(self) -> list[Level]:
-        """Dense, and every combination."""
-        return [DENSE, *(Level(*each) for each in product(self.ratios, self.filter_groups, self.channel_blocks))]
-
-    def check(self) -> None:
-        """Refuse what cannot be searched.
-
-        Raises:
-            InputError: no target or several, or a value out of range.
-        """
-        targets = [self.target_latency, self.target_flops, self.max_drop]
-        if sum(target is not None for target in targets) != 1:
-            raise InputError("a search has one target", remedy="give --target-latency, --target-flops or --max-drop")
-        for flag, share in (("--target-latency", self.target_latency), ("--target-flops", self.target_flops)):
-            if share is not None and not 0 < share < 1:
-                raise InputError(f"{flag} {share:.0%}: not a part of the dense net", remedy="give 1% to 99%")
-        if self.max_drop is not None and self.max_drop < 0:
-            raise InputError(f"--max-drop {self.max_drop:g}: not a loss")
-        if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
-            raise InputError("--ratios: each must lie between 0 and 1", remedy="such as 0.25,0.5,0.75")
-        if min((*self.filter_groups, *self.channel_blocks), default=0) < 1:
-            raise InputError("--filter-groups and --channel-blocks start at 1")
-        if self.trials < 1 or self.samples < 1:
-            raise InputError("--trials and --samples start at 1")
 
 
 @dataclass(frozen=True)
@@ -177,7 +121,6 @@ def run_search(
         InputError: bad options, model or data, or a target that no choice reaches.
         JobError: nothing keeps to ``max_drop``.
     """
-    search_options.check()
     options = options or BuildOptions()
     net = Net(
         Path(model), search_options.method, dict(search_options.settings), options, data, search_options.samples,

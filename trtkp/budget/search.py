@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtkp.budget.files import check_output, write
-from trtkp.budget.run import SearchOptions, SearchResult, run_search
+from trtkp.budget.options import SearchOptions
+from trtkp.budget.run import SearchResult, run_search
 from trtkp.machine.packages import require
+from trtkp.pipeline.options import BuildOptions
 
 if TYPE_CHECKING:
     from trtkp.data.labelled import LabelledData
     from trtkp.pipeline.job import Progress
-    from trtkp.pipeline.options import BuildOptions
 
 __all__ = ["search"]
 
@@ -66,6 +68,7 @@ def search(
     require("a search", "search", _PACKAGES)
     folder = Path(output)
     check_output(folder)
+    build = replace(build or BuildOptions(), backend="onnxruntime")
     result = run_search(model, data, options, state=folder, options=build, progress=progress)
     write(result, folder, f"{Path(model).name}, {options.method}")
     return result

@@ -1,8 +1,8 @@
-"""``calibration.json``: how ranges were found, every tensor's range and scale, every layer's precision.
+"""``calibration.json``: how the ranges were found, the range and scale of every tensor, the precision of every layer.
 
-The file is meant to be read and edited: an ``amax`` with its ``scale`` left out, or a layer's precision set to
-``fp32``, is taken as it stands by ``trtkp build --calibration``. Nothing in it depends on time or place: the same data,
-model and options give the same bytes.
+Users may edit the file and pass it to ``trtkp build --calibration``. To change a range, edit ``amax`` and delete
+``scale``; to take a layer out of quantisation, set its precision to ``fp32``. The file holds no time stamp and no path:
+the same data, model and options give the same bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trtkp.engine.base import QuantisedForm, fuses_qdq
+from trtkp.engine.base import QdqVariant, fuses_qdq
 from trtkp.errors import InputError
 
 __all__ = [
@@ -34,12 +34,27 @@ __all__ = [
 #: Name of the file in a bundle.
 CALIBRATION = "calibration.json"
 FORMAT: Final = "trtkp.calibration"
-#: Scales are float32; an edited file may round them.
+#: A scale may differ from ``amax / 127`` by this relative error. Scales are float32 (2**-23, about 1.2e-7); people who
+#: edit the file round to five or six digits.
 _SCALE_TOLERANCE = 1e-5
 
 
 def scale_of(amax: float, limit: float = 127.0) -> float:
-    """The scale of a tensor of that largest magnitude, ``amax / limit`` in float32; 1 where everything is zero."""
+    """The scale of a symmetric range: ``amax / limit``, rounded to float32.
+
+    Args:
+        amax: the largest magnitude to represent.
+        limit: the largest quantised value: 127 for int8, 255 for uint8, 448 for FP8 (E4M3).
+
+    Returns:
+        The scale; 1.0 for ``amax == 0``, because a tensor of zeros still needs a scale to divide by.
+
+    Example:
+        >>> scale_of(2.54)
+        0.019999999552965164
+        >>> scale_of(0.0)
+        1.0
+    """
     return float(np.float32(amax) / np.float32(limit)) or 1.0
 
 
@@ -48,7 +63,14 @@ class _Record(BaseModel):
 
 
 class TensorRange(_Record):
-    """What a tensor held on the data, the magnitude from which it is clipped, and the int8 scale ``amax / 127``."""
+    """The range of one tensor.
+
+    Attributes:
+        low: smallest value seen on the calibration data.
+        high: largest value seen.
+        amax: magnitude beyond which values are clipped.
+        scale: the int8 scale, ``amax / 127``; derived from ``amax`` where the file leaves it out.
+    """
 
     low: float
     high: float
@@ -65,18 +87,18 @@ class TensorRange(_Record):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if not math.isclose(self.scale, scale_of(self.amax), rel_tol=_SCALE_TOLERANCE):
-            raise ValueError(f"scale {self.scale:g} is not amax / 127 of amax {self.amax:g}; leave the scale out")
+            raise ValueError(f"scale {self.scale:g} is not amax / 127 for amax {self.amax:g}; leave the scale out")
         return self
 
 
 class LayerChoice(_Record):
-    """How a layer computes.
+    """The precision of one layer.
 
     Attributes:
-        precision: int8, fp8, or the floating-point type that it was sent back to.
+        precision: int8, fp8, or the floating-point type the layer falls back to.
         error: relative error of the net's output when this layer alone is quantised; None where it was not measured.
-        lowering: the form that it had in the planned graph; None for one that was not packed.
-        reason: why it is not quantised.
+        lowering: the layer's lowering in the planned graph; None for a layer that was not packed.
+        reason: why the layer is not quantised; None where it is.
     """
 
     precision: Literal["int8", "fp8", "fp32", "fp16"]
@@ -86,7 +108,7 @@ class LayerChoice(_Record):
 
 
 class DataRecord(_Record):
-    """The samples that ranges were measured on."""
+    """The samples on which the ranges were measured."""
 
     name: str
     sha256: str
@@ -95,14 +117,18 @@ class DataRecord(_Record):
 
 
 class Scores(_Record):
-    """The net in floating point, with every layer quantised, and as it was kept.
+    """Scores of the floating-point net, of the net with every layer quantised, and of the net that was kept.
 
     Attributes:
-        measure: ``accuracy`` against labels; ``agreement`` with the decisions of the net in floating point where the
-            data has no labels; None where the net decides nothing (its first output is not [N, classes]).
-        samples: scored.
+        measure: ``accuracy`` against labels, or ``agreement`` with the floating-point net's decisions where the data
+            has no labels. None where the net makes no decision (its first output is not [N, classes]).
+        samples: number of samples scored.
+        floating: score of the floating-point net, in [0, 1].
+        all_quantised: score with every layer quantised, in [0, 1].
+        kept: score of the net that was kept, in [0, 1].
+        drop: percentage points of `measure` that the kept net lost.
+        max_drop: percentage points that it was allowed to lose.
         error: relative Frobenius error of the kept net's outputs.
-        drop: points of `measure` that were lost, and `max_drop` those that were allowed.
     """
 
     measure: Literal["accuracy", "agreement"] | None
@@ -116,24 +142,24 @@ class Scores(_Record):
 
 
 class Calibration(_Record):
-    """The file, version 1.
+    """The content of ``calibration.json``, version 1.
 
     Attributes:
         kind: type of the quantised layers.
-        form: which tensors are quantised (`trtkp.calib.placement`).
-        fallback: type of the other layers.
-        method: that ranges were found by.
-        percentile: of magnitudes, for the method percentile.
-        data: that ranges were found on.
-        scores: what quantising costs on all of the data.
-        layers: by parameter name of the weight.
-        tensors: by name in the planned graph.
+        form: Q/DQ variant, that is which tensors are quantised (`trtkp.calib.placement`).
+        fallback: type of the layers that are not quantised.
+        method: how the ranges were found.
+        percentile: percentile of absolute activation values used as the range; None for the other methods.
+        data: the samples on which the ranges were found.
+        scores: scores over all samples of the data.
+        layers: precision of each layer, by the parameter name of its weight.
+        tensors: range of each tensor, by its name in the planned graph.
     """
 
     format: Literal["trtkp.calibration"] = FORMAT
     version: Literal[1] = 1
     kind: Literal["int8", "fp8"]
-    form: QuantisedForm
+    form: QdqVariant
     fallback: Literal["fp32", "fp16"]
     method: Literal["min-max", "entropy", "percentile"]
     percentile: float | None = None
@@ -144,7 +170,7 @@ class Calibration(_Record):
 
     @property
     def quantised(self) -> set[str]:
-        """Names of the layers in 8 bits."""
+        """Names of the quantised layers."""
         return {name for name, choice in self.layers.items() if choice.precision == self.kind}
 
     @property
@@ -154,16 +180,19 @@ class Calibration(_Record):
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write the file; floats in their shortest exact form."""
+    """Write the calibration as JSON with sorted keys, so that equal calibrations give equal bytes."""
     text = json.dumps(calibration.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def load_calibration(path: str | PathLike[str]) -> Calibration:
-    """Read the file.
+    """Read a calibration.
+
+    Args:
+        path: a ``calibration.json``, or a bundle that holds one.
 
     Raises:
-        InputError: no such file, not a calibration, or values that contradict each other.
+        InputError: the file is missing, is not a calibration, or holds values that contradict each other.
     """
     path = Path(path)
     if path.is_dir():
@@ -181,6 +210,6 @@ def load_calibration(path: str | PathLike[str]) -> Calibration:
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(
-            f"is no calibration: {': '.join(filter(None, [where, message]))}", file=path,
+            f"is not a valid calibration: {': '.join(filter(None, [where, message]))}", file=path,
             remedy="write one with trtkp calibrate",
         ) from None  # fmt: skip

@@ -1,4 +1,8 @@
-"""``manifest.json``: everything a bundle says of itself, and the SHA-256 of every other file in it."""
+"""The schema of ``manifest.json``: what a bundle holds, how it was built, and the SHA-256 of every other file in it.
+
+The classes are the format. Unknown keys are refused (``extra="forbid"``), so a key that is added or renamed needs a new
+`VERSION`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from trtkp.bundle.calibration import LayerChoice, Scores
-from trtkp.engine.base import QuantisedForm, fuses_qdq
+from trtkp.engine.base import QdqVariant, fuses_qdq
 
 __all__ = [
     "FORMAT",
@@ -37,18 +41,19 @@ FORMAT: Final = "trtkp.bundle"
 VERSION: Final = 1
 MANIFEST = "manifest.json"
 MANIFEST_HASH = "manifest.sha256"
-#: Content of `MANIFEST_HASH`, in the form of sha256sum.
+#: Content of `MANIFEST_HASH`. It is sha256sum's format, so ``sha256sum -c manifest.sha256`` checks it without trtkp.
 HASH_LINE: Final = rb"[0-9a-f]{64}  manifest\.json\n"
 
 
 def hash_line(manifest: bytes) -> bytes:
-    """What `MANIFEST_HASH` holds for a manifest of these bytes."""
+    """The content of `MANIFEST_HASH` for a manifest with these bytes."""
     return f"{sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
 def _plain_name(name: str) -> str:
+    # A manifest from elsewhere must not make the reader open files outside the bundle.
     if name in ("", ".", "..") or PurePosixPath(name).name != name or "\\" in name or "\0" in name:
-        raise ValueError(f"{name!r} is not a file of the bundle's own folder")
+        raise ValueError(f"{name!r} is not the name of a file in the bundle's own folder")
     return name
 
 
@@ -61,25 +66,25 @@ class _Record(BaseModel):
 
 
 class FileRecord(_Record):
-    """Size and hash of a file of the bundle."""
+    """Hash and size of one file of the bundle."""
 
     sha256: Digest
     bytes: int
 
 
 class SourceRecord(_Record):
-    """The model that was built: its file relative to the bundle, and how it was read."""
+    """The model that was built: its path relative to the bundle, and how it was read."""
 
     file: str
     sha256: Digest
     format: str
     arch: str | None = None
     reference: str
-    """What runs it: PyTorch or the source ONNX."""
+    """What computes the reference outputs for ``verify``: PyTorch or the source ONNX file."""
 
 
 class TensorRecord(_Record):
-    """A graph input or output; a dynamic dimension is its name."""
+    """A graph input or output. A dynamic dimension is given by its name."""
 
     name: str
     dtype: str
@@ -87,7 +92,7 @@ class TensorRecord(_Record):
 
 
 class TimingRecord(_Record):
-    """Milliseconds of wall clock."""
+    """Wall-clock times in milliseconds: median, 10th and 90th percentile over ``runs`` runs."""
 
     median_ms: float
     p10_ms: float
@@ -96,12 +101,12 @@ class TimingRecord(_Record):
 
 
 class LayerRecord(_Record):
-    """One convolution: what it was, what it kept, and how it runs."""
+    """One convolution: its dimensions, what pruning kept of it, and how ``engine.onnx`` computes it."""
 
     name: str
     node: str
     shape: tuple[int, int, int, int]
-    """F, C, R, S of the weight."""
+    """Shape [F, C, R, S] of the weight."""
     groups: int
     strides: tuple[int, int]
     dilations: tuple[int, int]
@@ -109,7 +114,7 @@ class LayerRecord(_Record):
     output_size: tuple[int, int]
     kind: Literal["dense", "kernel", "stripe", "pattern"]
     reason: str | None = None
-    """Why a dense layer was not pruned."""
+    """Why the layer stayed dense; None for a pruned layer."""
     filter_groups: int | None = None
     density: float
     dense_params: int
@@ -119,20 +124,23 @@ class LayerRecord(_Record):
     index_bytes: int
     paper_index_bytes: int | None = None
     op: str | None = None
-    """The node in ``model.onnx``."""
+    """Operator of the layer's node in ``model.onnx``."""
     lowering: str | None = None
-    """Its form in ``engine.onnx``."""
+    """The lowering chosen for ``engine.onnx``."""
     why: str | None = None
+    """Why the planner chose that lowering."""
     measured: bool = False
+    """Whether the candidates were timed; otherwise their times are predicted."""
     candidates: dict[str, float] = {}
-    """Median ms per form where measured, else the predicted share of the dense time."""
+    """Per lowering: median ms where measured, otherwise the predicted share of the dense time."""
     spread: dict[str, tuple[float, float]] = {}
-    """10th and 90th percentile per form in ms, where measured."""
+    """10th and 90th percentile in ms per lowering, where measured."""
     inapplicable: dict[str, str] = {}
+    """Lowerings that cannot express this layer, with the reason."""
 
 
 class PaperCounts(_Record):
-    """The whole net as the method's authors count it; index bytes apart, as everywhere."""
+    """The whole net counted as the method's authors count it. Index bytes are not part of the parameters."""
 
     counting: str
     dense_params: int
@@ -140,11 +148,11 @@ class PaperCounts(_Record):
     dense_flops: int
     retained_flops: int
     other: PaperCounts | None = None
-    """Their second way of counting, where they have two."""
+    """The authors' second way of counting, where they use two."""
 
 
 class TotalsRecord(_Record):
-    """The whole net, before and after; parameters without index bytes."""
+    """The whole net before and after pruning. Index bytes are not part of the parameters."""
 
     dense_params: int
     retained_params: int
@@ -153,11 +161,11 @@ class TotalsRecord(_Record):
     index_bytes: int
     paper_index_bytes: int | None = None
     as_in_paper: PaperCounts | None = None
-    """None where the authors' counting is the common one, or is not known."""
+    """None where the authors count as trtkp does, or where their way of counting is not known."""
 
 
 class RemovedRecord(_Record):
-    """What dead parts one layer lost: filters, channels per group, dense parameters, MACs for one sample."""
+    """Dead parts removed from one layer: filters, channels per group, dense parameters, MACs per sample."""
 
     name: str
     node: str
@@ -168,7 +176,7 @@ class RemovedRecord(_Record):
 
 
 class DeadRecord(_Record):
-    """The dead parts that ``engine.onnx`` has no more; totals count a shared weight once."""
+    """Dead parts of the whole net that were removed from ``engine.onnx``. A shared weight counts once."""
 
     filters: int
     channels: int
@@ -176,12 +184,13 @@ class DeadRecord(_Record):
     macs: int
     layers: list[RemovedRecord]
     before: TimingRecord | None = None
-    """The dense masked net with them, where it was timed."""
+    """Time of the dense masked net with its dead parts, where it was measured."""
     after: TimingRecord | None = None
+    """Time of the same net without them."""
 
 
 class GatherRecord(_Record):
-    """Gathers of channels: written by the plan, left after folding, and elements a sample that the others copied."""
+    """Channel gathers: written by the planner, left after folding, and elements per sample that folding saves."""
 
     before: int
     after: int
@@ -189,7 +198,7 @@ class GatherRecord(_Record):
 
 
 class PlanRecord(_Record):
-    """How ``engine.onnx`` came about."""
+    """How the lowerings of ``engine.onnx`` were chosen, and what the whole net gained."""
 
     status: Literal["measured", "unmeasured", "forced"]
     threads: int | None = None
@@ -201,18 +210,21 @@ class PlanRecord(_Record):
 
 
 class QuantisationRecord(_Record):
-    """How an int8 or fp8 bundle was quantised; ranges and scales are in ``calibration.json``."""
+    """How an int8 or fp8 bundle was quantised. The ranges and scales are in ``calibration.json``."""
 
     fallback: Literal["fp32", "fp16"]
     """Type of the layers that are not quantised."""
-    form: QuantisedForm
+    form: QdqVariant
+    """Q/DQ variant: which tensors are quantised."""
     method: str
+    """How the ranges were found."""
     percentile: float | None = None
     scores: Scores
     layers: dict[str, LayerChoice]
     floating: TimingRecord | None = None
-    """The planned graph before, where it could be timed."""
+    """Time of the planned graph before quantisation, where it could be measured."""
     quantised: TimingRecord | None = None
+    """Time of the quantised graph, where it could be measured."""
 
     @property
     def fuse_qdq(self) -> bool:
@@ -221,13 +233,14 @@ class QuantisationRecord(_Record):
 
 
 class TensorRTRecord(_Record):
-    """How an engine of TensorRT or TensorRT-RTX was built, and what it needs to run."""
+    """How a TensorRT or TensorRT-RTX engine was built, and what it needs to run."""
 
     plugin_layers: int = 0
+    """Number of layers computed by trtkp's plugins."""
     plugin_library: Digest | None = None
-    """SHA-256 of the library whose plugins it holds."""
+    """SHA-256 of the plugin library the engine was built with."""
     gpu: str | None = None
-    """Where it was built."""
+    """Name of the GPU on which the engine was built."""
     workspace_mib: int | None = None
     optimization_level: int | None = None
     version_compatible: bool = False
@@ -238,7 +251,7 @@ class TensorRTRecord(_Record):
 
     @property
     def carries_code(self) -> bool:
-        """Whether the engine holds code of the host, a runtime or a plugin library."""
+        """Whether the engine contains host code (a runtime or a plugin library), which whoever opens it must allow."""
         return self.version_compatible or self.embed_plugins
 
 
@@ -263,7 +276,7 @@ class Manifest(_Record):
     profile: dict[str, dict[Literal["min", "opt", "max"], list[int]]]
     layers: list[LayerRecord]
     left_out: dict[str, str] = {}
-    """Convolutions that no method can take (transposed, 1-d, computed weights), with the reason."""
+    """Convolutions that no method can prune (transposed, 1-d, computed weights), with the reason."""
     totals: TotalsRecord
     plan: PlanRecord
     quantisation: QuantisationRecord | None = None

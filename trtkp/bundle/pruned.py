@@ -1,8 +1,8 @@
-"""A pruned model: what ``trtkp prune`` writes and ``trtkp build`` takes.
+"""A pruned model: the directory that ``trtkp prune`` writes and ``trtkp build`` accepts.
 
-A directory: the model file with its pruned weights at zero (``model.pt2``, or ``model.onnx`` where the source was one),
-``index_sets.safetensors``, ``log.csv`` of the training, and ``manifest.json`` with its hash, as a bundle has them. No
-file of it is code.
+It holds the model with its pruned weights set to zero (``model.pt2``, or ``model.onnx`` if the source was ONNX),
+``index_sets.safetensors``, the training log ``log.csv``, and ``manifest.json`` with its hash, as in a bundle. None of
+its files contains code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FORMAT = "trtkp.pruned"
 
 
 class PrunedLayer(_Record):
-    """One pruned weight."""
+    """One pruned weight: its parameter name, the kind of its index set, and what it kept."""
 
     name: str
     kind: Literal["kernel", "stripe", "pattern"]
@@ -41,7 +41,7 @@ class PrunedLayer(_Record):
 
 
 class PrunedManifest(_Record):
-    """What was pruned, how, and what it left."""
+    """The schema of a pruned model's ``manifest.json``: what was pruned, how, and what was kept."""
 
     format: Literal["trtkp.pruned"] = "trtkp.pruned"
     version: Literal[1] = 1
@@ -55,16 +55,16 @@ class PrunedManifest(_Record):
     model: FileName
     layers: list[PrunedLayer]
     matrices: dict[str, int] = Field(default_factory=dict)
-    """Weights that pruned fully connected layers keep."""
+    """Number of weights kept by each pruned fully connected layer."""
     left_dense: dict[str, str]
     totals: TotalsRecord
     data: Digest | None = None
-    """Of what was trained on."""
+    """SHA-256 of the training data; None if nothing was trained."""
     training: dict[str, Any] | None = None
     report: dict[str, Any]
-    """Figures of the method: PPT-KP's pruning points, what KEP's penalty left, what DPPNet's patterns read."""
+    """Figures specific to the method, such as PPT-KP's pruning points."""
     accuracy: dict[str, float] | None = None
-    """dense, one-shot (masks applied, before the fine-tune) and pruned."""
+    """Accuracy by stage: ``dense``, ``one-shot`` (masks applied, before fine-tuning) and ``pruned``."""
     seconds: dict[str, float]
     warnings: list[str]
     files: dict[FileName, FileRecord]
@@ -72,37 +72,42 @@ class PrunedManifest(_Record):
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned model whose files were checked; of several processes that trained, the first has its manifest."""
+    """A pruned model whose files were checked.
+
+    Attributes:
+        path: the directory.
+        record: its manifest. In a distributed training only the first process writes the model; the others get None.
+    """
 
     path: Path
     record: PrunedManifest | None
 
     @property
     def written(self) -> bool:
-        """Whether this process wrote it."""
+        """Whether this process wrote the model."""
         return self.record is not None
 
     @property
     def manifest(self) -> PrunedManifest:
-        """What it says of itself."""
+        """The manifest; raises `ValueError` in a process that did not write the model."""
         if self.record is None:
-            raise ValueError("another process wrote it")
+            raise ValueError("the pruned model was written by another process, which has its manifest")
         return self.record
 
     @property
     def model(self) -> Path:
-        """The model file."""
+        """Path of the model file."""
         return self.path / self.manifest.model
 
     @cached_property
     def index_sets(self) -> dict[str, IndexSet]:
-        """Index sets by parameter name."""
+        """The index sets by parameter name; read from disk at the first access."""
         from trtkp.index.storage import load_index_sets
 
         return load_index_sets(self.path / "index_sets.safetensors")
 
     def method(self) -> Method:
-        """The index sets as a method that gives their masks."""
+        """A pruning method that returns exactly the masks of these index sets."""
         from trtkp.pruning.methods.fixed import Stored
         from trtkp.pruning.methods.registry import made_before
 
@@ -117,7 +122,7 @@ class Pruned:
 
 
 def is_pruned(path: Path) -> bool:
-    """A directory whose manifest says so."""
+    """Whether a directory holds a pruned model, by the format its manifest states."""
     try:
         return bool(json.loads((path / MANIFEST).read_bytes())["format"] == _FORMAT)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

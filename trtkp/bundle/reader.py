@@ -1,4 +1,8 @@
-"""Open a bundle: nothing in it is read before its hash was checked. That is integrity, not authenticity."""
+"""Open a bundle. No file is parsed before its hash was checked against the manifest.
+
+The hashes protect against damage and mix-ups (integrity). They do not tell who made the bundle (authenticity): whoever
+can change a file can change the manifest too.
+"""
 
 from __future__ import annotations
 
@@ -60,28 +64,32 @@ def load(path: str | PathLike[str]) -> Bundle:
 
 
 def check_files(path: Path, files: Mapping[str, FileRecord]) -> None:
-    """Hold the files of a directory against their records.
+    """Check the files of a directory against their records.
 
     Raises:
-        IntegrityError: a file is missing, was changed, or is of another size.
+        IntegrityError: a file is missing, was changed, or has another size.
     """
     for name, record in files.items():
         file = path / name
+        # A link could lead to a file outside of the bundle.
         if not file.is_file() or file.is_symlink():
             raise IntegrityError("is missing from the bundle", file=file, remedy=_AGAIN)
+        # The size is compared first: it costs nothing, and a truncated copy is the most common damage.
         if file.stat().st_size != record.bytes:
-            message = f"has {file.stat().st_size} bytes, the manifest says {record.bytes}"
+            message = f"has {file.stat().st_size} bytes, but the manifest says {record.bytes}"
             raise IntegrityError(message, file=file, remedy=_AGAIN)
         if hash_file(file) != record.sha256:
             raise IntegrityError("was changed since it was built (its SHA-256 differs)", file=file, remedy=_AGAIN)
 
 
 class Bundle(Closing):
-    """A bundle whose files were checked. ``run`` opens the engine at its first call; `close` gives it back.
+    """A bundle whose files were checked.
+
+    `run` opens the engine at its first call and keeps it; `close`, or leaving the ``with`` block, closes it.
 
     Attributes:
-        path: its directory.
-        manifest: what it says of itself.
+        path: the bundle's directory.
+        manifest: the parsed manifest.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -90,51 +98,58 @@ class Bundle(Closing):
         self._runner: Runner | None = None
 
     def file(self, name: str) -> Path:
-        """A file of the bundle.
+        """Path of a file of the bundle.
 
         Raises:
-            InputError: the manifest does not list it.
+            InputError: the manifest does not list the file.
         """
         if name not in self.manifest.files:
-            raise InputError(f"holds no {name}", file=self.path)
+            raise InputError(f"the bundle holds no {name}", file=self.path)
         return self.path / name
 
     @cached_property
     def index_sets(self) -> dict[str, IndexSet]:
-        """Index sets by parameter name."""
+        """The index sets by parameter name; read from disk at the first access."""
         from trtkp.index.storage import load_index_sets
 
         return load_index_sets(self.file("index_sets.safetensors"))
 
     @cached_property
     def samples(self) -> np.ndarray[Any, Any] | None:
-        """A few inputs [N, ...] that an int8 or fp8 bundle was calibrated with; None where it keeps none."""
+        """A few of the inputs [N, ...] used to calibrate an int8 or fp8 bundle; None where the bundle keeps none."""
         from safetensors.numpy import load_file
 
         name = "samples.safetensors"
         return load_file(self.file(name))["inputs"] if name in self.manifest.files else None
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """One inference on the bundle's backend.
+        """Run one inference on the bundle's backend.
+
+        Args:
+            feeds: an array for every input, by name; shapes and dtypes as in ``manifest.inputs``.
+
+        Returns:
+            An array for every output, by name.
 
         Raises:
-            InputError: wrong names, shapes or dtypes.
-            JobError: the engine cannot run here, or failed.
+            InputError: an input has the wrong name, shape or dtype.
+            JobError: the engine cannot run on this machine, or failed.
         """
         if self._runner is None:
             self._runner = self.open()
         return self._runner.run(feeds)
 
     def open(self, *, threads: int | None = None, **options: Any) -> Runner:
-        """A new runner of the bundle's engine.
+        """Open the bundle's engine in a new runner, which the caller closes.
 
         Args:
-            threads: CPU threads, where the engine runs there.
-            options: of the backend's own ``open``, such as ``options=RunOptions(graphs=True)`` of TensorRT.
+            threads: CPU threads, for backends that compute on the CPU.
+            options: further arguments of the backend's own ``open``, such as TensorRT's
+                ``options=RunOptions(graphs=True)``.
 
         Raises:
-            NotRunnableError: it cannot run on this machine.
-            InputError: its plugins are of another build than the library that is installed.
+            NotRunnableError: the engine cannot run on this machine.
+            InputError: the engine was built with another plugin library than the one installed here.
         """
         from trtkp.engine import NotRunnableError, get_backend
         from trtkp.kernels.capi import find_library
@@ -145,7 +160,7 @@ class Bundle(Closing):
             raise NotRunnableError(f"the engine does not run here: {reason}", file=self.path)
         if record is not None and record.plugin_layers and not record.embed_plugins:
             library = None
-            with suppress(InputError):  # without one, TensorRT says which plugin it misses
+            with suppress(InputError):  # if there is none, TensorRT's own error names the plugin that is missing
                 library = find_library()
             if library is not None:
                 self.check_plugin_library(library)
@@ -157,33 +172,38 @@ class Bundle(Closing):
         return backend.open(self.file(backend.artefact), threads=threads, **options)
 
     def check_plugin_library(self, library: Path) -> None:
-        """Hold a plugin library against the one that the engine was made with.
+        """Check that a plugin library is the one the engine was built with.
 
-        An engine names tactics by their numbers, which mean something to one build of the library.
+        An engine stores its kernels' tactics as numbers, and another build of the library may number them differently:
+        the engine would then run another kernel than the one that was timed.
 
         Raises:
-            InputError: it is another build.
+            InputError: the library is another build.
         """
         record = self.manifest.tensorrt
         if record is not None and hash_file(library) != record.plugin_library:
             raise InputError(
-                f"its engine was made with another build of the plugins than {library}", file=self.path,
+                f"the engine was built with another build of the plugin library than {library}", file=self.path,
                 remedy="build the bundle again, or name its library with TRTKP_LIBRARY",
             )  # fmt: skip
 
     def close(self) -> None:
-        """Close the engine that `run` opened."""
+        """Close the engine that `run` opened; may be called twice."""
         if self._runner is not None:
             self._runner.close()
             self._runner = None
 
 
 def read_record(path: Path, kind: type[Record]) -> Record:
-    """The manifest of a directory, of the wanted kind, after its hash was checked.
+    """Check the hash of a directory's manifest, then parse it.
+
+    Args:
+        path: the directory.
+        kind: the schema to parse it with: `Manifest`, or that of a pruned model.
 
     Raises:
-        InputError: there is none, or one of another kind or version.
-        IntegrityError: it was changed.
+        InputError: there is no manifest, or one of another format or version.
+        IntegrityError: the manifest was changed.
     """
     if not path.exists():
         raise InputError("no such bundle", file=path, remedy="write one with trtkp build -o")
@@ -198,6 +218,7 @@ def read_record(path: Path, kind: type[Record]) -> Record:
         text, stated = file.read_bytes(), hash_of_it.read_bytes()
     except OSError as error:
         raise IntegrityError(f"cannot be read ({error.strerror})", file=error.filename, remedy=_AGAIN) from None
+    # The hash comes before the JSON: a damaged manifest must be reported as damaged, not as one with a wrong value.
     if not re.fullmatch(HASH_LINE, stated):
         raise IntegrityError("was changed since it was built (not a SHA-256)", file=hash_of_it, remedy=_AGAIN)
     if stated != hash_line(text):
@@ -207,7 +228,7 @@ def read_record(path: Path, kind: type[Record]) -> Record:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors()[0]  # one line of output: the first problem is enough to act on
         if first["loc"] in (("version",), ("format",)):
             message = (
                 f"{'.'.join(map(str, first['loc']))} is {first['input']}, this trtkp reads "

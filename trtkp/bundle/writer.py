@@ -1,8 +1,8 @@
-"""Write a bundle so that it is there whole or not at all.
+"""Write a bundle atomically: the target is the complete new bundle, or what was there before.
 
-Files go to a hidden sibling of the target, are flushed to disk and hashed, and the sibling is renamed at the end; what
-stood there before is replaced only then. A lock beside the target keeps a second build out, and belongs to the process:
-whatever kills it frees it. The next build sweeps up what a killed one left.
+Files are written to a hidden directory beside the target, flushed to disk and hashed. Only then is that directory
+renamed to the target. A lock file beside the target keeps a second build out; the operating system frees the lock when
+the process ends, however it ends. The next build removes what a killed one left behind.
 """
 
 from __future__ import annotations
@@ -31,27 +31,31 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal."""
+    """SHA-256 of a file, as 64 hexadecimal digits."""
     digest = sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(1 << 20):  # 1 MiB at a time: engines can be gigabytes large
             digest.update(block)
     return digest.hexdigest()
 
 
 class BundleWriter:
-    """A bundle under construction; a context manager. Without `publish`, nothing remains.
+    """A bundle under construction, as a context manager.
+
+    Write files into ``staging``, then call `publish`. If the block is left without `publish`, nothing remains and the
+    target is unchanged.
 
     Args:
-        target: where the bundle is to be.
+        target: the directory the bundle will become.
 
     Raises:
         InputError: the target exists and is not a bundle, or its parent cannot be written.
-        JobError: another build is writing to it, or the disk is full.
+        JobError: another build is writing to the target, or the disk is full.
     """
 
     def __init__(self, target: Path) -> None:
         self.target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target
+        # timeout=0: a second build fails at once, instead of waiting for minutes and then replacing the first's bundle
         self._lock = FileLock(self.target.with_name(f".{self.target.name}.lock"), timeout=0)
         self.staging = self.target.with_name(f".{self.target.name}.building-{os.getpid()}")
 
@@ -81,22 +85,25 @@ class BundleWriter:
     ) -> None:
         shutil.rmtree(self.staging, ignore_errors=True)
         self._release()
-        # libraries report a full disk in exceptions of their own
+        # Some libraries (safetensors) report a full disk in exceptions of their own, so the type alone does not tell.
         if error is not None and not isinstance(error, TrtkpError) and (reason := _write_error(error)):
             remedy = "free some space" if _is_full(error) else "choose another -o"
             raise JobError(
-                f"could not be written ({reason}), nothing was changed", file=self.target, remedy=remedy
+                f"could not be written ({reason}); nothing was changed", file=self.target, remedy=remedy
             ) from error
 
     def publish(self, make_manifest: Callable[[dict[str, FileRecord]], Record]) -> Record:
-        """Hash every file in `staging`, write the manifest, and put the bundle in its place.
+        """Hash every file in ``staging``, write the manifest, and rename the directory to the target.
 
         Args:
-            make_manifest: given the record of every file, gives the manifest.
+            make_manifest: makes the manifest from the hash and size of every file, by file name.
+
+        Returns:
+            The manifest that was written.
         """
         records = {}
         for path in sorted(self.staging.iterdir()):
-            _flush(path)
+            _flush(path)  # before the rename: otherwise a power failure could leave the new name with empty files
             records[path.name] = FileRecord(sha256=hash_file(path), bytes=path.stat().st_size)
         manifest = make_manifest(records)
         text = (manifest.model_dump_json(indent=1) + "\n").encode()
@@ -104,34 +111,35 @@ class BundleWriter:
             path = self.staging / name
             path.write_bytes(content)
             _flush(path)
-        _flush(self.staging)
+        _flush(self.staging)  # of a directory, fsync makes the names of its files durable
         self._swap()
         return manifest
 
     def _swap(self) -> None:
-        """Put the staging directory in the target's place; what stood there goes last.
+        """Rename the staging directory to the target, and delete the old bundle last.
 
-        Where the system can exchange two directories in one step, a bundle stands at the target at every moment.
-        Elsewhere the old one steps aside, and `_sweep` knows it by its name.
+        Where the system can exchange two directories in one step, there is a bundle at the target at every moment.
+        Elsewhere the old bundle is first renamed to ``.NAME.replaced-PID``. If the process dies in between, `_sweep` of
+        the next build renames it back.
         """
-        check_replaceable(self.target)
+        check_replaceable(self.target)  # again: somebody may have put files there while the build ran
         if self.target.exists() and exchange(self.staging, self.target):
             _flush(self.target.parent)
-            return  # the old bundle is the staging directory now, and goes with it
+            return  # the staging directory is now the old bundle; __exit__ deletes it
         old = self.staging.with_name(f".{self.target.name}.replaced-{os.getpid()}")
         if self.target.exists():
             self.target.rename(old)
         try:
             self.staging.rename(self.target)
         except OSError:
-            if old.exists():
+            if old.exists():  # put the old bundle back, so that a failed build changes nothing
                 old.rename(self.target)
             raise
         _flush(self.target.parent)
         shutil.rmtree(old, ignore_errors=True)
 
     def _sweep(self) -> None:
-        """Remove what killed builds left. An old bundle that stepped aside comes back if nothing took its place."""
+        """Remove what killed builds left; put an old bundle back if its build died before the new one was in place."""
         hidden = escape(f".{self.target.name}.")
         for leftover in self.target.parent.glob(f"{hidden}replaced-*"):
             if self.target.exists():
@@ -142,15 +150,16 @@ class BundleWriter:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _release(self) -> None:
-        # removed while held: whoever opened it meanwhile waits on a file that is gone, and FileLock notices
+        # Delete the lock file while the lock is held. A process that opened it meanwhile holds a deleted file, which
+        # FileLock detects. Deleting it after the release could delete the next owner's lock.
         Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
 
 def check_replaceable(target: Path) -> None:
-    """Only a bundle, an empty directory or nothing may be where a bundle is to be written.
+    """Check that a bundle may be written here: the target is a bundle, an empty directory, or does not exist.
 
-    A bundle with files that its manifest does not name is refused too: replacing it would lose them.
+    A bundle with files that its manifest does not list is refused, because replacing it would delete them.
 
     Raises:
         InputError: something else is there.
@@ -170,15 +179,18 @@ def check_replaceable(target: Path) -> None:
         raise InputError("exists and is not a trtkp bundle", file=target, remedy="choose another -o, or remove it")
     if foreign := sorted(found - own):
         raise InputError(
-            f"is a bundle that holds a file of another origin, {foreign[0]}",
+            f"is a bundle with a file that its manifest does not list, {foreign[0]}",
             file=target,
-            remedy="move it out, or choose another -o",
+            remedy="move that file elsewhere, or choose another -o",
         )
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Exchange two paths in one step (Linux, ``renameat2``); False where the system or file system cannot."""
-    here, flag_exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    """Exchange two paths in one step; False where the system or the file system cannot.
+
+    This is Linux's ``renameat2`` with ``RENAME_EXCHANGE``, which Python's ``os`` module does not offer.
+    """
+    here, flag_exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's headers
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
@@ -187,7 +199,10 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def _own_files(directory: Path) -> set[str] | None:
-    """Names of a bundle's files by its manifest, be it of another version or damaged elsewhere; None: no bundle."""
+    """Names of the files that a bundle's manifest lists; None where there is no bundle.
+
+    The manifest is read leniently: a bundle of another version, or a damaged one, may be replaced as well.
+    """
     try:
         manifest = json.loads((directory / MANIFEST).read_bytes())
         if not str(manifest["format"]).startswith("trtkp."):
@@ -206,7 +221,10 @@ def _write_error(error: BaseException) -> str | None:
 
 
 def _is_full(error: BaseException) -> bool:
-    """No space, no quota or a file size limit; libraries that hide the number say it in words."""
+    """Whether the error means a full disk, an exhausted quota, or a file size limit.
+
+    Rust libraries (safetensors) give the number in the message only: on Linux 28 is ENOSPC, 122 EDQUOT, 27 EFBIG.
+    """
     number = error.errno if isinstance(error, OSError) else None
     if number is not None:
         return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -5,6 +5,7 @@ A command parses its options, calls one function of the Python API and shows wha
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -12,23 +13,51 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from trtkp.cli import looking, making, serving, show
-from trtkp.cli.search import search
+from trtkp.cli import console
+from trtkp.cli.help import Command
 from trtkp.errors import TrtkpError
 from trtkp.version import __version__
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["COMMANDS", "app", "load_command", "run"]
 
-__all__ = ["app", "run"]
+#: The commands in the order of the help. Each has a module of this package to itself, imported when it is run.
+COMMANDS = (
+    "build", "prune", "advise", "calibrate", "inspect", "export-index", "verify", "bench", "compare", "doctor",
+    "search", "serve", "export-triton", "export-kserve",
+)  # fmt: skip
+
+
+def load_command(name: str) -> Any:
+    """A command as typer runs it."""
+    module = name.replace("-", "_")
+    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    one.command(name, cls=Command)(getattr(importlib.import_module(f"trtkp.cli.{module}"), module))
+    return typer.main.get_command(one)
+
+
+class _Program(TyperGroup):
+    """Imports a command's module when the command is asked for: the help of one need not wait for all."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        # for a name that is none, all are loaded: the error suggests the nearest
+        for name in (cmd_name,) if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                self.commands[name] = load_command(name)
+        return super().get_command(ctx, cmd_name)
+
 
 app = typer.Typer(
     name="trtkp",
+    cls=_Program,
     help="Kernel-level pruning of CNNs, packed, planned and built into TensorRT engines.",
     no_args_is_help=True,
     add_completion=False,
@@ -60,7 +89,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if status == _INTERRUPTED:  # raised, or already turned into a status
         message = "interrupted; nothing was changed"
     if message:
-        show.error(message)
+        console.error(message)
     return status
 
 
@@ -111,19 +140,3 @@ def options(
 ) -> None:
     """Kernel-level pruning of CNNs, packed, planned and built into TensorRT engines."""
     del version, debug  # dealt with by then; declared for the help
-
-
-app.command()(making.build)
-app.command()(making.prune)
-app.command()(looking.advise)
-app.command()(making.calibrate)
-app.command()(looking.inspect)
-app.command()(making.export_index)
-app.command()(looking.verify)
-app.command()(looking.bench)
-app.command()(looking.compare)
-app.command()(looking.doctor)
-app.command()(search)
-app.command()(serving.serve)
-app.command("export-triton")(serving.export_triton)
-app.command("export-kserve")(serving.export_kserve)

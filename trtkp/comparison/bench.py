@@ -1,4 +1,8 @@
-"""Latency of bundles, timed in turn so that their ratio holds on a noisy machine; of engines also as trtexec has it."""
+"""``trtkp bench``: measure the latency of bundles.
+
+Bundles are timed in turn, one run of each per round. Whatever slows a round down slows all of them, so the ratio of
+their times holds even on a noisy machine. TensorRT engines are also timed as ``trtexec`` does.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from trtkp.bundle import Bundle, load
 from trtkp.engine import get_backend
 from trtkp.engine.feeds import random_feeds
+from trtkp.engine.options import Threads
 from trtkp.errors import InputError
 from trtkp.machine.timing import Timing, time_interleaved
+from trtkp.settings import Setting, check_values
 
 if TYPE_CHECKING:
     from trtkp.engine.trt.latency import EngineLatency
@@ -24,7 +30,7 @@ __all__ = ["BenchResult", "bench"]
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Latency of one bundle at one batch size."""
+    """The latency of one bundle at one batch size."""
 
     bundle: str
     backend: str
@@ -33,22 +39,24 @@ class BenchResult:
     threads: int | None
     timing: Timing
     gpu: tuple[EngineLatency, ...] = ()
-    """Of an engine on a GPU: without CUDA graphs and, where they can be captured, with them."""
+    """For a TensorRT engine: its latency without CUDA graphs and, where they can be captured, with them."""
 
     @property
     def throughput(self) -> float:
-        """Samples per second at the median."""
+        """Samples per second at the median latency."""
         return self.batch / self.timing.median_ms * 1e3
 
 
 def bench(
     bundles: Sequence[str | PathLike[str] | Bundle],
     *,
-    batch: int | None = None,
-    threads: int | None = None,
-    warmup: int = 10,
-    runs: int = 100,
-    seconds: float | None = 20.0,
+    batch: Annotated[
+        int | None, Setting("Batch size.", ge=1, default="the usual one of the first bundle; 1 with --load")
+    ] = None,
+    threads: Threads = None,
+    warmup: Annotated[int, Setting("Untimed rounds.", ge=0)] = 10,
+    runs: Annotated[int, Setting("Timed rounds; fewer when the seconds are over.", ge=1)] = 100,
+    seconds: Annotated[float | None, Setting("Seconds that all rounds, or the load, may take.", gt=0)] = 20.0,
     gpu_seconds: float = 3.0,
 ) -> list[BenchResult]:
     """Measure the latency of bundles on random inputs, in turn.
@@ -76,8 +84,8 @@ def bench(
         >>> dense.batch, dense.timing.runs
         (4, 5)
     """
-    if runs < 1 or warmup < 0:
-        raise InputError(f"--runs {runs}, --warmup {warmup}: at least one run and no negative warm-up")
+    given = {"batch": batch, "threads": threads, "warmup": warmup, "runs": runs, "seconds": seconds}
+    check_values(bench, given)
     opened = [item if isinstance(item, Bundle) else load(item) for item in bundles]
     if not opened:
         raise InputError("no bundle to time")
@@ -106,7 +114,7 @@ def bench(
 
 
 def _batched(bundle: Bundle) -> list[str]:
-    """Inputs whose first dimension is the batch: the dynamic ones, or all where none is."""
+    """Inputs whose first dimension is the batch: those where it is dynamic or, if it is nowhere dynamic, all."""
     inputs = [record for record in bundle.manifest.inputs if record.shape]
     dynamic = [record.name for record in inputs if isinstance(record.shape[0], str)]
     return dynamic or [record.name for record in inputs]

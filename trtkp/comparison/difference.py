@@ -1,4 +1,7 @@
-"""Outputs of several engines on the same inputs, held against the first, batch by batch."""
+"""Compare the outputs of several engines on the same inputs with those of the first engine, batch by batch.
+
+Only sums are kept between batches, so that the data set may be larger than memory.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,20 @@ Array: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Batch:
-    """Feeds of one run, the number of their samples that count (the rest is padding), and labels of those."""
+    """The inputs of one run.
+
+    Attributes:
+        feeds: an array for every input, by name.
+        count: number of samples that count; the rest is padding.
+        labels: class labels [count]; None without labels.
+    """
 
     feeds: Mapping[str, Array]
     count: int
     labels: npt.NDArray[np.int64] | None = None
 
     def trimmed(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs without those of the padding."""
+        """Return the outputs without the rows of the padding."""
         if all(self.count >= len(feed) for feed in self.feeds.values() if feed.ndim):
             return dict(outputs)
         return {name: value[: self.count] if value.ndim else value for name, value in outputs.items()}
@@ -37,17 +46,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one engine: against the first one's outputs, and against the labels where there are any."""
+    """The outputs of one engine compared with the baseline's, and its accuracy where there are labels."""
 
     difference: Difference
     accuracy: float | None
 
 
 def score(runners: Mapping[str, Runner], batches: Iterable[Batch]) -> dict[str, Scores]:
-    """Run every batch on every engine and sum up; the first runner is the baseline.
+    """Run every batch on every engine, and compare the outputs with the baseline's.
+
+    Args:
+        runners: the opened engines by name; the first is the baseline.
+        batches: the inputs.
+
+    Returns:
+        The scores of every engine, by name.
 
     Raises:
-        InputError: outputs of other names or shapes than the baseline's, or labels that do not fit the outputs.
+        InputError: outputs have other names or shapes than the baseline's, or the labels do not fit the outputs.
     """
     sums = {name: _Sums() for name in runners}
     for batch in batches:
@@ -70,8 +86,9 @@ class _Sums:
 
     def add(self, outputs: Mapping[str, Array], baseline: Mapping[str, Array], batch: Batch) -> None:
         for name, reference in baseline.items():
+            # float64: in float16 or float32 the sum of squares would overflow or lose its last digits
             y, b = outputs[name].astype(np.float64), reference.astype(np.float64)
-            with np.errstate(invalid="ignore"):  # infinities on both sides give NaN, which is what they are worth
+            with np.errstate(invalid="ignore"):  # infinities on both sides give NaN: the difference is unknown
                 difference = y - b
             self.max_abs = float(np.maximum(self.max_abs, np.abs(difference).max(initial=0.0)))  # NaN stays NaN
             self.apart[name] += float(np.square(difference).sum())
@@ -103,14 +120,14 @@ def _relative(apart: float, norm: float) -> float:
 def _check_outputs(name: str, outputs: Mapping[str, Array], baseline: Mapping[str, Array]) -> None:
     if list(outputs) != list(baseline):
         raise InputError(
-            f"gives outputs {_names(list(outputs))}, the baseline {_names(list(baseline))}",
+            f"has outputs {_names(list(outputs))}, but the baseline has {_names(list(baseline))}",
             file=name,
             remedy="compare engines of one model",
         )
     for key, value in outputs.items():
         if value.shape != baseline[key].shape:
             raise InputError(
-                f"output {key} is {list(value.shape)}, the baseline's {list(baseline[key].shape)}",
+                f"output {key} has shape {list(value.shape)}, but the baseline's has {list(baseline[key].shape)}",
                 file=name,
                 remedy="compare engines of one model",
             )

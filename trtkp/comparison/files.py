@@ -1,4 +1,4 @@
-"""Writing a file so that it is there whole or not at all."""
+"""Write a file atomically: afterwards it holds the new content, or what it held before."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ __all__ = ["check_target", "write_text"]
 
 
 def check_target(path: Path, sources: Iterable[Path] = ()) -> None:
-    """Refuse a place that cannot be written, before hours of timing.
+    """Check that a file can be written. Called before the measurements, which can take hours.
 
     Args:
-        path: of the file to write.
-        sources: what is read, files and bundles; they are not to be written over.
+        path: the file to write.
+        sources: the files and bundles that are read, which must not be overwritten.
 
     Raises:
-        InputError: a directory, in a folder that is not there, or one of the sources or inside one.
+        InputError: the path is a directory, its directory does not exist, or it is or lies in one of the sources.
     """
     if path.is_dir():
         raise InputError("is a directory", file=path, remedy="name a file")
     if not path.absolute().parent.is_dir():
-        raise InputError("its folder is not there", file=path, remedy="make it, or choose another place")
+        raise InputError("its directory does not exist", file=path, remedy="create it, or choose another place")
     real = path.resolve()
     for source in sources:
         if source.resolve() in (real, *real.parents):
-            raise InputError(f"would be written over or into {source}", file=path, remedy="choose another place")
+            raise InputError(f"would overwrite {source} or a file in it", file=path, remedy="choose another place")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file; what stood there before is replaced only when the new one is whole.
+    """Write a text file. An existing file is replaced only when the new one is complete and on disk.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     temporary: Path | None = None
     try:
@@ -49,7 +49,7 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # a temporary file is its owner's alone
+        temporary.chmod(0o666 & ~mask)  # the rights of an ordinary file; a temporary one is readable by its owner only
         temporary.replace(path)
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror or error})", file=path) from None

@@ -1,4 +1,4 @@
-"""The same inputs for everything that is compared: names, types and shapes that all of them take."""
+"""Choose inputs that every compared engine accepts: names, types and shapes, and the data to feed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Inputs", "common_inputs"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
-#: Samples of a run where neither a profile nor the user names a batch.
+#: Batch size where neither a profile nor the user gives one.
 _BATCH = 8
 
 
 @dataclass(frozen=True)
 class _Size:
-    """What one dimension of an input may be: ``low`` to ``high``, usually ``opt`` (None: nothing says it)."""
+    """The allowed sizes ``low`` to ``high`` of one dimension, and its typical size ``opt``; None if unknown."""
 
     low: int
     opt: int | None
@@ -39,16 +39,16 @@ class _Size:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Shapes that every engine takes, and what to feed.
+    """Shapes that every engine accepts, and the data to feed.
 
     Attributes:
-        specs: names and types.
-        sizes: of every input's dimensions, the batch first.
+        specs: names and types of the inputs.
+        sizes: allowed sizes of every input's dimensions, the batch first.
         batched: inputs whose first dimension is the batch.
-        limits: who sets the smallest and largest batch, for messages.
-        samples: real samples; None where inputs are random.
-        source: what ``feeds`` gives, in words.
-        seed: of random inputs.
+        limits: allowed sizes of each engine, by engine and input, for error messages.
+        samples: real samples; None where the inputs are random.
+        source: description of the data, for reports.
+        seed: seed of random inputs.
     """
 
     specs: tuple[TensorSpec, ...]
@@ -61,17 +61,17 @@ class Inputs:
 
     @property
     def usual_batch(self) -> int:
-        """The baseline's usual batch, within what all take."""
+        """The baseline's typical batch, clipped to what all engines accept."""
         if not self.batched:
             return 1
         size = self.sizes[self.batched[0]][0]
         return int(min(max(size.opt or _BATCH, size.low), size.high))
 
     def shapes(self, batch: int) -> dict[str, Shape]:
-        """Shapes of a run of that many samples.
+        """Return the input shapes of a run with ``batch`` samples.
 
         Raises:
-            InputError: one of the engines does not take it.
+            InputError: one of the engines does not accept this batch.
         """
         for owner, sizes in self.limits.items():
             for name in self.batched:
@@ -79,9 +79,9 @@ class Inputs:
                 if not size.low <= batch <= size.high:
                     high = "" if math.isinf(size.high) else int(size.high)
                     raise InputError(
-                        f"batch {batch} is outside {size.low}..{high}, what input {name} takes",
+                        f"batch {batch} is outside {size.low}..{high}, the range of input {name}",
                         file=owner,
-                        remedy="choose another --batch, or build it with another --min and --max",
+                        remedy="choose another --batch, or build it with other --min and --max",
                     )
         return {
             name: tuple(
@@ -91,7 +91,7 @@ class Inputs:
         }
 
     def feeds(self, batch: int) -> dict[str, Array]:
-        """Arrays for a run of that many samples: the first ones, again from the start when they are used up."""
+        """Return the inputs of a run with ``batch`` samples: the first ones, repeated if there are too few."""
         shapes = self.shapes(batch)
         if self.samples is None:
             return random_feeds(self.specs, shapes, self.seed)
@@ -99,7 +99,7 @@ class Inputs:
         return {spec.name: np.resize(self.samples.inputs, shapes[spec.name]).astype(spec.dtype, copy=False)}
 
     def batches(self, sweep: Sequence[int], *, every: bool) -> Iterator[Batch]:
-        """What outputs are compared on: ``every`` sample there is, or one run for each batch of the sweep."""
+        """Yield the inputs on which outputs are compared: all samples if ``every``, otherwise one run per batch."""
         if self.samples is None or not every:
             for batch in sweep:
                 yield Batch(self.feeds(batch), batch)
@@ -123,20 +123,20 @@ def common_inputs(
     input_shape: Sequence[str] = (),
     seed: int = 0,
 ) -> Inputs:
-    """Hold the inputs of all engines against each other.
+    """Compare the inputs of all engines, and choose inputs that all of them accept.
 
     Args:
-        subjects: the baseline first.
-        runners: their engines, by the subjects' names.
-        data: real samples, for a model of one input (`trtkp.data.samples.load_samples`).
-        mean: of images, see there.
-        std: of images, see there.
-        input_shape: ``1x3x224x224`` or ``name:1x3x224x224``, for sizes that nothing else says.
-        seed: of random inputs.
+        subjects: what is compared, the baseline first.
+        runners: the opened engines, by the subjects' names.
+        data: real samples, for a model with one input (`trtkp.data.samples.load_samples`).
+        mean: subtracted from images, as for `load_samples`.
+        std: divides images, as for `load_samples`.
+        input_shape: ``1x3x224x224`` or ``name:1x3x224x224``, for dynamic sizes that no profile sets.
+        seed: seed of random inputs.
 
     Raises:
-        InputError: other names, types or shapes than the baseline's, a size that nothing says, or data that does not
-            fit.
+        InputError: an engine's inputs have other names, types or shapes than the baseline's, a size is unknown, or the
+            data does not fit.
     """
     baseline = subjects[0].name
     specs = runners[baseline].inputs
@@ -149,6 +149,7 @@ def common_inputs(
         _check_specs(subject.name, runners[subject.name].inputs, specs)
     sizes = {spec.name: _common(spec, [(owner, own[spec.name]) for owner, own in limits.items()]) for spec in specs}
     with_rank = [spec for spec in specs if spec.shape]
+    # Where the first dimension is dynamic it is the batch; where none is, the model has a fixed batch in all of them.
     dynamic = tuple(spec.name for spec in with_rank if sizes[spec.name][0].low < sizes[spec.name][0].high)
     batched = dynamic or tuple(spec.name for spec in with_rank)
     samples, source = _samples(subjects, specs, sizes, data, mean, std, seed)
@@ -156,7 +157,7 @@ def common_inputs(
 
 
 def _sizes(subject: Subject, specs: Sequence[TensorSpec], given: Mapping[str, Shape]) -> dict[str, tuple[_Size, ...]]:
-    """From a bundle's profile, from an engine's own, or from the dimensions of an ONNX file."""
+    """Allowed sizes from a bundle's profile, an engine's own profile, or the dimensions of an ONNX file."""
     found: dict[str, tuple[_Size, ...]] = {}
     for spec in specs:
         if subject.bundle is not None:
@@ -177,15 +178,15 @@ def _size(dim: int | Dim, usual: int | None) -> _Size:
 def _check_specs(name: str, specs: Sequence[TensorSpec], baseline: Sequence[TensorSpec]) -> None:
     remedy = "compare engines of one model; with fp16, build both with or both without --convert-io"
     if {spec.name for spec in specs} != {spec.name for spec in baseline}:
-        raise InputError(f"takes {_listed(specs)}, the baseline {_listed(baseline)}", file=name, remedy=remedy)
+        raise InputError(f"has inputs {_listed(specs)}, the baseline {_listed(baseline)}", file=name, remedy=remedy)
     own = {spec.name: spec for spec in specs}
     for spec in baseline:
         if own[spec.name].dtype != spec.dtype or len(own[spec.name].shape) != len(spec.shape):
-            raise InputError(f"takes {own[spec.name]}, the baseline {spec}", file=name, remedy=remedy)
+            raise InputError(f"has input {own[spec.name]}, the baseline {spec}", file=name, remedy=remedy)
 
 
 def _common(spec: TensorSpec, limits: Sequence[tuple[str, tuple[_Size, ...]]]) -> tuple[_Size, ...]:
-    """Per dimension what everyone takes; the first one that knows a usual size sets it."""
+    """Intersect the allowed sizes of all engines, per dimension. The first engine with a typical size sets it."""
     common = []
     for axis in range(len(spec.shape)):
         sizes = [own[axis] for _, own in limits]
@@ -193,7 +194,7 @@ def _common(spec: TensorSpec, limits: Sequence[tuple[str, tuple[_Size, ...]]]) -
         if low > high:
             ranges = ", ".join(f"{owner} {own[axis].low}..{own[axis].high}" for owner, own in limits)
             raise InputError(
-                f"input {spec.name} has no size of dimension {axis} that all take: {ranges}",
+                f"input {spec.name}: no size of dimension {axis} fits all engines: {ranges}",
                 remedy="build them with the same --min, --opt and --max",
             )
         usual = next((size.opt for size in sizes if size.opt is not None), None)
@@ -213,10 +214,13 @@ def _samples(
     std: Sequence[float],
     seed: int,
 ) -> tuple[Samples | None, str]:
-    """Real samples where there are any: random ones outside its ranges tell nothing of an 8-bit engine."""
+    """Load or choose samples, and describe them.
+
+    An 8-bit engine gets inputs within its calibrated range: it clips others, which would say nothing about its quality.
+    """
     if data is not None:
         if len(specs) != 1:
-            raise InputError(f"--data needs a model of one input, this one has {len(specs)}")
+            raise InputError(f"--data needs a model with one input, but this one has {len(specs)}")
         shape = [int(size.opt or size.low) for size in sizes[specs[0].name][1:]]
         samples = load_samples(data, shape, mean=mean, std=std)
         return samples, f"all {len(samples.inputs)} samples of {Path(data).name}"

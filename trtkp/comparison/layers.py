@@ -1,8 +1,9 @@
-"""Time per layer, with its neighbours: what a profile of nodes says of the layers that a user knows.
+"""Attribute the times of a profile to the layers that the user knows.
 
-A node of the running graph belongs to the layer of the original node that it came from, found by its own name or by the
-names of its outputs (the library appends to both when it fuses and lays out anew). Reorders that it put in have no
-original: one before a layer belongs to the layer that reads it, one behind to the layer that it reads.
+A profile times the nodes of the graph that the library executes, after its own fusion and layout changes. Each such
+node is traced back to a node of the original graph by its own name or the names of its outputs; the library appends
+suffixes to both. Reorders that the library inserted have no original node. One in front of a layer is attributed to the
+layer that reads it, one behind a layer to the layer that wrote its input.
 """
 
 from __future__ import annotations
@@ -30,20 +31,25 @@ _MOVES = {
     "Identity", "MemcpyFromHost", "MemcpyToHost", "Pad", "QuantizeLinear", "ReorderInput", "ReorderOutput", "Reshape",
     "ScatterElements", "ScatterND", "Shape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
     "Unsqueeze",
-    # of TensorRT
+    # TensorRT's own
     "NoOp", "Reformat", "Shuffle",
 }  # fmt: skip
-#: Operators that a library fuses into the layer before them, which then goes by their name.
+#: Operators that a library fuses into the layer in front of them. The fused node then has the last operator's name.
 _EPILOGUES = {
     "Add", "BatchNormalization", "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Mul", "PRelu",
     "Relu", "Selu", "Sigmoid", "Softplus", "Sum", "Swish", "Tanh",
 }  # fmt: skip
-#: What ONNX Runtime appends to names: of fused nodes, and of values and nodes in its blocked layout.
+#: Suffixes that ONNX Runtime appends to the names of fused nodes, and of nodes and values in its blocked layout.
 _APPENDED = re.compile(r"(_token_\d+|_nchwc)$")
 
 
 def group_of(op: str) -> str:
-    """The kind of an operator, of the library's own ones too (``FusedConv``, ``QLinearConv``, ``QGemm``)."""
+    """The kind of an operator, including the library's own ones.
+
+    Example:
+        >>> group_of("QLinearConv"), group_of("ReorderInput"), group_of("Relu")
+        ('convolutions', 'reorders and copies', 'other operators')
+    """
     if "Conv" in op:
         return CONVOLUTION
     if any(product in op for product in _PRODUCTS):
@@ -52,13 +58,13 @@ def group_of(op: str) -> str:
 
 
 def node_layers(graph: ir.Graph, known: Mapping[str, str]) -> dict[str, str]:
-    """Layer of every node that belongs to one, by the node's name and by the names of its outputs.
+    """Map names of nodes and of their outputs to the layers they belong to.
 
-    Activations and additions behind a layer are its epilogue.
+    Activations and additions directly behind a layer belong to it, as its epilogue.
 
     Args:
-        graph: as it was handed to the backend.
-        known: node name to parameter name, of a bundle's manifest.
+        graph: the graph that was given to the backend.
+        known: parameter name by node name, from a bundle's manifest.
     """
     found: dict[str, str] = {}
     for node in graph:
@@ -72,15 +78,15 @@ def node_layers(graph: ir.Graph, known: Mapping[str, str]) -> dict[str, str]:
 
 
 def layer_times(profile: EngineProfile, owners: Mapping[str, str], batch: int) -> LayerTimes:
-    """Sum a profile up by layer and by kind of operator.
+    """Sum up a profile by layer and by kind of operator.
 
     Args:
-        profile: of the running graph.
-        owners: names of nodes and values to layers (`node_layers`).
-        batch: samples of a run.
+        profile: the profile of an engine.
+        owners: layers by the names of nodes and values (`node_layers`).
+        batch: samples per run.
     """
     layers = [_owner(node, owners) for node in profile.nodes]
-    _adopt(profile.nodes, layers)
+    _attribute_moves(profile.nodes, layers)
     compute: dict[str, float] = {}
     beside: dict[str, float] = defaultdict(float)
     neighbours: dict[str, Counter[str]] = defaultdict(Counter)
@@ -97,7 +103,8 @@ def layer_times(profile: EngineProfile, owners: Mapping[str, str], batch: int) -
         else:
             beside[layer] += node.ms
             neighbours[layer][node.op] += 1
-    order = dict.fromkeys((*compute, *beside))  # a neighbour may run long before its layer
+    order = dict.fromkeys((*compute, *beside))  # order of the computing nodes: a neighbour may run long before them
+    # Medians do not add up exactly, so the rest can come out slightly negative.
     groups[BETWEEN] = max(0.0, profile.run_ms - sum(groups.values()))
     return LayerTimes(
         batch=batch,
@@ -110,14 +117,14 @@ def layer_times(profile: EngineProfile, owners: Mapping[str, str], batch: int) -
 
 
 def read_graph(path: Path) -> ir.Graph:
-    """The graph of an ONNX file, its weights untouched."""
+    """Read the graph of an ONNX file; its weights are not loaded."""
     import onnx_ir as ir
 
     return ir.load(path).graph
 
 
 def _layer(node: ir.Node, known: Mapping[str, str]) -> str | None:
-    """The parameter that a node was made for; weighted nodes without a stored weight count under their own name."""
+    """The parameter a node belongs to. A convolution or product without a stored weight counts under its own name."""
     from trtkp.graph.edit import WEIGHT, input_at, weight_name
 
     noted = node.metadata_props.get(WEIGHT) or known.get(str(node.name))
@@ -127,7 +134,7 @@ def _layer(node: ir.Node, known: Mapping[str, str]) -> str | None:
     value = input_at(node, index)
     producer = value.producer() if value is not None else None
     if producer is not None and producer.op_type == "DequantizeLinear":
-        value = producer.inputs[0]  # named after the weight and its type
+        value = producer.inputs[0]  # its name is the weight's, followed by the 8-bit type (see calib/qdq.py)
         return re.sub(r"\.(int8|uint8|fp8)$", "", str(value.name)) if value is not None else str(node.name)
     return weight_name(node) or str(node.name)
 
@@ -138,21 +145,24 @@ def _owner(node: NodeTime, owners: Mapping[str, str]) -> str | None:
 
 
 def _origins(name: str) -> Iterable[str]:
-    """The name, and what it was before something was appended."""
+    """The name, and the name without each of its appended suffixes."""
     yield name
     while (shorter := _APPENDED.sub("", name)) != name:
         name = shorter
         yield name
 
 
-def _adopt(nodes: Sequence[NodeTime], layers: list[str | None]) -> None:
-    """Give moves that belong to nobody to the layer behind them, or else to the one before, in place."""
+def _attribute_moves(nodes: Sequence[NodeTime], layers: list[str | None]) -> None:
+    """Attribute moves without a layer to the layer that reads them, or else to the one that wrote their input.
+
+    ``layers`` is changed in place.
+    """
     writer = {value: i for i, node in enumerate(nodes) for value in node.outputs}
     readers: dict[str, list[int]] = defaultdict(list)
     for i, node in enumerate(nodes):
         for value in node.inputs:
             readers[value].append(i)
-    for i in reversed(range(len(nodes))):  # against the flow: a chain of moves before a layer is all its own
+    for i in reversed(range(len(nodes))):  # backwards, so that a whole chain of moves goes to the layer at its end
         if layers[i] is None and group_of(nodes[i].op) == MOVE:
             behind = (layers[reader] for value in nodes[i].outputs for reader in readers[value])
             before = (layers[writer[value]] for value in nodes[i].inputs if value in writer)
@@ -162,5 +172,5 @@ def _adopt(nodes: Sequence[NodeTime], layers: list[str | None]) -> None:
 
 
 def _by_side(op: str, behind: Iterable[str | None], before: Iterable[str | None]) -> tuple[Iterable[str | None], ...]:
-    """A reorder of an output undoes what its writer did; any other move prepares what reads it."""
+    """Which side a move belongs to: ``ReorderOutput`` to the layer that wrote its input, others to their reader."""
     return (before, behind) if op == "ReorderOutput" else (behind, before)

@@ -1,6 +1,6 @@
-"""Memory of an engine alone: a fresh process opens it, runs it a few times, and says what its peak was.
+"""Measure the peak memory of one engine: a new process opens it, runs it a few times, and reports its own peak.
 
-Run in the comparing process, engines would share one peak, with all that comparing needs on top.
+In the process that compares engines, all of them would share one peak, and the comparison itself would add to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from trtkp.shapes import Shape
 
 __all__ = ["main", "measure_memory"]
 
+#: Runs before the peak is read. The first one allocates; two more catch what the library allocates later.
 _RUNS = 3
+#: Time limit in seconds, after which the process counts as stuck.
 _SECONDS = 300
 
 
@@ -52,8 +54,8 @@ def measure_memory(subject: Subject, shapes: Mapping[str, Shape], threads: int |
 
 
 def main() -> None:
-    """The child: a job as JSON on standard input, a `Memory` as one line of JSON on standard output."""
-    import onnxruntime  # noqa: F401 - imported for what it weighs
+    """Entry point of the new process: reads a job as JSON from stdin, writes a `Memory` as JSON to stdout."""
+    import onnxruntime  # noqa: F401 - imported before the first reading, to tell its memory from the engine's
 
     from trtkp.engine import get_backend
     from trtkp.engine.feeds import random_feeds
@@ -67,5 +69,5 @@ def main() -> None:
             runner.run(feeds)
     answer = {"peak_bytes": peak_bytes(), "libraries_bytes": libraries}
     if None in answer.values():
-        sys.exit("this system does not tell a process's peak memory")
+        sys.exit("this system does not report a process's peak memory")
     sys.stdout.write(json.dumps(answer) + "\n")

@@ -1,4 +1,4 @@
-"""What ``compare`` finds: plain records, in the units that their names say."""
+"""The results of ``compare``, as plain records. Times are in milliseconds and sizes in bytes, as the names say."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one run at one batch size, in turn with the others.
+    """Latency at one batch size, measured in turn with the other engines.
 
     Attributes:
-        batch: samples of a run.
-        timing: median and percentiles, ms.
+        batch: samples per run.
+        timing: median and percentiles in ms.
         throughput: samples per second at the median.
-        speed_up: baseline's median over this one's.
+        speed_up: the baseline's median divided by this one's.
     """
 
     batch: int
@@ -55,14 +55,14 @@ class Latency:
 
 @dataclass(frozen=True)
 class Difference:
-    """Outputs against the baseline's on the same inputs, the worst of all outputs.
+    """Difference between an engine's outputs and the baseline's on the same inputs; the worst of all outputs.
 
     Attributes:
         max_abs: largest absolute difference.
         relative: ``||y - b|| / ||b||`` over all elements of all samples.
-        top1_agreement: share of samples whose largest value in the first output is at the same place; None where that
-            is not [N, classes].
-        samples: number of inputs.
+        top1_agreement: share of samples with the same largest class in the first output; None where that output is not
+            [N, classes].
+        samples: number of samples compared.
     """
 
     max_abs: float
@@ -73,13 +73,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Costs:
-    """Parameters and MACs of one sample (1 MAC = 1 FLOP), before pruning and after; index bytes are in none of them.
+    """Parameters and MACs of one sample (1 MAC = 1 FLOP), before and after pruning.
 
     Attributes:
-        density: share of MACs left.
-        bound: ``1 / density``, the most that the MACs left allow.
-        index_bytes: of our index sets.
-        paper_index_bytes: of the method's own format in its paper; None where it has none.
+        dense_params: parameters before pruning.
+        retained_params: parameters kept, without index bytes.
+        dense_macs: MACs before pruning.
+        retained_macs: MACs kept.
+        density: share of MACs kept.
+        bound: ``1 / density``, the speed-up if only the remaining MACs took time.
+        index_bytes: size of the index sets.
+        paper_index_bytes: size of the indices in the format of the method's paper; None where it has none.
     """
 
     dense_params: int
@@ -94,11 +98,11 @@ class Costs:
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident memory of a fresh process that opens the engine and runs it at the largest batch.
+    """Resident memory of a new process that opens the engine and runs it at the largest batch.
 
     Attributes:
         peak_bytes: its peak.
-        libraries_bytes: what importing the libraries took of it.
+        libraries_bytes: the part of the peak that was reached by importing the libraries.
     """
 
     peak_bytes: int
@@ -107,13 +111,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One weighted layer in a profiled run, ms.
+    """Time of one layer in a profiled run.
 
     Attributes:
         name: parameter name of its weight.
-        compute_ms: its convolutions or matrix products, with what was fused into them.
-        neighbours_ms: reorders, copies, casts and other operators that belong to it.
-        neighbours: how many of them, by operator.
+        compute_ms: time of its convolutions or matrix products, including what was fused into them.
+        neighbours_ms: time of the reorders, copies, casts and other operators that belong to it.
+        neighbours: number of those, by operator.
     """
 
     name: str
@@ -124,15 +128,15 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Where a profiled run spent its time, ms. Profiling slows a run: shares hold, sums are no latency.
+    """Where a profiled run spent its time. Profiling slows a run down, so use the shares and not the sums.
 
     Attributes:
-        batch: samples of a run.
-        layers: in the order of execution.
-        groups: by kind of operator; what is not in an operator is ``between operators``.
+        batch: samples per run.
+        layers: the layers in the order of execution.
+        groups: ms by kind of operator; time outside of operators is ``between operators``.
         operators: median ms by operator type.
-        run_ms: the whole run.
-        moves: reorders and copies in a run.
+        run_ms: time of the whole run.
+        moves: number of reorders and copies per run.
     """
 
     batch: int
@@ -145,18 +149,18 @@ class LayerTimes:
 
 @dataclass(frozen=True)
 class DensityMap:
-    """Share of taps kept, of every (filter, channel) pair or of blocks of them.
+    """The density of one pruned layer: share of taps kept by every kernel, or by every block of kernels.
 
     Attributes:
         layer: parameter name.
-        kind: kernel, stripe or pattern.
-        shape: F, C, R, S.
+        kind: kind of the index set: kernel, stripe or pattern.
+        shape: shape [F, C, R, S] of the weight.
         density: share of weights kept.
-        filter_groups: lists in the index set.
-        index_bytes: of the index set.
-        paper_index_bytes: of the paper's format, where the method has one.
-        cells: uint8 [rows, columns], 255 for all taps kept; filters down, channels across.
-        taps: uint8 [R, S], share of kernels that keep the tap, 255 for all.
+        filter_groups: number of filter groups, each with its own list of kept kernels.
+        index_bytes: size of the index set.
+        paper_index_bytes: size in the format of the method's paper; None where it has none.
+        cells: uint8 [rows, columns], 255 for all taps kept; rows are filters, columns are channels.
+        taps: uint8 [R, S], share of kernels that keep each tap, 255 for all.
     """
 
     layer: str
@@ -172,26 +176,26 @@ class DensityMap:
 
 @dataclass(frozen=True)
 class Entry:
-    """One of the things compared; the first is the baseline.
+    """One of the compared engines; the first is the baseline.
 
     Attributes:
-        name: its path as it was given.
-        label: a short name that no other has.
-        kind: what it is.
-        backend: what ran it.
-        precision: as its manifest says; None where nothing says it.
-        threads: CPU threads; None where it computes elsewhere.
-        latencies: one for each batch size.
-        difference: None for the baseline.
-        accuracy: on labelled data; None without.
-        costs: None where nothing tells (a bare engine).
-        engine_bytes: size of what was run.
-        memory: None where it was not measured, with the reason in ``notes``.
-        layers: None where it was not profiled, with the reason in ``notes``.
-        settings: how it was made, by name.
-        command: a command that makes it again; None where nothing tells.
-        notes: what was not done and why.
-        density_maps: of its index sets; not part of the JSON document.
+        name: its path, as given.
+        label: a short, unique name.
+        kind: bundle, ONNX file or bare engine.
+        backend: name of the backend that ran it.
+        precision: precision by its manifest; None where it has no manifest.
+        threads: CPU threads; None for an engine on a GPU.
+        latencies: latency at each batch size.
+        difference: difference from the baseline's outputs; None for the baseline.
+        accuracy: accuracy in [0, 1] on labelled data; None without labels.
+        costs: parameters and MACs; None where they are unknown (a bare engine).
+        engine_bytes: size of the engine's files.
+        memory: peak memory; None where it was not measured, with the reason in ``notes``.
+        layers: time per layer; None where it was not profiled, with the reason in ``notes``.
+        settings: how it was built, by name.
+        command: a command that builds it again; None where it is unknown.
+        notes: what was not measured, and why.
+        density_maps: maps of its index sets; not part of the JSON document.
     """
 
     name: str
@@ -215,16 +219,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two or more engines on the same inputs.
+    """The comparison of two or more engines on the same inputs.
 
     Attributes:
-        entries: the baseline first.
-        batches: the sweep.
-        inputs: what outputs were compared on, in words.
-        data: name of the data set; None without.
-        rounds: what was asked for: openings, warm-up, runs and seconds for each batch.
+        entries: the engines, the baseline first.
+        batches: the batch sizes.
+        inputs: description of the inputs on which outputs were compared.
+        data: name of the data set; None without one.
+        rounds: the requested openings, warm-up rounds, runs and seconds per batch size.
         environment: machine and library versions.
-        created: UTC, ISO 8601.
+        created: time in UTC, in ISO 8601 format.
     """
 
     entries: tuple[Entry, ...]
@@ -237,11 +241,11 @@ class Comparison:
 
     @property
     def baseline(self) -> Entry:
-        """What the others are held against."""
+        """The engine with which the others are compared."""
         return self.entries[0]
 
     def document(self) -> dict[str, Any]:
-        """Everything but the density maps, in JSON's types."""
+        """Everything except the density maps, as JSON-compatible values."""
         document = asdict(self)
         for entry in document["entries"]:
             del entry["density_maps"]

@@ -1,4 +1,4 @@
-"""``compare``: is it faster, and what did it cost?"""
+"""``trtkp compare``: is an engine faster than another, and what did the speed-up cost?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 from trtkp.bundle import Bundle
 from trtkp.comparison.density import density_maps
@@ -21,36 +21,53 @@ from trtkp.comparison.ratio import ratio_of_medians
 from trtkp.comparison.result import Comparison, Costs, Entry, Latency, LayerTimes
 from trtkp.comparison.settings import build_command, build_settings
 from trtkp.comparison.subject import Subject, open_subjects
+from trtkp.data.options import Mean, Std
 from trtkp.engine import NotRunnableError
+from trtkp.engine.base import Progress
+from trtkp.engine.options import Threads
 from trtkp.errors import InputError, JobError, TrtkpError
 from trtkp.machine.timing import Timing, sample_interleaved
+from trtkp.model.options import InputShape
+from trtkp.settings import Setting, check_values
+from trtkp.shapes import Shape
 from trtkp.version import __version__
-
-if TYPE_CHECKING:
-    from trtkp.engine.base import Progress
-    from trtkp.shapes import Shape
 
 __all__ = ["compare"]
 
-#: Runs of a layer profile.
+#: Number of profiled runs whose median is taken for each layer.
 _PROFILED = 20
 
 
 def compare(
     engines: Sequence[str | PathLike[str] | Bundle],
     *,
-    batches: Sequence[int] = (),
-    data: str | PathLike[str] | None = None,
-    mean: Sequence[float] = (0.0,),
-    std: Sequence[float] = (1.0,),
-    input_shape: Sequence[str] = (),
-    threads: int | None = None,
-    openings: int = 5,
-    warmup: int = 5,
-    runs: int = 100,
-    seconds: float | None = 20.0,
-    layers: bool = True,
-    seed: int = 0,
+    batches: Annotated[
+        Sequence[int],
+        Setting(
+            "Batch sizes to time, as 1,8,32.",
+            ge=1,
+            flag="--batch",
+            default="the usual one of the first",
+            essential=True,
+        ),
+    ] = (),
+    data: Annotated[
+        str | PathLike[str] | None,
+        Setting(
+            "Samples to compare outputs and accuracy on: an .npz of x (and y), a folder of images, or CIFAR batches.",
+            essential=True,
+        ),
+    ] = None,
+    mean: Mean = (0.0,),
+    std: Std = (1.0,),
+    input_shape: InputShape = (),
+    threads: Threads = None,
+    openings: Annotated[int, Setting("Times that every engine is opened anew; they share the rounds.", ge=1)] = 5,
+    warmup: Annotated[int, Setting("Untimed rounds for each opening and batch size.", ge=0)] = 5,
+    runs: Annotated[int, Setting("Timed rounds for each batch size.", ge=1)] = 100,
+    seconds: Annotated[float | None, Setting("Seconds that one batch size may take.", gt=0)] = 20.0,
+    layers: Annotated[bool, Setting("Profile layer by layer, in runs of their own.")] = True,
+    seed: Annotated[int, Setting("Seed of random inputs and of the bootstrap.", ge=0)] = 0,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare engines of one model: speed, outputs, accuracy, memory, and time per layer.
@@ -91,7 +108,13 @@ def compare(
         >>> pruned.latencies[0].speed_up.value > 0
         True
     """
-    _check_counts(batches, openings, runs, warmup, seed, threads)
+    given = {
+        "batches": batches, "mean": mean, "std": std, "threads": threads, "openings": openings, "warmup": warmup,
+        "runs": runs, "seconds": seconds, "seed": seed,
+    }  # fmt: skip
+    check_values(compare, given)
+    if len(set(batches)) != len(batches):
+        raise InputError(f"--batch {','.join(map(str, batches))}: one batch size is named twice")
     tell = progress or (lambda phase, done, total: None)
     subjects = open_subjects(engines)
     with ExitStack() as stack:
@@ -103,6 +126,7 @@ def compare(
         used = {name: runner.threads for name, runner in runners.items()}
         tell("Comparing outputs", 0, 1)
         scores = score(runners, inputs.batches(sweep, every=data is not None))
+    # The engines opened above are closed by now: timing opens them again, several times.
     samples = _time(subjects, inputs, sweep, threads, min(openings, runs), warmup, runs, seconds, tell)
     entries = []
     for done, subject in enumerate(subjects):
@@ -123,22 +147,6 @@ def compare(
     )
 
 
-def _check_counts(
-    batches: Sequence[int], openings: int, runs: int, warmup: int, seed: int, threads: int | None
-) -> None:
-    if openings < 1:
-        raise InputError(f"--openings {openings}: at least one")
-    if runs < 1 or warmup < 0:
-        raise InputError(f"--runs {runs}, --warmup {warmup}: at least one run and no negative warm-up")
-    if any(batch < 1 for batch in batches) or len(set(batches)) != len(batches):
-        text = ",".join(map(str, batches))
-        raise InputError(f"--batch {text}: not different batch sizes of at least 1", remedy="write it as 1,8,32")
-    if seed < 0:
-        raise InputError(f"--seed {seed}: not a seed", remedy="give 0 or more")
-    if threads is not None and threads < 1:
-        raise InputError(f"--threads {threads}: at least one is needed")
-
-
 def _time(
     subjects: Sequence[Subject],
     inputs: Inputs,
@@ -150,7 +158,10 @@ def _time(
     seconds: float | None,
     tell: Progress,
 ) -> dict[int, dict[str, list[list[int]]]]:
-    """Nanoseconds [openings][rounds] of every engine at every batch size; each opening opens all engines anew."""
+    """Time all engines in turn. Returns nanoseconds [openings][rounds], by batch size and engine.
+
+    Every opening opens all engines again, since the place of an engine in memory influences its speed (see `ratio`).
+    """
     samples: dict[int, dict[str, list[list[int]]]] = {batch: {s.name: [] for s in subjects} for batch in sweep}
     for opening in range(openings):
         with ExitStack() as stack:
@@ -175,7 +186,7 @@ def _latency(batch: int, baseline: list[list[int]], taken: list[list[int]], seed
 
 
 class _Parts:
-    """What an engine is besides fast: costs, memory, layers, index sets."""
+    """Collects everything about one engine besides its speed: costs, memory, layers, density maps."""
 
     def __init__(
         self,
@@ -222,7 +233,7 @@ class _Parts:
                 bound=totals.dense_macs / totals.retained_macs if totals.retained_macs else None,
             )
         if self.subject.kind == "engine":
-            self.notes.append("parameters and MACs are not known: a bare engine does not tell them")
+            self.notes.append("parameters and MACs are unknown: a bare engine does not state them")
             return None
         import onnx_ir as ir
 
@@ -233,7 +244,7 @@ class _Parts:
         except TrtkpError as error:
             self.notes.append(f"parameters and MACs are not counted: {error.message}")
             return None
-        # the zeros of a plain graph are computed like any other weight
+        # An ONNX file is computed densely: its zeros cost as much as any other weight.
         return Costs(
             table.params, table.params, table.macs, table.macs, density=1.0, bound=1.0, index_bytes=0,
             paper_index_bytes=None,
@@ -241,12 +252,12 @@ class _Parts:
 
     def _layers(self) -> LayerTimes | None:
         if not self.layers:
-            self.notes.append("layers were not profiled: not asked for")
+            self.notes.append("layers were not profiled: switched off")
             return None
         subject, batch = self.subject, max(self.shapes)
         graph = subject.graph
         if graph is None:
-            self.notes.append("layers were not profiled: a bare engine does not tell which node is of which layer")
+            self.notes.append("layers were not profiled: a bare engine does not name the layers of its nodes")
             return None
         known = {r.node: r.name for r in subject.bundle.manifest.layers} if subject.bundle is not None else {}
         try:
@@ -268,7 +279,7 @@ def _environment() -> dict[str, str]:
 def _described_machine(checks: Sequence[Any]) -> Iterator[tuple[str, str]]:
     yield "trtkp", __version__
     if hasattr(os, "getloadavg"):
-        yield "load", f"{os.getloadavg()[0]:.1f} processes on average in the last minute, these runs included"
+        yield "load", f"{os.getloadavg()[0]:.1f} processes on average in the last minute, including these runs"
     for check in checks:
         if check.status == "ok" and not check.name.startswith("backend"):
             yield check.name, " ".join(filter(None, (check.version, check.detail)))

@@ -1,4 +1,4 @@
-"""How a bundle was made: its settings by name, and a command that makes it again."""
+"""How a bundle was built: its settings by name, and a command that builds it again."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import shlex
 
 from trtkp.bundle import Bundle
 from trtkp.bundle.manifest import Manifest, TensorRTRecord
+from trtkp.engine.options import TrtOptions
 from trtkp.pruning.method import Method
 from trtkp.pruning.methods.registry import METHODS
+from trtkp.settings import settings_of
 
 __all__ = ["build_command", "build_settings"]
 
-#: Settings of methods that the command line has; the rest of them are for Python only.
-_FLAGS = ("n", "ratio", "allocation", "share", "alpha", "filter_group", "channel_block")
-
 
 def build_settings(bundle: Bundle) -> dict[str, str]:
-    """What a reader needs to judge a figure: method, precision, plan, libraries."""
+    """Return what a reader needs to judge a bundle's figures: method, precision, plan, libraries."""
     manifest = bundle.manifest
-    forms = [layer.lowering for layer in manifest.layers if layer.lowering is not None]
-    plan = ", ".join(f"{forms.count(form)} {form}" for form in sorted(set(forms))) or "nothing packed"
+    lowerings = [layer.lowering for layer in manifest.layers if layer.lowering is not None]
+    plan = ", ".join(f"{lowerings.count(name)} {name}" for name in sorted(set(lowerings))) or "nothing packed"
     threads = f", {manifest.plan.threads} threads" if manifest.plan.threads else ""
     found = {
         "method": manifest.method,
@@ -48,9 +47,9 @@ def build_settings(bundle: Bundle) -> dict[str, str]:
 
 
 def build_command(bundle: Bundle) -> str:
-    """A ``trtkp build`` line that makes the bundle again from its source.
+    """Return a ``trtkp build`` command that builds the bundle again from its source.
 
-    What a manifest does not hold is not in the line: a form that was forced for every layer (--lowering).
+    The command lacks ``--lowering``, because the manifest does not say whether a lowering was forced on every layer.
     """
     manifest = bundle.manifest
     words = ["trtkp", "build", os.path.normpath(bundle.path / manifest.source.file), *_method(manifest)]
@@ -77,8 +76,8 @@ def _tensorrt(record: TensorRTRecord) -> list[str]:
         words += [flag, str(value)] if value is not None else []
     if record.hardware_compatible != "none":
         words += ["--hardware-compatible", record.hardware_compatible]
-    flags = ("version_compatible", "embed_plugins", "refit", "strip_weights")
-    return words + [f"--{name.replace('_', '-')}" for name in flags if getattr(record, name)]
+    switches = [item for item in settings_of(TrtOptions).values() if item.plain is bool]
+    return words + [item.flag for item in switches if getattr(record, item.name)]
 
 
 def _method(manifest: Manifest) -> list[str]:
@@ -86,12 +85,17 @@ def _method(manifest: Manifest) -> list[str]:
     words = ["--method", manifest.method] if option is None else [option]
     settings = {key: value for key, value in manifest.settings.items() if value is not None}
     if settings.get("ratio") is None:
-        settings.pop("allocation", None)  # it says what a ratio means
+        settings.pop("allocation", None)  # without a ratio there is nothing to allocate
     else:
         settings.pop("n", None)
-    for key in _FLAGS:
-        if key in settings:
-            words += [f"--{key.replace('_', '-')}", str(settings[key])]
+    for name, item in settings_of(METHODS[manifest.method]).items() if manifest.method in METHODS else ():
+        value = settings.get(name, item.default)
+        if item.setting.trained or value == item.default or isinstance(value, dict):  # by layers: no flag says that
+            continue
+        if isinstance(value, bool):
+            words.append(item.flag if value else f"--no-{item.flag.removeprefix('--')}")
+        else:
+            words += [item.flag, str(value)]
     for flag, patterns in (("--layers", manifest.include), ("--skip", manifest.skip)):
         for pattern in patterns:
             words += [flag, pattern]

@@ -1,4 +1,4 @@
-"""What can be compared: a bundle, an ONNX file, a TensorRT engine; told apart by content."""
+"""What can be compared: bundles, ONNX files and TensorRT engines. They are recognised by their content."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["Subject", "open_subjects"]
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing to compare.
+    """One engine to compare.
 
     Attributes:
-        name: its path as it was given.
-        label: a short name that no other has.
-        kind: what it is.
-        file: what the backend opens.
-        backend: what runs it.
-        bundle: the checked bundle, if it is one.
+        name: its path, as given.
+        label: a short, unique name.
+        kind: bundle, ONNX file or bare engine.
+        file: the file that the backend opens.
+        backend: the backend that runs it.
+        bundle: the checked bundle; None for the other kinds.
     """
 
     name: str
@@ -36,10 +36,10 @@ class Subject:
     bundle: Bundle | None = None
 
     def open(self, threads: int | None) -> Runner:
-        """A new runner.
+        """Open the engine in a new runner, which the caller closes.
 
         Raises:
-            NotRunnableError: it cannot run on this machine.
+            NotRunnableError: the engine cannot run on this machine.
         """
         if self.bundle is not None:
             return self.bundle.open(threads=threads)
@@ -47,14 +47,14 @@ class Subject:
 
     @property
     def graph(self) -> Path | None:
-        """The ONNX graph behind it; a bare engine has none."""
+        """The ONNX graph from which the engine was built; None for a bare engine."""
         if self.bundle is not None:
             return self.bundle.file("engine.onnx")
         return self.file if self.kind == "onnx" else None
 
     @property
     def engine_bytes(self) -> int:
-        """Size of what is run, weights beside it included."""
+        """Size of the engine's files, including external data."""
         if self.bundle is None:
             return self.file.stat().st_size + sum(part.stat().st_size for part in _external_files(self.file, self.kind))
         files = self.bundle.manifest.files
@@ -62,11 +62,11 @@ class Subject:
 
 
 def open_subjects(items: Sequence[str | PathLike[str] | Bundle]) -> list[Subject]:
-    """Two or more different things.
+    """Recognise and check the engines to compare.
 
     Raises:
-        InputError: fewer than two, the same twice, no such file, or none of the three kinds.
-        IntegrityError: a corrupted bundle.
+        InputError: there are fewer than two, one is given twice, a file is missing, or is none of the three kinds.
+        IntegrityError: a bundle's file is missing or was changed.
     """
     if len(items) < 2:
         problem = "one engine alone cannot be compared" if items else "nothing to compare"
@@ -75,12 +75,17 @@ def open_subjects(items: Sequence[str | PathLike[str] | Bundle]) -> list[Subject
     real = [path.resolve() for path in paths]
     for path, one in zip(paths, real, strict=True):
         if real.count(one) > 1:
-            raise InputError("is named twice", file=path, remedy="compare it with something else")
+            raise InputError("is given twice", file=path, remedy="compare it with another engine")
     return [_subject(item, path, label) for item, path, label in zip(items, paths, labels(paths), strict=True)]
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
+    """Return the shortest ends of the paths that are all different.
+
+    Example:
+        >>> labels([Path("nets/dense/v1"), Path("nets/kep/v1")])
+        ['dense/v1', 'kep/v1']
+    """
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         short = ["/".join(path.parts[-parts:]) or str(path) for path in paths]
         if len(set(short)) == len(short):
@@ -99,13 +104,13 @@ def _subject(item: str | PathLike[str] | Bundle, path: Path, label: str) -> Subj
     if compiled is not None:
         return Subject(str(path), label, "engine", path, compiled)
     if path.suffix in (".engine", ".plan", ".trt"):
-        raise InputError("is not a TensorRT engine, or cut off", file=path, remedy="build it again")
+        raise InputError("is not a TensorRT engine, or is incomplete", file=path, remedy="build it again")
     _check_onnx(path)
     return Subject(str(path), label, "onnx", path, get_backend("onnxruntime"))
 
 
 def _check_onnx(path: Path) -> None:
-    """Refuse what ONNX Runtime must not be given: broken files, and weights outside the model's folder."""
+    """Refuse files that ONNX Runtime must not open: broken ones, and those with weights outside the model's folder."""
     from trtkp.model.onnx_file import read_onnx
 
     with path.open("rb") as handle:

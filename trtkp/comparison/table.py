@@ -1,4 +1,4 @@
-"""A comparison as CSV: one row for each engine and batch size."""
+"""A comparison as CSV, with one row per engine and batch size."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["csv_text", "rows"]
 
 
 def rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """One row for each engine and batch size; units are in the names, None is unknown."""
+    """Return one row per engine and batch size. The names say the units; None means unknown."""
     return [_row(entry, latency) for entry in comparison.entries for latency in entry.latencies]
 
 
 def csv_text(comparison: Comparison) -> str:
-    """The rows with a heading."""
+    """Return the rows as CSV, with a header line."""
     text = io.StringIO()
     found = rows(comparison)
     writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")

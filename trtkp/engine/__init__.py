@@ -1,4 +1,4 @@
-"""Backends: building an engine from an ONNX graph, and running it.
+"""Backends: each builds an engine from an ONNX graph and runs it.
 
 | backend | build needs | run needs | artefact |
 |---|---|---|---|
@@ -6,7 +6,14 @@
 | ``tensorrt-rtx`` | CPU only | RTX GPU | ``model.engine`` |
 | ``tensorrt`` | GPU | NVIDIA GPU | ``model.engine`` |
 
-Importing this package imports none of the libraries behind them.
+Importing this package imports none of the libraries behind the backends.
+
+Example:
+    >>> from trtkp.engine import BACKENDS, get_backend
+    >>> BACKENDS
+    ('tensorrt', 'tensorrt-rtx', 'onnxruntime')
+    >>> get_backend("onnxruntime").artefact
+    'engine.onnx'
 """
 
 from __future__ import annotations
@@ -37,15 +44,15 @@ _CLASSES = {
     "onnxruntime": ("trtkp.engine.onnxruntime", "OnnxRuntimeBackend"),
 }
 
-#: Names of all backends, the one to prefer first.
+#: Names of all backends, in the order in which ``auto`` tries them.
 BACKENDS = tuple(_CLASSES)
 
 
 def get_backend(name: str) -> Backend:
-    """The backend of that name, available here or not.
+    """Return the backend of that name, whether or not it is available on this machine.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: no backend has that name.
     """
     if name not in _CLASSES:
         raise InputError(f"no backend {name!r}", remedy=f"choose one of {', '.join(BACKENDS)}, auto")
@@ -55,18 +62,22 @@ def get_backend(name: str) -> Backend:
 
 
 def backend_of_engine(start: bytes) -> Backend | None:
-    """The backend whose engine files begin so; four bytes are enough, and None where they are no engine's."""
+    """Return the backend whose engine files begin with these bytes; None if they are not those of an engine.
+
+    Args:
+        start: the first four bytes of a file, or more.
+    """
     backends = map(get_backend, BACKENDS)
     return next((backend for backend in backends if start[:4] in backend.magic), None)
 
 
 def choose_backend(name: str = "auto") -> Backend:
-    """The named backend, or for ``auto`` the best one that can build *and* run here.
+    """Return the named backend or, for ``auto``, the first of `BACKENDS` that can both build and run here.
 
-    ``onnxruntime`` is what remains where nothing else runs, so on a machine without an NVIDIA GPU it is always it.
+    ``auto`` falls back to ``onnxruntime``, so on a machine without an NVIDIA GPU it always chooses it.
 
     Raises:
-        InputError: there is no backend of that name.
+        InputError: no backend has that name.
     """
     if name != "auto":
         return get_backend(name)

@@ -1,4 +1,7 @@
-"""The one interface behind which every backend builds and runs an engine."""
+"""The interface of a backend: `Backend` builds and opens engines, `Runner` runs one.
+
+The command line, the Python API, serving and the tests use backends through these classes only.
+"""
 
 from __future__ import annotations
 
@@ -28,27 +31,28 @@ __all__ = [
     "NodeTime",
     "Precision",
     "Progress",
-    "QuantisedForm",
+    "QdqVariant",
     "Runner",
     "fuses_qdq",
 ]
 
 Precision: TypeAlias = Literal["fp32", "fp16"]
 
-#: Where Q/DQ pairs stand in a graph: on what quantised layers read (``explicit``), or on both sides of them, as the CPU
-#: kernels of ONNX Runtime want it (`trtkp.calib.placement`).
-QuantisedForm: TypeAlias = Literal["explicit", "onnxruntime"]
+#: The two Q/DQ variants: pairs on the inputs of quantised layers (``explicit``), or on inputs and outputs, as the CPU
+#: kernels of ONNX Runtime need them (`trtkp.calib.placement`).
+QdqVariant: TypeAlias = Literal["explicit", "onnxruntime"]
 
-#: Called with the phase's name, the steps done and the steps in all.
+#: Called with the name of a phase, the number of steps done, and the total number of steps.
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
-def fuses_qdq(form: QuantisedForm) -> bool:
-    """Whether ONNX Runtime may make integer kernels of the pairs: ``fuse_qdq`` of `OrtRunner`.
+def fuses_qdq(variant: QdqVariant) -> bool:
+    """Whether ONNX Runtime may fuse the Q/DQ pairs of a graph into integer kernels (``fuse_qdq`` of `OrtRunner`).
 
-    It may where they stand for it. The explicit pairs say what TensorRT computes, and are run as they are written.
+    It may in its own variant. A graph of the explicit variant is written for TensorRT, and ONNX Runtime computes its
+    pairs in floating point, as they are written.
     """
-    return form == "onnxruntime"
+    return variant == "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,10 @@ class Availability:
     """What a backend can do on this machine.
 
     Attributes:
-        can_build: it can make an engine here.
-        can_run: it can run one here.
-        version: of the package behind it; None when it is not installed.
-        detail: what was found, or why not and what to do about it; one line.
+        can_build: whether it can build an engine here.
+        can_run: whether it can run an engine here.
+        version: version of the package behind it; None where that is not installed.
+        detail: one line: what was found, or what is missing and how to get it.
     """
 
     can_build: bool
@@ -70,20 +74,20 @@ class Availability:
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """Everything a backend needs to make an engine.
+    """Everything a backend needs to build an engine.
 
     Attributes:
-        onnx: ONNX file of standard operators; external data only beside it.
-        output: directory to write the artefact to; made when missing.
-        profile: smallest, usual and largest shape of every input.
-        precision: what the graph computes in. Networks are strongly typed, so the graph's own types rule and this is
-            held against them: fp16 asked for a graph without fp16 is an error.
-        targets: GPU architectures such as ``("sm86", "sm89")``, or ``("current",)``; empty: the backend's default.
-        optimization_level: the builder's effort, 0 to 5; None: the library's default.
-        threads: builder threads; None: the library's default.
-        plugins: library whose plugins compute the graph's operators of domain ``trtkp``; None: their bodies do.
-        plugin_nodes: number of those operators.
-        trt: what TensorRT and TensorRT-RTX take besides.
+        onnx: ONNX file of standard operators; its external data, if any, lies in the same directory.
+        output: directory to write the artefact to; created if missing.
+        profile: smallest, typical and largest shape of every input.
+        precision: the type the graph computes in. Networks are strongly typed, so the graph's own types decide; this
+            is checked against them. Asking for fp16 with a graph that has no fp16 is an error.
+        targets: GPU architectures such as ``("sm86", "sm89")``, or ``("current",)``; empty for the backend's default.
+        optimization_level: the builder's effort, 0 to 5; None for the library's default.
+        threads: builder threads; None for the library's default.
+        plugins: plugin library that computes the graph's ``trtkp`` operators; None to expand their function bodies.
+        plugin_nodes: number of ``trtkp`` operators that must become plugin layers.
+        trt: further options of TensorRT and TensorRT-RTX.
     """
 
     onnx: Path
@@ -103,15 +107,15 @@ class BuildResult:
     """What a build wrote.
 
     Attributes:
-        files: the artefact first, then what belongs to it (external data).
-        version: of the library that built it.
-        targets: GPU architectures the engine was built for; empty where that has no meaning.
-        seconds: wall clock of the whole build, process start included.
-        engine_bytes: size of all files.
-        warnings: the library's warnings, one a line.
-        log: everything else the library said that is worth keeping, one a line.
+        files: the artefact first, then the files it needs (external data).
+        version: version of the library that built it.
+        targets: GPU architectures the engine was built for; empty for backends without targets.
+        seconds: wall-clock time of the whole build, including the start of its process.
+        engine_bytes: total size of all files.
+        warnings: the library's warnings, one line each.
+        log: other lines of the library's log that are worth keeping.
         peak_bytes: peak resident memory of the building process; None where it was not measured.
-        plugin_layers: layers of the engine that our plugins compute.
+        plugin_layers: number of layers computed by trtkp's plugins.
     """
 
     files: tuple[Path, ...]
@@ -127,14 +131,14 @@ class BuildResult:
 
 @dataclass(frozen=True)
 class NodeTime:
-    """A node of the graph that an engine really runs.
+    """A node of the graph that an engine executes, after the library's own fusion and layout changes.
 
     Attributes:
-        name: the library's name for it; where it fused several, that of one of them or of its output.
+        name: the library's name of the node. For a fused node it is the name of one of its parts, or of its output.
         op: operator type, such as ``Conv``, ``ReorderInput`` or ``QLinearConv``.
-        inputs: names of the values it reads, initialisers among them.
-        outputs: names of the values it writes.
-        ms: median time.
+        inputs: names of the values the node reads, including initialisers.
+        outputs: names of the values the node writes.
+        ms: median time in milliseconds.
     """
 
     name: str
@@ -146,7 +150,13 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class EngineProfile:
-    """Time per node, in the order of execution, and median of the whole run, all while profiled, milliseconds."""
+    """Times of an engine's nodes while profiled, which is slower than a normal run.
+
+    Attributes:
+        nodes: the nodes in the order of execution.
+        run_ms: median time of the whole run in milliseconds.
+        runs: number of runs behind the medians.
+    """
 
     nodes: tuple[NodeTime, ...]
     run_ms: float
@@ -154,30 +164,36 @@ class EngineProfile:
 
 
 class Runner(Protocol):
-    """An opened engine; a context manager, closed on exit. Not for use by two threads at once."""
+    """An opened engine, as a context manager that closes it. Use it from one thread at a time."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Names, dtypes and shapes that ``run`` takes."""
+        """Name, dtype and shape of every input that ``run`` takes."""
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """Names, dtypes and shapes that ``run`` gives."""
+        """Name, dtype and shape of every output that ``run`` returns."""
 
     @property
     def threads(self) -> int | None:
-        """CPU threads that compute; None where the computing is done elsewhere."""
+        """Number of CPU threads that compute; None for engines that run on a GPU."""
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One inference on a batch.
+        """Run one inference.
+
+        Args:
+            feeds: an array for every input, by name.
+
+        Returns:
+            An array for every output, by name; the caller owns them.
 
         Raises:
-            InputError: missing or unknown inputs, wrong dtype or shape; nothing was run.
+            InputError: an input is missing, unknown, or has the wrong dtype or shape; nothing was run.
             JobError: the engine failed.
         """
 
     def close(self) -> None:
-        """Give the memory back; twice is allowed."""
+        """Free the engine's memory; may be called twice."""
 
     def __enter__(self) -> Self: ...
 
@@ -187,97 +203,123 @@ class Runner(Protocol):
 
 
 class Backend(ABC):
-    """One way to turn an ONNX graph into something that runs. Making one imports nothing heavy.
+    """A library that builds and runs engines. Creating a backend object imports nothing heavy.
 
-    What a backend can do is said here and nowhere else: the rest of the project asks these attributes and methods, and
-    compares no names.
+    The attributes and methods describe everything a backend can do. Other code asks them, and never compares the names
+    of backends.
 
-    >>> from trtkp.engine import get_backend
-    >>> backend = get_backend("tensorrt-rtx")
-    >>> backend.compiles, backend.takes_targets, backend.takes_plugins
-    (True, True, False)
-    >>> backend.engine_targets("fp8", ())
-    ('sm89', 'sm120', 'sm121')
+    Example:
+        >>> from trtkp.engine import get_backend
+        >>> backend = get_backend("tensorrt-rtx")
+        >>> backend.compiles, backend.takes_targets, backend.takes_plugins
+        (True, True, False)
+        >>> backend.engine_targets("fp8", ())
+        ('sm89', 'sm120', 'sm121')
     """
 
     #: The name on the command line and in the manifest.
     name: ClassVar[str]
     #: File name of the artefact in a bundle.
     artefact: ClassVar[str]
-    #: TensorRT's builder compiles the graph: `TrtOptions` and an optimisation level mean something, and the artefact is
-    #: an engine, to be checked against the graph that it was made from.
+    #: Whether TensorRT's builder compiles the graph. If so, `TrtOptions` and the optimisation level apply, and the
+    #: artefact is an engine, which must be checked against the graph it was built from.
     compiles: ClassVar[bool] = False
-    #: The engine computes on the CPU of this machine: its layers can be timed and its memory measured wherever it is
-    #: built.
+    #: Whether engines run on this machine's CPU. If so, layers can be timed and memory measured wherever one is built.
     runs_on_cpu: ClassVar[bool] = False
-    #: Engines are planned for the GPU at hand, where our plugins may compute layers.
+    #: Whether engines are planned for this machine's GPU, with trtkp's plugins for the layers where they are faster.
     takes_plugins: ClassVar[bool] = False
-    #: GPU architectures can be named that the engine is built for.
+    #: Whether the GPU architectures to build for can be chosen.
     takes_targets: ClassVar[bool] = False
-    #: Where Q/DQ pairs have to stand.
-    quantised_form: ClassVar[QuantisedForm] = "explicit"
-    #: Type of the layers that are not quantised, where none is asked for.
-    usual_fallback: ClassVar[Precision] = "fp16"
-    #: What an engine file may begin with; the artefact of a backend without any is an ONNX file.
+    #: The Q/DQ variant that quantised graphs must have.
+    qdq_variant: ClassVar[QdqVariant] = "explicit"
+    #: Default type of the layers that are not quantised.
+    default_fallback: ClassVar[Precision] = "fp16"
+    #: The first four bytes that engine files can have. Empty if the artefact is an ONNX file.
     magic: ClassVar[tuple[bytes, ...]] = ()
-    #: Triton's platform that serves a bundle: the ONNX graph unless Triton knows the engine.
+    #: Triton's platform for a bundle: ONNX, unless Triton can run the engine itself.
     triton_platform: ClassVar[str] = "onnxruntime_onnx"
-    #: What a user who exports a bundle to Triton should know, one line.
+    #: One line for users who export a bundle to Triton; empty if there is nothing to say.
     triton_note: ClassVar[str] = ""
 
     @abstractmethod
     def availability(self) -> Availability:
-        """What it can do here; never raises."""
+        """Whether the backend can build and run on this machine. Never raises."""
 
     @abstractmethod
     def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
-        """Write the artefact into ``request.output``; a failed build leaves what was there before.
+        """Build the artefact in ``request.output``. A failed build leaves an older artefact untouched.
+
+        Args:
+            request: what to build.
+            progress: called with phase, step and total.
 
         Raises:
-            InputError: a request that cannot be right (unknown target, shapes that do not fit the graph).
-            JobError: the library refused the graph or died.
+            InputError: the request is invalid, such as an unknown target or shapes that do not fit the graph.
+            JobError: the library refused the graph, or its process died.
         """
 
     @abstractmethod
     def open(self, path: Path, *, threads: int | None = None) -> Runner:
-        """Open an artefact; ``threads`` are CPU threads, for backends that compute there.
+        """Open an artefact in a new runner, which the caller closes.
+
+        Args:
+            path: the artefact.
+            threads: CPU threads, for backends that compute on the CPU; None for the number of physical cores.
 
         Raises:
-            InputError: no such file.
-            NotRunnableError: it cannot run on this machine.
-            JobError: the library refused it.
+            InputError: the file does not exist.
+            NotRunnableError: the engine cannot run on this machine.
+            JobError: the library refused the engine.
         """
 
     def check_quantisable(self, kind: str, targets: Sequence[str] = ()) -> None:  # noqa: B027 - a hook may do nothing
-        """Refuse an 8-bit type that the backend, or one of the architectures, does not compute in.
+        """Check that the backend, and every chosen GPU architecture, can compute in an 8-bit type.
+
+        Args:
+            kind: int8 or fp8.
+            targets: the chosen GPU architectures.
 
         Raises:
-            InputError: with the type, and what to use instead.
+            InputError: it cannot; the message says what to use instead.
         """
 
     def engine_targets(self, precision: str, targets: Sequence[str]) -> tuple[str, ...]:
-        """The architectures to build for in this precision, of those that were asked for; empty for the usual ones."""
+        """The GPU architectures to build for.
+
+        Args:
+            precision: precision of the engine.
+            targets: the architectures the user chose; empty if none.
+
+        Returns:
+            The architectures; empty for the library's default.
+        """
         return tuple(targets)
 
     def gpu_latency(
         self, runner: Runner, feeds: Mapping[str, np.ndarray], *, batch: int, seconds: float
     ) -> tuple[EngineLatency, ...]:
-        """Latency of an opened engine by events on the GPU, without CUDA graphs and with them; empty on a CPU.
+        """Measure the latency of an opened engine by GPU events, without and with CUDA graphs; empty on a CPU.
 
         Args:
-            runner: of this backend.
-            feeds: of one inference.
-            batch: samples in the feeds.
-            seconds: how long each of the two is timed.
+            runner: a runner of this backend.
+            feeds: the inputs of one run.
+            batch: number of samples in the inputs.
+            seconds: seconds for which each of the two is timed.
         """
         return ()
 
     def profile(
         self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20
     ) -> EngineProfile:
-        """Time every node of an artefact, in a session of its own: profiling slows a run.
+        """Measure the time of every node of an artefact. It is opened separately, because profiling slows a run.
+
+        Args:
+            path: the artefact.
+            feeds: the inputs of one run.
+            threads: as for `open`.
+            runs: number of runs whose median is taken.
 
         Raises:
-            NotRunnableError: this backend cannot profile.
+            NotRunnableError: the backend cannot profile.
         """
         raise NotRunnableError(f"backend {self.name} cannot profile single layers yet")

@@ -1,7 +1,7 @@
-"""What is there to build and run with, and what to do about the rest.
+"""``trtkp doctor``: report what this machine can build and run with, and how to install what is missing.
 
-Nothing heavy is imported: packages are looked up in their metadata, the GPU is asked of the driver. ONNX Runtime alone
-is imported, because only it knows its providers.
+The check is quick because it imports no heavy package. Versions come from the packages' metadata, and the GPU from the
+driver. ONNX Runtime is the one exception: only the imported library can list its execution providers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trtkp.machine.packages import importable, installed_version
 
 __all__ = ["Finding", "Status", "doctor"]
 
-#: ``ok``: there and usable. ``missing``: could be installed. ``unavailable``: this machine cannot have or use it.
+#: ``ok``: present and usable. ``missing``: can be installed. ``unavailable``: cannot be used on this machine.
 Status: TypeAlias = Literal["ok", "missing", "unavailable"]
 
 _LIBRARY = Path(__file__).parents[1] / "lib" / "libtrtkp.so"
@@ -32,14 +32,14 @@ _LIBRARY = Path(__file__).parents[1] / "lib" / "libtrtkp.so"
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding.
+    """The result of one check.
 
     Attributes:
-        name: what was looked at.
+        name: what was checked, such as ``torch`` or ``nvidia gpu``.
         status: ``ok``, ``missing`` or ``unavailable``.
-        version: its version; None where it has none or is not there.
-        detail: what was found, or why it cannot be used; one line.
-        remedy: what to do about it; None when nothing needs doing.
+        version: its version; None where it has none or is not installed.
+        detail: one line: what was found, or why it cannot be used.
+        remedy: what to do about it; None where nothing needs to be done.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Package:
-    """A package: the module to import, the distributions that bring it, what it is for and how to get it."""
+    """A package: module to import, distributions that provide it, what it is used for, how to install it."""
 
     name: str
     module: str
@@ -164,7 +164,7 @@ def _onnxruntime() -> Finding:
 
         providers = ", ".join(onnxruntime.get_available_providers())
     except (ImportError, OSError, RuntimeError) as error:
-        return Finding("onnxruntime", "unavailable", found.version, f"cannot be imported: {error}", "install it again")
+        return Finding("onnxruntime", "unavailable", found.version, f"cannot be imported: {error}", "reinstall it")
     return Finding("onnxruntime", "ok", found.version, f"providers: {providers}")
 
 
@@ -179,6 +179,7 @@ def _gpu() -> Finding:
 
 def _nvcc() -> Finding:
     use = "needed only to build the plugin library"
+    # CUDA's installer does not put nvcc on the path; these are the variables that CMake and pycuda look at too.
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     nvcc = shutil.which("nvcc") or (shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None)
     if nvcc is None:
@@ -188,9 +189,8 @@ def _nvcc() -> Finding:
     try:
         text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding(
-            "nvcc", "unavailable", None, f"it does not run: {type(error).__name__}", "repair the CUDA toolkit"
-        )
+        detail = f"it does not run: {type(error).__name__}"
+        return Finding("nvcc", "unavailable", None, detail, "reinstall the CUDA toolkit")
     found = re.search(r"release (\d+\.\d+)", text)
     return Finding("nvcc", "ok", found.group(1) if found else None, use)
 
@@ -230,4 +230,4 @@ def _backend(name: str) -> Finding:
 
 
 def _chosen() -> str:
-    return f"takes {choose_backend('auto').name}"
+    return f"chooses {choose_backend('auto').name}"

@@ -1,4 +1,7 @@
-"""Feeds held against what an engine takes, before the library sees them and in words a user can act on."""
+"""Check inputs and optimisation profiles against what an engine accepts.
+
+The checks run before the library sees the data, because its own messages rarely name the input and the expected shape.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,23 @@ __all__ = ["check_feeds", "check_profile", "fits", "random_feeds"]
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """The feeds, C-contiguous, if they fit the inputs; a `View` of device memory stays as it is.
+    """Check the inputs of one run, and return them as C-contiguous arrays.
 
-    Dimensions of one name must have one size throughout a call (``N`` of two inputs is the same batch).
+    Dimensions with the same name must have the same size in all inputs: ``N`` of two inputs is one batch. A `View` of
+    device memory is returned unchanged.
+
+    Args:
+        specs: the engine's inputs.
+        feeds: an array, or something NumPy turns into one, for every input by name.
 
     Raises:
-        InputError: a missing or unknown input, a wrong dtype, rank or size; it names the input, what was expected and
-            what came.
+        InputError: an input is missing, unknown, or has the wrong dtype, rank or size. The message names the input,
+            what was expected, and what was given.
+
+    Example:
+        >>> spec = TensorSpec("image", "float32", (Dim("N", 1, 8), 3, 4, 4))
+        >>> check_feeds([spec], {"image": np.zeros((2, 3, 4, 4), np.float32)})["image"].shape
+        (2, 3, 4, 4)
     """
     names = [spec.name for spec in specs]
     unknown = sorted(set(feeds) - set(names))
@@ -49,7 +62,15 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> dict[s
 
 
 def random_feeds(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape], seed: int) -> dict[str, np.ndarray]:
-    """Standard-normal inputs; integers are zeros and ones."""
+    """Make random inputs: standard normal for floating-point inputs, zeros and ones for integers.
+
+    Args:
+        specs: the inputs to make.
+        shapes: the shape of each input, by name.
+        seed: the same seed gives the same values.
+    """
+    # Standard normal is the range of normalised images. Integer inputs are usually masks or indices, for which 0 and 1
+    # are valid almost everywhere.
     rng = np.random.default_rng(seed)
     feeds: dict[str, np.ndarray] = {}
     for spec in specs:
@@ -64,7 +85,7 @@ def _dtype(spec: TensorSpec) -> np.dtype:
         return np.dtype(spec.dtype)
     except TypeError:
         raise InputError(
-            f"input {spec}: NumPy has no such type", remedy="export the model with float32 or float16 inputs"
+            f"input {spec}: NumPy has no type {spec.dtype}", remedy="export the model with float32 or float16 inputs"
         ) from None
 
 
@@ -78,7 +99,7 @@ def _range(spec: TensorSpec) -> str:
 
 
 def fits(spec: TensorSpec, shape: Shape) -> bool:
-    """Whether an input takes this shape."""
+    """Whether an input accepts this shape: same rank, same fixed sizes, dynamic sizes within their limits."""
     if len(shape) != len(spec.shape):
         return False
     for dim, size in zip(spec.shape, shape, strict=True):
@@ -91,10 +112,10 @@ def fits(spec: TensorSpec, shape: Shape) -> bool:
 
 
 def check_profile(specs: Sequence[TensorSpec], profile: Profile) -> None:
-    """Hold an optimisation profile against the graph's inputs.
+    """Check an optimisation profile against the graph's inputs.
 
     Raises:
-        InputError: an input without a range, a range without an input, or shapes that the input does not take.
+        InputError: a dynamic input has no shapes, the profile names an unknown input, or a shape does not fit.
     """
     names = [spec.name for spec in specs]
     unknown = sorted(set(profile) - set(names))

@@ -1,4 +1,7 @@
-"""Running ``engine.onnx`` in ONNX Runtime: the reference, and the default where there is no GPU."""
+"""The ``onnxruntime`` backend: runs ``engine.onnx`` in ONNX Runtime, on the CPU or with its CUDA provider.
+
+It is the default on machines without an NVIDIA GPU. ``verify`` also uses it as the reference for the other backends.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from trtkp.engine.base import (
     NodeTime,
     Precision,
     Progress,
-    QuantisedForm,
+    QdqVariant,
 )
 from trtkp.engine.feeds import check_feeds, check_profile
 from trtkp.errors import InputError, JobError, NotRunnableError
@@ -45,23 +48,24 @@ _PROVIDERS: dict[Provider, list[str]] = {
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
 }
 
-#: Name of the graph that a traced session writes: fused, laid out and named as it is run.
+#: Name of the file to which a traced session writes the graph as it runs it, after fusion and layout changes.
 TRACED_GRAPH = "traced.onnx"
 
+#: ONNX Runtime's type names that differ from NumPy's.
 _DTYPES = {"float": "float32", "double": "float64"}
 
 
 class OnnxRuntimeBackend(Backend):
-    """ONNX Runtime on the CPU, or its CUDA provider when asked for."""
+    """ONNX Runtime on the CPU; its CUDA provider on request."""
 
     name: ClassVar[str] = "onnxruntime"
     artefact: ClassVar[str] = "engine.onnx"
     runs_on_cpu: ClassVar[bool] = True
-    quantised_form: ClassVar[QuantisedForm] = "onnxruntime"
-    usual_fallback: ClassVar[Precision] = "fp32"
+    qdq_variant: ClassVar[QdqVariant] = "onnxruntime"
+    default_fallback: ClassVar[Precision] = "fp32"
 
     def availability(self) -> Availability:
-        """It builds and runs wherever the package is installed."""
+        """The backend builds and runs wherever the package is installed."""
         version = installed_version("onnxruntime", "onnxruntime-gpu")
         if not importable("onnxruntime"):
             return Availability(
@@ -70,14 +74,14 @@ class OnnxRuntimeBackend(Backend):
         return Availability(True, True, version, f"onnxruntime {version} on {usable_cores()} CPU cores")
 
     def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
-        """Put the graph at ``output/engine.onnx``, open it once, and hold the profile against its inputs.
+        """Open the graph once, check the profile against its inputs, and write it to ``output/engine.onnx``.
 
-        There is nothing to compile; a graph that is already at its place stays as it is. ``targets`` and
-        ``optimization_level`` mean nothing here.
+        Nothing is compiled: ONNX Runtime optimises a graph when it is opened. A graph that is already at its place is
+        not rewritten. The options ``targets`` and ``optimization_level`` have no effect.
 
         Raises:
-            InputError: no such file, not ONNX, or a profile that does not fit.
-            JobError: ONNX Runtime refused the graph.
+            InputError: the file is missing or is not ONNX, or the profile does not fit.
+            JobError: ONNX Runtime cannot load the graph.
         """
         start = time.perf_counter()
         if progress:
@@ -105,35 +109,36 @@ class OnnxRuntimeBackend(Backend):
     def profile(
         self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20
     ) -> EngineProfile:
-        """See `profile`."""
+        """Time every node; see the function `profile` of this module."""
         return profile(path, feeds, threads=threads, runs=runs)
 
     def open(
         self, path: Path, *, threads: int | None = None, provider: Provider = "cpu", spin: bool = False
     ) -> OrtRunner:
-        """See ``OrtRunner``."""
+        """Open an ONNX file; see `OrtRunner` for the arguments and errors."""
         return OrtRunner(path, threads=threads, provider=provider, spin=spin)
 
 
 class OrtRunner(Closing):
-    """An ONNX Runtime session with checked feeds and the same numbers on every run.
+    """An ONNX Runtime session that checks its inputs and computes deterministically.
 
     Args:
-        model: an ONNX file (external data beside it), or a model in memory, of any size.
-        threads: CPU threads inside one operator; None: the physical cores this process may use.
-        provider: ``cuda`` computes on a GPU and fails where it cannot; there is no silent way back to the CPU.
-        spin: let idle threads wait busily between operators. It shortens a lone session's small layers, but the
-            threads of an idle session keep spinning too: with four sessions of two threads on two cores, timed in
-            turn, a net of 6.7 ms took 17 to 35 ms. So it is off, and must be off for timing sessions in turn.
-        fuse_qdq: make integer kernels of Q/DQ pairs and what stands between them. Without it the pairs run as they are
-            written, in floating point: what a graph made for TensorRT says, FP8 included, and not what 8-bit
-            instructions of this CPU make of it (AVX2 saturates sums of two products at 16 bits).
-        trace: a folder to write the graph that is really run to, and a profile at `end_trace`; it slows every run.
+        model: an ONNX file (external data in the same directory), or a model in memory, of any size.
+        threads: CPU threads within one operator; None for the number of physical cores this process may use.
+        provider: ``cuda`` computes on a GPU, and fails where it cannot; it never falls back to the CPU.
+        spin: let idle threads busy-wait between operators. This shortens the small layers of a single session. But an
+            idle session's threads keep spinning: with four sessions of two threads on two cores, timed in turn, a
+            net of 6.7 ms took 17 to 35 ms. It is therefore off, and must stay off where sessions are timed in turn.
+        fuse_qdq: let ONNX Runtime fuse Q/DQ pairs and the operators between them into integer kernels. Without it the
+            pairs are computed as written, in floating point. Use that to run a graph written for TensorRT (FP8
+            included): this CPU's 8-bit instructions would add an error of their own, since AVX2 saturates the sum
+            of two products at 16 bits.
+        trace: directory for the graph as it is executed and, at `end_trace`, a profile; tracing slows every run.
 
     Raises:
-        InputError: no such file, or not an ONNX model.
-        NotRunnableError: the provider is not there.
-        JobError: ONNX Runtime refused the graph.
+        InputError: the file is missing or is not an ONNX model.
+        NotRunnableError: the provider is not available.
+        JobError: ONNX Runtime cannot load the graph.
     """
 
     def __init__(
@@ -175,33 +180,37 @@ class OrtRunner(Closing):
                 f"onnxruntime has no {missing[0]} here", remedy="pip install onnxruntime-gpu, or use the CPU"
             )
         options = ort.SessionOptions()
+        # Operators run one after the other, and all threads work on the same one. A CNN has little parallelism between
+        # operators, and parallel operators would make per-layer times meaningless.
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.use_deterministic_compute = True
-        options.log_severity_level = 3
+        options.use_deterministic_compute = True  # the same bits on every run, so that results can be compared exactly
+        options.log_severity_level = 3  # errors only: warnings would go straight to the user's terminal
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
         options.add_session_config_entry("session.disable_quant_qdq", "0" if fuse_qdq else "1")
         if trace is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(trace / "profile")
             options.optimized_model_filepath = str(trace / TRACED_GRAPH)
-        # the rewrite takes a ReLU before an FP8 quantiser for superfluous, which it is not (tried on 1.31)
+        # ReluQuantRewrite removes a ReLU in front of a quantiser. That is right for uint8, which clips at zero, but
+        # 1.31 does it for FP8 too, where negative values then survive.
         left_out = [] if fuse_qdq else ["ReluQuantRewrite"]
         try:
             with _source(model) as source:
                 session = ort.InferenceSession(
                     source, options, providers=_PROVIDERS[provider], disabled_optimizers=left_out
                 )
-        except Exception as error:  # its exceptions have no common base but Exception
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class but Exception
             kind = InputError if type(error).__name__ in {"InvalidProtobuf", "InvalidArgument"} else JobError
             raise kind(f"ONNX Runtime cannot load the model: {_first_line(error)}", file=self._file) from error
+        # A provider that fails to start is only logged by ONNX Runtime, which then uses the next one, the CPU.
         if session.get_providers()[0] != _PROVIDERS[provider][0]:
             raise NotRunnableError(f"onnxruntime could not start its {_PROVIDERS[provider][0]}", file=self._file)
         return session
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One inference; see ``Runner.run``."""
+        """Run one inference; see `Runner.run`."""
         if self._session is None:
             raise ValueError("the runner is closed")
         checked = check_feeds(self.inputs, feeds)
@@ -213,15 +222,15 @@ class OrtRunner(Closing):
 
     @property
     def session(self) -> Any:
-        """The ``InferenceSession``, for those who drive it themselves."""
+        """The underlying ``onnxruntime.InferenceSession``; None once the runner is closed."""
         return self._session
 
     def end_trace(self) -> Path:
-        """Write the profile of all runs so far (Chrome's trace format, microseconds) and give its path."""
+        """Write the profile of all runs so far and return its path (Chrome's trace format, times in microseconds)."""
         return Path(self._session.end_profiling())
 
     def close(self) -> None:
-        """Drop the session and its memory."""
+        """Free the session and its memory; may be called twice."""
         self._session = None
 
 
@@ -237,7 +246,7 @@ def _source(model: Path | bytes | onnx.ModelProto | ir.Model) -> AbstractContext
 
 def _spec(value: Any) -> TensorSpec:
     text = value.type.removeprefix("tensor(").removesuffix(")")
-    # a dimension without a name is no other's
+    # A dynamic dimension without a name gets one of its own, so that `check_feeds` does not tie it to another's size.
     shape = tuple(
         size if isinstance(size, int) else Dim(size or f"{value.name}.{axis}") for axis, size in enumerate(value.shape)
     )
@@ -250,7 +259,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _place(source: Path, target: Path) -> tuple[Path, ...]:
-    """The model at ``target`` with all it needs beside it, and the files that makes."""
+    """Write the model to ``target``; return that path and the paths of its external data."""
     import onnx
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -259,6 +268,7 @@ def _place(source: Path, target: Path) -> tuple[Path, ...]:
 
         from trtkp.graph.save import save_graph
 
+        # Loaded and saved rather than copied, because the external data of a file has its name inside the graph.
         save_graph(ir.load(source), target)
     names = _external_files(onnx.load(target, load_external_data=False))
     return (target, *(target.parent / name for name in names))
@@ -271,21 +281,28 @@ def _external_files(model: onnx.ModelProto) -> list[str]:
     )
 
 
+#: ONNX Runtime appends this to a node's name in the profile.
 _SUFFIX = "_kernel_time"
 
 
-#: Runs that are left out of the medians: the first ones allocate.
+#: Runs left out of the medians: the first ones allocate memory and pack weights.
 _WARMUP = 3
 
 
 def profile(
     path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20
 ) -> EngineProfile:
-    """Median time of every node over ``runs`` runs.
+    """Measure the median time of every node over ``runs`` runs, after three warm-up runs.
+
+    Args:
+        path: the ONNX file.
+        feeds: an array for every input, by name.
+        threads: as for `OrtRunner`.
+        runs: number of measured runs.
 
     Raises:
-        InputError: no such file, or feeds that do not fit.
-        JobError: ONNX Runtime refused the graph.
+        InputError: the file is missing, or the inputs do not fit.
+        JobError: ONNX Runtime cannot load the graph.
     """
     import onnx
 
@@ -305,7 +322,7 @@ def profile(
             wholes.append(event["dur"] / 1e3)
     times = []
     for (name, op), durations in taken.items():
-        # several nodes without a name share an entry: their times of a run are added up
+        # Nodes without a name share one entry; the times of one run are added up.
         per_run = np.reshape(durations, (_WARMUP + runs, -1)).sum(axis=1)[_WARMUP:]
         node = nodes.get(name)
         inputs, outputs = (tuple(node.input), tuple(node.output)) if node is not None else ((), ())

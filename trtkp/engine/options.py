@@ -1,18 +1,18 @@
-"""How TensorRT builds, and how its engines run: options that TensorRT and TensorRT-RTX share."""
+"""Options for building and running engines that TensorRT and TensorRT-RTX share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from trtkp.errors import InputError
+from trtkp.settings import Setting, check
 
-__all__ = ["HARDWARE_LEVELS", "HardwareLevel", "RunOptions", "TrtOptions"]
+__all__ = ["HARDWARE_LEVELS", "HardwareLevel", "RunOptions", "Threads", "TrtOptions"]
 
 HardwareLevel: TypeAlias = Literal["none", "ampere+", "same-compute-capability"]
 
-#: Our name of a level to the member of ``HardwareCompatibilityLevel``.
+#: The command line's name of a level, and the member of TensorRT's ``HardwareCompatibilityLevel``.
 HARDWARE_LEVELS: dict[str, str] = {
     "none": "NONE",
     "ampere+": "AMPERE_PLUS",
@@ -20,57 +20,73 @@ HARDWARE_LEVELS: dict[str, str] = {
 }
 
 
+Threads: TypeAlias = Annotated[
+    int | None,
+    Setting("CPU threads of ONNX Runtime.", ge=1, default="physical cores", group="Engine"),
+]
+
+
 @dataclass(frozen=True)
 class TrtOptions:
-    """Of a build; what an installed library does not know is refused, and never left out in silence.
+    """Options of TensorRT's builder. An option that the installed library does not support is an error, never ignored.
 
-    Attributes:
-        timing_cache: folder of the caches of tactics' times, one for each library, version and GPU; None for none.
-        workspace_mib: most memory that a tactic may take for its work; None for the library's default.
-        version_compatible: the engine runs in later minor versions too; it carries a runtime of its own.
-        hardware_compatible: GPUs that the engine runs on besides the one at hand.
-        embed_plugins: the engine carries the plugin library; implies ``version_compatible``, as others carry none.
-        refit: weights can be exchanged later.
-        strip_weights: the engine holds no weights that can be refitted; implies ``refit``.
+    ``timing_cache`` is the directory of the timing caches, one file per library, version and GPU; None for no cache.
+    The build sets it.
+
+    Raises:
+        InputError: the level is unknown, or the workspace is below 1 MiB.
     """
 
     timing_cache: Path | None = None
-    workspace_mib: int | None = None
-    version_compatible: bool = False
-    hardware_compatible: HardwareLevel = "none"
-    embed_plugins: bool = False
-    refit: bool = False
-    strip_weights: bool = False
+    workspace_mib: Annotated[
+        int | None,
+        Setting(
+            "Most memory that a tactic may work in, in MiB.",
+            ge=1,
+            default="the library's",
+            flag="--workspace",
+            group="TensorRT",
+        ),
+    ] = None
+    version_compatible: Annotated[
+        bool,
+        Setting("Build an engine that later minor versions run too; it carries its own runtime.", group="TensorRT"),
+    ] = False
+    hardware_compatible: Annotated[
+        HardwareLevel,
+        Setting(
+            "GPUs that the engine runs on besides the one at hand: none, ampere+ or same-compute-capability.",
+            group="TensorRT",
+        ),
+    ] = "none"
+    embed_plugins: Annotated[
+        bool,
+        Setting("Build an engine that carries the plugin library; implies --version-compatible.", group="TensorRT"),
+    ] = False
+    refit: Annotated[bool, Setting("Build an engine whose weights can be exchanged later.", group="TensorRT")] = False
+    strip_weights: Annotated[
+        bool,
+        Setting("Leave out the weights that can be refitted from engine.onnx; implies --refit.", group="TensorRT"),
+    ] = False
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
     def carries_code(self) -> bool:
-        """Whether the engine holds code of the host, which whoever opens it must allow."""
+        """Whether the engine contains host code, which whoever opens it must allow."""
         return self.version_compatible or self.embed_plugins
-
-    def check(self) -> None:
-        """Refuse values that mean nothing.
-
-        Raises:
-            InputError: an unknown level, or a workspace below 1 MiB.
-        """
-        if self.hardware_compatible not in HARDWARE_LEVELS:
-            raise InputError(
-                f"--hardware-compatible {self.hardware_compatible}: not known",
-                remedy=f"use one of {', '.join(HARDWARE_LEVELS)}",
-            )
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise InputError(f"--workspace {self.workspace_mib}: at least 1 MiB is needed")
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Of an opened engine.
+    """Options for running an engine.
 
     Attributes:
-        contexts: execution contexts, so many runs at a time.
-        graphs: replay a run's kernels as a CUDA graph, from the second run at the same shapes on.
-        allow_host_code: load engines that carry a plugin library or a runtime, which run as part of this process.
-        refit_from: ONNX file of the same graph, whose weights take the place of the engine's.
+        contexts: number of execution contexts, which is the number of runs that can be in progress at once.
+        graphs: from the second run with the same shapes on, replay the kernels as a CUDA graph.
+        allow_host_code: allow engines that contain a plugin library or a runtime; that code runs in this process.
+        refit_from: ONNX file of the same graph, whose weights replace the engine's.
     """
 
     contexts: int = 1

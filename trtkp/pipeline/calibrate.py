@@ -108,7 +108,6 @@ def _from_bundle(
         )
     backend = get_backend(manifest.backend)
     backend.check_quantisable(kind, manifest.targets)
-    options.calibration.check()
     found = backend.availability()
     if not found.can_build:
         raise JobError(f"backend {backend.name} cannot build here: {found.detail}", remedy="see trtkp doctor")

@@ -1,4 +1,4 @@
-"""The options of a build, and what cannot be right about them."""
+"""The options of a build, and which of them cannot go together."""
 
 from __future__ import annotations
 
@@ -6,65 +6,118 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from trtkp.calib.options import CalibrationOptions
-from trtkp.engine import Backend
-from trtkp.engine.options import TrtOptions
+from trtkp.engine.options import Threads, TrtOptions
 from trtkp.errors import InputError, JobError
+from trtkp.model.options import Arch, InputShape, MaxShapes, MinShapes, OptShapes, TrustPickle
+from trtkp.pruning.options import Include, Skip
+from trtkp.settings import Setting, check
 
-__all__ = ["BuildOptions", "check_buildable"]
+if TYPE_CHECKING:
+    from trtkp.engine import Backend
+
+__all__ = ["PRECISIONS", "BuildOptions", "TimingCache", "check_buildable"]
+
+PRECISIONS = ("fp32", "fp16", "int8", "fp8")
+
+TimingCache: TypeAlias = Annotated[
+    bool,
+    Setting(
+        "Read times of layers and tactics from the user's cache, and keep new ones there; TRTKP_CACHE_DIR moves it.",
+        group="Engine",
+    ),
+]
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build; every field is an option of ``trtkp build``.
+    """How to build a bundle.
 
-    Attributes:
-        backend: onnxruntime, tensorrt-rtx, tensorrt, or auto for the best one that can run here.
-        precision: fp32, fp16, int8 or fp8; the last two need data or a calibration.
-        keep_io: graph inputs and outputs stay fp32 when the precision (or the fallback of int8 and fp8) is fp16.
-        min: smallest shapes, as ``["1x3x224x224"]`` or ``["image:1x3x224x224"]``.
-        opt: usual shapes; plans are made for these.
-        max: largest shapes.
-        input_shape: shapes of a model whose file knows none; of dynamic dimensions, the usual ones.
-        targets: GPU architectures of a TensorRT-RTX engine, such as ``("sm86", "sm89")``.
-        lowering: ``auto``, or the form that every layer takes where it applies.
-        include: patterns of the layers to prune, instead of the method's default scope.
-        skip: patterns of layers to leave dense.
-        threads: CPU threads of ONNX Runtime; None for the physical cores.
-        timing_cache: take and keep the times of layers and of TensorRT's tactics in the user's cache; else time anew.
-        measure: time the forms of layers where the engine can run here; else predict.
-        plugins: let TensorRT engines compute layers with our plugins.
-        level: effort of TensorRT's builder, 0 to 5; None for its default.
-        tensorrt: what TensorRT and TensorRT-RTX take besides.
-        arch: ``package.module:factory`` of a state dict's network.
-        trust_pickle: allow model files that are code.
-        calibration: how to calibrate for int8 or fp8.
-        calibration_file: a ``calibration.json``, or a bundle with one, whose ranges and precisions are taken instead.
+    Raises:
+        InputError: a value of another type or out of its bounds.
     """
 
-    backend: str = "auto"
-    precision: str = "fp32"
-    keep_io: bool = True
-    min: Sequence[str] = ()
-    opt: Sequence[str] = ()
-    max: Sequence[str] = ()
-    input_shape: Sequence[str] = ()
-    targets: Sequence[str] = ()
-    lowering: str = "auto"
-    include: Sequence[str] = ()
-    skip: Sequence[str] = ()
-    threads: int | None = None
-    timing_cache: bool = True
-    measure: bool = True
-    plugins: bool = True
-    level: int | None = None
+    backend: Annotated[
+        str,
+        Setting(
+            "auto (the best that runs here), onnxruntime, tensorrt-rtx or tensorrt.",
+            short="-b",
+            group="Engine",
+            essential=True,
+        ),
+    ] = "auto"
+    precision: Annotated[
+        str,
+        Setting(
+            "fp32 or fp16; int8 or fp8 with --data or --calibration.",
+            choices=PRECISIONS,
+            short="-p",
+            group="Engine",
+            essential=True,
+        ),
+    ] = "fp32"
+    keep_io: Annotated[
+        bool,
+        Setting(
+            "Make inputs and outputs fp16 too where the precision is fp16.",
+            flag="--convert-io",
+            negated=True,
+            group="Engine",
+        ),
+    ] = True
+    min: MinShapes = ()
+    opt: OptShapes = ()
+    max: MaxShapes = ()
+    input_shape: InputShape = ()
+    targets: Annotated[
+        Sequence[str],
+        Setting(
+            "GPU architecture of a tensorrt-rtx engine, such as sm86; repeatable.",
+            metavar="sm86",
+            flag="--target",
+            group="Engine",
+        ),
+    ] = ()
+    lowering: Annotated[
+        str,
+        Setting(
+            "How pruned layers are computed: auto chooses for each layer, or the name of one lowering for every layer "
+            "that can take it.",
+            group="Engine",
+        ),
+    ] = "auto"
+    include: Include = ()
+    skip: Skip = ()
+    threads: Threads = None
+    timing_cache: TimingCache = True
+    measure: Annotated[
+        bool,
+        Setting("Time the lowerings of layers where the engine can run here; otherwise predict.", group="Engine"),
+    ] = True
+    plugins: Annotated[bool, Setting("Let trtkp's plugins compute layers where that is faster.", group="TensorRT")] = (
+        True
+    )
+    level: Annotated[
+        int | None,
+        Setting("Optimisation level of the builder.", ge=0, le=5, default="the library's", group="TensorRT"),
+    ] = None
     tensorrt: TrtOptions = field(default_factory=TrtOptions)
-    arch: str | None = None
-    trust_pickle: bool = False
+    arch: Arch = None
+    trust_pickle: TrustPickle = False
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-    calibration_file: str | PathLike[str] | None = None
+    calibration_file: Annotated[
+        str | PathLike[str] | None,
+        Setting(
+            "Take ranges and precisions from this calibration.json, or from the bundle that holds one.",
+            flag="--calibration",
+            group="Calibration",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
     def kind(self) -> Literal["int8", "fp8"] | None:
@@ -81,30 +134,22 @@ def check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool) 
     """Refuse options that cannot be right, before anything is loaded.
 
     Raises:
-        InputError: an option of a wrong value, or one that the backend does not have.
+        InputError: options that exclude each other, or one that the backend does not have.
         JobError: the backend cannot build here.
     """
-    if options.precision not in ("fp32", "fp16", "int8", "fp8"):
-        raise InputError(f"--precision {options.precision}: not known", remedy="use fp32, fp16, int8 or fp8")
     if options.kind is None and options.calibration_file is not None:
         raise InputError(f"--calibration means nothing to --precision {options.precision}", remedy="use int8 or fp8")
     if options.kind is not None:
         backend.check_quantisable(options.kind, options.targets)
-        options.calibration.check()
         if not has_data and options.calibration_file is None:
             raise InputError(
                 f"--precision {options.kind} needs samples of real inputs to calibrate with",
                 remedy="give --data, or --calibration with an older calibration.json",
             )
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"--threads {options.threads}: at least one is needed")
-    options.tensorrt.check()
     if not backend.compiles and (options.tensorrt != TrtOptions() or options.level is not None):
         raise InputError(
             f"options of TensorRT's builder mean nothing to backend {backend.name}", remedy="use -b tensorrt"
         )
-    if options.level is not None and not 0 <= options.level <= 5:
-        raise InputError(f"--level {options.level}: not an effort of TensorRT's builder", remedy="use 0 to 5")
     if options.targets and not backend.takes_targets:
         raise InputError(
             f"--target {options.targets[0]} means nothing to backend {backend.name}", remedy="use -b tensorrt-rtx"

@@ -1,5 +1,6 @@
-"""Serving: bundles behind the Open Inference Protocol (KServe v2) over HTTP and gRPC.
+"""Serve bundles by the Open Inference Protocol (KServe v2), over HTTP and gRPC.
 
-A request is checked against the model's contract, waits in its batcher, and is computed by its worker process; tensors
-travel between them in shared memory. `trtkp.serving.serve` holds what ``trtkp serve`` calls.
+The way of a request: ``protocol`` decodes it, `contract` checks it against the model, `batcher` queues it and groups it
+with others, ``models`` sends the batch to the model's ``worker`` process, and the answer goes back the same way.
+Tensors travel between server and worker in shared memory. ``trtkp serve`` calls `trtkp.serving.serve`.
 """

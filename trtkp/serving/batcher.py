@@ -1,7 +1,8 @@
-"""Requests that wait, and the batches they leave in.
+"""The queue of one model, which groups waiting requests into batches.
 
-A batch begins with the oldest request. While an instance is free it leaves when it is full or when that request has
-waited for the longest delay, whichever is first; while all instances are busy requests gather anyway.
+A batch starts with the oldest request. While an instance is free, the batch leaves when it is full or when its oldest
+request has waited for the maximum delay, whichever comes first. While all instances are busy, requests accumulate, and
+the next free instance takes as many as fit.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ __all__ = ["Batcher", "Job"]
 
 @dataclass(eq=False)
 class Job:
-    """A checked request.
+    """A request that passed all checks.
 
     Attributes:
-        feeds: its inputs.
-        rows: its share of a batch.
-        key: jobs of one key can share a run.
-        answer: its outputs, or a `ServeError`; done early when nobody waits for it any more.
-        arrived: monotonic seconds.
+        feeds: the inputs by name.
+        rows: number of rows it adds to a batch.
+        key: jobs with the same key can share a batch.
+        answer: future of the outputs or of a `ServeError`. It is done early if the client gave up or timed out.
+        arrived: time of arrival in seconds, by the monotonic clock.
     """
 
     feeds: Feeds
@@ -39,7 +40,7 @@ class Job:
     arrived: float = field(default_factory=monotonic)
 
     def fail(self, error: ServeError) -> None:
-        """Answer with an error, unless it is answered."""
+        """Answer with an error, unless the job is answered already."""
         if not self.answer.done():
             self.answer.set_exception(error)
 
@@ -48,9 +49,9 @@ class Batcher:
     """The queue of one model.
 
     Args:
-        rows: most rows of a batch; None: every job runs alone.
-        delay: seconds that the oldest job waits for others.
-        limit: most jobs that wait.
+        rows: largest number of rows in a batch; None if every job runs alone.
+        delay: seconds that the oldest job waits for others while an instance is free.
+        limit: largest number of waiting jobs.
     """
 
     def __init__(self, rows: int | None, delay: float, limit: int) -> None:
@@ -65,25 +66,30 @@ class Batcher:
         return len(self._jobs)
 
     def check_room(self) -> None:
-        """Raises QueueFull: no room for another job."""
+        """Check that one more job can be queued.
+
+        Raises:
+            QueueFull: the queue is full.
+        """
         if len(self._jobs) >= self._limit:
-            raise QueueFull(f"{self._limit} requests are waiting already", remedy="try again later")
+            raise QueueFull(f"the queue is full: {self._limit} requests are waiting", remedy="try again later")
 
     def put(self, job: Job) -> None:
         """Append a job.
 
         Raises:
-            QueueFull: no room.
+            QueueFull: the queue is full.
         """
         self.check_room()
         self._jobs.append(job)
         self._changed.set()
 
     async def take(self) -> list[Job]:
-        """The next batch, once it is due; at least one job."""
+        """Wait for the next batch and return its jobs, at least one."""
+        # One taker at a time: two free instances must not split the requests that one batch could hold.
         async with self._turn:
             while True:
-                self._changed.clear()
+                self._changed.clear()  # before looking at the queue, so that a job put meanwhile is not missed
                 while self._jobs and self._jobs[0].answer.done():
                     self._jobs.popleft()
                 if not self._jobs:
@@ -91,7 +97,7 @@ class Batcher:
                     continue
                 remaining = self._jobs[0].arrived + self._delay - monotonic()
                 if remaining <= 0 or self._is_full():
-                    return self._leave()
+                    return self._pop_batch()
                 try:
                     await asyncio.wait_for(self._changed.wait(), remaining)
                 except TimeoutError:
@@ -106,11 +112,14 @@ class Batcher:
         key = self._jobs[0].key
         return self._rows is None or sum(job.rows for job in self._jobs if job.key == key) >= self._rows
 
-    def _leave(self) -> list[Job]:
-        """The oldest job, and those of its key that still fit, in order."""
+    def _pop_batch(self) -> list[Job]:
+        """Remove and return the oldest job, and the jobs with its key that still fit, in order.
+
+        The search stops at the first such job that is too large, so that smaller ones cannot overtake it for ever.
+        """
         batch = [self._jobs.popleft()]
         room = (self._rows or 0) - batch[0].rows
-        left: deque[Job] = deque()
+        left: deque[Job] = deque()  # jobs that stay, in their order
         while self._jobs and room > 0:
             job = self._jobs.popleft()
             if job.answer.done():

@@ -1,7 +1,7 @@
-"""What a served model takes and gives, and every check of a request before it is queued.
+"""The inputs and outputs of a served model, and the checks of a request before it is queued.
 
-Sizes are held against the engine's profile before a byte is allocated, so a request that declares a huge tensor costs
-nothing.
+Shapes are checked against the engine's profile before any memory is allocated, so a request that declares a huge tensor
+costs nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ __all__ = ["Contract", "Feeds", "RawTensor", "TensorContract"]
 
 Feeds = dict[str, np.ndarray]
 
-#: JSON numbers that a type takes, as NumPy kinds of the parsed list.
+#: For each kind of NumPy type, the kinds that a list parsed from JSON may have: integers are fine for a float input,
+#: but not the other way round. "V" is bfloat16.
 _KINDS = {"b": "b", "u": "iu", "i": "iu", "f": "iuf", "V": "iuf"}
 
 
 @dataclass(frozen=True)
 class RawTensor:
-    """A tensor as it came: bytes of the binary forms, or the (nested) list of the JSON form."""
+    """A tensor as received: bytes from a binary request, or a flat or nested list from a JSON request."""
 
     name: str
     datatype: str
@@ -41,14 +42,21 @@ class RawTensor:
 
 @dataclass(frozen=True)
 class TensorContract:
-    """An input or output.
+    """An input or output of a model.
 
     Attributes:
-        name: of the tensor.
-        datatype: in the protocol's words.
-        dims: sizes; a dynamic dimension is its symbol.
-        low: smallest sizes (inputs only).
-        high: largest sizes (inputs only).
+        name: name of the tensor.
+        datatype: the protocol's name of its type, such as ``FP32``.
+        dims: size of every dimension; a dynamic one is given by its name.
+        low: smallest size of every dimension (inputs only).
+        high: largest size of every dimension (inputs only).
+
+    Example:
+        >>> image = TensorContract("image", "FP32", ("N", 3, 8, 8), low=(1, 3, 8, 8), high=(16, 3, 8, 8))
+        >>> str(image)
+        'image FP32[1..16, 3, 8, 8]'
+        >>> image.array(RawTensor("image", "FP32", [1, 3, 8, 8], bytes(4 * 3 * 8 * 8))).shape
+        (1, 3, 8, 8)
     """
 
     name: str
@@ -59,12 +67,12 @@ class TensorContract:
 
     @property
     def dtype(self) -> np.dtype:
-        """NumPy's type."""
+        """The NumPy type."""
         return DATATYPES[self.datatype]
 
     @property
     def shape(self) -> list[int]:
-        """Sizes as the protocol states them: dynamic ones are -1."""
+        """The shape as the protocol writes it: dynamic dimensions are -1."""
         return [-1 if isinstance(dim, str) else dim for dim in self.dims]
 
     def __str__(self) -> str:
@@ -72,11 +80,12 @@ class TensorContract:
         return f"{self.name} {self.datatype}[{', '.join(sizes)}]"
 
     def array(self, raw: RawTensor) -> np.ndarray:
-        """The tensor, checked: type, rank, every size, amount of data; then its values.
+        """Check type, rank, sizes, amount of data and values of a tensor, and return it as an array.
 
         Raises:
-            BadRequest: it names the input, what was expected and what came.
+            BadRequest: a check failed. The message names the input, what was expected, and what was given.
         """
+        # Text from the client is cut in messages: it may be megabytes long, and it goes into the log.
         if raw.datatype != self.datatype:
             raise BadRequest(f"input {self.name}: expected {self}, got datatype {str(raw.datatype)[:40]}")
         shape = tuple(raw.shape)
@@ -91,44 +100,44 @@ class TensorContract:
     def _from_bytes(self, data: bytes | memoryview, shape: Shape) -> np.ndarray:
         expected = math.prod(shape) * self.dtype.itemsize
         if len(data) != expected:
-            raise BadRequest(f"input {self.name}: shape {list(shape)} takes {expected} bytes, got {len(data)}")
+            raise BadRequest(f"input {self.name}: shape {list(shape)} needs {expected} bytes, got {len(data)}")
         array = np.frombuffer(data, self.dtype).reshape(shape)
         if self.datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
-            raise BadRequest(f"input {self.name}: BOOL is a byte of 0 or 1")
+            raise BadRequest(f"input {self.name}: each BOOL value must be a byte of 0 or 1")
         return array
 
     def _from_list(self, data: Sequence[Any], shape: Shape) -> np.ndarray:
         count, types = _leaves(data)
         if not types <= {bool, int, float}:
-            raise BadRequest(f"input {self.name}: data is ragged or holds values that are no {self.datatype}")
+            raise BadRequest(f"input {self.name}: data is ragged or holds values that are not {self.datatype}")
         if count != math.prod(shape):
-            raise BadRequest(f"input {self.name}: shape {list(shape)} takes {math.prod(shape)} values, got {count}")
+            raise BadRequest(f"input {self.name}: shape {list(shape)} needs {math.prod(shape)} values, got {count}")
         try:
             values = np.asarray(data)
         except (ValueError, OverflowError):
             raise BadRequest(f"input {self.name}: data is ragged") from None
         if values.dtype.kind not in _KINDS[self.dtype.kind] and values.size:
-            raise BadRequest(f"input {self.name}: data holds values that are no {self.datatype}")
+            raise BadRequest(f"input {self.name}: data holds values that are not {self.datatype}")
         if self.dtype.kind in "iu" and values.size:
             limits = np.iinfo(self.dtype)
             if int(values.min()) < limits.min or int(values.max()) > limits.max:
                 raise BadRequest(f"input {self.name}: values outside {limits.min}..{limits.max} of {self.datatype}")
-        with np.errstate(over="ignore"):  # a double beyond fp32 is an infinity there
+        with np.errstate(over="ignore"):  # JSON numbers are doubles; one beyond the range of FP32 becomes infinity
             return values.astype(self.dtype).reshape(shape)
 
 
 @dataclass(frozen=True)
 class Contract:
-    """A model and version: its tensors, and how requests of it are batched.
+    """One version of a model: its inputs and outputs, and how its requests are batched.
 
     Attributes:
-        name: the model's.
-        version: a number, as text.
-        platform: backend and precision.
-        inputs: by name.
-        outputs: by name.
-        batch: fewest and most rows of one run; None where rows of two requests cannot share one. Requests with fewer
-            rows than the engine takes are padded with zeros.
+        name: name of the model.
+        version: version number, as text.
+        platform: backend and precision, such as ``trtkp_onnxruntime_fp32``.
+        inputs: the inputs by name.
+        outputs: the outputs by name.
+        batch: smallest and largest number of rows of one run; None if requests cannot share a run. A batch with fewer
+            rows than the smallest is padded with zeros.
     """
 
     name: str
@@ -140,42 +149,52 @@ class Contract:
 
     @classmethod
     def of(cls, bundle: Bundle, name: str, version: str = "1", max_batch: int | None = None) -> Contract:
-        """The contract of a bundle, by its manifest.
+        """Make the contract of a bundle from its manifest.
+
+        Args:
+            bundle: the bundle to serve.
+            name: name of the model.
+            version: version number, as text.
+            max_batch: largest batch; None for the profile's.
 
         Raises:
-            InputError: a type that the protocol lacks, or ``max_batch`` below the profile's smallest batch.
+            InputError: the protocol has no name for a tensor's type, or ``max_batch`` is below the smallest batch.
         """
         manifest = bundle.manifest
         batch = _batch(bundle)
         if batch is not None and max_batch is not None:
             if max_batch < batch[0]:
-                raise InputError(f"--max-batch {max_batch}: the engine takes {batch[0]} or more", file=bundle.path)
+                raise InputError(f"--max-batch {max_batch}: the engine needs {batch[0]} or more", file=bundle.path)
             batch = (batch[0], min(batch[1], max_batch))
         inputs = {}
         for record in manifest.inputs:
             low, high = (tuple(manifest.profile[record.name][end]) for end in ("min", "max"))
-            if batch is not None:
+            if batch is not None:  # a request may have a single row: it is batched with others, or padded
                 low, high = (1, *low[1:]), (batch[1], *high[1:])
             inputs[record.name] = _tensor(record, low, high)
         outputs = {record.name: _tensor(record) for record in manifest.outputs}
         return cls(name, version, f"trtkp_{manifest.backend}_{manifest.precision}", inputs, outputs, batch)
 
     def check(self, tensors: Sequence[RawTensor], outputs: Sequence[str] = ()) -> Feeds:
-        """The feeds of a request that is in order.
+        """Check a request and return its inputs as arrays.
+
+        Args:
+            tensors: the inputs as received.
+            outputs: names of the requested outputs.
 
         Raises:
-            BadRequest: unknown, missing or doubled names, wrong types, shapes or amounts of data.
+            BadRequest: a name is unknown, missing or given twice, or a type, shape or amount of data is wrong.
         """
         for wanted in outputs:
             if wanted not in self.outputs:
-                raise BadRequest(f"no output {wanted[:80]!r}; the model gives {', '.join(self.outputs)}")
+                raise BadRequest(f"no output {wanted[:80]!r}; the model has {', '.join(self.outputs)}")
         feeds: Feeds = {}
         for raw in tensors:
             spec = self.inputs.get(raw.name)
             if spec is None:
-                raise BadRequest(f"no input {raw.name[:80]!r}; the model takes {', '.join(self.inputs)}")
+                raise BadRequest(f"no input {raw.name[:80]!r}; the model has {', '.join(self.inputs)}")
             if raw.name in feeds:
-                raise BadRequest(f"input {raw.name} is there twice")
+                raise BadRequest(f"input {raw.name} is given twice")
             feeds[raw.name] = spec.array(raw)
         for name, spec in self.inputs.items():
             if name not in feeds:
@@ -184,7 +203,7 @@ class Contract:
         return feeds
 
     def _check_symbols(self, feeds: Feeds) -> None:
-        """A dimension of one name has one size throughout a request."""
+        """Check that dimensions with the same name have the same size in all inputs."""
         sizes: dict[str, tuple[int, str]] = {}
         for name, spec in self.inputs.items():
             for axis, (dim, size) in enumerate(zip(spec.dims, feeds[name].shape, strict=True)):
@@ -194,16 +213,20 @@ class Contract:
                     raise BadRequest(f"input {name}: size {size} of dimension {axis}, but {known} in input {first}")
 
     def rows(self, feeds: Mapping[str, np.ndarray]) -> int:
-        """Rows of a request: its share of a batch; 1 where nothing is batched."""
+        """Number of rows that a request adds to a batch; 1 if requests are not batched."""
         return next(iter(feeds.values())).shape[0] if self.batch is not None else 1
 
     def key(self, feeds: Mapping[str, np.ndarray]) -> tuple[Shape, ...]:
-        """Requests of one key can share a run."""
+        """Sizes of all inputs without the batch. Requests with the same key can share a run."""
         return tuple(feeds[name].shape[1:] for name in self.inputs)
 
 
 def _leaves(data: Sequence[Any]) -> tuple[int, set[type]]:
-    """How many values nested lists hold and of which types, before NumPy, which gives every text the longest's room."""
+    """Count the values in nested lists, and collect their types.
+
+    This comes before NumPy sees the data: NumPy gives every string in a list the width of the longest, so a small
+    hostile request could make it allocate gigabytes.
+    """
     while (types := set(map(type, data))) == {list}:
         data = list(chain.from_iterable(data))
     return len(data), types
@@ -214,9 +237,10 @@ def _tensor(record: TensorRecord, low: Shape = (), high: Shape = ()) -> TensorCo
 
 
 def _batch(bundle: Bundle) -> tuple[int, int] | None:
-    """The range of the batch, if every input and output leads with the same dimension."""
+    """Smallest and largest batch, if the first dimension of every input and output is the same; None otherwise."""
     manifest = bundle.manifest
     records = [*manifest.inputs, *manifest.outputs]
+    # A one-dimensional tensor is not a batch of samples, and an output without the batch cannot be split again.
     if any(len(record.shape) < 2 for record in records) or len({record.shape[0] for record in records}) != 1:
         return None
     limits = [manifest.profile[record.name] for record in manifest.inputs]

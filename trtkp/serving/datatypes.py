@@ -1,4 +1,4 @@
-"""Data types of the Open Inference Protocol and of NumPy."""
+"""The data types of the Open Inference Protocol, and the NumPy types they correspond to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from trtkp.errors import InputError
 
 __all__ = ["DATATYPES", "datatype_of"]
 
-#: Protocol name to NumPy type; tensors travel little-endian. ``BYTES`` is no type of a CNN's engine.
+#: NumPy type of each protocol type. The protocol sends tensors in little-endian order. Its type ``BYTES`` (strings) is
+#: left out, because no engine has such an input.
 DATATYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
     **{f"UINT{bits}": np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)},
@@ -21,11 +22,18 @@ _NAMES = {dtype.name: name for name, dtype in DATATYPES.items()}
 
 
 def datatype_of(dtype: str) -> str:
-    """The protocol's name of a NumPy type.
+    """Return the protocol's name of a NumPy type.
 
     Raises:
-        InputError: the protocol has none.
+        InputError: the protocol has no name for it.
+
+    Example:
+        >>> datatype_of("float16")
+        'FP16'
     """
     if dtype not in _NAMES:
-        raise InputError(f"type {dtype} cannot be served", remedy="build with inputs and outputs in fp32 or fp16")
+        raise InputError(
+            f"type {dtype} is not in the Open Inference Protocol",
+            remedy="build with inputs and outputs in fp32 or fp16",
+        )
     return _NAMES[dtype]

@@ -1,4 +1,4 @@
-"""What a request can be refused for, each with its HTTP status and its gRPC code."""
+"""The errors with which a request can be answered, each with its HTTP status and its gRPC code."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ __all__ = [
 
 
 class ServeError(TrtkpError):
-    """Base: the engine failed on a request that was in order."""
+    """The engine failed on a valid request. Also the base class of the other errors."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "INTERNAL"
 
 
 class BadRequest(ServeError):  # noqa: N818 - the names of the protocol's statuses
-    """A request that cannot be right; nothing was queued."""
+    """The request is invalid; nothing was queued."""
 
     status, code = 400, "INVALID_ARGUMENT"
 
 
 class Unauthorised(ServeError):  # noqa: N818
-    """No bearer token, or another one."""
+    """The bearer token is missing or wrong."""
 
     status, code = 401, "UNAUTHENTICATED"
 
 
 class NotFound(ServeError):  # noqa: N818
-    """No such model or version."""
+    """The model or version does not exist."""
 
     status, code = 404, "NOT_FOUND"
 
 
 class TooLarge(ServeError):  # noqa: N818
-    """A body above the limit."""
+    """The body is larger than the limit."""
 
     status, code = 413, "INVALID_ARGUMENT"
 
 
 class QueueFull(ServeError):  # noqa: N818
-    """More requests than the queue holds: refused at once."""
+    """The queue is full; the request is refused immediately rather than kept waiting."""
 
     status, code = 429, "RESOURCE_EXHAUSTED"
 
 
 class Unavailable(ServeError):  # noqa: N818
-    """Starting, restarting after a worker's death, or shutting down."""
+    """The model is starting, is restarting after its worker died, or the server is shutting down."""
 
     status, code = 503, "UNAVAILABLE"
 
 
 class TimedOut(ServeError):  # noqa: N818
-    """No answer within the time limit."""
+    """There was no answer within the time limit."""
 
     status, code = 504, "DEADLINE_EXCEEDED"

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line."""
+"""Structured logs: one JSON object per line, on standard error."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LOGGER = logging.getLogger("trtkp.serving")
 
 
 def log(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
-    """An event with its fields; those that are None are left out."""
+    """Log an event with its fields; fields that are None are left out."""
     if LOGGER.isEnabledFor(level):
         LOGGER.log(level, event, extra={"fields": fields})
 
 
 def start_logging(level: str) -> None:
     """Write events of this level and above to standard error."""
-    logging.disable(logging.NOTSET)
+    logging.disable(logging.NOTSET)  # the command line disables warnings of all libraries; these must come through
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter())
     LOGGER.handlers[:] = [handler]

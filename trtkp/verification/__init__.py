@@ -1,1 +1,1 @@
-"""Verification: every artefact of a bundle held against the PyTorch reference."""
+"""Verify a bundle: compare every artefact with a reference, from the source model to the engine."""

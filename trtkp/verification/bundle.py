@@ -1,10 +1,15 @@
-"""Every artefact of a bundle against its reference: *verified*, *failed* or *not run (reason)*.
+"""``trtkp verify``: check every artefact of a bundle against a reference.
 
-The chain has no gap: the dense masked net, unpacked with NumPy from ``model.onnx``, is held against the source model
-with the pruned weights at zero; ``model.onnx`` (packed operators, run through their function bodies) and
-``engine.onnx`` are held against the dense masked net; the engine too, where it can run, and that against the graph
-which its parser was given as well, by Polygraphy (`outputs`). ONNX Runtime's CPU kernels compute fp16 graphs
-in fp32, so in fp16 the size of the activations is a check of its own.
+Each check is *verified*, *failed* or *not run*, with a reason. Together they lead from the source model to the engine:
+
+- The dense masked net, unpacked with NumPy from ``model.onnx``, is compared with the source model whose pruned weights
+  are set to zero.
+- ``model.onnx`` (packed operators, computed by their function bodies) and ``engine.onnx`` are compared with the dense
+  masked net.
+- The engine is compared with the dense masked net where it can run. A compiled engine is also compared, by Polygraphy,
+  with the graph from which it was built (`outputs`).
+- In fp16, the activations are checked against the range of float16, because ONNX Runtime's CPU kernels compute fp16
+  graphs in fp32 and would not overflow.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +27,8 @@ from trtkp.bundle import Bundle, load
 from trtkp.engine.feeds import random_feeds
 from trtkp.errors import InputError, JobError, TrtkpError
 from trtkp.machine.gpu import why_not_built_for_here
+from trtkp.model.options import Arch, TrustPickle
+from trtkp.settings import Setting, check_values
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -42,8 +49,9 @@ __all__ = [
     "verify",
 ]
 
-#: Relative Frobenius error that a whole net may have. The limits of 8 bits are loose on purpose: they tell a wrong
-#: graph (a scale, a pair at the wrong place) from rounding, and say nothing of accuracy, which the build measured.
+#: Largest relative Frobenius error of a whole net's outputs. The limits for 8 bits are loose on purpose: they tell a
+#: wrong graph (a wrong scale, a misplaced Q/DQ pair) from rounding. They say nothing about accuracy, which the build
+#: measures.
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.5, "fp8": 0.5}
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -52,7 +60,7 @@ Status: TypeAlias = Literal["verified", "failed", "not run"]
 
 @dataclass(frozen=True)
 class OutputError:
-    """Largest absolute error, and ``||a - b|| / ||b||`` over all elements, of one output."""
+    """Errors of one output: the largest absolute error, and ``||a - b|| / ||b||`` over all elements."""
 
     max_abs: float
     relative: float
@@ -60,7 +68,16 @@ class OutputError:
 
 @dataclass(frozen=True)
 class Check:
-    """One artefact against one reference."""
+    """The comparison of one artefact with one reference.
+
+    Attributes:
+        artefact: what was checked, such as ``model.onnx`` or ``engine``.
+        against: the reference.
+        status: ``verified``, ``failed`` or ``not run``.
+        reason: why the check failed or was not run; None where the errors tell.
+        tolerance: largest relative error allowed.
+        outputs: errors by output name, the worst over all runs.
+    """
 
     artefact: str
     against: str
@@ -78,7 +95,7 @@ class Check:
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """The result in one line."""
         if self.reason is not None:
             return f"{self.artefact}: {self.status} ({self.reason})"
         if not self.outputs:
@@ -92,18 +109,25 @@ class Check:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """All checks of a bundle."""
+    """All checks of a bundle.
+
+    Attributes:
+        bundle: the bundle's directory.
+        precision: its precision.
+        checks: the checks in the order of the build, the source model first.
+        require_engine: whether an engine that was not run is a failure.
+    """
 
     bundle: str
     precision: str
     checks: tuple[Check, ...]
     require_engine: bool
     scores: dict[str, Any] | None = None
-    """Of a quantised bundle: what its build measured on real data (`trtkp.bundle.calibration.Scores`)."""
+    """For a quantised bundle: the scores its build measured on real data (`trtkp.bundle.calibration.Scores`)."""
 
     @property
     def ok(self) -> bool:
-        """Nothing failed, and the engine was run if that was asked for."""
+        """Whether no check failed and, if ``require_engine``, the engine was verified."""
         failed = any(check.status == "failed" for check in self.checks)
         engine_missing = self.require_engine and any(
             check.artefact == "engine" and check.status != "verified" for check in self.checks
@@ -112,7 +136,7 @@ class VerificationReport:
 
     @property
     def hint(self) -> str | None:
-        """What a failure means, where the pattern of the checks tells."""
+        """What a failure probably means, where the pattern of the checks shows it; None otherwise."""
         source, *others = self.checks
         rounding = (
             self.precision == "fp16"
@@ -125,20 +149,25 @@ class VerificationReport:
             return None
         worst = max(error.relative for error in source.outputs.values())
         return (
-            "the graphs agree with each other, only the source model in fp32 is further away: rounding to fp16 makes "
-            f"the difference; build with --precision fp32, or accept it with --tolerance {_round_up(worst):g}"
+            "the graphs agree with each other, and only the source model in fp32 differs: the cause is rounding to "
+            f"fp16; build with --precision fp32, or accept the error with --tolerance {_round_up(worst):g}"
         )
 
 
 def verify(
     bundle: str | PathLike[str] | Bundle,
     *,
-    model: str | PathLike[str] | None = None,
-    arch: str | None = None,
-    trust_pickle: bool = False,
-    tolerance: float | None = None,
-    require_engine: bool = False,
-    seed: int = 0,
+    model: Annotated[
+        str | PathLike[str] | None, Setting("The source model, where it is no longer at its old place.")
+    ] = None,
+    arch: Arch = None,
+    trust_pickle: TrustPickle = False,
+    tolerance: Annotated[
+        float | None,
+        Setting("Relative Frobenius error allowed.", gt=0, default="1e-5, fp16 5e-3, int8 and fp8 0.5"),
+    ] = None,
+    require_engine: Annotated[bool, Setting("Count an engine that cannot run here as a failure.")] = False,
+    seed: Annotated[int, Setting("Seed of the random inputs.", ge=0)] = 0,
 ) -> VerificationReport:
     """Check every artefact of a bundle against its reference.
 
@@ -169,10 +198,7 @@ def verify(
         >>> report.ok, {check.artefact: check.status for check in report.checks}["engine.onnx"]
         (True, 'verified')
     """
-    if tolerance is not None and not tolerance > 0:
-        raise InputError(f"--tolerance {tolerance}: not a positive number")
-    if seed < 0:
-        raise InputError(f"--seed {seed}: not a seed", remedy="give 0 or more")
+    check_values(verify, {"tolerance": tolerance, "seed": seed})
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
     checker = _Checker(opened, tolerance, seed)
     checks = (
@@ -188,7 +214,7 @@ def verify(
 
 
 def dense_graph(packed: ir.Model) -> ir.Model:
-    """The dense masked net: every packed operator as one Conv, its weight unpacked with NumPy."""
+    """Make the dense masked net: every packed operator becomes one Conv, its weight unpacked with NumPy."""
     from trtkp.graph.passes.pack import packed_nodes
     from trtkp.plan.planner import apply_plan
 
@@ -205,9 +231,16 @@ def compare_graphs(
     feeds: Arrays | None = None,
     fuse_qdq: bool = True,
 ) -> Check:
-    """Two graphs in ONNX Runtime on the same inputs: random ones, or ``feeds``.
+    """Run two graphs in ONNX Runtime on the same inputs, and compare their outputs.
 
-    ``fuse_qdq`` false runs the candidate's Q/DQ pairs as they are written.
+    Args:
+        name: name of the candidate in the result.
+        candidate: the graph to check.
+        reference: the graph with the expected outputs.
+        shapes: shapes of the random inputs, by name.
+        precision: precision of the candidate, which sets the tolerance.
+        feeds: inputs to use instead of random ones.
+        fuse_qdq: whether ONNX Runtime may fuse the candidate's Q/DQ pairs into integer kernels.
     """
     from trtkp.engine.onnxruntime import OrtRunner
 
@@ -222,12 +255,19 @@ def compare_graphs(
 def check_built(
     backend: Backend, request: BuildRequest, result: BuildResult, precision: str, *, fuse_qdq: bool = True
 ) -> None:
-    """Where a compiled engine can run, hold what it computes against its graph, before anything is published.
+    """Compare a compiled engine with its graph before it is published; do nothing where it cannot run.
 
-    Random inputs at the smallest and the usual shapes; ``fuse_qdq`` false runs the graph's Q/DQ pairs as written.
+    The inputs are random, at the smallest and at the typical shapes of the profile.
+
+    Args:
+        backend: the backend that built the engine.
+        request: the build request, with the graph.
+        result: the result of the build, with the engine.
+        precision: precision of the engine, which sets the tolerance.
+        fuse_qdq: whether ONNX Runtime may fuse the graph's Q/DQ pairs into integer kernels.
 
     Raises:
-        JobError: it computes something else, or does not run.
+        JobError: the engine computes something else than its graph, or does not run.
     """
     if not backend.compiles or not backend.availability().can_run:
         return
@@ -256,7 +296,10 @@ def _against_graph(runner: Runner, onnx: Path, feeds: Sequence[Arrays], toleranc
 
 
 def calibrated_inputs(bundle: Bundle, shape: Shape, seed: int) -> npt.NDArray[np.float32]:
-    """Inputs [N, ...] of a quantised bundle whose values lie in its ranges: samples that it keeps, or random ones."""
+    """Return inputs [N, ...] within the ranges of a quantised bundle.
+
+    They are the samples that the bundle keeps, repeated as needed; or random ones if it keeps none of this shape.
+    """
     from trtkp.bundle.calibration import CALIBRATION, load_calibration
 
     kept = bundle.samples
@@ -267,20 +310,20 @@ def calibrated_inputs(bundle: Bundle, shape: Shape, seed: int) -> npt.NDArray[np
 
 
 def inputs_in_range(calibration: Calibration, name: str, shape: Shape, seed: int) -> npt.NDArray[np.float32]:
-    """Random inputs, uniform between the smallest and the largest value of the samples that were calibrated with."""
+    """Return random inputs, uniform between the smallest and the largest value of the calibration samples."""
     found = calibration.tensors.get(name)
     low, high = (found.low, found.high) if found is not None else (-1.0, 1.0)
     return np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
 
 
 def _cast(feeds: Arrays, runner: Runner) -> dict[str, npt.NDArray[Any]]:
-    """The feeds in the runner's types: an engine of mixed precision may take half of what its reference takes."""
+    """Cast inputs to the runner's types: an engine of mixed precision may take float16, its reference float32."""
     dtypes = {spec.name: spec.dtype for spec in runner.inputs}
     return {name: feed.astype(dtypes.get(name, feed.dtype), copy=False) for name, feed in feeds.items()}
 
 
 class _Checker:
-    """The checks of one bundle; the dense masked net runs once for all of them."""
+    """Runs the checks of one bundle. The dense masked net, the reference of most of them, runs only once."""
 
     def __init__(self, bundle: Bundle, tolerance: float | None, seed: int) -> None:
         import onnx_ir as ir
@@ -290,7 +333,7 @@ class _Checker:
         self.bundle, self.manifest, self.seed = bundle, bundle.manifest, seed
         quantised = self.manifest.quantisation
         limit = TOLERANCE[self.manifest.precision] if tolerance is None else tolerance
-        #: of ``model.onnx``, and of the engine and its graph
+        #: Tolerance of ``model.onnx``, and that of ``engine.onnx`` and the engine.
         self.tolerance, self.engine_tolerance = limit, limit
         with OrtRunner(dense_graph(ir.load(bundle.file("model.onnx")))) as runner:
             self.feeds = [random_feeds(runner.inputs, shapes, seed) for shapes in self._shapes()]
@@ -305,7 +348,10 @@ class _Checker:
                 self.engine_expected = [runner.run(feeds) for feeds in self.engine_feeds]
 
     def _shapes(self) -> list[dict[str, Shape]]:
-        """The smallest shapes, and a batch of up to 3 where the profile allows it."""
+        """The smallest shapes, and a batch of up to 3 where the profile allows it.
+
+        The second batch shows errors that a batch of 1 hides, such as a batch size baked into a Reshape.
+        """
         smallest = {name: tuple(shapes["min"]) for name, shapes in self.manifest.profile.items()}
         batched = {
             name: (*(max(low, min(3, high)) for low, high in zip(shapes["min"][:1], shapes["max"][:1], strict=True)),
@@ -320,14 +366,14 @@ class _Checker:
         return quantised is None or quantised.fuse_qdq
 
     def graph(self, name: str) -> Check:
-        """A graph of the bundle, in ONNX Runtime."""
+        """Compare a graph of the bundle, run by ONNX Runtime, with the dense masked net."""
         from trtkp.engine.onnxruntime import OrtRunner
 
         with OrtRunner(self.bundle.file(name), fuse_qdq=self._fused) as runner:
             return self._compare_engine(name, runner) if name == "engine.onnx" else self._compare(name, runner)
 
     def ranges(self) -> list[Check]:
-        """In fp16, whether every activation fits: ONNX Runtime's CPU kernels compute in fp32 and would not notice."""
+        """In fp16, check that float16 can hold every activation."""
         import onnx_ir as ir
 
         from trtkp.verification.ranges import FLOAT16_MAX, beyond_float16
@@ -338,11 +384,11 @@ class _Checker:
         found = beyond_float16(ir.load(self.bundle.file("engine.onnx")), self._shapes()[-1], self.seed)
         if found is None:
             return [Check(artefact, against, "verified")]
-        reason = f"{found[0]} reaches {found[1]:.3g}, fp16 ends at {FLOAT16_MAX:.0f}; build with --precision fp32"
+        reason = f"{found[0]} reaches {found[1]:.3g}, beyond fp16's {FLOAT16_MAX:.0f}; build with --precision fp32"
         return [Check(artefact, against, "failed", reason=reason)]
 
     def engine(self) -> list[Check]:
-        """The engine on its own backend; one that was compiled also against the graph that its parser was given."""
+        """Compare the engine with the dense masked net and, if it was compiled, with the graph it was built from."""
         from trtkp.engine import NotRunnableError, get_backend
 
         try:
@@ -357,12 +403,12 @@ class _Checker:
             return [Check("engine", "dense masked ONNX", "not run", reason=error.message)]
 
     def source(self, model: Path | None, arch: str | None, trust_pickle: bool) -> Check:
-        """The dense masked net against the source model with the pruned weights at zero."""
+        """Compare the dense masked net with the source model whose pruned weights are set to zero."""
         record = self.manifest.source
         path = model if model is not None else self.bundle.path / record.file
         artefact = "dense masked ONNX"
         if model is None and not path.is_file():
-            reason = f"the source model {path.name} is not there; name it with --model"
+            reason = f"the source model {path.name} does not exist; name it with --model"
             return Check(artefact, record.reference, "not run", reason=reason)
         from trtkp.model import load_model
 
@@ -381,7 +427,10 @@ class _Checker:
             return Check(artefact, record.reference, "not run", reason=str(error))
         if source.sha256 != record.sha256:
             if model is not None:
-                raise InputError("is not the model that this bundle was built from (its SHA-256 differs)", file=path)
+                raise InputError(
+                    "is not the model that this bundle was built from (its SHA-256 differs)", file=path,
+                    remedy="name that model, or build the bundle again",
+                )  # fmt: skip
             reason = f"the source model {path.name} was changed since the build"
             return Check(artefact, record.reference, "not run", reason=reason)
         return self._compare_source(source)
@@ -402,18 +451,20 @@ class _Checker:
         weights = {name: parameters[name] * index.mask() for name, index in self.bundle.index_sets.items()}
         pairs = []
         for feeds, found in zip(self.feeds, self.expected, strict=True):
+            # An fp16 bundle takes float16, but its source model computes in float32.
             full = {name: feed.astype(np.float32) if feed.dtype.kind == "f" else feed for name, feed in feeds.items()}
             pairs.append((found, source.run(full, weights)))
         return _compare("dense masked ONNX", source.reference_name, pairs, self.tolerance)
 
 
 def _compare(artefact: str, against: str, pairs: Sequence[tuple[Arrays, Arrays]], tolerance: float) -> Check:
-    """Errors per output, the worst over all runs."""
+    """Compare outputs. Keeps for every output the worst errors over all runs."""
     errors: dict[str, OutputError] = {}
     for found, expected in pairs:
         for name, reference in expected.items():
             if name not in found:
                 return Check(artefact, against, "failed", reason=f"it has no output {name}", tolerance=tolerance)
+            # float64, because the squares of float16 values overflow
             a, b = np.asarray(found[name], np.float64), np.asarray(reference, np.float64)
             if a.shape != b.shape:
                 reason = f"output {name} has shape {list(a.shape)}, expected {list(b.shape)}"
@@ -430,7 +481,7 @@ def _compare(artefact: str, against: str, pairs: Sequence[tuple[Arrays, Arrays]]
 
 
 def _round_up(error: float) -> float:
-    """The next number of one digit."""
+    """Round up to one significant digit: 0.0123 becomes 0.02."""
     scale = 10.0 ** np.floor(np.log10(error))
     return float(np.ceil(error / scale) * scale)
 

@@ -1,7 +1,7 @@
-"""An engine against the graph that its parser was given, by Polygraphy's comparator, with ONNX Runtime beside it.
+"""Run an engine and the graph it was built from on the same inputs, with Polygraphy's comparator.
 
-Polygraphy runs both, holds names and shapes of the outputs against each other and can keep inputs and outputs for its
-own command line; what is near enough is ours to say: the relative Frobenius error of every output.
+Polygraphy runs both (the graph in ONNX Runtime), and can save inputs and outputs for its own command line. Its
+element-wise tolerances are not used: the caller decides by the relative Frobenius error of every output.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ Pair = tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]
 def run_both(
     engine: Runner, onnx: Path, feeds: Sequence[Arrays], *, fuse_qdq: bool = True, save: Path | None = None
 ) -> list[Pair]:
-    """Outputs of an engine and of its graph in ONNX Runtime, for every feed.
+    """Run an engine, and its graph in ONNX Runtime, on the same inputs.
 
     Args:
         engine: the opened engine.
-        onnx: what it was built from.
-        feeds: inputs in the engine's types.
-        fuse_qdq: see `OrtRunner`.
-        save: folder for ``inputs.json`` and ``outputs.json`` in Polygraphy's format.
+        onnx: the graph from which it was built.
+        feeds: inputs in the engine's types, one entry per run.
+        fuse_qdq: as for `OrtRunner`.
+        save: directory for ``inputs.json`` and ``outputs.json`` in Polygraphy's format.
+
+    Returns:
+        For every run, the outputs of the engine and those of the graph.
 
     Raises:
         JobError: one of the two failed.
@@ -48,7 +51,7 @@ def run_both(
     from polygraphy.logger import G_LOGGER
 
     class EngineRunner(BaseRunner):  # type: ignore[misc]
-        """Our runner as one of Polygraphy's."""
+        """Adapts a `Runner` to Polygraphy's interface."""
 
         def get_input_metadata_impl(self) -> TensorMetadata:
             metadata = TensorMetadata()
@@ -64,7 +67,7 @@ def run_both(
             return outputs
 
     with OrtRunner(onnx, fuse_qdq=fuse_qdq) as reference, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        # a loader is asked for one feed after the other
+        # Polygraphy takes any iterable as a data loader and runs one entry after the other.
         results = Comparator.run(
             [EngineRunner(name="engine"), OnnxrtRunner(reference.session, name="onnxruntime")],
             data_loader=[OrderedDict(feed) for feed in feeds],

@@ -1,6 +1,7 @@
-"""How large the activations of a graph become: what half precision cannot hold must not be found out on the GPU.
+"""Find activations that float16 cannot hold, before the engine runs on a GPU.
 
-ONNX Runtime computes float16 graphs in float32 on the CPU, so an activation beyond float16 passes there unnoticed.
+ONNX Runtime computes float16 graphs in float32 on the CPU, so an activation beyond float16 goes unnoticed there. On a
+GPU it becomes infinite.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from trtkp.shapes import Shape
 
 __all__ = ["FLOAT16_MAX", "beyond_float16"]
 
-#: Largest finite float16.
+#: The largest finite float16, 65504.
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
-#: Their outputs are no larger than an input of theirs.
+#: Operators whose outputs are never larger than their inputs (or than 1), and therefore need no check.
 _BOUNDED = frozenset(
     [
         "Relu",
@@ -36,13 +37,14 @@ _BOUNDED = frozenset(
 
 
 def beyond_float16(model: ir.Model, shapes: Mapping[str, Shape], seed: int = 0) -> tuple[str, float] | None:
-    """The first activation, in graph order, that float16 cannot hold, and its magnitude; else None.
+    """Return the first activation, in graph order, that float16 cannot hold, and its magnitude; None if all fit.
 
     Args:
-        model: a graph of standard operators; its float16 values are looked at.
-        shapes: input name to shape; inputs are standard normal.
-        seed: of the inputs.
+        model: a graph of standard operators, of which the float16 values are checked.
+        shapes: shape of every input, by name. The inputs are standard normal.
+        seed: seed of the inputs.
     """
+    # Append to every value: Cast to float32, Abs, ReduceMax. Only these maxima become outputs.
     from trtkp.engine.feeds import random_feeds
     from trtkp.engine.onnxruntime import OrtRunner
 

@@ -23,7 +23,7 @@ from tests.emulation.programs import build_library
 from tests.engine.trt import recording_tensorrt
 from tests.models import write_classifier
 from trtkp.bundle import Bundle
-from trtkp.cli.show import benched
+from trtkp.cli.bench import show as show_bench
 from trtkp.engine.onnxruntime import OrtRunner
 from trtkp.engine.options import RunOptions, TrtOptions
 from trtkp.errors import InputError, JobError
@@ -170,7 +170,7 @@ def test_parser_that_takes_bodies_fails_the_build(
     monkeypatch.setattr("trtkp.engine.trt.tensorrt._MODULE", "old_tensorrt")
     monkeypatch.setattr("trtkp.engine.trt.tensorrt.importable", lambda name: name == "old_tensorrt")
     with pytest.raises(
-        JobError, match=r"the graph has \d operators of domain trtkp, the parsed network 0 plugin layers"
+        JobError, match=r"the graph has \d operators of domain trtkp, but the network has 0 plugin layers"
     ):
         build(model, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
@@ -180,7 +180,7 @@ def test_embedded_plugins_need_leave(machine: None, model: Path, tmp_path: Path)
     bundle = build(model, tmp_path / "bundle", tensorrt=TrtOptions(embed_plugins=True))
     assert bundle.manifest.tensorrt is not None
     assert bundle.manifest.tensorrt.embed_plugins
-    with pytest.raises(JobError, match="setEngineHostCodeAllowed; it carries code of its own: set TRTKP_ALLOW"):
+    with pytest.raises(JobError, match="setEngineHostCodeAllowed; the engine contains host code: set TRTKP_ALLOW"):
         bundle.run({"image": images(1)})
     with bundle.open(options=RunOptions(allow_host_code=True)) as runner:
         assert runner.run({"image": images(1)})["y"].shape == (1, 5)
@@ -191,7 +191,9 @@ def test_stripped_engines_take_their_weights_from_the_graph(machine: None, model
     whole = build(model, tmp_path / "whole")
     x = {"image": images(2)}
     np.testing.assert_array_equal(bundle.run(x)["y"], whole.run(x)["y"])
-    with pytest.raises(JobError, match=r"its weights cannot be taken from .*absent.onnx: refitFromFile: no such file"):
+    with pytest.raises(
+        JobError, match=r"the engine cannot be refitted with the weights of .*absent.onnx: refitFromFile: no such file"
+    ):
         whole.open(options=RunOptions(refit_from=tmp_path / "absent.onnx"))
 
 
@@ -252,11 +254,11 @@ def test_bench_reports_what_trtexec_does(bundle: Bundle, capsys: pytest.CaptureF
         assert found.gpu.runs >= 10
         assert found.throughput > 0
         assert found.batch == 2
-    benched([result], json=False)
+    show_bench([result], json=False)
     text = capsys.readouterr().out
     assert all(word in text for word in ("CUDA graph", "H2D", "compute", "D2H", "latency", "enqueue"))
     assert re.search(r"yes +1\.000 +1\.000 +1\.000 +3\.000", text)
-    benched([result], json=True)
+    show_bench([result], json=True)
     assert json.loads(capsys.readouterr().out)["results"][0]["gpu"][1]["latency"]["median_ms"] == 3.0
 
 

@@ -125,7 +125,7 @@ def test_device_arrays_are_read_where_they_are(
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (images(2)[:, :, ::2, ::2], "is not contiguous; x.contiguous"),
+        (images(2)[:, :, ::2, ::2], "is not contiguous; pass x.contiguous"),
         (images(2).astype(np.float64), "elements of type <f8"),
         (images(5), r"got float32\[5, 3, 16, 16\]"),
         (images(2).astype(np.float16), "got float16"),
@@ -141,7 +141,7 @@ def test_device_arrays_that_do_not_fit(
 
 
 def test_device_arrays_that_lie_askew_are_refused(open_runner: OpenRunner, device: RecordingDevice) -> None:
-    with pytest.raises(InputError, match=r"begins 4 bytes behind a multiple of 256, .*; x.clone\(\) lies where"):
+    with pytest.raises(InputError, match=r"begins 4 bytes after a multiple of 256, .*; pass x.clone\(\)"):
         open_runner().run({"image": DeviceArray(images(2), offset=4)})
     assert "copy_out" not in device.calls
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import trtkp
 from tests.models import write_classifier
-from trtkp.budget.advise import AdviceOptions
+from trtkp.budget.options import AdviceOptions
 from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.pruning.methods.allocation import Allocation, LayerSettings, load_allocation

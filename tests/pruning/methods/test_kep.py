@@ -182,11 +182,11 @@ def test_scope(new_layer: NewLayer) -> None:
         ({"n": 4, "ratio": 0.5}, "exclude each other"),
         ({"n": 0}, "--n 0"),
         ({"n": -1}, "--n -1"),
-        ({"ratio": 1.0}, "--ratio 1.0"),
+        ({"ratio": 1.0}, "--ratio 1: out of range"),
         ({"ratio": -0.1}, "--ratio -0.1"),
         ({"ratio": float("nan")}, "--ratio nan"),
         ({"share": "per-filter", "filter_group": 2}, "--share per-filter says already which planes share"),
-        ({"filter_group": 0}, "sizes start at 1"),
+        ({"filter_group": 0}, "--filter-group 0: out of range; give 1 or more"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:

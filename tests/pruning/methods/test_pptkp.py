@@ -418,15 +418,15 @@ def test_interface_and_index_bytes(new_layer: NewLayer) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratio": 1.0}, "--ratio 1.0: not a share"),
+        ({"ratio": 1.0}, "--ratio 1: out of range"),
         ({"ratio": 0.5, "point": 1}, "--ratio and --point exclude each other"),
         ({"point": 0}, "--point 0"),
         ({"quantiles": (0.5, 0.25), "intensities": (1, 1, 1)}, "not rising"),
-        ({"quantiles": (0.25, float("nan"), 0.75)}, "not rising"),
-        ({"single_epochs": -1}, "single_epochs -1: a number of epochs"),
+        ({"quantiles": (0.25, float("nan"), 0.75)}, "--quantiles 0.25,nan,0.75: out of range"),
+        ({"single_epochs": -1}, "--single-epochs -1: out of range"),
         ({"intensities": (1.0, 0.0)}, "2 intensities for 3 breakpoints"),
-        ({"strength": float("nan")}, "strength nan"),
-        ({"filter_group": 0}, "sizes start at 1"),
+        ({"strength": float("nan")}, "--strength nan: out of range"),
+        ({"filter_group": 0}, "--filter-group 0: out of range; give 1 or more"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:

@@ -213,8 +213,8 @@ def test_interface(new_layer: NewLayer) -> None:
         ({"shapes": "ASK_2", "ratio": 0.5}, "--shapes ASK_2 says already what stays"),
         ({"groups": 0}, "--groups 0"),
         ({"groups": 2, "filter_group": 4}, "--groups and --filter-group exclude each other"),
-        ({"cost": "time"}, "cost time: not known"),
-        ({"sparsity": -1.0}, "weight -1.0"),
+        ({"cost": "time"}, "--cost time: not known"),
+        ({"sparsity": -1.0}, "--sparsity -1: out of range"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:

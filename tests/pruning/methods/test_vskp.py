@@ -466,5 +466,5 @@ def test_1x1_layers_may_share_lists_among_more_filters(new_layer: NewLayer) -> N
             lists = masks[layer.name][:, :, 0, 0]
             assert all((lists[first : first + size] == lists[first]).all() for first in range(0, 8, size))
             assert len(np.unique(lists, axis=0)) == 8 // size
-    with pytest.raises(InputError, match="--filter-group-1x1 0: sizes start at 1"):
+    with pytest.raises(InputError, match="--filter-group-1x1 0: out of range; give 1 or more"):
         VSKP(filter_group_1x1=0)

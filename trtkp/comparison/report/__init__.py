@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that needs no network."""
+"""Write a comparison as one self-contained HTML file. This package alone imports plotly, jinja2 and pillow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The report's plots. Colours of text, grid and background are left to the page, which knows light and dark."""
+"""The plots of the report.
+
+The page sets the colours of text, grid and background, because they depend on the reader's light or dark mode.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,24 @@ from trtkp.comparison.result import Comparison, Entry, LayerTime, LayerTimes
 
 __all__ = ["COLOURS", "Figure", "figures"]
 
-#: The baseline is grey; told apart in light and dark, and by most colour-blind readers.
+#: Colours of the engines, the baseline's (grey) first. They differ on light and dark backgrounds, and for most
+#: colour-blind readers.
 COLOURS = ("#8a919e", "#2f81f7", "#e8890c", "#1aa179", "#b063d6", "#d64545", "#12a5c4", "#9a7b2f")
 _GROUPS = {CONVOLUTION: "#2f81f7", MATRIX: "#b063d6", MOVE: "#e8890c", OTHER: "#1aa179", BETWEEN: "#8a919e"}
-#: Below this a relative difference is drawn as this: a logarithmic axis has no zero.
+#: Smaller relative differences are drawn at this value, because a logarithmic axis has no zero. It is below the
+#: rounding error of float32.
 _IDENTICAL = 1e-9
 
 
 class Figure:
-    """A plot with what the page says about it.
+    """A plot and its explanation.
 
     Attributes:
-        name: of its element.
+        name: id of its HTML element.
         title: heading.
-        text: what it shows, for a reader who sees such a plot for the first time.
-        json: as plotly.js takes it.
-        height: pixels.
+        text: what the plot shows, for readers who see such a plot for the first time.
+        json: the plot in the format of plotly.js.
+        height: height in pixels.
     """
 
     def __init__(self, name: str, title: str, text: str, figure: go.Figure, height: int) -> None:
@@ -47,7 +52,7 @@ class Figure:
 
 
 def figures(comparison: Comparison) -> list[Figure]:
-    """Every plot for which there is data."""
+    """Make all plots for which the comparison has data."""
     made = [_quality(comparison), _speed_up(comparison)]
     if len(comparison.batches) > 1:
         made.append(_throughput(comparison))
@@ -62,7 +67,7 @@ def _colour(position: int) -> str:
 
 
 def _quality(comparison: Comparison) -> Figure:
-    """Accuracy against latency; output difference where there are no labels."""
+    """Accuracy against latency or, without labels, output difference against latency."""
     entries, batch = comparison.entries, comparison.batches[-1]
     labelled = all(entry.accuracy is not None for entry in entries)
     unit = " %" if labelled else ""
@@ -92,8 +97,8 @@ def _quality(comparison: Comparison) -> Figure:
         return Figure("quality", "Accuracy against latency", text, figure, 380)
     figure.update_yaxes(title="relative output difference", type="log", exponentformat="power", dtick=1)
     text = (
-        "There are no labels, so this shows how far the outputs are from the baseline's, ||y − b|| / ||b||: down is "
-        f"closer, left is faster; what is identical (the baseline is) stands at {_IDENTICAL:.0e}. {spread}"
+        "There are no labels, so this shows how far the outputs are from the baseline's, ||y − b|| / ||b||. Down is "
+        f"closer, left is faster. Identical outputs (the baseline's own) are drawn at {_IDENTICAL:.0e}. {spread}"
     )
     return Figure("quality", "Output difference against latency", text, figure, 380)
 
@@ -136,9 +141,9 @@ def _speed_up(comparison: Comparison) -> Figure:
     figure.update_layout(barmode="group", scattermode="group")
     figure.update_yaxes(title="times as fast", rangemode="tozero")
     text = (
-        f"Median time of {comparison.baseline.label} over that of each engine, with the 95 % confidence interval; the "
-        "dashed line is the baseline. A dash above a bar is the bound 1/density: the most that the multiplications "
-        "left would allow, if they alone cost time."
+        f"Median time of {comparison.baseline.label} divided by that of each engine, with its 95 % confidence "
+        "interval. The dashed line is the baseline. A dash above a bar is the bound 1/density: the speed-up if only "
+        "the remaining multiplications took time."
     )
     return Figure("speed-up", f"Speed-up over {comparison.baseline.label}", text, figure, 380)
 
@@ -157,7 +162,8 @@ def _throughput(comparison: Comparison) -> Figure:
         )
     figure.update_xaxes(title="batch", type="log", tickvals=list(comparison.batches))
     figure.update_yaxes(title="samples per second", rangemode="tozero")
-    return Figure("throughput", "Throughput over batch size", "Samples per second at the median.", figure, 360)
+    text = "Samples per second at the median latency."
+    return Figure("throughput", "Throughput over batch size", text, figure, 360)
 
 
 def _where(profiled: Sequence[tuple[Entry, LayerTimes]]) -> Figure:
@@ -177,14 +183,14 @@ def _where(profiled: Sequence[tuple[Entry, LayerTimes]]) -> Figure:
     figure.update_xaxes(title=f"ms of a profiled run (batch {profiled[0][1].batch})")
     moves = ", ".join(f"{times.moves} in {entry.label}" for entry, times in profiled)
     text = (
-        "One profiled run, by kind of operator. Reorders and copies are what a form of a layer costs around its "
-        f"multiplications: {moves}. Profiling slows a run, so compare shares, and take latencies from above."
+        "Time of one profiled run, by kind of operator. Reorders and copies are the cost of a lowering besides its "
+        f"multiplications: {moves}. Profiling slows a run, so compare shares here and take latencies from above."
     )
     return Figure("where", "Where the time went", text, figure, 120 + 44 * len(profiled))
 
 
 def _layers(comparison: Comparison, profiled: Sequence[tuple[Entry, LayerTimes]]) -> Figure:
-    """Compute and neighbours of each layer, one bar for each engine."""
+    """Time of each layer and of its neighbours, with one bar per engine."""
     names: dict[str, None] = {}
     for _, times in profiled:
         names |= dict.fromkeys(layer.name for layer in times.layers)
@@ -225,8 +231,8 @@ def _layers(comparison: Comparison, profiled: Sequence[tuple[Entry, LayerTimes]]
     )
     figure.update_xaxes(title=f"ms of a profiled run (batch {profiled[0][1].batch})")
     text = (
-        "Solid: the layer's own convolutions or products with what was fused into them. Hatched: its neighbours, the "
-        "reorders, copies, sums and quantisers that belong to it."
+        "Solid: the layer's own convolutions or matrix products, including what was fused into them. Hatched: its "
+        "neighbours, which are the reorders, copies, sums and quantisers that belong to the layer."
     )
     return Figure("layers", "Layer by layer", text, figure, 130 + len(names) * (12 + 12 * len(profiled)))
 

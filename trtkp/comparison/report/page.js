@@ -3,7 +3,7 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const plots = [...document.querySelectorAll(".plot")];
 
-  // colours of text and grid are the page's own, so that light and dark hold for the plots too
+  // The plots take the colours of text and grid from the page, so that they follow its light and dark modes.
   function themed(layout) {
     const style = getComputedStyle(document.documentElement);
     const [ink, line, card] = ["--ink", "--line", "--card"].map((name) => style.getPropertyValue(name).trim());

@@ -1,7 +1,7 @@
-"""The HTML file: template, plots, pictures of index sets, and plotly.js inside it, compressed.
+"""Render the report: template, plots, density maps, and plotly.js, in one HTML file that works without a network.
 
-``plotly`` brings its JavaScript as one file of 4.8 MB; gzip and base64 make it 2 MB, and every browser since 2023
-unpacks gzip by itself. A content security policy forbids the page any request.
+plotly's JavaScript is one file of 4.8 MB. Gzip and base64 reduce it to 2 MB, and every browser since 2023 can unpack
+gzip itself. A content security policy forbids the page to make any request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PACKAGES = {"plotly": "plotly", "jinja2": "jinja2", "PIL": "pillow"}
 
 
 def check_packages() -> None:
-    """Refuse a report that cannot be drawn, before hours of timing.
+    """Check that the packages for a report are installed. Called before the measurements, which can take hours.
 
     Raises:
         JobError: a package is missing.
@@ -66,7 +66,7 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str], *, comman
 
 
 def render(comparison: Comparison, *, command: str | None = None) -> str:
-    """The report as text.
+    """Render a comparison as the text of an HTML page; see `write_report`.
 
     Raises:
         JobError: a package is missing.
@@ -98,7 +98,7 @@ def render(comparison: Comparison, *, command: str | None = None) -> str:
         command=command,
         css=parts["css"],
         js=parts["js"],
-        plotly=b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode(),
+        plotly=b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode(),  # mtime=0: the same bytes always
     )
 
 
@@ -108,14 +108,14 @@ def _title(comparison: Comparison) -> str:
 
 
 def _script(text: str) -> Any:
-    """Text for a script element: nothing in it can end the element."""
+    """Escape JSON for a script element, so that no string in it can end the element."""
     from markupsafe import Markup
 
-    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - JSON, in which that is the same string
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - in JSON, both spellings are the same string
 
 
 def _pictures(comparison: Comparison) -> list[dict[str, Any]]:
-    """The density maps of every engine that has index sets."""
+    """The density maps of every engine that has index sets, as data URLs."""
     return [
         {"label": entry.label, "maps": [(one, _picture(one.cells), _picture(one.taps)) for one in entry.density_maps]}
         for entry in comparison.entries
@@ -124,7 +124,7 @@ def _pictures(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _picture(cells: npt.NDArray[np.uint8]) -> str:
-    """A PNG of a map as a data URL."""
+    """A map as a PNG in a data URL."""
     from PIL import Image
 
     image = Image.fromarray(cells)
@@ -135,7 +135,7 @@ def _picture(cells: npt.NDArray[np.uint8]) -> str:
 
 
 def _palette() -> Sequence[tuple[int, int, int]]:
-    """Viridis in 256 steps, dark for removed."""
+    """The colour map Viridis in 256 steps: dark for removed, bright for kept."""
     from plotly.colors import sample_colorscale
 
     colours = sample_colorscale("Viridis", [step / 255 for step in range(256)], colortype="tuple")

@@ -1,1 +1,1 @@
-"""The TensorRT and TensorRT-RTX backends, and what they share."""
+"""The backends ``tensorrt`` and ``tensorrt-rtx``, and the code they share."""

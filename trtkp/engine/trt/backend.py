@@ -1,4 +1,4 @@
-"""What the backends ``tensorrt`` and ``tensorrt-rtx`` share: engines opened and profiled in this process."""
+"""The base class of the backends ``tensorrt`` and ``tensorrt-rtx``: opens and profiles engines in this process."""
 
 from __future__ import annotations
 
@@ -21,38 +21,47 @@ from trtkp.errors import InputError, NotRunnableError
 
 __all__ = ["TrtBackend"]
 
+#: Environment variable for users of the command line, whose commands have no option for it.
 _ALLOW_HOST_CODE = "TRTKP_ALLOW_HOST_CODE"
 
 
 class TrtBackend(Backend):
-    """Engines of either library; *unverified* on a GPU: none was at hand."""
+    """What both libraries have in common.
+
+    *Unverified* on a GPU: none was available to test it. The tests use a device that records its calls.
+    """
 
     artefact: ClassVar[str] = "model.engine"
     compiles: ClassVar[bool] = True
-    #: As people write it.
+    #: The library's name as NVIDIA writes it, for messages.
     title: ClassVar[str]
 
     @abstractmethod
     def _why_not_run(self) -> str | None:
-        """Why no engine runs on this machine."""
+        """Why no engine runs on this machine; None where engines run."""
 
     @abstractmethod
     def _module(self) -> str:
-        """Name of the module that opens engines."""
+        """Name of the Python module that opens engines."""
 
     def _plugins(self) -> Path | None:
-        """Library of the plugins that an engine may need."""
+        """Path of the plugin library that an engine may need; None where there is none."""
         return None
 
     def open(self, path: Path, *, threads: int | None = None, options: RunOptions | None = None) -> TrtEngineRunner:
-        """Deserialise an engine on the first GPU; ``threads`` mean nothing to it.
+        """Deserialise an engine on the first GPU.
 
-        ``TRTKP_ALLOW_HOST_CODE=1`` in the environment is ``allow_host_code`` of every engine.
+        The environment variable ``TRTKP_ALLOW_HOST_CODE=1`` sets ``allow_host_code`` for every engine.
+
+        Args:
+            path: the serialised engine.
+            threads: without effect; engines run on the GPU.
+            options: contexts, CUDA graphs, host code and refitting.
 
         Raises:
-            InputError: no such file.
-            NotRunnableError: no package, or no GPU that takes it.
-            JobError: the library refused the engine; with its own words.
+            InputError: the file does not exist.
+            NotRunnableError: the package is not installed, or there is no GPU it can run on.
+            JobError: the library refused the engine; the message holds the library's own words.
         """
         if not path.is_file():
             raise InputError("no such file", file=path)
@@ -78,10 +87,10 @@ class TrtBackend(Backend):
     def profile(
         self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20
     ) -> EngineProfile:
-        """Median time of every layer, by TensorRT's own profiler.
+        """Measure the median time of every layer with TensorRT's own profiler.
 
         Raises:
-            NotRunnableError: it cannot run on this machine.
+            NotRunnableError: the engine cannot run on this machine.
         """
         with self.open(path) as runner:
             return runner.profile(feeds, runs)

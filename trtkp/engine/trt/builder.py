@@ -1,10 +1,12 @@
-"""ONNX to a serialised engine with TensorRT's own builder: TensorRT 10.x, 11.x and TensorRT-RTX in one code path.
+"""Build a serialised engine from ONNX with TensorRT 10.x, TensorRT 11.x or TensorRT-RTX, in one code path.
 
-What the installed library can do is asked of its module (``hasattr``), never told by its version number. The library is
-driven directly and not through Polygraphy's loaders, for two reasons that were tried: Polygraphy's configuration for
-RTX targets leaves TF32 on (1.7.1 sets it by default), and its parser turns structured errors into log lines.
+The code asks the imported module what the library supports (``hasattr``) and never compares version numbers.
 
-This runs in the build worker (``trtkp.engine.trt.worker``) only: the library can abort its process.
+It calls the library directly rather than through Polygraphy's loaders. Two things went wrong with those: their
+configuration for RTX targets leaves TF32 on (TensorRT-RTX 1.7.1 sets it by default), and their parser turns structured
+errors into log lines, which lose the name of the node.
+
+Only the build worker (`trtkp.engine.trt.worker`) calls this module, because the library can abort its process.
 """
 
 from __future__ import annotations
@@ -26,21 +28,21 @@ _LAYERS_WITH_A_PRECISION = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 
 
 def build_engine(trt: Any, request: BuildRequest, engine: Path, log: Log, progress: Progress) -> dict[str, Any]:
-    """Parse, configure, build, write.
+    """Parse the ONNX file, configure the builder, build, and write the engine.
 
     Args:
         trt: the imported module, ``tensorrt`` or ``tensorrt_rtx``.
         request: what to build.
         engine: file to write.
-        log: takes what the library says.
-        progress: takes phase, step and total.
+        log: called with the library's log lines.
+        progress: called with phase, step and total.
 
     Returns:
-        ``version``, ``targets``, ``plugin_layers`` and ``seconds`` of the build proper.
+        ``version``, ``targets``, ``plugin_layers``, and the ``seconds`` of the build itself.
 
     Raises:
-        InputError: unknown targets or options, or shapes that do not fit the graph.
-        JobError: the parser or the builder refused; the message carries its own words.
+        InputError: a target or option is unknown, or the profile's shapes do not fit the graph.
+        JobError: the parser or the builder failed; the message holds the library's own words.
     """
     start = time.perf_counter()
     logger = make_logger(trt, log)
@@ -65,13 +67,13 @@ def build_engine(trt: Any, request: BuildRequest, engine: Path, log: Log, progre
     mark = logger.mark()
     plan = builder.build_serialized_network(network, config)
     found = plugin_layers(network)
-    del parser
+    del parser  # only now: it owns the weights that the builder read
     if plan is None:
-        raise JobError(f"the builder gave no engine: {logger.since(mark) or 'no reason was given'}", file=request.onnx)
+        raise JobError(f"the builder failed: {logger.since(mark) or 'it gave no reason'}", file=request.onnx)
     if cache is not None:
         cache.save()
     with engine.open("wb") as file:
-        file.write(memoryview(plan))
+        file.write(memoryview(plan))  # the plan is TensorRT's memory; bytes(plan) would copy it once more
     return {
         "version": trt.__version__,
         "targets": targets,
@@ -81,7 +83,9 @@ def build_engine(trt: Any, request: BuildRequest, engine: Path, log: Log, progre
 
 
 def _parse(trt: Any, builder: Any, logger: Any, onnx: Path) -> tuple[Any, Any]:
-    """The network, and the parser: it owns the weights, so it has to outlive the build."""
+    """Parse the file. Returns the network and the parser, which owns the weights and must outlive the build."""
+    # Which of the two flags exist depends on the version. Without STRONGLY_TYPED, the builder may choose a precision of
+    # its own where weak typing is the default.
     flags = 0
     kinds = trt.NetworkDefinitionCreationFlag
     for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH"):
@@ -90,18 +94,18 @@ def _parse(trt: Any, builder: Any, logger: Any, onnx: Path) -> tuple[Any, Any]:
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
     mark = logger.mark()
-    # From the path, not from bytes: external data is looked for beside it.
+    # Parse from the path, not from bytes: the parser looks for external data in the same directory.
     if not parser.parse_from_file(str(onnx)):
         errors = [_parser_line(parser.get_error(i)) for i in range(parser.num_errors)]
         first = parser.get_error(0) if parser.num_errors else None
         raise JobError(
-            f"the parser refused the graph: {'; '.join(errors) or logger.since(mark) or 'no reason was given'}",
+            f"the parser refused the graph: {'; '.join(errors) or logger.since(mark) or 'it gave no reason'}",
             file=onnx,
             layer=(first.node_name() or None) if first is not None else None,
         )
     if not network.num_outputs:
-        # Bytes that happen to be a protobuf message of unknown fields parse as an empty graph.
-        raise InputError("not an ONNX model, or one without outputs", file=onnx)
+        # Protobuf skips unknown fields, so a file that is some other message can parse as an empty graph.
+        raise InputError("is not an ONNX model, or has no outputs", file=onnx)
     return network, parser
 
 
@@ -111,7 +115,10 @@ def _parser_line(error: Any) -> str:
 
 
 def _check_precision(trt: Any, network: Any, request: BuildRequest, log: Log) -> None:
-    """Strong typing computes in the graph's types whatever is asked for, so a mismatch would pass unseen."""
+    """Compare the requested precision with the network's types.
+
+    A strongly typed network computes in the graph's own types, so a mismatch would otherwise go unnoticed.
+    """
     half = [
         layer.get_output(0).dtype in (trt.float16, trt.bfloat16)
         for layer in (network.get_layer(index) for index in range(network.num_layers))

@@ -1,4 +1,7 @@
-"""A build's configuration, for TensorRT and TensorRT-RTX alike: types, targets, profile, options."""
+"""Configure a build of TensorRT or TensorRT-RTX: options, TF32, target architectures, optimisation profile.
+
+Each function sets one part of an ``IBuilderConfig``, and refuses what the installed library does not support.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from trtkp.shapes import Dim, TensorSpec
 
 __all__ = ["DTYPES", "add_profile", "clear_tf32", "default_targets", "set_options", "set_targets"]
 
-#: TensorRT's name of a type to NumPy's.
+#: NumPy's (or ml_dtypes') name of each of TensorRT's data types.
 DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -27,10 +30,10 @@ DTYPES = {
 
 
 def set_options(trt: Any, builder: Any, config: Any, request: BuildRequest) -> None:
-    """Effort, memory, compatibility, refit and embedded plugins.
+    """Set optimisation level, threads, workspace, compatibility, refit and embedded plugins.
 
     Raises:
-        InputError: an option that this library does not know.
+        InputError: the library does not support one of the options.
     """
     options = request.trt
     if request.optimization_level is not None:
@@ -38,7 +41,7 @@ def set_options(trt: Any, builder: Any, config: Any, request: BuildRequest) -> N
     if request.threads is not None and hasattr(builder, "max_threads"):
         builder.max_threads = request.threads
     if hasattr(trt, "ProfilingVerbosity"):
-        # names and tensors of layers, without which a profile cannot be read
+        # Engines keep the layers' names and tensors only at this level, and a profile needs them to name its layers.
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
@@ -48,7 +51,7 @@ def set_options(trt: Any, builder: Any, config: Any, request: BuildRequest) -> N
         _set_flag(trt, config, "STRIP_PLAN", "--strip-weights")
     embeds = options.embed_plugins and request.plugins is not None
     if embeds and not hasattr(config, "plugins_to_serialize"):
-        raise InputError("--embed-plugins: this TensorRT embeds no plugins", remedy="leave it out")
+        raise InputError("--embed-plugins: this TensorRT cannot embed plugins", remedy="leave the option out")
     if options.version_compatible or embeds:
         option = "--version-compatible" if options.version_compatible else "--embed-plugins"
         _set_flag(trt, config, "VERSION_COMPATIBLE", option)
@@ -61,14 +64,14 @@ def set_options(trt: Any, builder: Any, config: Any, request: BuildRequest) -> N
 def _set_flag(trt: Any, config: Any, name: str, option: str) -> None:
     flag = trt.BuilderFlag.__members__.get(name)
     if flag is None:
-        raise InputError(f"{option}: {trt.__name__} {trt.__version__} knows no flag {name}", remedy="leave it out")
+        raise InputError(f"{option}: {trt.__name__} {trt.__version__} has no flag {name}", remedy="leave it out")
     config.set_flag(flag)
 
 
 def _set_hardware(trt: Any, config: Any, wanted: str) -> None:
-    if is_rtx(trt):  # which takes the setting, warns and leaves it out
+    if is_rtx(trt):  # it accepts the setting, logs a warning and ignores it
         raise InputError(
-            f"--hardware-compatible {wanted} means nothing to TensorRT-RTX", remedy="name architectures with --target"
+            f"--hardware-compatible {wanted}: TensorRT-RTX ignores it", remedy="name architectures with --target"
         )
     levels = getattr(trt, "HardwareCompatibilityLevel", None)
     level = levels.__members__.get(HARDWARE_LEVELS[wanted]) if levels is not None else None
@@ -78,16 +81,33 @@ def _set_hardware(trt: Any, config: Any, wanted: str) -> None:
 
 
 def clear_tf32(trt: Any, config: Any) -> None:
-    """Compute fp32 in fp32 (relative error 1e-6 and not 1e-3): every flavour rounds to TF32 by default."""
+    """Turn TF32 off; all versions turn it on by default.
+
+    TF32 raises the relative error of an fp32 convolution from about 1e-6 to 1e-3, and ``verify`` could no longer tell a
+    wrong kernel from rounding.
+    """
     if hasattr(trt.BuilderFlag, "TF32"):
         config.clear_flag(trt.BuilderFlag.TF32)
 
 
 def set_targets(trt: Any, config: Any, wanted: tuple[str, ...]) -> list[str]:
-    """Choose the GPU architectures; an empty choice is ``default_targets``."""
+    """Set the GPU architectures to build for.
+
+    Args:
+        trt: the imported module.
+        config: the builder's configuration.
+        wanted: architectures such as ``("sm86", "sm89")``, or ``("current",)``; empty for `default_targets`.
+
+    Returns:
+        The architectures that were set; empty for TensorRT, which builds for the GPU of this machine only.
+
+    Raises:
+        InputError: an architecture is unknown, ``current`` is combined with others, or the library has no targets.
+        JobError: the builder refused a target.
+    """
     if not is_rtx(trt) or not hasattr(config, "num_compute_capabilities"):
         if wanted:
-            raise InputError(f"targets {', '.join(wanted)}: this TensorRT builds for the GPU at hand only")
+            raise InputError(f"targets {', '.join(wanted)}: this TensorRT builds for this machine's GPU only")
         return []
     members = trt.ComputeCapability.__members__
     known = [name.lower() for name in members if name.startswith("SM")]
@@ -97,7 +117,7 @@ def set_targets(trt: Any, config: Any, wanted: tuple[str, ...]) -> list[str]:
     if wrong:
         raise InputError(f"no target {', '.join(wrong)}", remedy=f"choose from {', '.join(valid)}")
     if "current" in targets and len(targets) > 1:
-        raise InputError("the target current goes with no other", remedy="name the architectures instead")
+        raise InputError("the target current cannot be combined with others", remedy="name the architectures instead")
     config.num_compute_capabilities = len(targets)
     for index, name in enumerate(targets):
         if not config.set_compute_capability(members[name.upper()], index):
@@ -106,23 +126,27 @@ def set_targets(trt: Any, config: Any, wanted: tuple[str, ...]) -> list[str]:
 
 
 def default_targets(known: list[str]) -> list[str]:
-    """Every architecture but Turing (``sm75``).
+    """Return every known architecture except Turing (``sm75``).
 
-    An RTX engine holds the weights once and no machine code: that is made on the user's GPU. Measured on 1.7.1 with a
-    20-convolution fp16 net of 19.2 M parameters (38.35 MB of weights): one target 38,821,356 bytes, these five
-    38,812,316, all six 38,825,980; 0.6 s and 309 MiB of memory each (``benchmarks/results/rtx_targets.json``). So an
-    engine for every GPU costs nothing. Turing is left out because NVIDIA's support matrix says that an engine which
-    must also run there can be slower elsewhere; ask for ``sm75`` by name.
+    An RTX engine holds the weights once and no machine code, which is compiled on the user's GPU. More targets
+    therefore cost nothing. Measured with 1.7.1 on a 20-convolution fp16 net of 19.2 M parameters (38.35 MB of weights):
+    38,821,356 bytes for one target, 38,812,316 for these five, 38,825,980 for all six; 0.6 s and 309 MiB of memory in
+    each case (``benchmarks/results/rtx_targets.json``). Turing is left out because, by NVIDIA's support matrix, an
+    engine that must also run there can be slower on other GPUs; request ``sm75`` by name.
+
+    Example:
+        >>> default_targets(["sm75", "sm86", "sm89"])
+        ['sm86', 'sm89']
     """
     return [name for name in known if name != "sm75"]
 
 
 def add_profile(builder: Any, config: Any, network: Any, request: BuildRequest) -> None:
-    """The optimisation profile, held against the network's inputs first.
+    """Check the request's profile against the network's inputs, and add it to the configuration.
 
     Raises:
-        InputError: shapes that do not fit, or an input whose values are a shape.
-        JobError: the builder refused it.
+        InputError: shapes do not fit, or an input is a shape tensor (TensorRT reads its values as a shape).
+        JobError: the builder refused the profile.
     """
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
     specs = [
@@ -135,7 +159,7 @@ def add_profile(builder: Any, config: Any, network: Any, request: BuildRequest) 
     profile = builder.create_optimization_profile()
     for tensor in tensors:
         if tensor.is_shape_tensor:
-            raise InputError(f"input {tensor.name} is a shape tensor, which no profile here describes")
+            raise InputError(f"input {tensor.name} is a shape tensor, which trtkp's profiles cannot describe")
         if tensor.name in request.profile:
             profile.set_shape(tensor.name, *request.profile[tensor.name].shapes())
     if tensors and config.add_optimization_profile(profile) < 0:

@@ -1,4 +1,8 @@
-"""A deserialised engine and its execution contexts, with TensorRT's own words in every error."""
+"""A deserialised engine and its execution contexts.
+
+TensorRT reports errors to its logger and returns None or False. `Engine.checked` turns that into a `JobError` with the
+lines that TensorRT logged.
+"""
 
 from __future__ import annotations
 
@@ -27,22 +31,30 @@ __all__ = ["Context", "Engine", "Feed", "RunTimes", "engine_spec"]
 
 Result = TypeVar("Result")
 
-#: An input: an array on the host, or device memory of somebody else's.
+#: An input: an array on the host, or a view of device memory that the caller owns.
 Feed: TypeAlias = npt.NDArray[Any] | View
 
-#: Remedies by words of TensorRT.
+#: What to do about an error, by a part of TensorRT's message. The messages are those of 10.x, 11.x and RTX 1.x; an
+#: unknown message simply gets no remedy.
 _REMEDIES = {
     "Cannot find plugin": "install the plugin library, see trtkp doctor",
     "getCreator": "install the plugin library, see trtkp doctor",
-    "HostCode": "it carries code of its own: set TRTKP_ALLOW_HOST_CODE=1 where you trust its source",
-    "incompatible serialization": "build it again with the TensorRT that is installed here",
-    "ersion tag does not match": "build it again with the TensorRT that is installed here",
+    "HostCode": "the engine contains host code: set TRTKP_ALLOW_HOST_CODE=1 if you trust its source",
+    "incompatible serialization": "build it again with the TensorRT installed here",
+    "ersion tag does not match": "build it again with the TensorRT installed here",  # Version or version
 }
 
 
 @dataclass(frozen=True)
 class RunTimes:
-    """Milliseconds of one run: copies in, kernels, copies out, all on the GPU; and of the host to enqueue it."""
+    """Times of one run in milliseconds.
+
+    Attributes:
+        h2d: copying the inputs to the GPU, by GPU events.
+        gpu: the kernels, by GPU events.
+        d2h: copying the outputs to the host, by GPU events.
+        enqueue: launching the kernels, by the host's clock.
+    """
 
     h2d: float
     gpu: float
@@ -51,7 +63,7 @@ class RunTimes:
 
     @property
     def latency(self) -> float:
-        """From the first byte that is copied in to the last that is copied out."""
+        """From the first input byte copied in to the last output byte copied out."""
         return self.h2d + self.gpu + self.d2h
 
 
@@ -61,13 +73,14 @@ class Engine(Closing):
     Args:
         trt: the imported module: ``tensorrt``, ``tensorrt_lean`` or ``tensorrt_rtx``.
         path: the serialised engine.
-        device: where it runs.
-        plugins: library of the plugins that it may need.
-        allow_host_code: let it load a plugin library or a runtime that it carries.
-        refit_from: ONNX file whose weights take the place of the engine's.
+        device: the GPU it runs on.
+        plugins: plugin library that the engine may need.
+        allow_host_code: let the engine load a plugin library or a runtime that it contains.
+        refit_from: ONNX file whose weights replace the engine's.
 
     Raises:
-        JobError: TensorRT refused it.
+        InputError: the file cannot be read.
+        JobError: TensorRT refused the engine.
     """
 
     def __init__(
@@ -88,7 +101,8 @@ class Engine(Closing):
         with device.current():
             mark = self._logger.mark()
             runtime = trt.Runtime(self._logger)
-            # a Runtime that could not be made is an object all the same, whose use and whose end crash the process
+            # TensorRT's bindings return an object even when the Runtime could not be created. Using or destroying it
+            # crashes the process, so one reference is kept forever.
             if problem := self._logger.since(mark):
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
                 raise JobError(f"TensorRT cannot start: {problem}", file=path)
@@ -108,7 +122,7 @@ class Engine(Closing):
         self.outputs = tuple(engine_spec(self.handle, name, is_input=False) for name in names if name not in inputs)
 
     def _load(self, plugins: Path | None) -> JobError | None:
-        """Load the plugin library; why not, which matters to an engine that needs it."""
+        """Load the plugin library. Returns the error, which is raised only if the engine turns out to need it."""
         if plugins is not None and not is_rtx(self.trt):
             try:
                 load_plugins(self.trt, plugins, self._logger)
@@ -117,41 +131,47 @@ class Engine(Closing):
         return None
 
     def _refit(self, onnx: Path) -> None:
-        what = f"its weights cannot be taken from {onnx}"
+        what = f"the engine cannot be refitted with the weights of {onnx}"
         if not hasattr(self.trt, "OnnxParserRefitter"):
-            raise self.failure(what, f"{self.trt.__name__} refits no engines")
+            raise self.failure(what, f"{self.trt.__name__} has no refitter")
         refitter = self.trt.Refitter(self.handle, self._logger)
         parser = self.trt.OnnxParserRefitter(refitter, self._logger)
         self.checked(what, parser.refit_from_file, str(onnx))
         self.checked(what, refitter.refit_cuda_engine)
 
     def checked(self, what: str, function: Callable[..., Result], *arguments: Any) -> Result:
-        """The result of one of TensorRT's functions, which says None or False where it failed.
+        """Call one of TensorRT's functions, and return its result if that is neither None nor False.
+
+        Args:
+            what: what failed, as the error message begins.
+            function: the function to call.
+            arguments: its arguments.
 
         Raises:
-            JobError: ``what`` and TensorRT's own error lines.
+            JobError: the function failed; the message is ``what`` and the errors that TensorRT logged meanwhile.
         """
         mark = self._logger.mark()
         try:
             result = function(*arguments)
-        except (RuntimeError, TypeError, ValueError) as error:  # what its bindings raise
+        except (RuntimeError, TypeError, ValueError) as error:  # the exceptions of TensorRT's Python bindings
             raise self.failure(what, self._logger.since(mark) or str(error)) from error
         if result is None or result is False:
             raise self.failure(what, self._logger.since(mark))
         return result
 
     def failure(self, what: str, words: str) -> JobError:
-        """An error of this engine's."""
+        """Make the error for a failed call, with a remedy where TensorRT's message is a known one."""
         remedy = next((text for key, text in _REMEDIES.items() if key in words), None)
         return JobError(f"{what}: {words or 'TensorRT gave no reason'}", file=self.path, remedy=remedy)
 
     def create_context(self) -> Context:
-        """A new execution context; by one thread at a time, as TensorRT asks for."""
+        """Create an execution context; safe to call from several threads, since TensorRT itself is not."""
         with self._lock, self.device.current():
-            return Context(self, self.checked("no execution context", self.handle.create_execution_context))
+            create = self.handle.create_execution_context
+            return Context(self, self.checked("cannot create an execution context", create))
 
     def close(self) -> None:
-        """Give the engine back; its contexts have to be closed by then."""
+        """Free the engine. Its contexts must be closed before."""
         if self.handle is not None:
             with self.device.current():
                 self.handle = self._runtime = None
@@ -159,7 +179,10 @@ class Engine(Closing):
 
 @dataclass
 class _Binding:
-    """Shapes and addresses that a context was given, whether a run with them went through, and its graph."""
+    """The input shapes and tensor addresses set on a context.
+
+    ``ran`` says whether a run with them succeeded; ``graph`` is the CUDA graph captured for them, if any.
+    """
 
     shapes: dict[str, Shape]
     addresses: dict[str, int]
@@ -168,36 +191,43 @@ class _Binding:
 
 
 class Context:
-    """An execution context with its stream and buffers; for one thread at a time.
+    """An execution context with its own stream and buffers; use it from one thread at a time.
 
-    Buffers grow and never shrink. Outputs are copied, and are the caller's. A graph holds for the shapes and addresses
-    that it was captured with: others drop it.
+    Buffers grow to the largest run and never shrink, so that runs of alternating sizes do not allocate. Outputs are
+    copied, and the caller owns them. A CUDA graph is valid for the shapes and addresses it was captured with; a run
+    with others discards it.
     """
 
     def __init__(self, engine: Engine, handle: Any) -> None:
         self.engine, self.handle = engine, handle
         device = self._device = engine.device
         self._stream = device.create_stream()
-        self._events = [device.create_event() for _ in range(4)]
+        self._events = [device.create_event() for _ in range(4)]  # around copies in, kernels, copies out
         self._memory: dict[str, DeviceMemory] = {}
         self._pinned: dict[str, npt.NDArray[np.uint8]] = {}
         self._binding: _Binding | None = None
 
     def holds(self, shapes: Mapping[str, Shape]) -> bool:
-        """Whether its last run was at these shapes, so that a graph may be there."""
+        """Whether the last run had these input shapes, so that a CUDA graph for them may exist."""
         return self._binding is not None and self._binding.shapes == shapes
 
     def run(
         self, feeds: Mapping[str, Feed], streams: Mapping[str, int] | None = None, *, graphs: bool = False
     ) -> tuple[dict[str, npt.NDArray[Any]], RunTimes]:
-        """One inference.
+        """Run one inference and wait for it.
 
         Args:
-            feeds: checked inputs: host arrays are copied in, views of device memory are read where they are.
-            streams: streams of other libraries in which views become valid, by input.
-            graphs: capture the kernels at the second run with the same shapes and addresses, and replay them then.
+            feeds: inputs that `check_feeds` accepted. Host arrays are copied to the GPU; views of device memory are
+                read in place.
+            streams: for views, the CUDA stream of the library that writes them, by input; the run waits for it.
+            graphs: capture the kernels as a CUDA graph at the second run with the same shapes and addresses, and
+                replay it from then on.
+
+        Returns:
+            The outputs by name, and the times of the run.
 
         Raises:
+            InputError: an output's shape depends on the input's values.
             JobError: TensorRT or CUDA failed, or the kernels cannot be captured.
         """
         with self._device.current():
@@ -212,10 +242,11 @@ class Context:
             h2d, gpu, d2h = (
                 self._device.elapsed_ms(a, b) for a, b in zip(self._events[:-1], self._events[1:], strict=True)
             )
+            # copied: the next run writes to the same page-locked buffers
             return {name: np.array(host) for name, host in outputs.items()}, RunTimes(h2d, gpu, d2h, enqueue_ms)
 
     def close(self) -> None:
-        """Give buffers and context back."""
+        """Wait for the stream, and free the buffers and the context."""
         if self.handle is None:
             return
         with self._device.current():
@@ -228,45 +259,51 @@ class Context:
             self.handle = None
 
     def _bind(self, feeds: Mapping[str, Feed]) -> tuple[_Binding, dict[str, npt.NDArray[Any]]]:
-        """Tell the context shapes and addresses where they are not those of its last run.
+        """Set shapes and addresses on the context, unless they are those of its last run.
 
-        Gives the page-locked arrays of the outputs too.
+        Returns:
+            The binding, and the page-locked host arrays that will receive the outputs.
         """
         checked = self.engine.checked
         shapes = {name: tuple(feed.shape) for name, feed in feeds.items()}
-        last, self._binding = self._binding, None  # a failure on the way leaves nothing to go on from
+        last, self._binding = self._binding, None  # after a failure below, the next run sets everything again
+        # TensorRT computes the shapes of the outputs from those of the inputs; only then are the buffers' sizes known.
         if last is None or last.shapes != shapes:
             for name, shape in shapes.items():
                 checked(f"input {name} {list(shape)}", self.handle.set_input_shape, name, shape)
-            if missing := checked("the shapes of the outputs", self.handle.infer_shapes):
-                raise self.engine.failure(f"shapes are not known of {', '.join(missing)}", "")
+            if missing := checked("cannot infer the output shapes", self.handle.infer_shapes):
+                raise self.engine.failure(f"the shape of {', '.join(missing)} cannot be inferred", "")
         addresses = {
-            name: self._room(name, feed.nbytes) if isinstance(feed, np.ndarray) else feed.address
+            name: self._device_buffer(name, feed.nbytes) if isinstance(feed, np.ndarray) else feed.address
             for name, feed in feeds.items()
         }
         outputs = {}
         for spec in self.engine.outputs:
             shape, dtype = tuple(self.handle.get_tensor_shape(spec.name)), _dtype(spec)
             if min(shape, default=0) < 0:
-                raise InputError(f"output {spec.name} has a shape that depends on values", file=self.engine.path)
+                raise InputError(
+                    f"output {spec.name}: its shape depends on the input's values, which is not supported",
+                    file=self.engine.path,
+                )
             nbytes = dtype.itemsize * prod(shape)
-            addresses[spec.name] = self._room(spec.name, nbytes)
-            outputs[spec.name] = self._host(spec.name, nbytes).view(dtype).reshape(shape)
+            addresses[spec.name] = self._device_buffer(spec.name, nbytes)
+            outputs[spec.name] = self._host_buffer(spec.name, nbytes).view(dtype).reshape(shape)
         if last is not None and (last.shapes, last.addresses) == (shapes, addresses):
             self._binding = last
         else:
             for name, address in addresses.items():
-                checked(f"the address of {name}", self.handle.set_tensor_address, name, address)
+                checked(f"cannot set the address of {name}", self.handle.set_tensor_address, name, address)
             self._binding = _Binding(shapes, addresses)
         return self._binding, outputs
 
     def _enqueue(self, feeds: Mapping[str, Feed], outputs: Mapping[str, npt.NDArray[Any]], graph: Any) -> float:
-        """Send copies and kernels to the stream; milliseconds that launching the kernels took the host."""
+        """Enqueue copies and kernels on the stream. Returns the milliseconds the host took to launch the kernels."""
         device, stream, events = self._device, self._stream, self._events
+        # Inputs go through page-locked memory: from ordinary memory, the driver would copy them synchronously.
         staged = {}
         for name, feed in feeds.items():
             if isinstance(feed, np.ndarray):
-                staged[name] = self._host(name, feed.nbytes).view(feed.dtype).reshape(feed.shape)
+                staged[name] = self._host_buffer(name, feed.nbytes).view(feed.dtype).reshape(feed.shape)
                 staged[name][...] = feed
         device.record(events[0], stream)
         for name, host in staged.items():
@@ -285,7 +322,7 @@ class Context:
         return enqueue_ms
 
     def _capture(self) -> Any:
-        """The kernels as a graph; a run at these shapes came before, as TensorRT wants."""
+        """Capture the kernels as a CUDA graph. TensorRT requires a normal run with the same shapes before."""
         if (reason := self._device.why_no_graphs) is not None:
             raise self.engine.failure("CUDA graphs were asked for", reason)
         with self._device.captured(self._stream) as found:
@@ -295,17 +332,17 @@ class Context:
     def _execute(self) -> None:
         self.engine.checked("the engine failed", self.handle.execute_async_v3, self._device.stream_handle(self._stream))
 
-    def _room(self, name: str, nbytes: int) -> int:
-        """Address of the tensor's own device memory."""
+    def _device_buffer(self, name: str, nbytes: int) -> int:
+        """Address of the tensor's device buffer, which is replaced if it is too small."""
         found = self._memory.get(name)
         if found is None or found.nbytes < nbytes:
-            if found is not None:  # forgotten first: there may be no memory for the larger one
+            if found is not None:  # free the old buffer first: the GPU may not have memory for both
                 self._memory.pop(name).free()
             self._memory[name] = found = self._device.allocate(nbytes)
         return found.address
 
-    def _host(self, name: str, nbytes: int) -> npt.NDArray[np.uint8]:
-        """The tensor's own page-locked memory."""
+    def _host_buffer(self, name: str, nbytes: int) -> npt.NDArray[np.uint8]:
+        """The tensor's page-locked host buffer. Copies from pageable memory would not be asynchronous."""
         found = self._pinned.get(name)
         if found is None or found.nbytes < nbytes:
             self._pinned[name] = found = self._device.pinned(nbytes)
@@ -313,7 +350,10 @@ class Context:
 
 
 def engine_spec(engine: Any, name: str, *, is_input: bool) -> TensorSpec:
-    """Name, dtype and shape of an engine's tensor; dynamic dimensions of an input with their profile's range."""
+    """Name, dtype and shape of an engine's input or output.
+
+    The dynamic dimensions of an input carry the limits of the engine's first (and only) optimisation profile.
+    """
     shape = [int(size) for size in engine.get_tensor_shape(name)]
     low, high = shape, shape
     if is_input and min(shape, default=0) < 0:
@@ -335,7 +375,7 @@ def _dtype(spec: TensorSpec) -> np.dtype[Any]:
         return np.dtype(spec.dtype)
     except TypeError:
         raise InputError(
-            f"output {spec}: NumPy has no such type", remedy="export the model with float32 or float16 outputs"
+            f"output {spec}: NumPy has no type {spec.dtype}", remedy="export the model with float32 or float16 outputs"
         ) from None
 
 

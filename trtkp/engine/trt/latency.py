@@ -1,9 +1,11 @@
-"""Latency of an engine in the terms of ``trtexec``, so that the two can be held against each other.
+"""Measure the latency of an engine with the definitions of ``trtexec``, so that the figures can be compared.
 
-*GPU compute time* lies between an event before and one after the kernels; *H2D* and *D2H* are the copies of inputs and
-outputs; *latency* is the sum of the three; *enqueue* is what the host needs to launch. Throughput is queries over the
-wall clock of all of them. One query runs at a time here, so copies never overlap kernels: ``trtexec`` with
-``--infStreams`` reports more queries per second.
+*GPU compute time* is measured between an event before and an event after the kernels. *H2D* and *D2H* are the copies of
+inputs and outputs. *Latency* is the sum of the three. *Enqueue time* is what the host needs to launch the kernels.
+*Throughput* is the number of samples divided by the wall-clock time of all queries.
+
+One query runs at a time, so copies never overlap kernels. ``trtexec --infStreams`` overlaps them and therefore reports
+more queries per second.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from trtkp.machine.timing import Timing
 
 __all__ = ["EngineLatency", "measure_latency"]
 
-#: Of trtexec: warm-up and timed seconds, fewest runs.
+#: Seconds of warm-up, seconds of measurement, and least number of queries: trtexec's defaults, for comparable figures.
 WARMUP_S, SECONDS, RUNS = 0.2, 3.0, 10
 
 
 @dataclass(frozen=True)
 class EngineLatency:
-    """Milliseconds on the GPU, with CUDA graphs or without; throughput in samples per second."""
+    """Latency of an engine; the timings are in milliseconds, ``throughput`` in samples per second."""
 
     graphs: bool
     batch: int
@@ -44,15 +46,15 @@ def measure_latency(
     seconds: float = SECONDS,
     runs: int = RUNS,
 ) -> EngineLatency:
-    """Run for ``seconds``, and at least ``runs`` times, after a warm-up.
+    """Measure for ``seconds``, and for at least ``runs`` queries, after a warm-up.
 
     Args:
-        run: one synchronised query; it says what it took.
-        graphs: whether ``run`` replays a graph.
-        batch: samples of a query.
-        warmup_s: untimed seconds; at least two queries, after which a graph is captured.
-        seconds: timed seconds.
-        runs: fewest timed queries.
+        run: runs one query, waits for it, and returns its times.
+        graphs: whether ``run`` replays a CUDA graph; recorded in the result.
+        batch: samples per query.
+        warmup_s: seconds of warm-up. It takes at least two queries, because a CUDA graph is captured at the second.
+        seconds: seconds of measurement.
+        runs: least number of measured queries.
     """
     start, warm = time.perf_counter(), 0
     while warm < 2 or time.perf_counter() - start < warmup_s:

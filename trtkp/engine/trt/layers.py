@@ -1,7 +1,7 @@
-"""The layers that an engine really runs, out of TensorRT's ``EngineInspector``.
+"""Read the layers that an engine executes from TensorRT's ``EngineInspector``.
 
-Its JSON changed between versions: a layer is an object or, of an engine that keeps names alone, a string; tensors are
-named under ``Name``. What is not there is left empty.
+The inspector's JSON differs between versions and engines. A layer is an object, or only its name where the engine was
+built without detailed profiling information. Fields that are missing stay empty.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["EngineLayer", "parse_layers", "read_layers"]
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """A layer: its name, operator, and the tensors that it reads and writes."""
+    """A layer: its name, its operator, and the names of the tensors it reads and writes."""
 
     name: str
     op: str = ""
@@ -29,7 +29,7 @@ class EngineLayer:
 
 
 def read_layers(engine: Engine) -> list[EngineLayer]:
-    """The layers in the order of execution; none where the inspector says nothing."""
+    """Return the layers in the order of execution; an empty list where the inspector gives no information."""
     with engine.device.current(), suppress(RuntimeError, ValueError):
         inspector = engine.handle.create_engine_inspector()
         text = inspector.get_engine_information(engine.trt.LayerInformationFormat.JSON)
@@ -38,10 +38,15 @@ def read_layers(engine: Engine) -> list[EngineLayer]:
 
 
 def parse_layers(text: str) -> Iterator[EngineLayer]:
-    """Layers of an inspector's JSON.
+    """Yield the layers of an inspector's JSON document.
 
     Raises:
-        ValueError: not JSON.
+        ValueError: the text is not JSON.
+
+    Example:
+        >>> text = '{"Layers": [{"Name": "conv1 + relu1", "LayerType": "Convolution"}]}'
+        >>> next(parse_layers(text)).op
+        'Convolution'
     """
     document = json.loads(text)
     for layer in document.get("Layers", []) if isinstance(document, dict) else []:
@@ -57,7 +62,7 @@ def parse_layers(text: str) -> Iterator[EngineLayer]:
 
 
 def _operator(layer: dict[str, Any]) -> str:
-    """Of a plugin its own name, which says more."""
+    """The operator of a layer; for a plugin layer the plugin's name, since its layer type is only ``PluginV3``."""
     kind = str(layer.get("LayerType", ""))
     return str(layer.get("PluginType") or layer.get("ParameterType") or kind) if "lugin" in kind else kind
 
@@ -68,7 +73,11 @@ def _names(tensors: Any) -> Iterator[str]:
 
 
 def _sources(layer: dict[str, Any]) -> Iterator[str]:
-    """Names of the ONNX nodes that a layer was made of: ``[ONNX Layer: conv1]`` in its metadata, else its own name."""
+    """Names of the ONNX nodes fused into a layer.
+
+    They stand in its metadata as ``[ONNX Layer: conv1]``. Without metadata, they are read from the layer's name, in
+    which TensorRT joins them by `` + ``.
+    """
     metadata = str(layer.get("Metadata", ""))
     marks = [part.split("]", 1)[0].strip() for part in metadata.split("[ONNX Layer:")[1:]]
     yield from marks or [part.strip() for part in str(layer["Name"]).split(" + ")]

@@ -1,7 +1,7 @@
-"""TensorRT's log and progress, as callbacks of ours: its own words belong into our errors.
+"""TensorRT's log and progress as callbacks, so that error messages can hold TensorRT's own words.
 
-TensorRT takes the first logger of a process for all of its objects, so there is one for each library, and who wants to
-know what went wrong marks the log before a call and asks for the errors since.
+TensorRT uses the first logger of a process for all of its objects. There is therefore one logger per library and
+process. To find out why a call failed, take a mark of the log before it and ask for the errors since that mark.
 """
 
 from __future__ import annotations
@@ -16,26 +16,30 @@ from trtkp.engine.base import Progress
 
 __all__ = ["Log", "make_logger", "make_monitor", "process_logger"]
 
-#: Called with a severity ("error", "warning") and a line.
+#: Called with a severity (``"error"`` or ``"warning"``) and a line of the log.
 Log = Callable[[str, str], None]
 
-#: Seconds between two reports of one phase: a large network makes thousands of steps.
+#: Least seconds between two progress reports: a large network has thousands of steps, and 20 reports a second look
+#: smooth in a terminal.
 _PROGRESS_INTERVAL_S = 0.05
-#: Errors that are kept.
+#: Number of errors the log keeps. A failed call logs a handful; 64 keeps those of several threads.
 _KEPT = 64
-#: Errors that one message carries: of a cascade the first line is the cause and the rest its echo.
-_TOLD = 2
+#: Number of errors quoted in a message. TensorRT logs an error again at every level of its call stack: the first line
+#: is the cause, and the later ones repeat it.
+_QUOTED = 2
 
 _loggers: dict[str, Any] = {}
 _lock = threading.Lock()
 
 
 def make_logger(trt: Any, log: Log | None = None) -> Any:
-    """A new ``ILogger`` that remembers errors; ``mark()`` and ``since(mark)`` read them.
+    """Make an ``ILogger`` that remembers errors; ``mark()`` and ``since(mark)`` read them.
+
+    The class is made here and not at module level, because its base class belongs to the imported library.
 
     Args:
         trt: the imported module.
-        log: takes errors and warnings as they come.
+        log: called with each error and warning.
     """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
@@ -52,19 +56,19 @@ def make_logger(trt: Any, log: Log | None = None) -> Any:
                 log("error" if severity <= trt.ILogger.ERROR else "warning", message)
 
         def mark(self) -> int:
-            """Now, for `since`."""
+            """The current position in the log, for `since`."""
             return self._count
 
         def since(self, mark: int) -> str:
-            """The first errors since, in TensorRT's words; empty where there was none."""
+            """The first errors since a mark, in TensorRT's words; empty if there was none."""
             lines = [text for number, text in list(self._errors) if number > mark]
-            return "; ".join(dict.fromkeys(lines[:_TOLD]))
+            return "; ".join(dict.fromkeys(lines[:_QUOTED]))
 
     return Logger()
 
 
 def process_logger(trt: Any) -> Any:
-    """The logger of this process and library; made once."""
+    """Return this process's logger for a library; it is made at the first call."""
     with _lock:
         if trt.__name__ not in _loggers:
             _loggers[trt.__name__] = make_logger(trt)
@@ -72,7 +76,7 @@ def process_logger(trt: Any) -> Any:
 
 
 def make_monitor(trt: Any, progress: Progress) -> Any | None:
-    """An ``IProgressMonitor``; None where the library has none."""
+    """Make an ``IProgressMonitor`` that calls ``progress``; None where the library has no such class."""
     if not hasattr(trt, "IProgressMonitor"):
         return None
 

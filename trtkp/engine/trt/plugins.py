@@ -1,4 +1,4 @@
-"""The plugin library in a process of TensorRT: loaded, counted, and kept away from TensorRT-RTX."""
+"""Load the plugin library into TensorRT, check that the parser used it, and keep it away from TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -10,38 +10,44 @@ from trtkp.errors import JobError
 
 __all__ = ["NAMESPACE", "check_plugin_layers", "is_rtx", "load_plugins", "plugin_layers", "refuse_plugins"]
 
-#: Namespace of our creators, which is the domain of our operators too.
+#: Namespace of trtkp's plugin creators. The parser looks up a node's plugin by the node's domain, so they are equal.
 NAMESPACE = "trtkp"
 
 
 def is_rtx(trt: Any) -> bool:
-    """Whether a module is TensorRT-RTX: it alone names the architectures that it builds for."""
+    """Whether a module is TensorRT-RTX. Only that library has ``ComputeCapability``, the architectures to build for."""
     return hasattr(trt, "ComputeCapability")
 
 
 def our_creators(trt: Any) -> list[str]:
-    """Names of the operators that are registered."""
+    """Names of trtkp's plugin creators that are registered in this process."""
     return [c.name for c in trt.get_plugin_registry().all_creators if c.plugin_namespace == NAMESPACE]
 
 
 def refuse_plugins(trt: Any) -> None:
-    """RTX's parser would create our plugin and the process would then abort in ``addPluginV3`` (tried on 1.7.1)."""
+    """Refuse to build with TensorRT-RTX in a process where trtkp's plugins are registered.
+
+    Its parser would create the plugin, and the process would abort in ``addPluginV3`` (observed with 1.7.1).
+
+    Raises:
+        JobError: the plugins are registered.
+    """
     names = our_creators(trt) if is_rtx(trt) else []
     if names:
         raise JobError(
-            f"the plugin library is loaded ({names[0]} is registered), and TensorRT-RTX takes no plugins",
+            f"the plugin library is loaded ({names[0]} is registered), but TensorRT-RTX supports no plugins",
             remedy="do not preload libtrtkp_register.so",
         )
 
 
 def load_plugins(trt: Any, library: Path, logger: Any) -> None:
-    """Register the plugins of a library, unless they are there already.
+    """Register the plugins of a library, unless they are registered already.
 
     Raises:
-        JobError: TensorRT cannot load it; with its own words.
+        JobError: TensorRT cannot load the library; the message holds TensorRT's own words.
     """
     if our_creators(trt):
-        return  # loadLibrary would answer null
+        return  # load_library would return None, as for a library that cannot be loaded
     mark = logger.mark()
     if trt.get_plugin_registry().load_library(str(library)) is None or not our_creators(trt):
         raise JobError(
@@ -52,12 +58,12 @@ def load_plugins(trt: Any, library: Path, logger: Any) -> None:
 
 
 def _why_not_loaded(library: Path) -> str:
-    """The system's own words: a registry that no builder or runtime gave a logger yet says nothing."""
+    """Ask the dynamic linker why. TensorRT's registry logs nothing before a builder or runtime has set a logger."""
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
         return str(error)
-    return "it holds no plugins"
+    return "it contains no plugins of trtkp"
 
 
 def plugin_layers(network: Any) -> list[str]:
@@ -67,16 +73,22 @@ def plugin_layers(network: Any) -> list[str]:
 
 
 def check_plugin_layers(network: Any, wanted: int, onnx: Path) -> int:
-    """Every operator that was planned as a plugin has to be one: else the engine would silently be slow.
+    """Check that every operator planned as a plugin became a plugin layer.
+
+    Where the parser finds no plugin, it expands the operator's function body instead. The engine would be correct, but
+    slower than planned.
+
+    Returns:
+        The number of plugin layers.
 
     Raises:
-        JobError: the parser took functions' bodies instead.
+        JobError: the parser expanded function bodies.
     """
     found = plugin_layers(network)
     if len(found) != wanted:
         raise JobError(
-            f"the graph has {wanted} operators of domain {NAMESPACE}, the parsed network {len(found)} plugin layers",
+            f"the graph has {wanted} operators of domain {NAMESPACE}, but the network has {len(found)} plugin layers",
             file=onnx,
-            remedy="use a TensorRT that knows plugin_namespace (10.7 or later), or build with --no-plugins",
+            remedy="use TensorRT 10.7 or later, which supports plugin_namespace, or build with --no-plugins",
         )
     return len(found)

@@ -1,4 +1,7 @@
-"""Building in the worker, seen from the caller: start it, follow it, survive its death, leave nothing behind."""
+"""The caller's side of the build worker: start it, relay its log and progress, and report how it ended.
+
+A crash of the library becomes a `JobError`, and no unfinished file remains.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,32 @@ from trtkp.machine.processes import child_command
 
 __all__ = ["build_in_worker"]
 
-#: Lines of the library that go into the error when the worker dies.
+#: Number of the library's last log lines quoted in the error when the worker dies; one error is one line of output.
 _LAST_LINES = 5
 
 
 def build_in_worker(module: str, request: BuildRequest, artefact: str, progress: Progress | None = None) -> BuildResult:
-    """Build ``request.output / artefact`` with the named module (``tensorrt``, ``tensorrt_rtx``) in its own process.
+    """Build ``request.output / artefact`` in a process of its own.
 
-    The engine is written beside its place and renamed, so a failed or interrupted build leaves what was there. The
-    worker is killed when this call is left for whatever reason, and dies with this process.
+    The engine is written to a temporary file in the same directory and then renamed, so a failed or interrupted build
+    leaves an older engine untouched. The worker is killed whenever this call ends, and dies with this process.
+
+    Args:
+        module: module that builds: ``tensorrt`` or ``tensorrt_rtx``.
+        request: what to build.
+        artefact: file name of the engine.
+        progress: called with phase, step and total.
 
     Raises:
-        InputError: no such ONNX file, or a request that the builder calls impossible.
-        JobError: the parser or builder refused, or the worker died; with the library's last lines.
+        InputError: the ONNX file does not exist, or the request is invalid.
+        JobError: the parser or the builder failed, or the worker died; the message quotes the library's last lines.
     """
     if not request.onnx.is_file():
         raise InputError("no such file", file=request.onnx)
     start = time.perf_counter()
     request.output.mkdir(parents=True, exist_ok=True)
     target = request.output / artefact
+    # A random name: two builds into one directory must not write to the same file.
     unfinished = request.output / f".{artefact}.{uuid.uuid4().hex[:8]}.tmp"
     warnings: list[str] = []
     log: list[str] = []
@@ -63,7 +73,8 @@ def build_in_worker(module: str, request: BuildRequest, artefact: str, progress:
 def _follow(
     job: dict[str, Any], request: BuildRequest, warnings: list[str], log: list[str], progress: Progress | None
 ) -> dict[str, Any]:
-    """Run the worker to its ``done`` event."""
+    """Run the worker until its ``done`` event, and return that event."""
+    # Standard error goes to a file: nobody has to read it while the worker runs, and a pipe would fill up and block it.
     with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
             child_command("trtkp.engine.trt.worker"),
@@ -74,7 +85,7 @@ def _follow(
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            with contextlib.suppress(BrokenPipeError):  # dead already: its status says more
+            with contextlib.suppress(BrokenPipeError):  # the worker is dead already; its exit status below says more
                 process.stdin.write(json.dumps(job).encode() + b"\n")
                 process.stdin.flush()
             for line in process.stdout:
@@ -93,10 +104,10 @@ def _follow(
             raise JobError(
                 f"the build process {_how(status)}; its last lines: {_tail([*warnings, *log], stderr)}",
                 file=request.onnx,
-                remedy="if it was killed for memory, give it more or build a smaller profile",
+                remedy="if it ran out of memory, give it more, or build for smaller shapes",
             )
         finally:
-            process.kill()
+            process.kill()  # after `done` too: the engine is written, and the library's clean-up could hang
             process.wait()
             with contextlib.suppress(OSError):
                 process.stdin.close()
@@ -104,7 +115,7 @@ def _follow(
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """An event; a line cut short by a death is none."""
+    """Parse one line of the worker; a line cut short by its death gives an empty event."""
     with contextlib.suppress(ValueError):
         event = json.loads(line)
         if isinstance(event, dict):
@@ -114,7 +125,7 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 def _how(status: int) -> str:
     if status >= 0:
-        return f"ended with status {status} and no answer"
+        return f"ended with status {status} without an answer"
     with contextlib.suppress(ValueError):
         return f"was killed by {signal.Signals(-status).name}"
     return f"was killed by signal {-status}"

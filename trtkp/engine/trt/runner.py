@@ -1,4 +1,4 @@
-"""Running engines of TensorRT and TensorRT-RTX: checked feeds, as many runs at a time as there are contexts."""
+"""Run engines of TensorRT and TensorRT-RTX, with as many runs in progress as there are execution contexts."""
 
 from __future__ import annotations
 
@@ -26,28 +26,29 @@ from trtkp.shapes import Shape
 
 __all__ = ["TrtEngineRunner"]
 
-#: Runs that are left out of a profile's medians: the first ones allocate.
+#: Runs left out of a profile's medians: the first ones allocate memory.
 _WARMUP = 3
 
-#: Of the addresses that ``setTensorAddress`` takes.
+#: Alignment in bytes that TensorRT's ``setTensorAddress`` requires.
 _ALIGNMENT = 256
 
 
 class TrtEngineRunner(Closing):
-    """An engine on the first GPU; several threads may run it at once, each waits for a free context.
+    """An engine on a GPU. Several threads may run it at once; each waits for a free context.
 
-    Inputs are NumPy arrays, or contiguous objects with ``__cuda_array_interface__``, which are read where they are.
+    Inputs are NumPy arrays, or contiguous objects with ``__cuda_array_interface__`` (such as PyTorch's CUDA tensors),
+    which are read in place.
 
     Args:
         path: the serialised engine.
         trt: the imported module: ``tensorrt``, ``tensorrt_lean`` or ``tensorrt_rtx``.
-        options: contexts, graphs, host code.
-        plugins: library of the plugins that the engine may need.
-        device: where it runs; None for the first GPU.
+        options: contexts, CUDA graphs, host code and refitting.
+        plugins: plugin library that the engine may need.
+        device: the GPU; None for the first one.
 
     Raises:
-        InputError: no context was asked for.
-        NotRunnableError: no package to reach the GPU with.
+        InputError: fewer than one context was requested.
+        NotRunnableError: neither pycuda nor cuda-bindings is installed.
         JobError: TensorRT refused the engine.
     """
 
@@ -79,20 +80,23 @@ class TrtEngineRunner(Closing):
         self._open = True
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-        """One inference; see ``Runner.run``. The outputs are the caller's own."""
+        """Run one inference; see `Runner.run`."""
         return self._run(feeds, graphs=self.options.graphs)[0]
 
     def timed(self, feeds: Mapping[str, Any], *, graphs: bool) -> RunTimes:
-        """Times of one inference, by events on the GPU."""
+        """Run one inference and return its times; ``graphs`` replays a CUDA graph from the second run on."""
         return self._run(feeds, graphs=graphs)[1]
 
     @property
     def why_no_graphs(self) -> str | None:
-        """Why no CUDA graph can be captured; None where one can."""
+        """Why CUDA graphs cannot be captured here; None where they can."""
         return self._engine.device.why_no_graphs
 
     def profile(self, feeds: Mapping[str, Any], runs: int) -> EngineProfile:
-        """Median time of every layer through TensorRT's ``IProfiler``; profiling slows a run."""
+        """Measure the median time of every layer over ``runs`` runs with TensorRT's ``IProfiler``.
+
+        Profiling slows a run, so it uses a context of its own.
+        """
         trt: Any = self._engine.trt
         taken: dict[str, list[float]] = defaultdict(list)
 
@@ -104,6 +108,7 @@ class TrtEngineRunner(Closing):
                 taken[layer_name].append(ms)
 
         known = {layer.name: layer for layer in read_layers(self._engine)}
+        # A context of its own: a profiler stays attached to its context and would slow all later runs.
         context = self._engine.create_context()
         wholes = []
         try:
@@ -121,12 +126,12 @@ class TrtEngineRunner(Closing):
         return EngineProfile(tuple(nodes), statistics.median(wholes), runs)
 
     def close(self) -> None:
-        """Wait for the runs that are going on, and give the contexts and their GPU memory back."""
+        """Wait for the runs in progress, then free the contexts and their GPU memory."""
         with self._changed:
             if not self._open:
                 return
             self._open = False
-            self._changed.notify_all()  # who waits for a context waits in vain
+            self._changed.notify_all()  # threads that wait for a context get an error
             self._changed.wait_for(lambda: len(self._free) == self.options.contexts)
             for context in self._free:
                 context.close()
@@ -140,7 +145,7 @@ class TrtEngineRunner(Closing):
 
     @contextmanager
     def _context(self, shapes: Mapping[str, Shape]) -> Iterator[Context]:
-        """A free context: one whose last run was at these shapes, else the one that was idle for longest."""
+        """Take a free context: one whose last run had these shapes (its CUDA graph fits), or else the longest idle."""
         with self._changed:
             self._changed.wait_for(lambda: self._free or not self._open)
             if not self._open:
@@ -152,10 +157,10 @@ class TrtEngineRunner(Closing):
         finally:
             with self._changed:
                 self._free.append(chosen)
-                self._changed.notify_all()  # runs wait here, and a close
+                self._changed.notify_all()  # wakes the runs that wait for a context, and close()
 
     def _checked(self, feeds: Mapping[str, Any]) -> tuple[dict[str, Feed], dict[str, int]]:
-        """Feeds that fit the inputs, and the streams in which device memory becomes valid."""
+        """Check the inputs. Returns them, and for device memory the CUDA streams that write it."""
         interfaces = {
             name: feed.__cuda_array_interface__
             for name, feed in feeds.items()
@@ -173,21 +178,21 @@ def _require_readable(found: View) -> None:
     if not found.contiguous:
         raise InputError(
             f"{found.name} {list(found.shape)} with strides {list(found.strides)} is not contiguous",
-            remedy="x.contiguous() makes it so",
+            remedy="pass x.contiguous()",
         )
     if found.address % _ALIGNMENT:
         raise InputError(
-            f"{found.name} begins {found.address % _ALIGNMENT} bytes behind a multiple of {_ALIGNMENT}, where TensorRT "
-            "reads no tensor",
-            remedy="x.clone() lies where it should",
+            f"{found.name} begins {found.address % _ALIGNMENT} bytes after a multiple of {_ALIGNMENT}, but TensorRT "
+            f"needs tensors aligned to {_ALIGNMENT} bytes",
+            remedy="pass x.clone(), which is aligned",
         )
 
 
 def _stream(feed: Any, interface: Mapping[str, Any]) -> int | None:
-    """The stream in which device memory becomes valid; None where it is valid already.
+    """The CUDA stream that writes an input in device memory; None if the data is valid already.
 
-    PyTorch's interface is of version 2, which names no stream: it is the one that PyTorch works in now. Of others the
-    legacy default stream, which is 1, is the custom.
+    Version 2 of the interface, which PyTorch implements, has no stream: for PyTorch it is the library's current stream.
+    Other libraries without the field conventionally use the legacy default stream, whose number is 1.
     """
     if "stream" not in interface and type(feed).__module__.partition(".")[0] == "torch":
         import torch

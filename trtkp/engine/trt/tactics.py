@@ -1,7 +1,8 @@
-"""Times of TensorRT's tactics, kept from one build to the next: a file for each library, version and GPU.
+"""TensorRT's timing cache, kept from one build to the next in one file per library, version and GPU.
 
-A cache of another GPU or version is refused by TensorRT or, worse, believed; so the file's name tells them apart. It is
-editable where the library knows how: keys can be read and a tactic pinned with TensorRT's own interface.
+TensorRT refuses a cache of another GPU or version or, worse, uses its times. Library, version and GPU are therefore
+part of the file's name. Where the library supports it the cache is editable: TensorRT's own interface can read its keys
+and pin a tactic.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ __all__ = ["TimingCacheFile", "cache_name"]
 
 
 def cache_name(trt: Any, gpu: str | None = None) -> str:
-    """File name for a library, its version and a GPU; None for the first GPU here."""
+    """Name of the cache file for a library, its version and a GPU (None: the first GPU of this machine).
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> cache_name(SimpleNamespace(__name__="tensorrt", __version__="10.9.0"), "NVIDIA H200-sm90")
+        'tensorrt-10.9.0-nvidia-h200-sm90.tactics'
+    """
     if gpu is None:
         gpus = find_gpus().gpus
         gpu = f"{gpus[0].name}-{gpus[0].sm}" if gpus else "any"
@@ -30,9 +37,15 @@ def cache_name(trt: Any, gpu: str | None = None) -> str:
 
 
 class TimingCacheFile:
-    """The cache of one build: taken from a folder, given back with what is new.
+    """The timing cache of one build: read when the build begins, written back by `save`.
 
-    A file that cannot be used costs time and nothing else, so it is a warning.
+    A cache file that cannot be used only makes the build slower, so it is a warning and not an error.
+
+    Args:
+        trt: the imported module.
+        config: the builder's configuration, to which the cache is attached.
+        folder: directory of the cache files.
+        log: called with warnings.
     """
 
     def __init__(self, trt: Any, config: Any, folder: Path, log: Log) -> None:
@@ -44,12 +57,13 @@ class TimingCacheFile:
         self._attach(self._read())
 
     def save(self) -> None:
-        """Write the times of this build, and those that others wrote meanwhile."""
+        """Merge this build's times with those that other builds wrote meanwhile, and write the file."""
         cache = self._config.get_timing_cache()
         if cache is None:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Another build may have added times since this one read the file: read it again under the lock and merge.
             with FileLock(f"{self.path}.lock"):
                 found = self._read()
                 other = self._config.create_timing_cache(found) if found else None
@@ -62,7 +76,7 @@ class TimingCacheFile:
     def _attach(self, content: bytes) -> None:
         cache = self._config.create_timing_cache(content)
         if cache is None or not self._config.set_timing_cache(cache, ignore_mismatch=False):
-            self._log("warning", f"timing cache: {self.path} cannot be used, every tactic is timed anew")
+            self._log("warning", f"timing cache: {self.path} cannot be used, so every tactic is timed again")
             empty = self._config.create_timing_cache(b"")
             if empty is not None:
                 self._config.set_timing_cache(empty, ignore_mismatch=False)

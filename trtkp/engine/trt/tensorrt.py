@@ -1,4 +1,4 @@
-"""TensorRT 10.x and 11.x: built on the GPU that will run it."""
+"""The ``tensorrt`` backend: TensorRT 10.x and 11.x. An engine is built on the kind of GPU that will run it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from trtkp.machine.packages import importable, installed_version
 __all__ = ["TensorRTBackend"]
 
 _MODULE = "tensorrt"
-#: Runs version-compatible engines where the whole package is not installed.
+#: NVIDIA's small runtime, which runs version-compatible engines where the full package is not installed.
 _LEAN = "tensorrt_lean"
 _DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 _LEAN_DISTRIBUTIONS = ("tensorrt-lean", "tensorrt-lean-cu13", "tensorrt-lean-cu12")
 
 
 class TensorRTBackend(TrtBackend):
-    """Our plugins where the plan chose them, standard operators elsewhere; *unverified*: no GPU was at hand."""
+    """TensorRT, with trtkp's plugins for the layers whose plan says so.
+
+    *Unverified* on a GPU: none was available to test it.
+    """
 
     name: ClassVar[str] = "tensorrt"
     title: ClassVar[str] = "TensorRT"
@@ -32,7 +35,7 @@ class TensorRTBackend(TrtBackend):
     triton_platform: ClassVar[str] = "tensorrt_plan"
 
     def availability(self) -> Availability:
-        """Both building (it times its kernels) and running need an NVIDIA GPU."""
+        """Building and running both need an NVIDIA GPU: the builder times its kernels on it."""
         version = installed_version(*_DISTRIBUTIONS)
         reason = self._why_not_build()
         if reason is None:
@@ -43,22 +46,21 @@ class TensorRTBackend(TrtBackend):
         return Availability(False, False, version, reason)
 
     def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
-        """Build in a worker process, for the GPU at hand.
+        """Build for this machine's GPU, in a worker process.
 
         Raises:
-            InputError: targets other than ``current``, no such file, shapes that do not fit.
-            NotRunnableError: no package or no GPU.
-            JobError: the graph was refused, or the worker died.
+            InputError: a target other than ``current``, a missing file, or shapes that do not fit.
+            NotRunnableError: the package is not installed, or there is no GPU.
+            JobError: TensorRT refused the graph, or the worker died.
         """
-        request.trt.check()
         if any(target.lower() != "current" for target in request.targets):
             raise InputError(
-                f"targets {', '.join(request.targets)}: TensorRT builds for the GPU at hand",
+                f"targets {', '.join(request.targets)}: TensorRT builds for this machine's GPU only",
                 remedy="leave the targets out, or use the backend tensorrt-rtx",
             )
         if (reason := self._why_not_build()) is not None:
             raise NotRunnableError(f"TensorRT cannot build here: {reason}")
-        # "current" is what it does anyway, and its builder knows no such word.
+        # TensorRT always builds for the current GPU; its builder has no option to say so.
         return build_in_worker(_MODULE, replace(request, targets=()), self.artefact, progress)
 
     def _why_not_build(self) -> str | None:
@@ -82,4 +84,4 @@ class TensorRTBackend(TrtBackend):
         try:
             return find_library()
         except InputError:
-            return None  # an engine without plugins needs none, and TensorRT names the one that is missing
+            return None  # the engine may need no plugins; if it does, TensorRT's error names the missing one

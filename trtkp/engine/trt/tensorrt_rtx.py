@@ -1,4 +1,4 @@
-"""TensorRT-RTX: engines built on any machine, run on RTX GPUs."""
+"""The ``tensorrt-rtx`` backend: engines are built on any machine, without a GPU, and run on RTX GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from trtkp.machine.packages import importable, installed_version
 
 __all__ = ["RTX_COMPUTE_CAPABILITIES", "TensorRTRTXBackend"]
 
-#: GPUs that TensorRT-RTX 1.x runs on (its support matrix); there is no Hopper or datacentre Blackwell.
+#: Compute capabilities on which TensorRT-RTX 1.x runs, from its support matrix. Hopper (9.0) and data-centre Blackwell
+#: (10.x) are not among them.
 RTX_COMPUTE_CAPABILITIES = frozenset({(7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)})
 
 #: Architectures whose tensor cores know FP8 (tried on 1.7.1: the others are refused by its compiler).
@@ -27,10 +28,11 @@ _NOT_INSTALLED = "package tensorrt_rtx is not installed: pip install 'trtkp[rtx]
 
 
 class TensorRTRTXBackend(TrtBackend):
-    """Standard operators only (no plugins); see ``trt_config.default_targets`` for what is built without asking.
+    """TensorRT-RTX, which supports standard operators only and no plugins.
 
-    Weights are stored once and uncompressed: 38.35 MB of fp16 weights give an engine of 38.81 MB. Building it peaked
-    at 309 MiB of memory, in fp32 at 445 MiB (``benchmarks/results/rtx_targets.json``).
+    `trtkp.engine.trt.config.default_targets` explains the default target architectures. The weights are stored once and
+    uncompressed: 38.35 MB of fp16 weights give an engine of 38.81 MB. Building it took 309 MiB of memory at its peak,
+    in fp32 445 MiB (``benchmarks/results/rtx_targets.json``).
     """
 
     name: ClassVar[str] = "tensorrt-rtx"
@@ -40,7 +42,7 @@ class TensorRTRTXBackend(TrtBackend):
     triton_note: ClassVar[str] = "Triton has no TensorRT-RTX backend: its engine.onnx is served by ONNX Runtime"
 
     def availability(self) -> Availability:
-        """Building needs the package alone; running needs an RTX GPU too."""
+        """Building needs the package only; running also needs an RTX GPU."""
         version = installed_version(*_DISTRIBUTIONS)
         if not importable(_MODULE):
             return Availability(False, False, None, _NOT_INSTALLED)
@@ -50,22 +52,21 @@ class TensorRTRTXBackend(TrtBackend):
         return Availability(True, False, version, f"TensorRT-RTX {version} builds but does not run: {reason}")
 
     def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
-        """Build in a worker process; needs no GPU unless the target is ``current``.
+        """Build in a worker process. No GPU is needed unless the target is ``current``.
 
         Raises:
-            InputError: unknown target, ``current`` without a GPU, no such file, shapes that do not fit.
-            JobError: the package is missing, the graph was refused, or the worker died.
+            InputError: an unknown target, ``current`` without a GPU, plugins, a missing file, or wrong shapes.
+            JobError: the package is missing, TensorRT-RTX refused the graph, or the worker died.
         """
-        request.trt.check()
         if not importable(_MODULE):
             raise JobError(_NOT_INSTALLED)
         if request.trt.embed_plugins or request.plugins is not None:
-            raise InputError("--embed-plugins: TensorRT-RTX takes no plugins", remedy="leave it out")
+            raise InputError("--embed-plugins: TensorRT-RTX supports no plugins", remedy="leave the option out")
         if "current" in (target.lower() for target in request.targets):
             reason = _why_not_here(find_gpus())
             if reason is not None:
                 raise InputError(f"target current: {reason}", remedy="name the architectures, such as sm86 and sm89")
-        # it times no tactics: its timing cache does nothing
+        # TensorRT-RTX times no tactics at build time, so it would write an empty timing cache.
         request = replace(request, trt=replace(request.trt, timing_cache=None))
         return build_in_worker(_MODULE, request, self.artefact, progress)
 
@@ -88,7 +89,7 @@ class TensorRTRTXBackend(TrtBackend):
 
 
 def _why_not_here(report: GpuReport) -> str | None:
-    """Why no engine runs on this machine; None when the first GPU takes one."""
+    """Why no engine runs on this machine; None if the first GPU is an RTX GPU."""
     if not report.gpus:
         return report.detail
     gpu = report.gpus[0]

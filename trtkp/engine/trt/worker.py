@@ -1,12 +1,12 @@
-"""The build worker: one engine, one process, ``python -m trtkp.engine.trt.worker``.
+"""The build worker, ``python -m trtkp.engine.trt.worker``: a process that builds one engine and ends.
 
-TensorRT's builder can abort its process, keeps memory, and (TensorRT-RTX) must not share a process with our plugin
-library. So it gets a process of its own.
+TensorRT's builder runs in a process of its own for three reasons: it can abort the process, it does not return all of
+its memory, and TensorRT-RTX must not share a process with trtkp's plugin library.
 
-Protocol: one line of JSON on stdin (``module``, ``request``, ``engine``), then stdin stays open: its end means that the
-caller is gone. On stdout one JSON object a line, by ``event``: ``log`` (severity, text), ``progress`` (phase, step,
-total) and last ``done`` (version, targets, peak_bytes) or ``error`` (kind, message, file, layer, remedy). Whatever the
-library itself prints goes to stderr.
+Protocol: the worker reads one line of JSON from stdin (``module``, ``request``, ``engine``). Stdin then stays open; its
+end means that the caller is gone. The worker writes one JSON object per line to stdout, with the key ``event``: ``log``
+(severity, text), ``progress`` (phase, step, total), and finally ``done`` (version, targets, peak_bytes) or ``error``
+(kind, message, file, layer, remedy). Whatever the library prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["decode_request", "encode_request", "main"]
 
 
 def encode_request(request: BuildRequest) -> dict[str, Any]:
-    """The request in JSON's types."""
+    """Turn a request into JSON-compatible values."""
     return {
         **{name: value for name, value in vars(request).items() if isinstance(value, bool | int | str | None)},
         "onnx": str(request.onnx),
@@ -43,7 +43,7 @@ def encode_request(request: BuildRequest) -> dict[str, Any]:
 
 
 def decode_request(data: dict[str, Any]) -> BuildRequest:
-    """The inverse of ``encode_request``."""
+    """Turn the result of `encode_request` back into a request."""
     profile = {name: ShapeRange(*(tuple(shape) for shape in shapes)) for name, shapes in data["profile"].items()}
     return BuildRequest(
         **{
@@ -67,7 +67,7 @@ def _path(text: str | None) -> Path | None:
 
 
 def main() -> None:
-    """Serve one request and end the process: 0 after ``done`` or ``error``."""
+    """Build one engine and end the process; the exit status is 0 after ``done`` and after ``error``."""
     die_with_parent()
     events = _take_stdout()
 
@@ -96,19 +96,22 @@ def main() -> None:
     except Exception as error:
         traceback.print_exc()
         emit("error", kind="job", message=f"{type(error).__name__}: {error}", file=None, layer=None, remedy=None)
-    # Without the library's destructors: the answer is given, and a crash in them would only spoil it.
+    # Skip the library's destructors: the answer has been given, and a crash in them would turn it into a failure.
     os._exit(0)
 
 
 def _take_stdout() -> TextIO:
-    """The real stdout for events alone; the library's own prints are sent to stderr."""
+    """Reserve stdout for events, and send what the library itself prints to stderr."""
     private = os.dup(1)
     os.dup2(2, 1)
     return os.fdopen(private, "w", encoding="utf-8")
 
 
 def _watch_stdin() -> None:
-    """Elsewhere, and when the parent died before the line above: the end of stdin."""
+    """End the process when stdin ends, which means that the caller is gone.
+
+    `die_with_parent` does the same on Linux only, and misses a caller that died before it was called.
+    """
     while os.read(0, 4096):
         pass
     os._exit(1)

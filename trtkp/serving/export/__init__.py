@@ -1,1 +1,1 @@
-"""Served models for other servers: Triton repositories, KServe resources, Ray Serve."""
+"""Export bundles for other servers: Triton model repositories, KServe manifests, Ray Serve applications."""

@@ -1,17 +1,22 @@
-"""A KServe InferenceService manifest: trtkp's own server in a container, or KServe's Triton runtime."""
+"""Write a KServe ``InferenceService`` manifest: for trtkp's own server in a container, or for KServe's Triton runtime.
+
+The manifest is validated here, so that a mistake shows before it is applied to a cluster.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from trtkp.errors import InputError, JobError
+from trtkp.settings import Setting, check_values
 
 __all__ = ["inference_service", "write_manifest"]
 
-#: Where KServe's storage initialiser puts what ``storage`` names.
+#: Directory into which KServe's storage initialiser downloads ``storage``.
 _MOUNT = "/mnt/models"
+#: The port that KServe expects a container to listen on by default.
 _HTTP_PORT = 8080
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?", re.ASCII)
@@ -23,39 +28,46 @@ def inference_service(
     name: str,
     storage: str,
     *,
-    image: str | None = None,
-    min_replicas: int = 1,
-    max_replicas: int = 4,
-    gpus: int = 0,
-    cpu: str = "2",
-    memory: str = "2Gi",
+    image: Annotated[
+        str | None,
+        Setting("Container image that holds trtkp with its extra serve.", default="KServe's own Triton runtime"),
+    ] = None,
+    min_replicas: Annotated[int, Setting("Fewest replicas.", ge=0)] = 1,
+    max_replicas: Annotated[int, Setting("Most replicas.", ge=1)] = 4,
+    gpus: Annotated[int, Setting("GPUs of a replica.", ge=0)] = 0,
+    cpu: Annotated[str, Setting("CPUs of a replica, as 2 or 500m.")] = "2",
+    memory: Annotated[str, Setting("Memory of a replica, as 4Gi.")] = "2Gi",
 ) -> dict[str, Any]:
-    """The manifest as a document (``serving.kserve.io/v1beta1``).
+    """Make the manifest (``serving.kserve.io/v1beta1``) as a document of dicts and lists.
 
     Args:
-        name: of the service; with ``image``, also the model's.
-        storage: URI of the bundle's directory (with ``image``), else of a repository that ``export-triton`` wrote.
-        image: container image that has ``trtkp[serve]``; None: KServe's Triton runtime.
-        min_replicas: fewest replicas.
-        max_replicas: most replicas.
-        gpus: GPUs of a replica.
-        cpu: CPUs of a replica, a Kubernetes quantity.
-        memory: of a replica, a Kubernetes quantity.
+        name: name of the service and, with ``image``, of the model.
+        storage: URI of the bundle's directory with ``image``; otherwise of a repository written by ``export-triton``.
+        image: container image with ``trtkp[serve]`` installed; None for KServe's Triton runtime.
+        min_replicas: least number of replicas.
+        max_replicas: largest number of replicas.
+        gpus: GPUs per replica.
+        cpu: CPUs per replica, as a Kubernetes quantity.
+        memory: memory per replica, as a Kubernetes quantity.
 
     Raises:
         InputError: a name, URI or quantity that Kubernetes would refuse.
+
+    Example:
+        >>> service = inference_service("kep", "s3://models/kep", image="registry.example/trtkp:0.1")
+        >>> service["spec"]["predictor"]["containers"][0]["resources"]["limits"]
+        {'cpu': '2', 'memory': '2Gi'}
     """
     if not _NAME.fullmatch(name) or len(name) > 54:
-        raise InputError(f"name {name!r}: Kubernetes takes up to 54 small letters, digits and dashes")
+        raise InputError(f"name {name!r}: Kubernetes allows up to 54 lower-case letters, digits and dashes")
     if not _URI.fullmatch(storage):
         raise InputError(f"--storage {storage}: not a URI", remedy="write it as s3://bucket/path or pvc://claim/path")
-    if not 0 <= min_replicas <= max_replicas or max_replicas < 1:
+    check_values(inference_service, {"min_replicas": min_replicas, "max_replicas": max_replicas, "gpus": gpus})
+    if min_replicas > max_replicas:
         raise InputError(f"--min-replicas {min_replicas}, --max-replicas {max_replicas}: not a range")
-    if gpus < 0:
-        raise InputError(f"--gpus {gpus}: must be 0 or more")
     for option, value in (("--cpu", cpu), ("--memory", memory)):
         if not _QUANTITY.fullmatch(value):
-            raise InputError(f"{option} {value}: no Kubernetes quantity", remedy="write it as 2, 500m or 4Gi")
+            raise InputError(f"{option} {value}: not a Kubernetes quantity", remedy="write it as 2, 500m or 4Gi")
     amounts = {"cpu": cpu, "memory": memory, **({"nvidia.com/gpu": str(gpus)} if gpus else {})}
     resources = {"requests": amounts, "limits": dict(amounts)}
     predictor: dict[str, Any] = {"minReplicas": min_replicas, "maxReplicas": max_replicas}
@@ -77,7 +89,7 @@ def inference_service(
 
 
 def write_manifest(manifest: dict[str, Any], output: Path | None) -> str:
-    """The manifest as YAML, written to ``output`` if there is one.
+    """Return the manifest as YAML, and write it to ``output`` if that is given.
 
     Raises:
         JobError: the file cannot be written.
@@ -94,11 +106,11 @@ def write_manifest(manifest: dict[str, Any], output: Path | None) -> str:
 
 
 def _container(name: str, storage: str, image: str, resources: dict[str, Any]) -> dict[str, Any]:
-    # The bundle is mounted under a fixed name; a link gives it the model's. KServe's own name for the container.
+    # The server names a model after its directory, but KServe mounts every bundle as /mnt/models: hence the link.
     script = f"ln -s {_MOUNT} /tmp/{name} && exec trtkp serve /tmp/{name} --host 0.0.0.0 --port {_HTTP_PORT}"
     probe = {"httpGet": {"path": "/v2/health/ready", "port": _HTTP_PORT}, "periodSeconds": 5}
     return {
-        "name": "kserve-container",
+        "name": "kserve-container",  # KServe looks for a container of this name
         "image": image,
         "command": ["/bin/sh", "-c"],
         "args": [script],

@@ -1,9 +1,10 @@
-"""A Ray Serve application: bundles behind the protocol's HTTP form, on as many replicas as the load asks for.
+"""A Ray Serve application: serves bundles over HTTP on a number of replicas that follows the load.
 
     serve run "trtkp.serving.export.ray:application" bundles=/models/kep max_replicas=8
 
-Every replica has the models of all bundles, with their queues and worker processes; Ray's proxies share requests out
-among replicas, start and stop them by load, and replace those that die. The paths must be there on every node.
+Every replica holds the models of all bundles, with their queues and worker processes. Ray distributes requests among
+the replicas, starts and stops replicas by load, and replaces those that die. The bundles' paths must exist on every
+node.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ __all__ = ["application", "make_application"]
 
 
 def application(arguments: Mapping[str, str]) -> Any:
-    """What ``serve run`` calls: ``bundles=A,B``, and the arguments of `make_application`.
+    """Make the application from the arguments of ``serve run``.
+
+    Args:
+        arguments: ``bundles`` (paths, separated by commas) and the numbers that `make_application` takes, as text.
 
     Raises:
-        InputError: no bundles, or an unknown argument.
+        InputError: there are no bundles, or an argument is unknown.
     """
     known = {"min_replicas": int, "max_replicas": int, "target_requests": float, "cpus": float, "gpus": float}
     given = dict(arguments)
@@ -51,19 +55,20 @@ def make_application(
     cpus: float = 1.0,
     gpus: float = 0.0,
 ) -> Any:
-    """An application to run with ``ray.serve.run``.
+    """Make an application to run with ``ray.serve.run``.
 
     Args:
-        bundles: bundles, or directories of numbered ones.
-        options: of batching and limits; addresses and TLS are Ray's.
-        min_replicas: fewest replicas.
-        max_replicas: most replicas.
-        target_requests: requests on their way that a replica is to have; Ray adds replicas above it.
-        cpus: of a replica.
-        gpus: of a replica.
+        bundles: bundles, or directories of numbered bundles.
+        options: batching and limits; addresses and TLS are configured in Ray.
+        min_replicas: least number of replicas.
+        max_replicas: largest number of replicas.
+        target_requests: number of requests in progress per replica above which Ray adds replicas.
+        cpus: CPUs per replica.
+        gpus: GPUs per replica.
 
     Raises:
-        InputError: a bundle that is missing or was changed, or no range of replicas.
+        InputError: a path is not a bundle, or the numbers of replicas are not a range.
+        IntegrityError: a file of a bundle is missing or was changed.
     """
     if not 0 <= min_replicas <= max_replicas or max_replicas < 1:
         raise InputError(f"min_replicas {min_replicas}, max_replicas {max_replicas}: not a range")
@@ -80,7 +85,7 @@ def make_application(
         },
         max_ongoing_requests=settings.queue,
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
-        health_check_period_s=2,
+        health_check_period_s=2,  # Ray's 10 s would leave a dead replica among those that get requests for as long
         graceful_shutdown_timeout_s=settings.grace_s,
     )
 
@@ -91,11 +96,11 @@ def make_application(
 
 
 class _Replica:
-    """Ray's handle of a replica; the application answers."""
+    """The class that Ray instantiates per replica; all requests go to the ASGI application."""
 
 
 def _replica_app(paths: Sequence[Path], options: ServeOptions) -> ASGIApp:
-    """The HTTP application of one replica: its workers start before the first request and end with it."""
+    """Make the HTTP application of one replica. Its workers start before the first request and end with it."""
     start_logging(options.log_level)
     service = Service(paths, options)
 

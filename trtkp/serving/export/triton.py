@@ -1,6 +1,7 @@
-"""A Triton model repository of bundles: configuration, model files, and the command that serves them.
+"""Export bundles as a Triton model repository: configurations, model files, and a script that starts Triton.
 
-The configuration is Triton's own protobuf message (``inference.ModelConfig``), which tritonclient brings.
+The configurations are written through Triton's own protobuf message (``inference.ModelConfig``), which is part of
+tritonclient, so a misspelt field cannot occur.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from trtkp.serving.protocol.config import model_config
 
 __all__ = ["TritonRepository", "export_triton"]
 
-#: Name in the repository of the script that starts Triton.
+#: Name of the script that starts Triton, in the repository.
 _SCRIPT = "run-tritonserver.sh"
-#: The library that registers plugins as it is loaded, which is all that Triton does with it.
+#: Triton only loads a plugin library and calls no function of it. This one registers the plugins when it is loaded.
 _REGISTERING = "libtrtkp_register.so"
 
 
@@ -35,9 +36,9 @@ class TritonRepository:
 
     Attributes:
         path: the model repository.
-        models: name to versions.
-        command: the ``tritonserver`` command line; it is in the repository too.
-        notes: what the user should know, one a line.
+        models: versions of every model, by name.
+        command: the ``tritonserver`` command line, which the script in the repository runs.
+        notes: remarks for the user, one line each.
     """
 
     path: Path
@@ -49,9 +50,14 @@ class TritonRepository:
 def export_triton(bundles: Sequence[Path], output: Path, options: ServeOptions | None = None) -> TritonRepository:
     """Write a model repository: ``<name>/config.pbtxt`` and ``<name>/<version>/model.onnx`` or ``model.plan``.
 
+    Args:
+        bundles: bundles, or directories of numbered bundles.
+        output: directory of the repository; it must be empty or not exist.
+        options: batching, instances and limits; None for the defaults.
+
     Raises:
-        InputError: a bundle that is missing or was changed, versions that differ in their tensors, or an output that
-            is there already.
+        InputError: a path is not a bundle, versions of one model have different tensors, or the output is not empty.
+        IntegrityError: a file of a bundle is missing or was changed.
     """
     from google.protobuf import text_format
 
@@ -91,7 +97,7 @@ def export_triton(bundles: Sequence[Path], output: Path, options: ServeOptions |
 
 
 class _Staging(Closing):
-    """A hidden sibling that takes the output's place at the end, or is gone."""
+    """A hidden directory beside the output, which is renamed to it at the end or deleted on failure."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
@@ -115,7 +121,7 @@ class _Staging(Closing):
 
 
 def _platform(bundle: Bundle) -> tuple[str, str]:
-    """Triton's platform of a bundle, and a note where that is not the bundle's own backend."""
+    """Triton's platform for a bundle, and a note for the user if that is not the bundle's own backend."""
     backend = get_backend(bundle.manifest.backend)
     return backend.triton_platform, backend.triton_note
 
@@ -125,22 +131,25 @@ def _copy(bundle: Bundle, platform: str, folder: Path) -> None:
     if platform == "tensorrt_plan":
         if bundle.manifest.tensorrt is not None and bundle.manifest.tensorrt.strip_weights:
             raise InputError(
-                "its engine holds no weights, and Triton has none to give it", file=bundle.path,
+                "its engine was built without weights, and Triton cannot refit an engine", file=bundle.path,
                 remedy="build without --strip-weights",
             )  # fmt: skip
         shutil.copyfile(bundle.file("model.engine"), folder / "model.plan")
         return
     shutil.copyfile(bundle.file("engine.onnx"), folder / "model.onnx")
     for name in bundle.manifest.files:
-        if name.startswith("engine.onnx."):  # external data, known to the graph by this name
+        if name.startswith("engine.onnx."):  # external data, to which the graph refers by this name
             shutil.copyfile(bundle.file(name), folder / name)
 
 
 def _backend_settings(staging: _Staging, output: Path, found: Sequence[tuple[str, str, Bundle]]) -> list[str]:
-    """Settings of Triton's TensorRT backend; the plugin library that engines need is copied beside the first model.
+    """Return the settings of Triton's TensorRT backend, and copy the plugin library if an engine needs it.
+
+    The library is copied into the directory of the first model that needs it: in the repository itself, Triton would
+    take another directory for a model.
 
     Raises:
-        InputError: the library is not installed, or another build than an engine was made with.
+        InputError: the library is not installed, or is another build than an engine was built with.
     """
     settings = []
     needy = [(name, bundle) for name, _, bundle in found if _needs_library(bundle)]
@@ -155,7 +164,7 @@ def _backend_settings(staging: _Staging, output: Path, found: Sequence[tuple[str
             shutil.copyfile(file, staging / first / file.name)
         settings.append(f"plugins={output.absolute() / first / _REGISTERING}")
     if any(b.manifest.tensorrt is not None and b.manifest.tensorrt.carries_code for _, _, b in found):
-        settings.append("version-compatible=true")  # which lets engines load the code that they carry
+        settings.append("version-compatible=true")  # allows engines to load the host code they contain
     return settings
 
 

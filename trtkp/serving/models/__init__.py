@@ -1,1 +1,1 @@
-"""Loaded models: finding bundles, one batcher and worker per model, and the service that answers requests."""
+"""The models of a server: finding bundles, the queue and worker of each model, and the service that runs requests."""

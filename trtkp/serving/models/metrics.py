@@ -1,4 +1,4 @@
-"""Prometheus metrics of a server."""
+"""The Prometheus metrics of a server."""
 
 from __future__ import annotations
 
@@ -14,43 +14,47 @@ from trtkp.machine.gpu import memory_used
 
 __all__ = ["Metrics", "ModelMetrics"]
 
+#: Bucket limits of the latency histograms in seconds, from one small layer on a GPU to the default time limit of 30 s.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """All metrics of one server, in a registry of their own."""
+    """All metrics of one server.
+
+    They live in a registry of their own, so that two servers in one process (as in the tests) do not share counters.
+    """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         labels = ("model", "version")
         self.requests = Counter(
-            "trtkp_requests", "Requests by protocol and HTTP status (or its like)", (*labels, "protocol", "status"),
+            "trtkp_requests", "Requests by protocol and HTTP status", (*labels, "protocol", "status"),
             registry=registry,
         )  # fmt: skip
         self.seconds = Histogram(
-            "trtkp_request_seconds", "From the request to its answer", labels, buckets=_SECONDS, registry=registry
+            "trtkp_request_seconds", "Time from request to answer", labels, buckets=_SECONDS, registry=registry
         )
         self.queue_seconds = Histogram(
-            "trtkp_queue_seconds", "From the queue to an instance", labels, buckets=_SECONDS, registry=registry
+            "trtkp_queue_seconds", "Time in the queue", labels, buckets=_SECONDS, registry=registry
         )
         self.compute_seconds = Histogram(
-            "trtkp_compute_seconds", "One run of the engine", labels, buckets=_SECONDS, registry=registry
+            "trtkp_compute_seconds", "Time of one run of the engine", labels, buckets=_SECONDS, registry=registry
         )
-        self.batch_rows = Histogram("trtkp_batch_rows", "Rows of a run", labels, buckets=_ROWS, registry=registry)
+        self.batch_rows = Histogram("trtkp_batch_rows", "Rows per run", labels, buckets=_ROWS, registry=registry)
         self.restarts = Counter("trtkp_worker_restarts", "Workers that died", labels, registry=registry)
-        self.queued = Gauge("trtkp_queue_requests", "Requests that wait", labels, registry=registry)
-        self.ready = Gauge("trtkp_model_ready", "1 when the model answers", labels, registry=registry)
-        self.resident = Gauge("trtkp_worker_resident_bytes", "Memory of a worker", labels, registry=registry)
+        self.queued = Gauge("trtkp_queue_requests", "Waiting requests", labels, registry=registry)
+        self.ready = Gauge("trtkp_model_ready", "1 if the model is ready", labels, registry=registry)
+        self.resident = Gauge("trtkp_worker_resident_bytes", "Resident memory of a worker", labels, registry=registry)
         registry.register(_GpuMemory())
 
     def of(self, model: str, version: str) -> ModelMetrics:
-        """Those of one model."""
+        """The metrics of one version of a model."""
         return ModelMetrics(self, model, version)
 
 
 class ModelMetrics:
-    """The metrics of one model and version, labels bound."""
+    """The metrics of one version of a model, with the labels already bound."""
 
     def __init__(self, metrics: Metrics, model: str, version: str) -> None:
         self.seconds = metrics.seconds.labels(model, version)
@@ -61,17 +65,17 @@ class ModelMetrics:
         self._gauges = [gauge.labels(model, version) for gauge in (metrics.queued, metrics.ready, metrics.resident)]
 
     def watch(self, queued: Callable[[], int], ready: Callable[[], bool], pid: Callable[[], int | None]) -> None:
-        """Where gauges get their values, at every look."""
+        """Set the functions that the gauges call whenever Prometheus reads them."""
         readers = (queued, ready, lambda: _resident_bytes(pid()))
         for gauge, reader in zip(self._gauges, readers, strict=True):
             gauge.set_function(reader)
 
 
 class _GpuMemory(Collector):
-    """Memory in use on every GPU, by all processes."""
+    """Memory used on every GPU by all processes, read from the driver whenever Prometheus asks."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily("trtkp_gpu_memory_used_bytes", "Memory in use on a GPU", labels=("gpu",))
+        family = GaugeMetricFamily("trtkp_gpu_memory_used_bytes", "Memory used on a GPU", labels=("gpu",))
         for index, used in enumerate(memory_used()):
             family.add_metric((str(index),), used)
         yield family

@@ -1,4 +1,4 @@
-"""A served model: its queue, its worker process, and the watch over it."""
+"""One served model: its queue and its worker process, which is restarted when it dies."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from trtkp.serving.worker.process import Instance, WorkerProcess
 
 __all__ = ["Model", "Statistics"]
 
-#: Seconds between attempts to start a worker that does not come up: the first pause, and the longest.
+#: Seconds between attempts to start a worker. The pause starts at the first value and doubles up to the second: a
+#: crash is repaired quickly, and a bundle that cannot be opened does not keep a CPU busy.
 _PAUSES = (0.1, 5.0)
 
 
 @dataclass
 class Statistics:
-    """Totals since the start, nanoseconds, as the protocol's statistics extension counts them."""
+    """Totals since the start, as the protocol's statistics extension counts them; times are in nanoseconds."""
 
     success: int = 0
     success_ns: int = 0
@@ -43,7 +44,14 @@ class Statistics:
 
 
 class Model:
-    """One version of a model: takes checked requests, gives outputs, and outlives its worker."""
+    """One version of a model. It queues checked requests, sends them to its worker, and restarts a dead worker.
+
+    Args:
+        bundle: the bundle to serve.
+        contract: its inputs, outputs and batch limits.
+        options: batching, limits, instances and threads.
+        metrics: the metrics of this model and version.
+    """
 
     def __init__(self, bundle: Bundle, contract: Contract, options: ServeOptions, metrics: ModelMetrics) -> None:
         self.contract = contract
@@ -59,25 +67,25 @@ class Model:
 
     @property
     def ready(self) -> bool:
-        """Whether a warmed-up worker is there."""
+        """Whether a worker is running and has finished its warm-up."""
         return self._worker is not None
 
     @property
     def worker_pid(self) -> int | None:
-        """Process of the worker."""
+        """Process id of the worker; None while there is none."""
         return self._worker.pid if self._worker is not None else None
 
     async def start(self) -> None:
-        """Start the worker; the model is ready afterwards.
+        """Start the worker and wait for its warm-up; the model is ready afterwards.
 
         Raises:
-            TrtkpError: it cannot run here.
+            TrtkpError: the engine cannot run on this machine.
         """
         self._worker = await self._open()
         self._watch = asyncio.create_task(self._keep_running())
 
     async def stop(self) -> None:
-        """End the worker; requests still waiting are refused."""
+        """Refuse the requests that still wait, and end the worker."""
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -88,21 +96,25 @@ class Model:
             self._worker = None
 
     def check_room(self) -> None:
-        """Refuse at once what could not be queued.
+        """Check that a request could be queued. Called before a body is read, so that a refusal costs little.
 
         Raises:
-            Unavailable: no worker.
-            QueueFull: no room.
+            Unavailable: there is no worker at the moment.
+            QueueFull: the queue is full.
         """
         if self._worker is None:
             raise Unavailable(f"model {self.contract.name} is not ready", remedy="try again later")
         self._batcher.check_room()
 
     async def infer(self, feeds: Feeds, timeout_s: float) -> dict[str, np.ndarray]:
-        """Outputs of one checked request.
+        """Queue one checked request and wait for its outputs.
+
+        Args:
+            feeds: the inputs by name.
+            timeout_s: seconds to wait, queueing included.
 
         Raises:
-            ServeError: refused, failed, or too late.
+            ServeError: the request was refused, failed, or timed out.
         """
         self.check_room()
         loop = asyncio.get_running_loop()
@@ -115,7 +127,7 @@ class Model:
             alarm.cancel()
 
     def record(self, seconds: float, *, ok: bool) -> None:
-        """Count a request that was answered, or refused."""
+        """Count a request and its time from arrival to answer; ``ok`` is False if it was refused or failed."""
         if ok:
             self._metrics.seconds.observe(seconds)
             self.statistics.success += 1
@@ -126,11 +138,12 @@ class Model:
 
     async def _open(self) -> WorkerProcess:
         instances = self._options.instances
+        # Instances compute at the same time: with all cores for each, their threads would compete.
         threads = self._options.threads or max(1, usable_cores() // instances)
         return await WorkerProcess.start(self._bundle, self.contract, instances, threads)
 
     async def _keep_running(self) -> None:
-        """Feed the worker; when it dies, start another one."""
+        """Send batches to the worker until it dies, then start another one; for ever."""
         while True:
             assert self._worker is not None
             feeding = [asyncio.create_task(self._feed(self._worker, one)) for one in self._worker.instances]
@@ -158,15 +171,16 @@ class Model:
             pause = min(2 * pause, _PAUSES[1])
 
     async def _feed(self, worker: WorkerProcess, instance: Instance) -> None:
-        """Batch after batch into one instance, until the worker dies."""
+        """Send one batch after the other to an instance until the worker dies."""
         while True:
             jobs = await self._batcher.take()
+            # The answer to all jobs that get no other below: `fail` does nothing for a job that was answered.
             error: ServeError = Unavailable("the worker died while it computed this request", remedy="try again")
             try:
                 start = monotonic()
                 results, milliseconds = await instance.run(jobs, self._options.timeout_s)
-            except TimeoutError:
-                error = Unavailable(f"the engine hung for {self._options.timeout_s:g} s and was restarted")
+            except TimeoutError:  # a hanging engine cannot be interrupted, only its process can be killed
+                error = Unavailable(f"the engine did not answer for {self._options.timeout_s:g} s and was restarted")
                 worker.kill()
                 return
             except Unavailable:
@@ -191,7 +205,7 @@ class Model:
         self, jobs: Sequence[Job], results: Sequence[dict[str, np.ndarray]], start: float, milliseconds: float
     ) -> None:
         for job, result in zip(jobs, results, strict=True):
-            if not job.answer.done():
+            if not job.answer.done():  # it may have timed out while the batch ran
                 job.answer.set_result(result)
             self._metrics.queue_seconds.observe(start - job.arrived)
             self.statistics.queue_ns += int((start - job.arrived) * 1e9)

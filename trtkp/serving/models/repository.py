@@ -1,4 +1,4 @@
-"""The models of a server: bundles by name and version."""
+"""Find the models to serve: bundles by name and version."""
 
 from __future__ import annotations
 
@@ -13,21 +13,27 @@ __all__ = ["find_bundles"]
 
 
 def find_bundles(paths: Sequence[Path]) -> list[tuple[str, str, Bundle]]:
-    """Name, version and checked bundle of every model.
+    """Open and check bundles. Returns name, version and bundle of each.
 
-    A model's name is its bundle's directory name. A directory of numbered bundles (``net/1``, ``net/2``) is one model
-    with these versions; bundles of one name in different places become its next versions, in the order given.
+    The name of a model is the name of its bundle's directory. A directory of numbered bundles (``net/1``, ``net/2``) is
+    one model with these versions. Bundles with the same name in different places are versions 1, 2, ... of one model,
+    in the order given.
+
+    Args:
+        paths: bundles, or directories of numbered bundles.
 
     Raises:
-        InputError: nothing given, no bundle there, or one that was changed.
+        InputError: no path was given, or a path is not a bundle.
+        IntegrityError: a file of a bundle is missing or was changed.
     """
     if not paths:
-        raise InputError("no bundle to serve")
+        raise InputError("no bundle to serve", remedy="name at least one bundle")
     found: dict[str, dict[str, Bundle]] = {}
     for path in paths:
-        name = os.path.basename(os.path.abspath(path))  # noqa: PTH100, PTH119 - without ``..``, links as they are named
+        # resolve() would follow a link, but a link's own name is the one the user chose for the model.
+        name = os.path.basename(os.path.abspath(path))  # noqa: PTH100, PTH119
         if not name:
-            raise InputError("has no name that a model could have", file=path, remedy="name a bundle's directory")
+            raise InputError("has no name to give to a model", file=path, remedy="name a bundle's directory")
         numbered = _versions(path)
         versions = found.setdefault(name, {})
         if numbered:

@@ -1,4 +1,7 @@
-"""All models of a server, who is let in, and what happens to a request whatever protocol it came by."""
+"""All models of a server, and what happens to every request independently of its protocol.
+
+HTTP and gRPC both go through `Service`: it finds the model, admits or refuses the request, counts it and logs it.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +25,19 @@ from trtkp.serving.options import ServeOptions
 
 __all__ = ["EXTENSIONS", "Exchange", "Inference", "Service"]
 
-#: Optional parts of the protocol that are here.
+#: Optional parts of the protocol that this server implements, by the protocol's names.
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "model_repository")
 
 
 @dataclass(frozen=True)
 class Inference:
-    """A decoded inference request; nothing in it was checked against a model yet.
+    """A decoded inference request that has not been checked against a model yet.
 
     Attributes:
-        tensors: inputs.
-        outputs: names of the outputs that are wanted; empty: all.
-        id: the client's, echoed.
-        timeout_s: the client's limit; None: the server's.
+        tensors: the inputs.
+        outputs: names of the requested outputs; empty for all.
+        id: the client's id, which is sent back.
+        timeout_s: the client's time limit in seconds; None for the server's.
     """
 
     tensors: Sequence[RawTensor]
@@ -45,7 +48,7 @@ class Inference:
 
 @dataclass
 class Exchange:
-    """A request on its way, for metrics and logs."""
+    """What metrics and logs record about one request."""
 
     protocol: str
     request_id: str
@@ -56,10 +59,15 @@ class Exchange:
 
 
 class Service:
-    """The models of these bundles, each in its worker process.
+    """The models of a server, each with its own worker process.
+
+    Args:
+        bundles: bundles, or directories of numbered bundles.
+        options: batching and limits; None for the defaults.
 
     Raises:
-        InputError: a bundle that is missing or was changed, or options that do not fit it.
+        InputError: a path is not a bundle, or the options do not fit it.
+        IntegrityError: a file of a bundle is missing or was changed.
     """
 
     def __init__(self, bundles: Sequence[Path], options: ServeOptions | None = None) -> None:
@@ -82,14 +90,14 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether every model is ready and new requests are let in."""
+        """Whether every model is ready and the server admits new requests."""
         return not self.draining and all(model.ready for model in self.all_models)
 
     async def start(self) -> None:
-        """Start every worker.
+        """Start every worker; if one fails, stop the others.
 
         Raises:
-            TrtkpError: one cannot run here.
+            TrtkpError: an engine cannot run on this machine.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -101,7 +109,7 @@ class Service:
         log("ready", models={name: list(versions) for name, versions in self.models.items()})
 
     async def drain(self) -> None:
-        """Let nobody in any more, and wait for those who are, but not longer than the grace period."""
+        """Refuse new requests, and wait for those in progress, but no longer than the grace period."""
         self.draining = True
         log("draining", in_flight=self._in_flight)
         try:
@@ -117,10 +125,10 @@ class Service:
         await asyncio.gather(*(model.stop() for model in self.all_models))
 
     def find(self, name: str, version: str = "") -> Model:
-        """A model; without a version, the newest.
+        """Return a version of a model; without a version, the newest.
 
         Raises:
-            NotFound: no such model or version.
+            NotFound: the model or the version does not exist.
         """
         versions = self.models.get(name)
         if versions is None:
@@ -132,10 +140,10 @@ class Service:
         return versions[version]
 
     async def infer(self, model: Model, request: Inference) -> dict[str, np.ndarray]:
-        """The wanted outputs of a request.
+        """Check a request, run it, and return the requested outputs by name.
 
         Raises:
-            ServeError: refused, failed, or too late.
+            ServeError: the request was refused, failed, or timed out.
         """
         feeds = model.contract.check(request.tensors, request.outputs)
         limit = self.options.timeout_s
@@ -144,11 +152,15 @@ class Service:
 
     @contextmanager
     def exchange(self, protocol: str, request_id: str) -> Iterator[Exchange]:
-        """Around an inference: lets it in, counts it, logs it. Errors leave as `ServeError`.
+        """Context of one inference request: admits it, counts it, logs it, and turns any error into a `ServeError`.
+
+        Args:
+            protocol: ``http`` or ``grpc``.
+            request_id: id of the request in the log.
 
         Raises:
             Unavailable: the server is shutting down.
-            ServeError: what was raised inside; anything else becomes one, and is logged with its type.
+            ServeError: raised inside the context; any other exception is logged with its type and becomes one.
         """
         exchange = Exchange(protocol, request_id)
         self._in_flight += 1
@@ -160,7 +172,7 @@ class Service:
             exchange.status, exchange.error = error.status, error.message
             raise
         except asyncio.CancelledError:
-            exchange.status, exchange.error = 499, "the client went away"
+            exchange.status, exchange.error = 499, "the client went away"  # nginx's status; nobody receives it
             raise
         except Exception as error:
             exchange.status, exchange.error = 500, f"{type(error).__name__}: {error}"
@@ -172,13 +184,13 @@ class Service:
 
     @contextmanager
     def holding(self, size: int) -> Iterator[None]:
-        """Around the life of a request's body.
+        """Context in which the server holds ``size`` bytes of a request's body.
 
         Raises:
-            Unavailable: all bodies together would be too large.
+            Unavailable: all bodies together would exceed the limit.
         """
         if self._bodies + size > self.options.pending_bytes:
-            raise Unavailable("too many bytes of requests are waiting already", remedy="try again later")
+            raise Unavailable("the bodies of waiting requests have reached their limit", remedy="try again later")
         self._bodies += size
         try:
             yield

@@ -1,4 +1,4 @@
-"""A model's configuration as the protocol describes it: Triton's ``inference.ModelConfig`` message."""
+"""A model's configuration as Triton's ``inference.ModelConfig`` message, for the protocol and for the Triton export."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["model_config"]
 def model_config(
     contract: Contract, options: ServeOptions, *, platform: str = "", gpu: bool = False, usual: int | None = None
 ) -> Any:
-    """The ``ModelConfig`` of a contract: tensors, batching, instances, warm-up.
+    """Make the ``ModelConfig`` of a model: inputs, outputs, batching, instances, warm-up.
 
     Args:
-        contract: tensors and range of the batch.
-        options: longest delay, instances, queue length, time limit.
-        platform: of Triton; empty: the contract's own.
-        gpu: where instances run.
-        usual: batch that engines are planned for.
+        contract: inputs, outputs and batch limits.
+        options: maximum delay, instances, queue length and time limit.
+        platform: Triton's platform; empty for the contract's own.
+        gpu: whether the instances run on a GPU.
+        usual: the batch size the engine was planned for, which becomes a preferred size; None for the largest.
     """
     from tritonclient.grpc import model_config_pb2 as pb
 
@@ -52,7 +52,7 @@ def model_config(
 
 
 def _is_batched(contract: Contract) -> bool:
-    """Whether Triton can batch it: a dynamic first dimension that starts at 1."""
+    """Whether Triton can batch the model: its first dimension is dynamic and starts at 1, as Triton never pads."""
     leading = next(iter(contract.inputs.values())).dims[0] if contract.batch is not None else None
     return contract.batch is not None and contract.batch[0] == 1 and isinstance(leading, str)
 

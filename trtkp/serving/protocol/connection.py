@@ -1,7 +1,7 @@
-"""HTTP connections that do not wait for ever.
+"""HTTP connections with a time limit for the head of a request.
 
-Uvicorn limits how long a connection may idle between requests, not how long a client may take to send the head of one.
-Clients that send it byte by byte could hold every connection (Slowloris).
+Uvicorn limits how long a connection may be idle between requests, but not how long a client may take to send the head
+of a request. Clients that send it byte by byte could occupy every connection (the Slowloris attack).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ __all__ = ["timed_connections"]
 
 
 def timed_connections(seconds: float) -> type[HttpToolsProtocol]:
-    """Connections that are closed unless the head of a request is there so many seconds after it was due.
+    """Make a connection class that closes a connection when the head of a request takes longer than ``seconds``.
 
-    It is due when a connection opens, and again with the first byte of each later request.
+    The time starts when the connection opens, and again with the first byte of each later request.
     """
 
     class TimedConnection(HttpToolsProtocol):

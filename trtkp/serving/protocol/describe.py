@@ -1,4 +1,4 @@
-"""What a server says of itself and its models, as plain documents that both protocols send."""
+"""Metadata and statistics of the server and its models, as documents that HTTP and gRPC both send."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["index", "model_metadata", "model_statistics", "server_metadata"]
 
 
 def server_metadata() -> dict[str, Any]:
-    """Name, version and extensions."""
+    """Name, version and protocol extensions of the server."""
     return {"name": "trtkp", "version": __version__, "extensions": list(EXTENSIONS)}
 
 
 def model_metadata(service: Service, model: Model) -> dict[str, Any]:
-    """Name, versions, platform, inputs and outputs."""
+    """Name, versions, platform, inputs and outputs of a model."""
     contract = model.contract
     return {
         "name": contract.name,
@@ -30,7 +30,7 @@ def model_metadata(service: Service, model: Model) -> dict[str, Any]:
 
 
 def model_statistics(model: Model) -> dict[str, Any]:
-    """Counts and times since the start."""
+    """Counts and times of a model since the start; times are in nanoseconds."""
     totals = model.statistics
     return {
         "name": model.contract.name,
@@ -47,7 +47,7 @@ def model_statistics(model: Model) -> dict[str, Any]:
 
 
 def index(service: Service) -> list[dict[str, str]]:
-    """Every version of every model and its state."""
+    """Every version of every model, with its state."""
     return [
         {
             "name": model.contract.name,

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP, an ASGI application."""
+"""The Open Inference Protocol over HTTP, as an ASGI application."""
 
 from __future__ import annotations
 
@@ -26,13 +26,20 @@ from trtkp.serving.protocol.wire import HEADER_LENGTH, decode, decompress, encod
 
 __all__ = ["make_app"]
 
+#: Request ids that are taken over from the client. They appear in headers and logs, so nothing else is allowed.
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _MODEL = "/v2/models/{model}"
 _VERSION = _MODEL + "/versions/{version}"
 
 
 def make_app(service: Service, token: str | None = None, lifespan: Lifespan[Any] | None = None) -> ASGIApp:
-    """The application of a service. With a token, all but the health of the server asks for it."""
+    """Make the HTTP application of a service.
+
+    Args:
+        service: the models to serve.
+        token: bearer token that every path except ``/v2/health/`` requires; None for no token.
+        lifespan: Starlette's start and stop hook, for applications that start the service themselves.
+    """
     endpoints = _Endpoints(service)
     routes = [
         Route("/v2", endpoints.server),
@@ -97,12 +104,13 @@ class _Endpoints:
         service = self._service
         request_id = request.state.request_id = _request_id(request)
         with service.exchange("http", request_id) as exchange:
+            # The cheap refusals come first: an overloaded server must not read bodies that it cannot queue.
             model = exchange.model = self._find(request)
             model.check_room()
             declared = self._declared(request)
             with service.holding(declared):
                 body = await self._body(request)
-                with service.holding(max(0, len(body) - declared)):  # what it grew by when it was decompressed
+                with service.holding(max(0, len(body) - declared)):  # the bytes that decompression added
                     decoded = decode(body, request.headers.get(HEADER_LENGTH))
                     outputs = await service.infer(model, decoded.inference)
             content, headers = encode(model.contract, decoded, outputs)
@@ -112,12 +120,12 @@ class _Endpoints:
         return self._service.find(request.path_params["model"], request.path_params.get("version", ""))
 
     def _declared(self, request: Request) -> int:
-        """Bytes that the body may take: what its header says, else the limit."""
+        """Size to reserve for the body: what its Content-Length says, or the limit where there is no such header."""
         limit = self._service.options.body_bytes
         text = request.headers.get("content-length")
         size = int(text) if text is not None and text.isdecimal() else limit
         if size > limit:
-            raise TooLarge(f"the body has {size} bytes, {limit} are allowed")
+            raise TooLarge(f"the body has {size} bytes, but only {limit} are allowed")
         return size
 
     async def _body(self, request: Request) -> bytes:
@@ -128,7 +136,7 @@ class _Endpoints:
                 async for chunk in request.stream():
                     body += chunk
                     if len(body) > limit:
-                        raise TooLarge(f"the body has more than the {limit} bytes that are allowed")
+                        raise TooLarge(f"the body is larger than the {limit} bytes allowed")
         except ClientDisconnect:
             raise BadRequest("the body ended early") from None
         except TimeoutError:
@@ -137,7 +145,7 @@ class _Endpoints:
 
 
 class _Guard:
-    """Asks for the bearer token."""
+    """Refuses requests without the bearer token, before they reach the application."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
@@ -146,6 +154,7 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].startswith("/v2/health/"):
             given = dict(scope["headers"]).get(b"authorization", b"")
+            # compare_digest takes the same time for any wrong token, so that timing does not reveal parts of it
             if not hmac.compare_digest(given, self._expected):
                 refusal = _refuse(Request(scope), Unauthorised("no valid bearer token"))
                 await refusal(scope, receive, send)

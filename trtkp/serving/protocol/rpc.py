@@ -1,6 +1,7 @@
-"""The Open Inference Protocol over gRPC, with the messages that tritonclient brings.
+"""The Open Inference Protocol over gRPC, with the protobuf messages of tritonclient.
 
-Requests arrive as bytes and are parsed here: what gRPC itself cannot parse it would report as an internal error.
+gRPC hands over requests as bytes, and this module parses them: an unparsable message is then an invalid argument, while
+gRPC's own parsing would report an internal error.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["make_grpc_server"]
 
 _SERVICE = "inference.GRPCInferenceService"
 
-#: Field of InferTensorContents that holds the values of a type.
+#: Field of ``InferTensorContents`` that holds the values of each type. FP16 and BF16 have none and need raw bytes.
 _CONTENTS = {
     "BOOL": "bool_contents",
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
@@ -39,7 +40,12 @@ _CONTENTS = {
 
 
 def make_grpc_server(service: Service, token: str | None = None) -> grpc.aio.Server:
-    """A server of the service without a port; in the running event loop."""
+    """Make a gRPC server in the running event loop. The caller adds a port and starts it.
+
+    Args:
+        service: the models to serve.
+        token: bearer token that every method except ``ServerLive`` and ``ServerReady`` requires; None for no token.
+    """
     methods = _Methods(service)
     unary: dict[str, tuple[type[Message], Callable[[Any], Awaitable[Message]]]] = {
         "ServerLive": (pb.ServerLiveRequest, methods.live),
@@ -62,14 +68,14 @@ def make_grpc_server(service: Service, token: str | None = None) -> grpc.aio.Ser
         options=[
             ("grpc.max_receive_message_length", service.options.body_bytes),
             ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", 0),  # otherwise a second server could silently share a port that is in use
         ],
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
     return server
 
 
-#: Methods that never ask for a token.
+#: Methods that never require a token, like ``/v2/health/`` over HTTP.
 _OPEN = ("ServerLive", "ServerReady")
 
 
@@ -81,7 +87,7 @@ def _unary(kind: type[Message], method: Callable[[Any], Awaitable[Message]], tok
             return answer.SerializeToString()
         except ServeError as error:
             await context.abort(getattr(grpc.StatusCode, error.code), str(error))
-            raise  # abort has raised
+            raise  # not reached, since abort() raises; it tells the type checker so
 
     return call
 
@@ -114,7 +120,7 @@ def _parse(kind: type[Message], data: bytes) -> Any:
     try:
         return kind.FromString(data)
     except DecodeError:
-        raise BadRequest(f"the message is no {kind.DESCRIPTOR.name}") from None
+        raise BadRequest(f"the message is not a {kind.DESCRIPTOR.name}") from None
 
 
 class _Methods:
@@ -168,10 +174,10 @@ class _Methods:
 
 
 def _decode(request: Any) -> Inference:
-    """A message as a request.
+    """Decode an inference message.
 
     Raises:
-        BadRequest: contents and raw contents mixed, or contents in the wrong field.
+        BadRequest: contents and raw contents are mixed, or a parameter is not supported.
     """
     parameters = _parameters(request)
     refuse_parameters(parameters)
@@ -182,7 +188,7 @@ def _decode(request: Any) -> Inference:
     for number, tensor in enumerate(request.inputs):
         refuse_parameters(_parameters(tensor))
         if raw and tensor.HasField("contents"):
-            raise BadRequest(f"input {tensor.name[:80]} has contents beside raw_input_contents")
+            raise BadRequest(f"input {tensor.name[:80]} has both contents and raw_input_contents")
         data = raw[number] if raw else _contents(tensor)
         tensors.append(RawTensor(tensor.name, tensor.datatype, list(tensor.shape), data))
     for output in request.outputs:

@@ -1,8 +1,8 @@
-"""The HTTP form of an inference: JSON, with the binary tensor extension, both ways.
+"""Encode and decode the bodies of HTTP inference requests: JSON, with or without the binary tensor extension.
 
-https://github.com/kserve/open-inference-protocol and its ``binary_tensor_data`` extension: the JSON comes first, its
-length in the header ``Inference-Header-Content-Length``; behind it, in the order of the JSON, the raw little-endian
-bytes of every tensor that has a ``binary_data_size``.
+The format is that of https://github.com/kserve/open-inference-protocol with its extension ``binary_tensor_data``. The
+body begins with JSON, whose length is in the header ``Inference-Header-Content-Length``. The raw little-endian bytes of
+every tensor with a ``binary_data_size`` follow, in the order of the JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["HEADER_LENGTH", "HttpInference", "decode", "decompress", "encode", "
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
-#: Request parameters that ask for what is not here; left alone they would be silently wrong.
+#: Parameters of features that this server does not have. Ignoring them would give wrong answers, so they are refused.
 _UNSUPPORTED = ("sequence_id", "sequence_start", "sequence_end", "shared_memory_region", "classification")
 
 _Size = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -56,22 +56,32 @@ class _Request(_Strict):
 
 @dataclass(frozen=True)
 class HttpInference:
-    """A decoded request, and which outputs go back in binary."""
+    """A decoded request, and which of its outputs are to be sent as binary data.
+
+    Attributes:
+        inference: the request.
+        binary: names of the requested outputs to send as binary data.
+        all_binary: whether to send all outputs as binary data, if the request names none.
+    """
 
     inference: Inference
     binary: frozenset[str]
     all_binary: bool
 
     def is_binary(self, output: str) -> bool:
-        """Whether this output goes back as bytes."""
+        """Whether this output is sent as binary data."""
         return self.all_binary if not self.inference.outputs else output in self.binary
 
 
 def decode(body: bytes, header_length: str | None) -> HttpInference:
-    """A request's body.
+    """Decode the body of a request.
+
+    Args:
+        body: the body, decompressed.
+        header_length: the header `HEADER_LENGTH`; None for a body of JSON only.
 
     Raises:
-        BadRequest: not JSON, not the protocol's, or binary parts that do not add up.
+        BadRequest: the body is not JSON, does not follow the protocol, or its binary parts do not add up.
     """
     length = _header_length(header_length, len(body))
     try:
@@ -96,7 +106,14 @@ def decode(body: bytes, header_length: str | None) -> HttpInference:
 def encode(
     contract: Contract, request: HttpInference, outputs: Mapping[str, np.ndarray]
 ) -> tuple[bytes, dict[str, str]]:
-    """A response's body and headers. Values that are no numbers are written as ``NaN`` and ``Infinity``."""
+    """Encode the outputs of a request.
+
+    In JSON, NaN and infinities are written as ``NaN`` and ``Infinity``, which Python and JavaScript parsers of this
+    protocol accept; strict JSON has no way to write them.
+
+    Returns:
+        The body, and its HTTP headers.
+    """
     tensors, tail = [], []
     for name, value in outputs.items():
         spec = contract.outputs[name]
@@ -117,21 +134,30 @@ def encode(
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
-    """A body as it was before ``Content-Encoding`` (gzip, deflate).
+    """Undo the ``Content-Encoding`` (gzip or deflate) of a body.
+
+    Args:
+        body: the body as received.
+        encoding: the header ``Content-Encoding``; empty for none.
+        limit: largest size in bytes after decompression. A few bytes could otherwise expand to gigabytes.
 
     Raises:
-        BadRequest: another encoding, or broken data.
-        TooLarge: it grows beyond the limit.
+        BadRequest: the encoding is unknown, or the data is broken or incomplete.
+        TooLarge: the decompressed body is larger than the limit.
+
+    Example:
+        >>> decompress(zlib.compress(b"{}"), "deflate", limit=1024)
+        b'{}'
     """
     if encoding in ("", "identity"):
         return body
     if encoding not in ("gzip", "deflate"):
-        raise BadRequest(f"Content-Encoding {encoding[:40]!r} is not understood; use gzip, deflate or none")
-    inflater = zlib.decompressobj(wbits=47)  # either header
+        raise BadRequest(f"Content-Encoding {encoding[:40]!r} is not supported; use gzip, deflate or none")
+    inflater = zlib.decompressobj(wbits=47)  # 32 to detect the header, gzip's or zlib's, plus 15 for any window size
     try:
         plain = inflater.decompress(body, limit + 1)
     except zlib.error:
-        raise BadRequest(f"the body is no valid {encoding}") from None
+        raise BadRequest(f"the body is not valid {encoding}") from None
     if len(plain) > limit:
         raise TooLarge(f"the decompressed body is larger than {limit} bytes")
     if not inflater.eof:
@@ -140,10 +166,10 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def refuse_parameters(parameters: Mapping[str, Any]) -> None:
-    """Refuse what would be silently ignored.
+    """Refuse parameters of features that this server does not have.
 
     Raises:
-        BadRequest: sequences, shared memory or classification are asked for.
+        BadRequest: the request uses sequences, shared memory or classification.
     """
     for name in _UNSUPPORTED:
         if parameters.get(name):
@@ -151,23 +177,27 @@ def refuse_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def timeout_of(value: Any) -> float | None:
-    """Seconds of the protocol's parameter ``timeout``, microseconds; None: not given.
+    """Convert the protocol's parameter ``timeout`` from microseconds to seconds; None if it is not given or 0.
 
     Raises:
-        BadRequest: not a number of microseconds.
+        BadRequest: it is not a number of microseconds.
+
+    Example:
+        >>> timeout_of(250_000)
+        0.25
     """
     if value in (None, 0):
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise BadRequest("parameter timeout must be a number of microseconds")
-    return min(value, 1 << 50) / 1e6
+    return min(value, 1 << 50) / 1e6  # at most 36 years: integers in JSON have no limit, but floats have
 
 
 def _header_length(text: str | None, size: int) -> int:
     if text is None:
         return size
     if not (text.isascii() and text.isdecimal() and len(text) < 20) or int(text) > size:
-        raise BadRequest(f"{HEADER_LENGTH} {text[:40]!r} is not within the body's {size} bytes")
+        raise BadRequest(f"{HEADER_LENGTH} {text[:40]!r} is not a number within the body's {size} bytes")
     return int(text)
 
 
@@ -184,11 +214,11 @@ def _tensors(inputs: Sequence[_Tensor], tail: memoryview) -> list[RawTensor]:
         if isinstance(size, bool) or not isinstance(size, int) or size < 0 or tensor.data is not None:
             raise BadRequest(f"input {tensor.name[:80]}: binary_data_size must be a number of bytes, without data")
         if offset + size > len(tail):
-            raise BadRequest(f"input {tensor.name[:80]}: {len(tail) - offset} bytes are left for its {size}")
+            raise BadRequest(f"input {tensor.name[:80]}: needs {size} bytes, but only {len(tail) - offset} are left")
         tensors.append(RawTensor(tensor.name, tensor.datatype, tensor.shape, tail[offset : offset + size]))
         offset += size
     if offset != len(tail):
-        raise BadRequest(f"{len(tail)} bytes follow the JSON, the inputs claim {offset}")
+        raise BadRequest(f"{len(tail)} bytes follow the JSON, but the inputs claim {offset}")
     return tensors
 
 

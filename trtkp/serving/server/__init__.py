@@ -1,1 +1,1 @@
-"""The running server: its event loop and sockets, and the load generator that measures it."""
+"""The server itself (event loop, sockets, start and shutdown), and the load generator that measures a server."""

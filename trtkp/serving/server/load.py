@@ -1,9 +1,10 @@
-"""Load on a running server: latency percentiles, throughput and errors.
+"""Put a running server under load, and measure latency percentiles, throughput and errors.
 
-*Closed loop*: each of so many clients sends its next request when the last one was answered; it measures capacity.
-*Open loop*: requests leave at the moments of a Poisson process, whether the server keeps up or not, and latency counts
-from the scheduled moment, not from the sending: a server that stalls is charged for everybody who had to wait
-(coordinated omission: G. Tene, "How NOT to Measure Latency").
+*Closed loop*: each client sends its next request when its last one was answered. This measures capacity.
+
+*Open loop*: requests are sent at the times of a Poisson process, whether or not the server keeps up. Latency counts
+from the scheduled time, not from the time of sending. A stall of the server is thus charged to every request that was
+due meanwhile; leaving them out is known as coordinated omission (G. Tene, "How NOT to Measure Latency").
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from pydantic_core import to_json
 
 from trtkp.errors import InputError, JobError
 from trtkp.serving.datatypes import DATATYPES
+from trtkp.serving.options import Clients, Rate
 from trtkp.serving.protocol.wire import HEADER_LENGTH
 
 __all__ = ["LoadResult", "measure_load"]
 
-#: Sends one request; gives None, or the error in a word (status).
+#: Sends one request and returns None, or the error in one word, such as the HTTP status.
 _Send: TypeAlias = Callable[[], Awaitable[str | None]]
 
 _PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -36,22 +38,22 @@ _PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What a server did under load.
+    """What a server achieved under load.
 
     Attributes:
-        url: of the server.
-        model: name.
+        url: URL of the server.
+        model: name of the model.
         loop: ``closed`` or ``open``.
-        clients: of the closed loop; None: open.
-        rate: requests a second that the open loop asked for; None: closed.
-        batch: rows of a request.
-        seconds: from the first request to the last answer.
-        requests: answered without error.
-        errors: how many of each kind.
-        latency_ms: percentiles (``p50`` ...), ``mean`` and ``max`` of the answered requests.
-        error_ms: the same of those refused or failed; empty without any.
-        lag_ms: 99th percentile of how late this program itself sent a request; a lag like the latency means that the
-            program, not the server, was measured.
+        clients: number of clients of the closed loop; None for an open loop.
+        rate: requests per second that the open loop scheduled; None for a closed loop.
+        batch: rows per request.
+        seconds: time from the first request to the last answer.
+        requests: number of requests answered without error.
+        errors: number of errors by kind.
+        latency_ms: percentiles (``p50`` ...), ``mean`` and ``max`` of the answered requests, in milliseconds.
+        error_ms: the same of the refused and failed requests; empty if there were none.
+        lag_ms: 99th percentile of the delay with which this program itself sent requests. If it is as large as the
+            latency, this program was the bottleneck and not the server.
     """
 
     url: str
@@ -69,18 +71,18 @@ class LoadResult:
 
     @property
     def throughput(self) -> float:
-        """Answered requests a second."""
+        """Answered requests per second."""
         return self.requests / self.seconds
 
     @property
     def rows_per_second(self) -> float:
-        """Answered rows a second."""
+        """Answered rows per second."""
         return self.throughput * self.batch
 
 
 @dataclass(frozen=True)
 class _Target:
-    """Whom to ask, and for what."""
+    """The server and model under test, and the requests to send."""
 
     url: str
     model: str
@@ -113,29 +115,29 @@ def measure_load(
     model: str,
     *,
     batch: int = 1,
-    clients: int = 8,
-    rate: float | None = None,
+    clients: Clients = 8,
+    rate: Rate = None,
     seconds: float = 10.0,
     timeout_s: float = 30.0,
     token: str | None = None,
     seed: int = 0,
 ) -> LoadResult:
-    """Put a server under load with random inputs.
+    """Send random inputs to a server for some seconds, and measure its answers.
 
     Args:
-        url: ``http://``, ``https://`` or ``grpc://`` of any server of the Open Inference Protocol.
-        model: its name there.
-        batch: rows of a request.
-        clients: of the closed loop.
-        rate: requests a second of the open loop; None: closed loop.
-        seconds: how long requests are sent.
-        timeout_s: after which a request is given up, and counts as an error.
+        url: URL of any server of the Open Inference Protocol: ``http://``, ``https://`` or ``grpc://``.
+        model: name of the model on that server.
+        batch: rows per request.
+        clients: number of clients of a closed loop.
+        rate: requests per second of an open loop; None for a closed loop.
+        seconds: how long to send requests.
+        timeout_s: seconds after which a request is given up and counted as an error.
         token: bearer token.
-        seed: of the inputs and the schedule.
+        seed: seed of the inputs and of the open loop's schedule.
 
     Raises:
-        InputError: options out of range, no such model, or inputs that cannot be made up.
-        JobError: the server cannot be reached.
+        InputError: an option is out of range, the model does not exist, or its inputs cannot be generated.
+        JobError: the server cannot be reached, or does not answer the first requests.
     """
     if batch < 1 or clients < 1 or not 0 < seconds < math.inf or not 0 < timeout_s < math.inf:
         raise InputError(f"--batch {batch}, --clients {clients}, --seconds {seconds}: must be more than 0")
@@ -154,7 +156,7 @@ async def _measure(target: _Target, clients: int, rate: float | None, seconds: f
     async with AsyncExitStack() as stack:
         opener = _open_grpc if target.url.startswith("grpc://") else _open_http
         send = await opener(stack, target)
-        for _ in range(3):  # connections, and a look whether it answers at all
+        for _ in range(3):  # opens connections, and shows whether the server answers at all
             if (error := await send()) is not None:
                 raise JobError(f"{target.url}: model {target.model} answers {error}")
         record = _Record()
@@ -193,7 +195,7 @@ async def _open(record: _Record, send: _Send, schedule: np.ndarray) -> None:
     async with asyncio.TaskGroup() as group:
         for moment in schedule.tolist():
             wait = moment - perf_counter()
-            # Also when late: a turn of the loop for the answers.
+            # Sleep even when late: the event loop must get a chance to receive answers.
             await asyncio.sleep(max(0.0, wait))
             group.create_task(record.one(send, moment))
 
@@ -211,7 +213,7 @@ async def _open_http(stack: AsyncExitStack, target: _Target) -> _Send:
         raise InputError(f"--load {target.url}: must begin with http://, https:// or grpc://")
     session = await stack.enter_async_context(
         aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0),  # no limit: aiohttp's 100 would cap an open loop
             timeout=aiohttp.ClientTimeout(target.timeout_s),
             headers={"Authorization": f"Bearer {target.token}"} if target.token else None,
         )
@@ -224,7 +226,7 @@ async def _open_http(stack: AsyncExitStack, target: _Target) -> _Send:
                 raise InputError(f"{path}: status {answer.status}, {str(metadata)[:200]}")
             tensors = [(str(e["name"]), str(e["datatype"]), list(map(int, e["shape"]))) for e in metadata["inputs"]]
     except (LookupError, TypeError):
-        raise InputError(f"{path}: no server of the Open Inference Protocol answers there") from None
+        raise InputError(f"{path}: the answer is not that of an Open Inference Protocol server") from None
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise JobError(f"{path}: no answer ({str(error) or type(error).__name__})") from None
     inputs, tail = [], []
@@ -283,14 +285,14 @@ async def _open_grpc(stack: AsyncExitStack, target: _Target) -> _Send:
 
 
 def _inputs(tensors: list[tuple[str, str, list[int]]], target: _Target) -> list[tuple[str, str, np.ndarray]]:
-    """Random inputs: normal, or zeros and ones for integers; the first dynamic dimension is the batch."""
+    """Make random inputs: standard normal, or zeros and ones for integers. A dynamic first dimension is the batch."""
     made = []
     for name, datatype, shape in tensors:
         sizes = [int(size) for size in shape]
         if sizes and sizes[0] == -1:
             sizes[0] = target.batch
         if datatype not in DATATYPES or min(sizes, default=0) < 0:
-            raise InputError(f"input {name} {datatype}{shape}: load needs fixed sizes but for the batch")
+            raise InputError(f"input {name} {datatype}{shape}: only the batch may be dynamic for a load test")
         dtype = DATATYPES[datatype]
         floating = datatype.startswith(("FP", "BF"))
         values = target.rng.standard_normal(sizes) if floating else target.rng.integers(0, 2, sizes)

@@ -1,4 +1,4 @@
-"""The server: HTTP and gRPC in one event loop, from the first worker's start to the last request's answer."""
+"""Run the server: HTTP and gRPC in one event loop, from the start of the workers to the end of the last request."""
 
 from __future__ import annotations
 
@@ -32,22 +32,29 @@ def serve(
     options: ServeOptions | None = None,
     on_ready: Callable[[Addresses], None] | None = None,
 ) -> None:
-    """Serve bundles until SIGTERM or SIGINT; a second one does not wait for requests in flight.
+    """Serve bundles until SIGTERM or SIGINT.
+
+    The first signal refuses new requests and waits for those in progress; a second one ends the server without waiting.
 
     Args:
-        bundles: bundles, or directories of numbered ones.
-        options: addresses, batching, limits, credentials.
-        on_ready: called once every model is warm.
+        bundles: bundles, or directories of numbered bundles.
+        options: addresses, batching, limits and credentials; None for the defaults.
+        on_ready: called when every model has finished its warm-up.
 
     Raises:
-        InputError: a bundle, option, port or certificate that cannot be used.
-        JobError: an engine cannot run here.
+        InputError: a bundle, option, port or certificate cannot be used.
+        JobError: an engine cannot run on this machine.
+
+    Example:
+        ```python
+        serve([Path("kep/")], on_ready=lambda addresses: print(addresses.http))  # http://127.0.0.1:8000
+        ```
     """
     options = options or ServeOptions()
     start_logging(options.log_level)
     try:
         import uvloop
-    except ImportError:  # none for this system
+    except ImportError:  # uvloop has no build for Windows
         run: Any = asyncio.run
     else:
         run = uvloop.run
@@ -65,7 +72,7 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
         http = _listen(options.host, options.port)
         stack.callback(http.close)
         rpc, rpc_port = _bind_grpc(service, options, token)
-        listening = asyncio.create_task(server.serve([http]))  # probes see that it is not ready yet
+        listening = asyncio.create_task(server.serve([http]))  # before the workers: health probes get "not ready yet"
         if rpc is not None:
             await rpc.start()
         try:
@@ -90,7 +97,7 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
 
 
 class _HttpServer(uvicorn.Server):
-    """Uvicorn without its own signal handlers: draining comes before its shutdown."""
+    """Uvicorn without its own signal handlers, because requests are drained before it shuts down."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -98,7 +105,7 @@ class _HttpServer(uvicorn.Server):
 
 
 class _StopSignals:
-    """Counts SIGTERM and SIGINT."""
+    """Counts the SIGTERM and SIGINT signals received."""
 
     def __init__(self) -> None:
         self._seen = 0
@@ -108,7 +115,7 @@ class _StopSignals:
             loop.add_signal_handler(number, lambda: asyncio.ensure_future(self._count()))
 
     async def wait(self, count: int = 1) -> None:
-        """Return once so many have come."""
+        """Return once ``count`` signals have been received."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._seen >= count)
 
@@ -119,7 +126,7 @@ class _StopSignals:
 
 
 async def _first(*tasks: asyncio.Task[Any]) -> None:
-    """Wait for the first task; the waiting for signals and drains that lost is given up."""
+    """Wait until one of the tasks is done; the others keep running and end with the event loop."""
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
@@ -127,20 +134,20 @@ def _http_config(service: Service, options: ServeOptions, token: str | None) -> 
     config = uvicorn.Config(
         make_app(service, token),
         http=timed_connections(options.timeout_s),
-        limit_concurrency=options.connections + 1,  # the one that asks is among those that it counts
+        limit_concurrency=options.connections + 1,  # Uvicorn counts the connection that it is about to refuse
         lifespan="off",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=5,
+        timeout_keep_alive=75,  # nginx's default: longer than the idle time of usual load balancers (60 s)
+        timeout_graceful_shutdown=5,  # requests were drained before; this is for connections that stay open
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
     )
     try:
         config.load()
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:  # includes ssl.SSLError
         raise InputError(f"TLS cannot be set up: {error}", file=options.tls_cert) from None
     return config
 
@@ -151,8 +158,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(2048)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+        listener.listen(2048)  # Uvicorn's default backlog
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
         message = f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}"
         raise InputError(message, remedy="choose another --host or --port") from None
     return listener

@@ -1,1 +1,1 @@
-"""The process that computes a served model, and the shared memory it shares with the server."""
+"""The process that computes a served model, and the memory that it shares with the server."""

@@ -1,4 +1,8 @@
-"""Tensors in memory that a server and its worker share; it is anonymous and goes with the last of them."""
+"""Tensors in memory shared by the server and a worker.
+
+The memory is anonymous: it has no name in the file system, and the operating system frees it when the last of the two
+processes closes it, however they end.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,20 @@ from trtkp.shapes import Shape
 
 __all__ = ["Arena", "Layout", "layout"]
 
+#: Tensors begin at multiples of this many bytes: one cache line, and the width of an AVX-512 register.
 _ALIGNMENT = 64
 
-#: Name, NumPy dtype name, shape and byte offset of every tensor; JSON keeps it.
+#: Name, NumPy dtype name, shape and byte offset of every tensor. It consists of JSON types, to be sent as such.
 Layout = list[tuple[str, str, list[int], int]]
 
 
 def layout(tensors: Iterable[tuple[str, np.dtype, Shape]]) -> tuple[Layout, int]:
-    """Where tensors lie one after the other, and the bytes they take."""
+    """Place tensors one after the other. Returns their places, and the number of bytes they take.
+
+    Example:
+        >>> layout([("x", np.dtype("float32"), (2, 3)), ("y", np.dtype("int8"), (5,))])
+        ([('x', 'float32', [2, 3], 0), ('y', 'int8', [5], 64)], 128)
+    """
     offset, places = 0, []
     for name, dtype, shape in tensors:
         places.append((name, dtype.name, list(shape), offset))
@@ -32,7 +42,7 @@ def layout(tensors: Iterable[tuple[str, np.dtype, Shape]]) -> tuple[Layout, int]
 
 
 class Arena(Closing):
-    """A shared piece of memory, by its file descriptor; it grows when asked to."""
+    """A block of shared memory, identified by its file descriptor, that can grow."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -40,19 +50,19 @@ class Arena(Closing):
 
     @classmethod
     def new(cls) -> Arena:
-        """An empty one."""
+        """Make an empty arena, in memory on Linux and in an unnamed temporary file elsewhere."""
         if hasattr(os, "memfd_create"):
             return cls(os.memfd_create("trtkp"))
         with tempfile.TemporaryFile() as file:
             return cls(os.dup(file.fileno()))
 
     def reserve(self, size: int) -> None:
-        """Make it at least that many bytes large."""
+        """Grow the arena to at least ``size`` bytes."""
         if os.fstat(self.descriptor).st_size < size:
             os.ftruncate(self.descriptor, size)
 
     def views(self, places: Layout) -> dict[str, np.ndarray]:
-        """The tensors, in place; they must be gone before the arena grows or closes."""
+        """Return the tensors as views of the memory. Drop them before the arena grows or closes."""
         memory = self._map()
         return {
             name: np.ndarray(tuple(shape), _dtype(dtype), buffer=memory, offset=offset)
@@ -60,14 +70,15 @@ class Arena(Closing):
         }
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Close the descriptor; the memory is unmapped when the last view is gone."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
-        self._memory = None  # unmapped with the last view
+        self._memory = None
 
     def _map(self) -> Any:
         size = os.fstat(self.descriptor).st_size
+        # The other process may have grown the arena since it was mapped.
         if self._memory is None or len(self._memory) != size:
             self._memory = mmap.mmap(self.descriptor, size) if size else None
         return self._memory if self._memory is not None else bytearray()

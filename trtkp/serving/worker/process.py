@@ -1,4 +1,4 @@
-"""A worker process as the server sees it: started, fed batch by batch, followed to its end."""
+"""The server's side of a worker process: start it, send it batches, and notice its end."""
 
 from __future__ import annotations
 
@@ -27,37 +27,48 @@ _GONE = "the worker died while it computed this request"
 
 
 class Instance:
-    """One execution context in a worker: takes one batch at a time."""
+    """The server's end of one execution context in a worker, which computes one batch at a time.
+
+    It owns a socket for messages and two arenas for tensors. The arena of the inputs has the size of the largest batch
+    from the start; the worker grows the arena of the outputs.
+    """
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         _, size = layout((spec.name, spec.dtype, spec.high) for spec in contract.inputs.values())
-        with contextlib.ExitStack() as made:  # closes the arenas where the rest cannot be had
+        with contextlib.ExitStack() as made:  # closes the arenas if a later step fails
             self.inputs, self.outputs = made.enter_context(Arena.new()), made.enter_context(Arena.new())
             self.inputs.reserve(size)
-            self._socket, self.far_end = socket.socketpair()
+            self._socket, self.worker_socket = socket.socketpair()
             made.pop_all()
 
     async def connect(self) -> dict[str, Any]:
-        """The worker's first word."""
-        self.far_end.close()
+        """Connect to the worker and return its first message."""
+        self.worker_socket.close()
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
-        return await self._hear()
+        return await self._receive()
 
     async def run(self, jobs: Sequence[Job], limit: float) -> tuple[list[dict[str, np.ndarray]], float]:
-        """The outputs of each job, and the milliseconds that the engine took.
+        """Compute a batch.
+
+        Args:
+            jobs: the jobs of the batch.
+            limit: seconds to wait for the worker.
+
+        Returns:
+            The outputs of each job, and the milliseconds that the engine took.
 
         Raises:
-            ServeError: the engine refused the batch.
+            ServeError: the engine failed on the batch.
             Unavailable: the worker died.
-            TimeoutError: no answer within ``limit`` seconds.
+            TimeoutError: the worker did not answer in time.
         """
         places = self._write(jobs)
         try:
             self._writer.write(json.dumps({"inputs": places}).encode() + b"\n")
-            answer = await asyncio.wait_for(self._hear(), limit)
+            answer = await asyncio.wait_for(self._receive(), limit)
         except ConnectionError:
             raise Unavailable(_GONE, remedy="try again") from None
         if "error" in answer:
@@ -65,14 +76,14 @@ class Instance:
         return self._split(jobs, self.outputs.views(answer["outputs"])), answer["ms"]
 
     def close(self) -> None:
-        """Close the socket, which ends the worker's thread, and the arenas."""
+        """Close the socket, which ends the worker's thread, and close the arenas."""
         if hasattr(self, "_writer"):
             self._writer.close()
-        for part in (self._socket, self.far_end, self.inputs, self.outputs):
+        for part in (self._socket, self.worker_socket, self.inputs, self.outputs):
             part.close()
 
     def _write(self, jobs: Sequence[Job]) -> list[Any]:
-        """Put the rows of all jobs one after the other, zeros behind them if the engine takes more."""
+        """Write the rows of all jobs one after the other, then zeros up to the engine's smallest batch."""
         batch = self._contract.batch
         rows = sum(job.rows for job in jobs)
         padded = max(rows, batch[0]) if batch is not None else 0
@@ -91,29 +102,30 @@ class Instance:
     def _split(self, jobs: Sequence[Job], outputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         if self._contract.batch is None:
             return [{name: value.copy() for name, value in outputs.items()}]
+        # The results are copied below, because the next batch overwrites the arena.
         rows = max(sum(job.rows for job in jobs), self._contract.batch[0])
         for name, value in outputs.items():
             if len(value) != rows:
-                raise ServeError(f"the engine gave {len(value)} rows of {name} for {rows}")
+                raise ServeError(f"the engine returned {len(value)} rows of {name} for a batch of {rows}")
         results, row = [], 0
         for job in jobs:
             results.append({name: value[row : row + job.rows].copy() for name, value in outputs.items()})
             row += job.rows
         return results
 
-    async def _hear(self) -> dict[str, Any]:
+    async def _receive(self) -> dict[str, Any]:
         line = await self._reader.readline()
-        if not line.endswith(b"\n"):
+        if not line.endswith(b"\n"):  # the worker died, perhaps in the middle of a line
             raise ConnectionResetError
         return json.loads(line)
 
 
 class WorkerProcess:
-    """A process with all instances of a model, warmed up.
+    """A running worker process with all instances of a model.
 
     Attributes:
         instances: its execution contexts.
-        ended: set when the process is dead, however that came.
+        ended: set when the process has ended, for whatever reason.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], instances: list[Instance]) -> None:
@@ -125,22 +137,28 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     @classmethod
     async def start(cls, bundle: Bundle, contract: Contract, instances: int, threads: int | None) -> WorkerProcess:
-        """Start a process and wait until every instance has run its warm-up.
+        """Start a process, and wait until every instance has finished its warm-up.
+
+        Args:
+            bundle: the bundle whose engine it runs.
+            contract: inputs, outputs and batch limits.
+            instances: number of execution contexts.
+            threads: CPU threads per instance.
 
         Raises:
-            JobError: the bundle was changed, the engine cannot run here, or the process died.
+            JobError: the bundle was changed, the engine cannot run on this machine, or the process died.
         """
         made: list[Instance] = []
         try:
             for _ in range(instances):
-                made.append(Instance(contract))  # noqa: PERF401 - those made before one that fails are closed
-            channels = [[one.far_end.fileno(), one.inputs.descriptor, one.outputs.descriptor] for one in made]
-            process = subprocess.Popen(  # noqa: ASYNC220 - forks and returns; a thread waits for its end
+                made.append(Instance(contract))  # noqa: PERF401 - if one fails, those made before it are closed below
+            channels = [[one.worker_socket.fileno(), one.inputs.descriptor, one.outputs.descriptor] for one in made]
+            process = subprocess.Popen(  # noqa: ASYNC220 - returns at once; a thread waits for the end of the process
                 child_command("trtkp.serving.worker.worker"),
                 stdin=subprocess.PIPE,
                 pass_fds=[number for channel in channels for number in channel],
@@ -148,7 +166,7 @@ class WorkerProcess:
         except OSError as error:
             for instance in made:
                 instance.close()
-            raise JobError(f"no worker can be started ({error.strerror})", file=bundle.path) from None
+            raise JobError(f"cannot start a worker ({error.strerror})", file=bundle.path) from None
         worker = cls(process, made)
         job = {
             "bundle": str(bundle.path.absolute()),
@@ -172,7 +190,7 @@ class WorkerProcess:
         return worker
 
     async def stop(self) -> int:
-        """End the process, whatever it is doing; gives its status."""
+        """Kill the process, wait for its end, and return its exit status."""
         for instance in self.instances:
             instance.close()
         self.kill()
@@ -180,7 +198,7 @@ class WorkerProcess:
         return self._process.wait()
 
     def kill(self) -> None:
-        """End the process at once; `ended` follows."""
+        """Kill the process without waiting; ``ended`` is set soon after."""
         self._process.kill()
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -190,7 +208,10 @@ class WorkerProcess:
 
 
 def _warm_up(bundle: Bundle, contract: Contract) -> list[dict[str, list[int]]]:
-    """The usual shapes, and the largest: what does not fit into memory shows before the first request."""
+    """Input shapes of the warm-up runs: the typical ones, then the largest.
+
+    The largest show before the first request whether memory suffices.
+    """
     profile = bundle.manifest.profile
     largest = {name: list(limits["max"]) for name, limits in profile.items()}
     usual = {name: list(limits["opt"]) for name, limits in profile.items()}

@@ -1,9 +1,11 @@
-"""The serving worker: one process per model and version, with a thread and an engine context per instance.
+"""The serving worker: one process per model and version, with one thread and one opened engine per instance.
 
-An engine that crashes takes this process with it and not the server. Each instance has a socket and two arenas. On the
-socket one JSON object a line: first ``{"ready": true}`` after the warm-up, then for every ``{"inputs": layout}`` either
-``{"outputs": layout, "ms": compute}`` or ``{"error": text}``. Tensors lie in the arenas. The end of the socket ends the
-worker.
+The engine runs in a process of its own so that a crash does not end the server.
+
+Protocol: each instance has a socket and two arenas of shared memory, which hold the tensors. Messages are JSON objects,
+one per line. The worker first sends ``{"ready": true}`` after its warm-up, or ``{"error": text, ...}``. Then it answers
+every ``{"inputs": layout}`` with ``{"outputs": layout, "ms": milliseconds}`` or ``{"error": text}``. The end of the
+socket ends the instance, and the end of all instances ends the process.
 """
 
 from __future__ import annotations
@@ -31,14 +33,15 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Serve until the sockets close; a failed start is told on every one of them."""
+    """Serve until the sockets close. If the bundle cannot be opened, report that on every socket."""
     die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):  # the server decides when its workers go
+    # Ctrl-C in a terminal reaches the workers too, but they must live until the server has drained its requests.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     job = json.loads(sys.stdin.buffer.readline())
     bundle: Bundle | TrtkpError
     try:
-        bundle = load(job["bundle"])  # every hash, at every start
+        bundle = load(job["bundle"])  # checks every hash again: the files may have changed since the server started
     except TrtkpError as error:
         bundle = error
     threads = [threading.Thread(target=_guarded, args=(bundle, job, channel)) for channel in job["instances"]]
@@ -46,11 +49,11 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    os._exit(0)  # without the libraries' destructors
+    os._exit(0)  # skips the libraries' destructors, which can crash and turn a clean end into a failure
 
 
 def _guarded(bundle: Bundle | TrtkpError, job: dict[str, Any], channel: list[int]) -> None:
-    """An instance; what it does not expect ends the process, for the server to see."""
+    """Run an instance. An unexpected exception ends the whole process, so that the server notices and restarts it."""
     connection, inputs, outputs = channel
     try:
         with socket.socket(fileno=connection) as link, link.makefile("rwb") as lines:
@@ -72,12 +75,12 @@ def _instance(
         for shapes in job["warm_up"]:
             runner.run({spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in runner.inputs})
     except TrtkpError as error:
-        _say(lines, error=error.message, file=error.file, remedy=error.remedy)
+        _send(lines, error=error.message, file=error.file, remedy=error.remedy)
         return
     with runner:
-        _say(lines, ready=True)
+        _send(lines, ready=True)
         for line in lines:
-            _say(lines, **_answer(runner, json.loads(line), inputs, outputs))
+            _send(lines, **_answer(runner, json.loads(line), inputs, outputs))
 
 
 def _answer(runner: Runner, request: dict[str, Any], inputs: Arena, outputs: Arena) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def _answer(runner: Runner, request: dict[str, Any], inputs: Arena, outputs: Are
     return {"outputs": places, "ms": seconds * 1e3}
 
 
-def _say(lines: BufferedRWPair, **event: Any) -> None:
+def _send(lines: BufferedRWPair, **event: Any) -> None:
     lines.write(json.dumps(event).encode() + b"\n")
     lines.flush()
 

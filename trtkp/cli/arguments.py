@@ -1,0 +1,36 @@
+"""Parameters that mean the same in several commands and are no option of a settings class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+from trtkp.settings import Setting
+
+__all__ = ["BundlePath", "Data", "FromZeros", "Json", "MethodName", "ModelPath"]
+
+ModelPath: TypeAlias = Annotated[Path, Setting("Exported program, state dict or ONNX file.", argument=True)]
+BundlePath: TypeAlias = Annotated[Path, Setting("Directory that trtkp build wrote.", argument=True)]
+Data: TypeAlias = Annotated[
+    Path | None,
+    Setting(
+        "Samples to measure accuracy and to calibrate with: .npz of x and y, folder of images, or CIFAR batches.",
+        essential=True,
+    ),
+]
+Json: TypeAlias = Annotated[bool, Setting("Print one JSON document on standard output.", essential=True)]
+MethodName: TypeAlias = Annotated[
+    str | None,
+    Setting(
+        "Pruning method: kep, vskp, pptkp, soks, l1, none for the dense model; with trtkp prune also dppnet and "
+        "channels.",
+        default="kep",
+        short="-m",
+        group="Pruning",
+        essential=True,
+    ),
+]
+FromZeros: TypeAlias = Annotated[
+    bool,
+    Setting("Prune nothing more: use the zeros that are there.", group="Pruning", essential=True),
+]

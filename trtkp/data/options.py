@@ -1,0 +1,19 @@
+"""How images are normalised: settings that calibration, comparison and training share."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from trtkp.settings import Setting
+
+__all__ = ["Mean", "Std"]
+
+Mean: TypeAlias = Annotated[
+    tuple[float, ...],
+    Setting(
+        "Mean of images with values in 0..1: one number, or one for each channel, as 0.485,0.456,0.406.", group="Data"
+    ),
+]
+Std: TypeAlias = Annotated[
+    tuple[float, ...], Setting("Standard deviation of images, written as --mean is.", gt=0, group="Data")
+]
