@@ -8,6 +8,9 @@ import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+import trtkp
+from trtkp.settings import Description, describe, nested_settings
+
 _ROOT = Path(__file__).parents[2]
 _HEAD = """# Python API
 
@@ -46,8 +49,26 @@ def page() -> str:
     """The names of `trtkp.__all__` by section, in its order."""
     parts = [_HEAD]
     for title, names in sections().items():
-        parts += [f"## {title}", "", _SECTIONS[title], "", *(f"::: trtkp.{name}\n" for name in names)]
+        parts += [f"## {title}", "", _SECTIONS[title], ""]
+        for name in names:
+            parts += _settings_class(name) if title in ("Options", "Methods") else [f"::: trtkp.{name}\n"]
     return "\n".join(parts)
+
+
+def _settings_class(name: str) -> list[str]:
+    """A class with its settings as a table, and without the hooks of a method; their base is shown whole."""
+    if name == "Method":
+        return [f"::: trtkp.{name}\n"]
+    owner = getattr(trtkp, name)
+    rows = [_row(item) for item in describe(owner) if item.owner == name]
+    rows += [f"| `{field}` | `{kind.__name__}` | | |" for field, kind in nested_settings(owner).items()]
+    table = ["| setting | value | default | meaning |", "|---|---|---|---|", *rows, ""] if rows else []
+    return [f"::: trtkp.{name}", "    options:", "      members: []", "      show_signature: false", "", *table]
+
+
+def _row(item: Description) -> str:
+    cells = (f"`{item.name}`", f"{item.type} {item.bounds}".strip(), item.default, item.help)
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
 def sections() -> dict[str, list[str]]:

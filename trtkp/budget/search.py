@@ -27,7 +27,7 @@ def search(
     output: str | PathLike[str],
     *,
     options: SearchOptions,
-    data: LabelledData | str | PathLike[str],
+    data: LabelledData | str | PathLike[str] | None = None,
     build: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
@@ -42,6 +42,7 @@ def search(
             ``search.json``, and ``trade-off.html``. Only an older search there is replaced.
         options: the target, and what each layer may become.
         data: inputs [N, ...], with labels or without: arrays, or a path that `trtkp.data.samples.load_samples` reads.
+            A search without data is refused.
         build: shapes, layers and threads, as for `trtkp.build`; the backend is always onnxruntime.
         progress: called with a phase, the steps done and the steps in all.
 
