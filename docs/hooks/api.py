@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import griffe
@@ -59,11 +60,25 @@ def _settings_class(name: str) -> list[str]:
     """A class with its settings as a table, and without the hooks of a method; their base is shown whole."""
     if name == "Method":
         return [f"::: trtkp.{name}\n"]
-    owner = getattr(trtkp, name)
-    rows = [_row(item) for item in describe(owner) if item.owner == name]
-    rows += [f"| `{field}` | `{kind.__name__}` | | |" for field, kind in nested_settings(owner).items()]
-    table = ["| setting | value | default | meaning |", "|---|---|---|---|", *rows, ""] if rows else []
-    return [f"::: trtkp.{name}", "    options:", "      members: []", "      show_signature: false", "", *table]
+    owner, described = getattr(trtkp, name), griffe.load("trtkp", search_paths=[str(_ROOT)])[name].final_target
+    known = {item.name: _row(item) for item in describe(owner) if item.owner == name}
+    nested = nested_settings(owner)
+    rows = []
+    for field in fields(owner):
+        if field.name in known:
+            rows.append(known[field.name])
+        elif field.name in nested:
+            rows.append(f"| `{field.name}` | `{nested[field.name].__name__}` | | |")
+        elif known and (text := described.members[field.name].docstring) is not None:
+            rows.append(f"| `{field.name}` | | | {' '.join(text.value.split())} |")
+    block = [
+        f"::: trtkp.{name}",
+        "    options:",
+        "      members: []",
+        f"      show_signature: {str(not rows).lower()}",
+        "",
+    ]
+    return [*block, "| setting | value | default | meaning |", "|---|---|---|---|", *rows, ""] if rows else block
 
 
 def _row(item: Description) -> str:
