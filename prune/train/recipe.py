@@ -114,7 +114,17 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that a recipe file holds."""
+    """Everything that a recipe file holds: a method, and the stages of training; a stage of 0 epochs is left out.
+
+    Attributes:
+        method: name of the pruning method; None for the one that `trtkp.prune` is given.
+        settings: its settings.
+        data: what happens to images before the net sees them.
+        prepare: training of the net that a method makes of the given one, as DPPNet does.
+        regularise: training that pushes weights towards the masks, for methods that have such a penalty.
+        finetune: training with the masks held.
+        seed: of the order of samples, augmentation and dropout.
+    """
 
     method: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING
 from trtkp.budget.files import check_output, write
 from trtkp.budget.run import SearchOptions, SearchResult, run_search
 from trtkp.machine.packages import require
+from trtkp.pipeline.options import BuildOptions
 
 if TYPE_CHECKING:
     from trtkp.data.labelled import LabelledData
     from trtkp.pipeline.job import Progress
-    from trtkp.pipeline.options import BuildOptions
 
 __all__ = ["search"]
 
@@ -25,7 +26,7 @@ def search(
     output: str | PathLike[str],
     *,
     options: SearchOptions,
-    data: LabelledData | str | PathLike[str],
+    data: LabelledData | str | PathLike[str] | None = None,
     build: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
@@ -40,6 +41,7 @@ def search(
             ``search.json``, and ``trade-off.html``. Only an older search there is replaced.
         options: the target, and what each layer may become.
         data: inputs [N, ...], with labels or without: arrays, or a path that `trtkp.data.samples.load_samples` reads.
+            A search without data is refused.
         build: shapes, layers and threads, as for `trtkp.build`; the backend is always onnxruntime.
         progress: called with a phase, the steps done and the steps in all.
 
@@ -66,6 +68,7 @@ def search(
     require("a search", "search", _PACKAGES)
     folder = Path(output)
     check_output(folder)
+    build = replace(build or BuildOptions(), backend="onnxruntime")
     result = run_search(model, data, options, state=folder, options=build, progress=progress)
     write(result, folder, f"{Path(model).name}, {options.method}")
     return result
