@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from trtkp.pruning.run.outcome import Outcome
 from trtkp.pruning.run.stages import Progress, Stages
 from trtkp.pruning.run.subject import Subject
 from trtkp.pruning.run.writing import Writing
+from trtkp.pruning.train.recipe import Training
 
 __all__ = ["prune"]
 
@@ -25,7 +27,7 @@ def prune(
     model: str | PathLike[str],
     output: str | PathLike[str],
     *,
-    method: str | Method = "kep",
+    method: str | Method | None = None,
     options: PruneOptions | None = None,
     data: str | PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -39,12 +41,14 @@ def prune(
     Args:
         model: model file, in any format that `trtkp.load_model` reads; training needs one from PyTorch.
         output: directory to write; an older one there is replaced once the new one is complete.
-        method: a method, or its name, which takes ``settings``.
+        method: a method, or its name, which takes ``settings``; None for the method of the recipe in ``options``, and
+            for KEP where that names none.
         options: layers, training, device and so on; None for the defaults, which train nothing.
         data: samples [N, ...] and labels [N] to train with and to measure accuracy on: an ``.npz`` file, a folder of
             images for each class, or CIFAR batches.
         progress: called with a phase, the steps done and the steps in all.
-        settings: settings of the method, such as ``ratio=0.5, filter_group=16``; None for the method's default.
+        settings: settings of the method, such as ``ratio=0.5, filter_group=16``, over those of a recipe for the same
+            method; None for the method's default.
 
     Returns:
         The pruned model, whose directory `trtkp.build` takes. Of several processes, the first alone has its manifest.
@@ -71,8 +75,8 @@ def prune(
     from trtkp.pruning.train.processes import joined
 
     options = options or PruneOptions()
-    chosen = make_method(method, **settings) if isinstance(method, str) else method
     training = options.training
+    chosen = method if isinstance(method, Method) else _made(method, training, settings)
     chosen.check_training(
         prepare=training.prepare.epochs, regularise=training.regularise.epochs, finetune=training.finetune.epochs
     )
@@ -91,6 +95,13 @@ def prune(
     published = _write(outcome, options, target) if processes.first else None
     processes.wait()
     return Pruned(target, published)
+
+
+def _made(name: str | None, training: Training, settings: Mapping[str, SettingValue]) -> Method:
+    """The method of this name, else the recipe's, else KEP; a recipe's settings hold for the method that it names."""
+    name = name or training.method or "kep"
+    of_recipe = training.settings if name == training.method else {}
+    return make_method(name, **of_recipe | dict(settings))
 
 
 def _prune_untrained(outcome: Outcome, seed: int) -> None:
