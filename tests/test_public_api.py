@@ -107,7 +107,8 @@ def test_a_program_that_uses_every_function_passes_mypy() -> None:
     program = Path(__file__).parent / "typing" / "every_function.py"
     text = program.read_text(encoding="utf-8")
     assert [name for name in (*FUNCTIONS, *CLASSES) if f"trtkp.{name}" not in text] == []
-    command = [sys.executable, "-m", "mypy", "--strict", program]
+    # silent: what mypy says of the package itself, `make typecheck` shows
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", program]
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
