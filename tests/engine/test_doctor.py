@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trtkp.engine import doctor
+from trtkp.engine import BACKENDS, doctor
 from trtkp.engine.doctor import diagnose
 
 _EXPECTED = {
@@ -29,9 +29,7 @@ _EXPECTED = {
     "nvidia gpu",
     "nvcc",
     "plugin library",
-    "backend tensorrt",
-    "backend tensorrt-rtx",
-    "backend onnxruntime",
+    *(f"backend {name}" for name in BACKENDS),
     "backend auto",
 }
 
