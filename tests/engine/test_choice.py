@@ -60,7 +60,8 @@ def test_auto_takes_the_best_that_runs(
 def test_auto_takes_onnxruntime_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     _machine(monkeypatch, _NONE)
     monkeypatch.setattr("trtkp.engine.onnxruntime.importable", lambda name: False)
-    monkeypatch.setitem(BACKENDS, "the last of the table", BACKENDS["tensorrt-rtx"])
+    table = {name: BACKENDS[name] for name in ("onnxruntime", "tensorrt-rtx")}
+    monkeypatch.setattr("trtkp.engine.BACKENDS", table)
     assert choose_backend("auto").name == "onnxruntime"
 
 
