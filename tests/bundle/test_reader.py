@@ -130,7 +130,7 @@ def test_folder_in_place_of_a_file(bundle: Path, capsys: pytest.CaptureFixture[s
         (lambda m: m.update(version=2), r"version is 2, this trtkp reads trtkp\.bundle version 1"),
         (lambda m: m.update(format="other"), "format is other"),
         (lambda m: m.pop("method"), "method: Field required"),
-        (lambda m: m.update(backend="tpu"), "backend: "),
+        (lambda m: m.update(backend="tpu"), "backend: 'tpu' is none of tensorrt"),
         (lambda m: m["files"]["model.onnx"].update(sha256="ABC"), r"files\.model\.onnx\.sha256: "),
         (lambda m: m["files"]["model.onnx"].update(bytes="many"), r"files\.model\.onnx\.bytes: "),
     ],

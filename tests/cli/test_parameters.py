@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -205,4 +206,30 @@ def test_a_parameter_that_is_no_setting_is_refused() -> None:
         pytest.fail("it ran")
 
     with pytest.raises(TypeError, match="parameter text is no setting"):
+        command(probe)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    seed: Annotated[int, Setting("Seed of the draw.")] = 0
+    n: Annotated[float, Setting("Share of the elements.")] = 0.5
+
+
+def test_two_settings_of_one_command_need_two_names() -> None:
+    def probe(
+        *,
+        settings: Annotated[dict[str, Any], Given({"drawn": Drawn}, chosen_by="method")],
+        seed: Annotated[int, Setting("Seed of the training.")] = 0,
+    ) -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(TypeError, match="trtkp probe: Drawn has an option --seed, so has probe; rename one of them"):
+        command(probe)
+
+
+def test_settings_of_several_methods_with_one_name_have_one_type() -> None:
+    def probe(*, settings: Annotated[dict[str, Any], Given({"kep": METHODS["kep"], "drawn": Drawn})]) -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(TypeError, match="trtkp probe: --n has another type in each of Drawn, KEP"):
         command(probe)

@@ -35,7 +35,7 @@ def test_importing_imports_no_library() -> None:
 
 
 def test_unknown_backend_lists_the_known() -> None:
-    with pytest.raises(InputError, match="tensorrt-rtx, onnxruntime"):
+    with pytest.raises(InputError, match=", ".join(BACKENDS)):
         get_backend("openvino")
 
 
@@ -55,6 +55,14 @@ def test_auto_takes_the_best_that_runs(
     _machine(monkeypatch, report, *packages)
     assert choose_backend("auto").name == expected
     assert choose_backend("tensorrt").name == "tensorrt"
+
+
+def test_auto_takes_onnxruntime_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    _machine(monkeypatch, _NONE)
+    monkeypatch.setattr("trtkp.engine.onnxruntime.importable", lambda name: False)
+    table = {name: BACKENDS[name] for name in ("onnxruntime", "tensorrt-rtx")}
+    monkeypatch.setattr("trtkp.engine.BACKENDS", table)
+    assert choose_backend("auto").name == "onnxruntime"
 
 
 def test_reasons_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from trtkp.engine import BACKENDS
 from trtkp.engine import doctor as module
 from trtkp.engine.doctor import doctor
 
@@ -29,9 +30,7 @@ _EXPECTED = {
     "nvidia gpu",
     "nvcc",
     "plugin library",
-    "backend tensorrt",
-    "backend tensorrt-rtx",
-    "backend onnxruntime",
+    *(f"backend {name}" for name in BACKENDS),
     "backend auto",
 }
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from trtkp.bundle.calibration import LayerChoice, Scores
+from trtkp.engine import BACKENDS
 from trtkp.engine.base import QdqVariant, fuses_qdq
 
 __all__ = [
@@ -57,6 +58,13 @@ def _plain_name(name: str) -> str:
     return name
 
 
+def _known_backend(name: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{name!r} is none of {', '.join(BACKENDS)}")
+    return name
+
+
+BackendName = Annotated[str, AfterValidator(_known_backend)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, AfterValidator(_plain_name)]
 
@@ -267,7 +275,7 @@ class Manifest(_Record):
     settings: dict[str, Any]
     include: list[str] = []
     skip: list[str] = []
-    backend: Literal["onnxruntime", "tensorrt-rtx", "tensorrt"]
+    backend: BackendName
     precision: Literal["fp32", "fp16", "int8", "fp8"]
     keep_io: bool = True
     targets: list[str] = []

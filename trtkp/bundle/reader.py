@@ -235,5 +235,6 @@ def read_record(path: Path, kind: type[Record]) -> Record:
                 f"{kind.model_fields['format'].default} version {kind.model_fields['version'].default}"
             )
         else:
-            message = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+            words = first["msg"].removeprefix("Value error, ")  # pydantic's, before what a check of ours says
+            message = ": ".join(filter(None, [".".join(map(str, first["loc"])), words]))
         raise InputError(message, file=file, remedy=_AGAIN) from None

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
+from trtkp.pruning.methods.registry import METHODS
 from trtkp.settings import Setting
 
 __all__ = ["BundlePath", "Data", "FromZeros", "Json", "MethodName", "ModelPath"]
+
+_MASKING = [name for name, kind in METHODS.items() if kind.option is None and not kind.converts]
+#: They need training, so ``trtkp build`` cannot take them.
+_CONVERTING = [name for name, kind in METHODS.items() if kind.converts]
 
 ModelPath: TypeAlias = Annotated[Path, Setting("Exported program, state dict or ONNX file.", argument=True)]
 BundlePath: TypeAlias = Annotated[Path, Setting("Directory that trtkp build wrote.", argument=True)]
@@ -22,8 +27,7 @@ Json: TypeAlias = Annotated[bool, Setting("Print one JSON document on standard o
 MethodName: TypeAlias = Annotated[
     str | None,
     Setting(
-        "Pruning method: kep, vskp, pptkp, soks, l1, none for the dense model; with trtkp prune also dppnet and "
-        "channels.",
+        f"Pruning method: {', '.join(_MASKING)}; with trtkp prune also {', '.join(_CONVERTING)}.",
         default="kep",
         short="-m",
         group="Pruning",

@@ -198,7 +198,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(function, include_extras=True)
     slots = [_Slot.of(each, hints[each.name], function) for each in inspect.signature(function).parameters.values()]
     parameters = [parameter for slot in slots for parameter in slot.parameters]
-    assert len({each.name for each in parameters}) == len(parameters), function.__name__
+    _check_names(function, parameters)
 
     def run(**given: Any) -> None:
         function(**{slot.name: slot.take(given) for slot in slots})
@@ -211,6 +211,25 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.parameters = {each.name: each for each in parameters}  # type: ignore[attr-defined]
     run.__annotations__ = {}
     return run
+
+
+def _check_names(function: Callable[..., None], parameters: Sequence[Parameter]) -> None:
+    """Check that every option of a command has one meaning. Methods may share a name, for values of one type.
+
+    Raises:
+        TypeError: with the option, and the classes that declare it.
+    """
+    owners: dict[str, str] = {}
+    for each in parameters:
+        owner = ", ".join(sorted({item.owner.__name__ for item in each.declared.values()}))
+        if each.name in owners:
+            raise TypeError(
+                f"trtkp {function.__name__}: {owners[each.name]} has an option {each.first.flag}, so has {owner}; "
+                "rename one of them"
+            )
+        if len({item.plain for item in each.declared.values()}) > 1:
+            raise TypeError(f"trtkp {function.__name__}: {each.first.flag} has another type in each of {owner}")
+        owners[each.name] = owner
 
 
 def _help_all() -> inspect.Parameter:

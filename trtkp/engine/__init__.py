@@ -10,8 +10,8 @@ Importing this package imports none of the libraries behind the backends.
 
 Example:
     >>> from trtkp.engine import BACKENDS, get_backend
-    >>> BACKENDS
-    ('tensorrt', 'tensorrt-rtx', 'onnxruntime')
+    >>> list(BACKENDS)
+    ['tensorrt', 'tensorrt-rtx', 'onnxruntime']
     >>> get_backend("onnxruntime").artefact
     'engine.onnx'
 """
@@ -38,14 +38,15 @@ __all__ = [
     "get_backend",
 ]
 
-_CLASSES = {
+#: The backends by name, in the order in which ``auto`` tries them: module and class, imported when first asked for.
+BACKENDS: dict[str, tuple[str, str]] = {
     "tensorrt": ("trtkp.engine.trt.tensorrt", "TensorRTBackend"),
     "tensorrt-rtx": ("trtkp.engine.trt.tensorrt_rtx", "TensorRTRTXBackend"),
     "onnxruntime": ("trtkp.engine.onnxruntime", "OnnxRuntimeBackend"),
 }
 
-#: Names of all backends, in the order in which ``auto`` tries them.
-BACKENDS = tuple(_CLASSES)
+#: What ``auto`` takes where no backend can both build and run.
+_FALLBACK = "onnxruntime"
 
 
 def get_backend(name: str) -> Backend:
@@ -54,9 +55,9 @@ def get_backend(name: str) -> Backend:
     Raises:
         InputError: no backend has that name.
     """
-    if name not in _CLASSES:
+    if name not in BACKENDS:
         raise InputError(f"no backend {name!r}", remedy=f"choose one of {', '.join(BACKENDS)}, auto")
-    module, cls = _CLASSES[name]
+    module, cls = BACKENDS[name]
     backend: Backend = getattr(importlib.import_module(module), cls)()
     return backend
 
@@ -81,9 +82,8 @@ def choose_backend(name: str = "auto") -> Backend:
     """
     if name != "auto":
         return get_backend(name)
-    for candidate in BACKENDS:
-        backend = get_backend(candidate)
+    for backend in map(get_backend, BACKENDS):
         found = backend.availability()
-        if (found.can_build and found.can_run) or candidate == BACKENDS[-1]:
+        if found.can_build and found.can_run:
             return backend
-    raise AssertionError("unreachable: the last backend is always taken")
+    return get_backend(_FALLBACK)

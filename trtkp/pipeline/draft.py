@@ -110,7 +110,7 @@ def draft_of_model(
         settings=method.settings(),
         include=list(options.include),
         skip=list(options.skip),
-        backend=job.backend.name,  # type: ignore[arg-type]  # the registry's names are the manifest's
+        backend=job.backend.name,
         precision=options.precision,  # type: ignore[arg-type]  # checked at the start
         keep_io=options.keep_io,
         inputs=[tensor_record(spec, halved=halved) for spec in source.inputs],

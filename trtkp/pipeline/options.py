@@ -9,6 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from trtkp.calib.options import CalibrationOptions
+from trtkp.engine import BACKENDS
 from trtkp.engine.options import Threads, TrtOptions
 from trtkp.errors import InputError, JobError
 from trtkp.model.options import Arch, InputShape, MaxShapes, MinShapes, OptShapes, TrustPickle
@@ -42,7 +43,7 @@ class BuildOptions:
     backend: Annotated[
         str,
         Setting(
-            "auto (the best that runs here), onnxruntime, tensorrt-rtx or tensorrt.",
+            f"auto (the best that runs here), or one of {', '.join(BACKENDS)}.",
             short="-b",
             group="Engine",
             essential=True,

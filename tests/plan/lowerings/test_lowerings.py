@@ -73,8 +73,10 @@ def any_case(conv_cases: Any) -> Any:
 
 
 SEED = 5
-#: The forms that take lists as they are.
-ON_LISTS = ("dense", "box", "rectangles", "taps", "gather")
+#: The lowerings that group filters anew: small layers give them nothing to save.
+REGROUPED = (*(f"gather-{groups}" for groups in EQUAL_GROUPS), "split")
+#: The lowerings that take lists as they are.
+ON_LISTS = tuple(name for name in LOWERINGS if name not in REGROUPED)
 
 
 def in_two_halves(case: Any) -> Any:
@@ -199,7 +201,7 @@ def test_regrouped_forms_are_exact(
     def check(case: Any) -> None:
         case = case.astype(dtype)
         want = case.want()
-        for name in (*(f"gather-{groups}" for groups in EQUAL_GROUPS), "split"):
+        for name in REGROUPED:
             model = packed_model(case)
             reason = LOWERINGS[name].applies(read_packed(packed_nodes(model)[0])[1])
             if reason is not None and not reason.startswith("no fewer kernels"):  # exact, but not worth it
@@ -317,10 +319,10 @@ def test_reasons(any_case: Any, granule: int) -> None:
     pattern = np.zeros((2, 2, 3, 3), bool)
     pattern[0, 0, 0, 0] = pattern[1, 1, 1, 1] = True
     grouped = {"groups": 2, "x": np.zeros((1, 6, 8, 8), np.float32)}
-    for name in LOWERINGS:
-        expected = None if name == "dense" else "grouped convolution"
-        assert reason(name, stripes([1]), **grouped) == expected
-        assert reason("dense", pattern) is None
+    for name in ("box", "rectangles", "taps", "gather", *REGROUPED):
+        assert reason(name, stripes([1]), **grouped) == "grouped convolution"
+    assert reason("dense", stripes([1]), **grouped) is None
+    assert reason("dense", pattern) is None
     for name in ("box", "rectangles"):
         assert reason(name, kernels) == "lists are not stripes"
         assert reason(name, stripes([1], [])) == "a filter group keeps nothing"
@@ -328,7 +330,7 @@ def test_reasons(any_case: Any, granule: int) -> None:
         assert reason(name, stripes(*many, filters=9)) == f"9 filter groups, more than {MAX_GROUPS}"
         assert reason(name, stripes(*many[:8], filters=9)) is None
     assert reason("gather", pattern) == "lists are not whole kernels"
-    for name in (*(f"gather-{groups}" for groups in EQUAL_GROUPS), "split"):
+    for name in REGROUPED:
         assert reason(name, kernels) is not None
     assert reason("gather-2", stripes([1])) == "fewer than 8 filters a group"
     assert reason("gather-1", stripes([1])) == f"its groups' lists join to {granule / 3:.0%} of the kernels"
@@ -384,11 +386,3 @@ def test_nodes_that_share_a_weight(name: str, new_graph: Any, run: Any, oracle: 
     assert relative_error(run(model, x=x), oracle(inside, weight, mask, pads=(1, 1, 1, 1))) < 1e-6
     names = [node.name for node in model.graph]
     assert len(set(names)) == len(names)
-
-
-def test_every_lowering_says_what_it_is() -> None:
-    regrouped = [f"gather-{groups}" for groups in EQUAL_GROUPS]
-    assert list(LOWERINGS) == [*ON_LISTS, *regrouped, "split"]
-    for name, lowering in LOWERINGS.items():
-        assert lowering.name == name
-        assert lowering.summary
