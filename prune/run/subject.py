@@ -1,4 +1,4 @@
-"""What is pruned: the model, its layers, and the data to train it with."""
+"""`Subject`, what is pruned: a model, its layers and weights, and the data to train it with."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ __all__ = ["Subject"]
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model and what pruning needs to know of it.
+    """A model, and what pruning needs to know about it.
 
     Attributes:
-        path: its file.
-        source: as it was loaded.
-        graph: its ONNX graph.
-        table: its convolutions.
-        layers: those to prune, each weight once.
-        left_dense: for every other layer, why.
-        weights: of all layers, by parameter name.
-        profile: input shapes.
-        parts: data to train and to test with.
+        path: the model's file.
+        source: the loaded model.
+        graph: the model's ONNX graph.
+        table: the layer table of all convolutions.
+        layers: the layers to prune, each weight once.
+        left_dense: for every other layer, the reason why it stays dense.
+        weights: weights of all convolutions, [F, C, R, S], by parameter name.
+        profile: smallest, usual and largest shape of every input.
+        parts: data to train and to test with; None without data.
     """
 
     path: Path
@@ -56,10 +56,10 @@ class Subject:
 
     @classmethod
     def load(cls, path: Path, data: Path | None, method: Method, options: PruneOptions) -> Subject:
-        """Read model and data.
+        """Read model and data, and choose the layers to prune.
 
         Raises:
-            InputError: of either, of options, or of layers and method that do not go together.
+            InputError: the model or the data cannot be used, or the options or the method do not fit the layers.
         """
         from trtkp.model import load_model
 
@@ -88,14 +88,18 @@ class Subject:
 
     @property
     def backend(self) -> TorchBackend:
-        """What knows a model from PyTorch as a program."""
+        """The backend of a PyTorch model; the source must be one."""
         from trtkp.model.torch_backend import TorchBackend
 
         assert isinstance(self.source.backend, TorchBackend)
         return self.source.backend
 
     def converted(self, method: Method, seed: int) -> torch.nn.Module:
-        """The net of the method in place of the model's."""
+        """The net that the method makes of the model; ``seed`` is that of its random numbers.
+
+        Raises:
+            InputError: the method cannot convert the model.
+        """
         try:
             return method.convert(self.backend.graph_module(), self.layers, self.backend.example(), seed)
         except InputError as error:
@@ -103,14 +107,18 @@ class Subject:
 
 
 def _check_export(source: SourceModel, method: Method) -> None:
-    """What the method makes of the model is exported in the end: better refused before it is trained."""
+    """Check that a converted net can be exported in the end, before hours of training are spent on it.
+
+    Raises:
+        InputError: it cannot be.
+    """
     from trtkp.model.torch_backend import TorchBackend
 
     if not isinstance(source.backend, TorchBackend):
         raise InputError(
-            f"method {method.name} needs the model from PyTorch",
+            f"method {method.name} needs a PyTorch model",
             file=source.path,
-            remedy="give what torch.export.save wrote",
+            remedy="give a file that torch.export.save wrote",
         )
     source.backend.dynamic_shapes()
 
@@ -121,10 +129,10 @@ def _load_data(data: Path, source: SourceModel, profile: Profile, options: Prune
     training, specs = options.training, source.inputs
     if source.format == "onnx":
         raise InputError(
-            "an ONNX file cannot be trained", file=source.path, remedy="give the PyTorch model, or leave out --data"
+            "an ONNX file cannot be trained", file=source.path, remedy="give a PyTorch model, or leave out --data"
         )
     if len(specs) != 1:
-        raise InputError(f"has {len(specs)} inputs, training needs a model of one", file=source.path)
+        raise InputError(f"has {len(specs)} inputs, training needs a model with one", file=source.path)
     if training.epochs and isinstance(specs[0].shape[0], int):
         raise InputError(
             f"takes batches of {specs[0].shape[0]} only",

@@ -94,7 +94,7 @@ def test_dynamic_patterns_need_training_and_pytorch(trtkp: Trtkp, work: Path, bu
     assert done.status == 2
     Path("p.yaml").write_text("prepare: {epochs: 1}\n")
     done = trtkp("prune", "net.pt2", "-m", "kep", "--recipe", "p.yaml", "--data", "data.npz", "-o", "p")
-    assert "a stage prepare means nothing to method kep" in done.message
+    assert "method kep has no stage prepare" in done.message
     done = trtkp("prune", str(built / "net.onnx"), "-m", "dppnet", "--data", "data.npz", "--epochs", "1", "-o", "p")
     assert done.status == 2
     assert not Path("p").exists()
@@ -181,8 +181,8 @@ def test_an_onnx_file_is_pruned_one_shot(trtkp: Trtkp, folder: Path) -> None:
         ("-m dppnet --skip * --epochs 1 --data data.npz", "net.pt2: method dppnet finds no layer to prune"),
         ("--epochs -1 --data data.npz", "-1 epochs"),
         ("--ratio 1.5", "--ratio 1.5: not a share"),
-        ("--data data.npz --tensorboard runs", "--tensorboard means nothing without training"),
-        ("-m vskp --regularise-epochs 2 --data data.npz", "--regularise-epochs means nothing to method vskp"),
+        ("--data data.npz --tensorboard runs", "--tensorboard needs training"),
+        ("-m vskp --regularise-epochs 2 --data data.npz", "method vskp has no option --regularise-epochs"),
         ("-m soks --ratio 0.99 --groups 1 --remove-filters", "soks would remove all filters of it"),
         ("--lr 0 --epochs 1 --data data.npz", "learning rate 0.0"),
         ("--amp int8 --epochs 1 --data data.npz", "training precision int8: not known"),

@@ -401,5 +401,5 @@ def test_checkpoints_are_refused_in_one_line(new_net: NewNet, data: Arrays, tmp_
     with pytest.raises(InputError, match="is a checkpoint of another net, data, method or recipe"):
         load_checkpoint(file, "g")
     file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(InputError, match="no readable checkpoint"):
+    with pytest.raises(InputError, match="not a readable checkpoint"):
         load_checkpoint(file, "f")
