@@ -246,7 +246,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
             self._iteration = iteration
 
     bad = Poison(net, masks_of(net))
-    with pytest.raises(JobError, match=r"no number any more in finetune, epoch 3; the last good checkpoint is .*state"):
+    with pytest.raises(JobError, match=r"became NaN or infinite in finetune, epoch 3; the last good checkpoint is .*state"):
         Trainer(net, loader(data), RECIPE, regulariser=bad, checkpoint=file, fingerprint="f").run()
     found = load_checkpoint(file, "f")
     assert found is not None
@@ -271,7 +271,7 @@ def test_a_weight_that_is_no_number_is_never_kept(
 
     monkeypatch.setattr("trtkp.pruning.train.trainer._LOOK", 1)
     bad = Breaking(net, masks_of(net))
-    with pytest.raises(JobError, match="a weight is no number any more in finetune, epoch 3; the last good checkpoint"):
+    with pytest.raises(JobError, match="a weight became NaN or infinite in finetune, epoch 3; the last good checkpoint"):
         Trainer(net, loader(data), RECIPE, regulariser=bad, checkpoint=file, fingerprint="f", seconds=seconds).run()
     found = load_checkpoint(file, "f")
     assert found is not None
@@ -304,7 +304,7 @@ def test_processes_see_that_they_do_not_agree(tmp_path: Path) -> None:
 def test_wrong_classes(new_net: NewNet, data: Arrays) -> None:
     with pytest.raises(InputError, match=r"labels 0\.\.2, the model has 2 classes"):
         Trainer(new_net(classes=2), loader(data), RECIPE).run()
-    with pytest.raises(InputError, match=r"the model gives \[16, 6, 8, 8\], training needs logits"):
+    with pytest.raises(InputError, match=r"the model's output is \[16, 6, 8, 8\], but training needs logits"):
         Trainer(new_net()[:3], loader(data), RECIPE).run()
 
 
