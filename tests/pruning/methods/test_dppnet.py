@@ -349,7 +349,7 @@ def test_penalty_by_hand_and_a_layer_that_is_gone() -> None:
     assert float(penalty.loss()) == pytest.approx(0.5 * float(torch.exp(-net[0].theta).sum()), rel=1e-6)
     with torch.no_grad():
         net[0].theta.fill_(10)
-    with pytest.raises(InputError, match="layer 0: every position of every pattern is gone"):
+    with pytest.raises(InputError, match="layer 0: its patterns have no position left"):
         freeze(net)
 
 
