@@ -43,15 +43,15 @@ def build(
     """Prune a model one-shot and build a bundle from it.
 
     Args:
-        model: model file, in any form that `trtkp.model.load_model` takes, or a directory that ``trtkp prune`` wrote.
-        output: directory of the bundle; an older bundle there is replaced once the new one is whole.
-        method: a method, or its name with ``settings`` (``n=4``, ``share="per-layer"``); KEP without it. What is
-            pruned already has one.
+        model: model file in any format that `trtkp.model.load_model` reads, or a directory that ``trtkp prune`` wrote.
+        output: directory of the bundle. An older bundle there is replaced once the new one is complete.
+        method: a method, or the name of one that takes ``settings`` (``n=4``, ``share="per-layer"``). The default is
+            KEP. A pruned directory already has a method.
         options: backend, precision, shapes and so on.
-        data: adds the accuracy before and after; for int8 and fp8 what to calibrate with. A path is read as
-            `trtkp.data.samples.load_samples` does.
-        progress: called as phases go on.
-        settings: of the method.
+        data: samples with labels to measure the accuracy before and after; for int8 and fp8, samples to calibrate
+            with. A path is read by `trtkp.data.samples.load_samples`.
+        progress: called with a phase, the steps done and the steps in all.
+        settings: settings of the method, if ``method`` is a name.
 
     Raises:
         InputError: bad options or a bad model; nothing was written.
@@ -77,7 +77,7 @@ def _stored(path: Path, method: str | Method | None, settings: Mapping[str, Any]
     given = [f"--{key.replace('_', '-')}" for key, value in settings.items() if value is not None]
     if method is not None or given:
         what = given[0] if given else "--method"
-        raise InputError(f"{what} means nothing to a model that is pruned already", file=path, remedy="leave it out")
+        raise InputError(f"is pruned already, so {what} has no effect", file=path, remedy="leave it out")
     pruned = load_pruned(path)
     return pruned.model, pruned.method()
 
@@ -135,7 +135,7 @@ class FromModel(Start):
 
     Attributes:
         method: the one that prunes it.
-        data: see `build`.
+        data: labelled or unlabelled samples, as for `build`.
     """
 
     method: Method
