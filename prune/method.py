@@ -233,7 +233,7 @@ class Method(ABC):
             return [f"method {self.name} pruned no layer: the engine is dense"]
         if folded:
             return [
-                "batch normalisation seems to be folded into the weights: scores differ from those of the trained weights"
+                "batch normalisation seems folded into the weights: scores differ from those of the trained weights"
             ]
         return []
 

@@ -229,7 +229,7 @@ class Allocated(Method):
 
     Args:
         allocation: the settings.
-        make: makes the method from its name and settings; `make_method`, handed over because its module imports this one.
+        make: makes the method from its name and settings: `make_method`, whose module imports this one.
 
     Raises:
         InputError: a setting does not work layer by layer, or the method refuses it.

@@ -179,7 +179,7 @@ def test_runs_that_fail_lose_no_other(tmp_path: Path) -> None:
     runs = [run("fails"), run("after", "fails"), run("good"), run("then", "good")]
     rows = {each.name: row for each, row in in_turn(runs, set(), _worked, 2, 2)}
     assert rows == {
-        "fails": {"failed": "RuntimeError: no"}, "after": {"failed": "there is no fails"},
+        "fails": {"failed": "RuntimeError: no"}, "after": {"failed": "fails is not done"},
         "good": {"accuracy": 4}, "then": {"accuracy": 4},
     }  # fmt: skip
     rows = {each.name: row for each, row in in_turn([run("dies"), run("good")], set(), _worked, 1, 1)}

@@ -20,7 +20,6 @@ import numpy.typing as npt
 __all__ = ["DENSE", "Choice", "Level", "cheapest", "choose", "pick", "total"]
 
 
-
 @dataclass(frozen=True, order=True)
 class Level:
     """How much of a layer is pruned, and in what granularity. Ratio 0 leaves the layer dense.

@@ -95,7 +95,7 @@ def test_going_on_gives_the_weights_of_an_unbroken_run(
         if "2/3" in phase and done == 4:
             raise StopError
 
-    monkeypatch.setattr("trtkp.pruning.train.trainer._LOOK", 1)
+    monkeypatch.setattr("trtkp.pruning.train.trainer._CHECK_EVERY", 1)
     with pytest.raises(StopError):
         trainer(new_net(), checkpoint=file, seconds=0, progress=stop).run()
     found = load_checkpoint(file, "f")
@@ -246,7 +246,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
             self._iteration = iteration
 
     bad = Poison(net, masks_of(net))
-    with pytest.raises(JobError, match=r"became NaN or infinite in finetune, epoch 3; the last good checkpoint is .*state"):
+    with pytest.raises(
+        JobError, match=r"became NaN or infinite in finetune, epoch 3; the last good checkpoint is .*state"
+    ):
         Trainer(net, loader(data), RECIPE, regulariser=bad, checkpoint=file, fingerprint="f").run()
     found = load_checkpoint(file, "f")
     assert found is not None
@@ -269,9 +271,11 @@ def test_a_weight_that_is_no_number_is_never_kept(
             if self._iteration == steps:
                 net.get_parameter("3.weight").data[0, 0, 0, 0] = float("nan")
 
-    monkeypatch.setattr("trtkp.pruning.train.trainer._LOOK", 1)
+    monkeypatch.setattr("trtkp.pruning.train.trainer._CHECK_EVERY", 1)
     bad = Breaking(net, masks_of(net))
-    with pytest.raises(JobError, match="a weight became NaN or infinite in finetune, epoch 3; the last good checkpoint"):
+    with pytest.raises(
+        JobError, match="a weight became NaN or infinite in finetune, epoch 3; the last good checkpoint"
+    ):
         Trainer(net, loader(data), RECIPE, regulariser=bad, checkpoint=file, fingerprint="f", seconds=seconds).run()
     found = load_checkpoint(file, "f")
     assert found is not None
