@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "CombinedRegulariser",
     "Deployed",
     "Regulariser",
-    "Together",
     "layer_parameters",
     "layer_weights",
 ]
@@ -70,7 +70,7 @@ class Regulariser(ABC):
         return {}
 
 
-class Together(Regulariser):
+class CombinedRegulariser(Regulariser):
     """Several regularisers as one: layers with different settings each need their own."""
 
     def __init__(self, parts: Sequence[Regulariser]) -> None:

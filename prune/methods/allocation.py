@@ -20,7 +20,7 @@ from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
 from trtkp.pruning.method import Counting, Masks, Method, NetCounts
-from trtkp.pruning.regulariser import Regulariser, Together
+from trtkp.pruning.regulariser import CombinedRegulariser, Regulariser
 
 if TYPE_CHECKING:
     import torch
@@ -275,7 +275,7 @@ class Allocated(Method):
         alike: dict[LayerSettings, list[ConvLayer]] = {}
         for layer in layers:
             alike.setdefault(self._settings_of(layer), []).append(layer)
-        return Together([self._of(part[0]).regulariser(model, part) for part in alike.values()])
+        return CombinedRegulariser([self._of(part[0]).regulariser(model, part) for part in alike.values()])
 
     def settings(self) -> dict[str, Any]:
         """The settings that all layers share, and those of each layer under ``allocation``."""
