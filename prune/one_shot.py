@@ -18,7 +18,7 @@ from trtkp.pruning.nm import in_expected_order, refined
 
 __all__ = [
     "Pruning",
-    "check_left",
+    "check_not_empty",
     "index_set",
     "list_weights",
     "prune_layers",
@@ -114,7 +114,7 @@ def list_weights(method: Method, weights: Mapping[str, npt.NDArray[Any]]) -> Map
     return {name: in_expected_order(weight) for name, weight in weights.items()}
 
 
-def check_left(method: Method, masks: Masks, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+def check_not_empty(method: Method, masks: Masks, weights: Mapping[str, npt.NDArray[Any]]) -> None:
     """Check that every layer whose weight was not all zero keeps something.
 
     Without this a layer could output a constant, and nothing behind it would depend on the input any more.
@@ -173,7 +173,7 @@ def prune_layers(method: Method, layers: Sequence[ConvLayer], weights: Mapping[s
     them.
 
     Raises:
-        InputError: the settings do not fit a layer, or see `check_left`.
+        InputError: the settings do not fit a layer, or see `check_not_empty`.
     """
     unique = list({layer.name: layer for layer in layers}.values())
     own = {layer.name: weights[layer.name] for layer in unique}
@@ -181,7 +181,7 @@ def prune_layers(method: Method, layers: Sequence[ConvLayer], weights: Mapping[s
     lists: Masks = {}
     if method.nm is not None:
         lists, masks = masks, refined(masks, weights, unique)
-    check_left(method, masks, weights)
+    check_not_empty(method, masks, weights)
     masks = {name: mask for name, mask in masks.items() if not mask.all()}
     reasons = {layer.name: "the method removes nothing from it" for layer in unique if layer.name not in masks}
     return Pruning(masks, reasons, {name: lists[name] for name in masks if name in lists}, method.stored())

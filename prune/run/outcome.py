@@ -12,7 +12,7 @@ import numpy.typing as npt
 from trtkp.errors import InputError
 from trtkp.index.index_set import IndexSet
 from trtkp.pruning.method import Masks, Method
-from trtkp.pruning.one_shot import check_left, index_set, prune_layers
+from trtkp.pruning.one_shot import check_not_empty, index_set, prune_layers
 from trtkp.pruning.regulariser import Deployed
 from trtkp.pruning.run.net import SubjectNet
 from trtkp.pruning.run.subject import Subject
@@ -100,7 +100,7 @@ class Outcome:
         if converts and not self.method.regularises:
             return  # a smaller dense net has no masks
         with self._named():
-            check_left(self.method, masks, self.subject.weights)
+            check_not_empty(self.method, masks, self.subject.weights)
         self.masks = {name: mask for name, mask in masks.items() if not mask.all()}
         self.lists = {name: lists[name] for name in self.masks if name in lists}
         self.matrices = self.method.matrix_masks(self.net)
