@@ -46,7 +46,7 @@ class Net(Protocol):
     def next_convolutions(self) -> Mapping[str, str]:
         """Map each layer whose output is read by exactly one convolution to that convolution's layer."""
 
-    def left(self, masks: Masks) -> tuple[int, int]:
+    def retained(self, masks: Masks) -> tuple[int, int]:
         """Parameters, and MACs per sample, that the whole net has left with these masks."""
 
 

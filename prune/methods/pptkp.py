@@ -317,7 +317,7 @@ class PPTKP(Method):
             left: dict[str, Any] = {"kernels": None, "params": None, "macs": None}
             if None not in norms.values():
                 pruning = prune_layers(self.at(i + 1), layers, weights)
-                params, macs = net.left(pruning.masks)
+                params, macs = net.retained(pruning.masks)
                 left = {"kernels": _kernels(layers, pruning), "params": params, "macs": macs}
             records.append({"point": i + 1, "norms": norms, **left})
         return {"points": records}

@@ -45,8 +45,8 @@ class SubjectNet:
         """See `Net.next_convolutions`."""
         return next_convolutions(self.subject.graph)
 
-    def left(self, masks: Masks) -> tuple[int, int]:
-        """See `Net.left`."""
+    def retained(self, masks: Masks) -> tuple[int, int]:
+        """See `Net.retained`."""
         table = self.subject.table
         removed = {name: int((~mask).sum()) for name, mask in masks.items()}
         removed_macs = sum(layer.macs_per_weight * removed.get(layer.name, 0) for layer in table.layers)
