@@ -17,7 +17,7 @@ from trtkp.pruning.run.options import PruneOptions, check_tensorboard
 from trtkp.pruning.run.outcome import Outcome
 from trtkp.pruning.run.stages import Progress, Stages
 from trtkp.pruning.run.subject import Subject
-from trtkp.pruning.run.writing import Writing
+from trtkp.pruning.run.writing import PrunedWriter
 
 __all__ = ["prune"]
 
@@ -90,8 +90,8 @@ def _prune_untrained(outcome: Outcome, seed: int) -> None:
 def _write(outcome: Outcome, options: PruneOptions, output: Path) -> PrunedManifest:
     outcome.deploy()
     with BundleWriter(output) as writer:
-        writing = Writing(outcome, options, output, writer.staging)
-        writing.write()
-        manifest = writer.publish(writing.manifest)
+        pruned = PrunedWriter(outcome, options, output, writer.staging)
+        pruned.write()
+        manifest = writer.publish(pruned.manifest)
     forget_training(output)
     return manifest

@@ -21,10 +21,10 @@ from trtkp.version import __version__
 if TYPE_CHECKING:
     from trtkp.graph.layers import LayerTable
 
-__all__ = ["Writing"]
+__all__ = ["PrunedWriter"]
 
 
-class Writing:
+class PrunedWriter:
     """Writes an outcome to a directory. The manifest is made last, because it holds the hashes of the other files.
 
     Args:
