@@ -42,7 +42,7 @@ def prune(
         output: directory to write. An older one there is replaced once the new one is complete.
         method: a method, or the name of one that takes ``settings``.
         options: training, layers, shapes and so on.
-        data: data to train with and to measure accuracy on; see `trtkp.pruning.train.data.load_parts`.
+        data: data to train with and to measure accuracy on; see `trtkp.pruning.train.data.load_split`.
         progress: called with a phase, the steps done and the steps in all.
         settings: settings of the method, if ``method`` is a name.
 

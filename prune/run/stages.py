@@ -57,9 +57,9 @@ class Stages:
     ) -> None:
         import torch
 
-        assert outcome.subject.parts is not None
+        assert outcome.subject.split is not None
         self._outcome, self._subject, self._method = outcome, outcome.subject, outcome.method
-        self._parts, self._options = outcome.subject.parts, options
+        self._split, self._options = outcome.subject.split, options
         self._processes, self._progress = processes, progress
         self._output = output
         self._device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -200,7 +200,7 @@ class Stages:
             set_training(teacher, False)
         trainer = Trainer(
             self._module,
-            self._loader(self._parts.train, recipe.batch, augment=True),
+            self._loader(self._split.train, recipe.batch, augment=True),
             recipe,
             stage=name,
             teacher=teacher,
@@ -243,7 +243,7 @@ class Stages:
     def _measure(self) -> float:
         from trtkp.pruning.train.trainer import evaluate
 
-        batches = self._loader(self._parts.test, self._options.training.finetune.batch, augment=False)
+        batches = self._loader(self._split.test, self._options.training.finetune.batch, augment=False)
         return evaluate(self._module, batches, self._device, self._processes)
 
     def _weights(self) -> dict[str, npt.NDArray[Any]]:
@@ -259,7 +259,7 @@ class Stages:
             "method": [self._method.name, self._method.settings()],
             "layers": [layer.name for layer in self._subject.layers],
             "training": self._options.training.as_dict(),
-            "data": self._parts.digest(),
+            "data": self._split.digest(),
         }
         return sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trtkp.index.conv_layer import ConvLayer
     from trtkp.model import SourceModel
     from trtkp.model.torch_backend import TorchBackend
-    from trtkp.pruning.train.data import Parts
+    from trtkp.pruning.train.data import DataSplit
 
 __all__ = ["Subject"]
 
@@ -41,7 +41,7 @@ class Subject:
         left_dense: for every other layer, the reason why it stays dense.
         weights: weights of all convolutions, [F, C, R, S], by parameter name.
         profile: smallest, usual and largest shape of every input.
-        parts: data to train and to test with; None without data.
+        split: data to train and to test with; None without data.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class Subject:
     left_dense: dict[str, str]
     weights: dict[str, npt.NDArray[Any]]
     profile: Profile
-    parts: Parts | None
+    split: DataSplit | None
 
     @classmethod
     def load(cls, path: Path, data: Path | None, method: Method, options: PruneOptions) -> Subject:
@@ -73,7 +73,7 @@ class Subject:
             _check_export(source, method)
         shapes = parse_shape_options(list(options.input_shape), source.inputs, "--input-shape")
         profile = make_profile(source.inputs, {}, shapes, {})
-        parts = None if data is None else _load_data(data, source, profile, options)
+        split = None if data is None else _load_data(data, source, profile, options)
         try:
             graph = named_graph(source)
             table, weights = read_layers(graph, source, profile)
@@ -84,7 +84,7 @@ class Subject:
         layers = list({layer.name: layer for layer in chosen}.values())
         if method.converts and not layers:
             raise InputError(f"method {method.name} finds no layer to prune", file=path)
-        return cls(path, source, graph, table, layers, left_dense, weights, profile, parts)
+        return cls(path, source, graph, table, layers, left_dense, weights, profile, split)
 
     @property
     def backend(self) -> TorchBackend:
@@ -123,8 +123,8 @@ def _check_export(source: SourceModel, method: Method) -> None:
     source.backend.dynamic_shapes()
 
 
-def _load_data(data: Path, source: SourceModel, profile: Profile, options: PruneOptions) -> Parts:
-    from trtkp.pruning.train.data import load_parts
+def _load_data(data: Path, source: SourceModel, profile: Profile, options: PruneOptions) -> DataSplit:
+    from trtkp.pruning.train.data import load_split
 
     training, specs = options.training, source.inputs
     if source.format == "onnx":
@@ -140,4 +140,4 @@ def _load_data(data: Path, source: SourceModel, profile: Profile, options: Prune
             remedy="export it with torch.export.Dim for the batch",
         )
     shape = next(iter(profile.values())).opt[1:]
-    return load_parts(data, shape, training.data, training.seed)
+    return load_split(data, shape, training.data, training.seed)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from trtkp.pruning.train.processes import Processes
 
-__all__ = ["Arrays", "Dataset", "Loader", "Parts", "load_parts"]
+__all__ = ["Arrays", "DataSplit", "Dataset", "Loader", "load_split"]
 
 _REMEDY = "give an .npz of x and y, a folder with one folder of images per class, or a folder of CIFAR batches"
 _TEST_FILES = ("test_batch", "test_batch.bin", "test", "test.bin")
@@ -155,7 +155,7 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Parts:
+class DataSplit:
     """The two parts of the data: samples to train with, and samples to measure accuracy on."""
 
     train: Dataset
@@ -166,7 +166,7 @@ class Parts:
         return sha256(f"{self.train.digest()}{self.test.digest()}".encode()).hexdigest()
 
 
-def load_parts(path: str | PathLike[str], shape: Sequence[int], how: Preprocessing, seed: int = 0) -> Parts:
+def load_split(path: str | PathLike[str], shape: Sequence[int], how: Preprocessing, seed: int = 0) -> DataSplit:
     """Read the data and split it into training and test data.
 
     CIFAR folders have a test batch, image folders have ``train/`` and ``val/`` (or ``test/``), and archives have
@@ -203,7 +203,7 @@ def load_parts(path: str | PathLike[str], shape: Sequence[int], how: Preprocessi
                 remedy="add x_test and y_test, or a val/ folder",
             )
         train, test = train.subset(np.sort(order[held:])), train.subset(np.sort(order[:held]))
-    return Parts(train, test)
+    return DataSplit(train, test)
 
 
 def _cifar(path: Path, how: Preprocessing) -> tuple[Dataset, Dataset | None] | None:
