@@ -70,14 +70,14 @@ class Outcome:
         groups = {layer.name: layer.groups for layer in self.subject.layers}
         return {name: index_set(mask, self.lists.get(name), groups[name]) for name, mask in sorted(self.masks.items())}
 
-    def take_one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+    def prune_one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         """Let the method make masks from the given weights, and keep them."""
         with self._named():
             pruning = prune_layers(self.method, self.subject.layers, weights)
-        self.take(pruning.masks, pruning.lists)
-        self.take_report(weights)
+        self.set_masks(pruning.masks, pruning.lists)
+        self.add_report(weights)
 
-    def take_report(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+    def add_report(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         """Keep the method's figures about the weights that the masks came from."""
         self.report |= self.method.report(self.subject.layers, weights, self.net)
 
@@ -86,7 +86,7 @@ class Outcome:
         """What the method can ask about the net around its layers."""
         return SubjectNet(self.subject, self.module)
 
-    def take(self, masks: Masks, lists: Masks) -> None:
+    def set_masks(self, masks: Masks, lists: Masks) -> None:
         """Keep the masks that remove something.
 
         Args:

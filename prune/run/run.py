@@ -84,7 +84,7 @@ def _prune_untrained(outcome: Outcome, seed: int) -> None:
     if outcome.method.converts:
         outcome.module = outcome.subject.converted(outcome.method, seed)
     else:
-        outcome.take_one_shot(outcome.subject.weights)
+        outcome.prune_one_shot(outcome.subject.weights)
 
 
 def _write(outcome: Outcome, options: PruneOptions, output: Path) -> PrunedManifest:

@@ -75,7 +75,7 @@ class Stages:
             converted = self._subject.converted(self._method, self._options.training.seed)
             outcome.module = converted.to(self._device)
         if start is not None and start.stage == "finetune":
-            outcome.take(*(_masks_of(start.part(part)) for part in ("mask", "list")))
+            outcome.set_masks(*(_masks_of(start.part(part)) for part in ("mask", "list")))
             self._fine_tune(start)
         else:
             self._towards_masks(start)
@@ -117,11 +117,11 @@ class Stages:
             self._stage("prepare", start)
             start = None
         if self._method.regularises and training.regularise.epochs:
-            self._outcome.take(*self._regularised(start))
+            self._outcome.set_masks(*self._regularised(start))
             if not self._method.converts:  # a converted net no longer has the weights that a report would read
-                self._outcome.take_report(self._weights())
+                self._outcome.add_report(self._weights())
         elif not self._method.converts:
-            self._outcome.take_one_shot(self._weights())
+            self._outcome.prune_one_shot(self._weights())
 
     def _regularised(self, start: Checkpoint | None) -> tuple[Masks, Masks]:
         """Run the stage ``regularise``; gives the masks, and for those with 2:4 inside lists the masks of the lists."""
