@@ -106,7 +106,7 @@ def pick(
     budget: float,
     *,
     by: str,
-    bend: Callable[[int, npt.NDArray[np.float64]], npt.NDArray[np.float64]] = lambda _, errors: errors,
+    transform: Callable[[int, npt.NDArray[np.float64]], npt.NDArray[np.float64]] = lambda _, errors: errors,
 ) -> dict[str, Choice] | None:
     """`choose` for layers by name; None if even the cheapest levels exceed the budget.
 
@@ -114,9 +114,9 @@ def pick(
         choices: parameter name of a layer to its levels.
         budget: largest sum of the costs, in the unit of ``by``.
         by: the cost, ``latency_ms`` or ``macs``.
-        bend: changes the errors of the i-th layer, [levels], before they are added up.
+        transform: changes the errors of the i-th layer, [levels], before they are added up.
     """
-    errors = [bend(i, _column(layer, "error")) for i, layer in enumerate(choices.values())]
+    errors = [transform(i, _column(layer, "error")) for i, layer in enumerate(choices.values())]
     picked = choose(errors, [_column(layer, by) for layer in choices.values()], budget)
     if picked is None:
         return None

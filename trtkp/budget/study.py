@@ -80,8 +80,8 @@ def search(
     stages = np.arange(len(layers)) * min(MAX_STAGES, len(layers)) // max(1, len(layers))
     known: dict[tuple[int, ...], float] = {}
 
-    def bent(exponent: float, log_weights: Sequence[float]) -> dict[str, Choice] | None:
-        return pick(choices, budget, by=by, bend=lambda i, errors: exp(log_weights[stages[i]]) * errors**exponent)
+    def solution(exponent: float, log_weights: Sequence[float]) -> dict[str, Choice] | None:
+        return pick(choices, budget, by=by, transform=lambda i, errors: exp(log_weights[stages[i]]) * errors**exponent)
 
     def evaluate(chosen: Mapping[str, Choice]) -> float:
         key = tuple(choices[layer].index(chosen[layer]) for layer in layers)
@@ -91,7 +91,7 @@ def search(
 
     def objective(trial: optuna.Trial) -> float:
         exponent = trial.suggest_float("exponent", *_EXPONENT)
-        chosen = bent(exponent, [trial.suggest_float(f"stage_{s}", *_LOG_WEIGHT) for s in range(stages.max() + 1)])
+        chosen = solution(exponent, [trial.suggest_float(f"stage_{s}", *_LOG_WEIGHT) for s in range(stages.max() + 1)])
         assert chosen is not None
         return evaluate(chosen)
 
@@ -114,7 +114,7 @@ def search(
 
     study.optimize(objective, n_trials=max(0, trials - _finished(study)), callbacks=[report])
     parameters = study.best_params
-    chosen = bent(parameters["exponent"], [parameters[f"stage_{s}"] for s in range(stages.max() + 1)])
+    chosen = solution(parameters["exponent"], [parameters[f"stage_{s}"] for s in range(stages.max() + 1)])
     assert chosen is not None
     return Outcome(chosen, study.best_value, _finished(study))
 
