@@ -155,12 +155,12 @@ class Trainer:
             self._step(inputs, labels, total, lr)
             if (step + 1) % _CHECK_EVERY == 0:
                 due = time.monotonic() - self._saved > self.seconds
-                self._look(epoch, weights=due)
+                self._check_finite(epoch, weights=due)
                 if due:
                     self._save(epoch, step + 1)
             if self.progress is not None:
                 self.progress(f"{self.stage.capitalize()} {epoch + 1}/{self.recipe.epochs}", step + 1, count)
-        self._look(epoch, weights=True)
+        self._check_finite(epoch, weights=True)
         if self.regulariser is not None:
             self.regulariser.after_epoch(epoch + 1)
         row = self._row(epoch + 1, lr, time.monotonic() - began)
@@ -238,7 +238,7 @@ class Trainer:
         distance = kl_div(log_softmax(logits / T, dim=1), target, reduction="sum", log_target=True)
         return (1 - d) * loss + d * T * T * distance
 
-    def _look(self, epoch: int, *, weights: bool = False) -> None:
+    def _check_finite(self, epoch: int, *, weights: bool = False) -> None:
         """Add up the totals since the last check, over all processes, and stop if the loss is not finite.
 
         With ``weights``, check the weights too. That is done before a checkpoint: the last step may have broken a
@@ -333,7 +333,7 @@ def evaluate(
 
 
 @dataclass
-class _Given:
+class _FunctionBatches:
     """`Batches` from a function that gives one epoch at each call."""
 
     batches: Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
@@ -383,4 +383,4 @@ def fine_tune(
         True
     """
     recipe = Recipe(epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay)
-    Trainer(model, _Given(batches), recipe, masks=masks).run()
+    Trainer(model, _FunctionBatches(batches), recipe, masks=masks).run()
