@@ -22,7 +22,7 @@ from benchmarks.accuracy.results import add_row, read_rows
 from benchmarks.accuracy.schedule import in_turn
 from benchmarks.provenance import provenance
 
-__all__ = ["is_of", "main"]
+__all__ = ["is_result_of", "main"]
 
 #: Batch size for the timing of engines.
 _BATCH = 8
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--jobs {options.jobs}: give 1 or more")
     runs, where = runs_of(scale), provenance()
     planned = {run.name: run for run in runs}
-    done = {row["name"] for row in rows if row["name"] in planned and is_of(planned[row["name"]], row)}
+    done = {row["name"] for row in rows if row["name"] in planned and is_result_of(planned[row["name"]], row)}
     if options.latency:
         _time(results, folder, options.threads, done)
         return 0
@@ -88,7 +88,7 @@ def _time(results: Path, folder: Path, threads: int, done: set[str]) -> None:
                       "latency": latency, "provenance": provenance()})  # fmt: skip
 
 
-def is_of(run: Run, row: dict[str, Any]) -> bool:
+def is_result_of(run: Run, row: dict[str, Any]) -> bool:
     """Whether a row is the result of a run as it is planned now.
 
     A row of channel pruning has the ``ratio`` that was found instead of the planned ``macs``.
