@@ -50,7 +50,7 @@ def _chosen(parser: argparse.ArgumentParser, parts: str | None) -> list[str]:
     wanted = [part.strip() for part in parts.split(",")]
     for want in wanted:
         if not any(_named(want, name) for name in PART_NAMES):
-            parser.error(f"no part is called {want}: --list shows them")
+            parser.error(f"no part is called {want}; --list names them")
     return [name for name in PART_NAMES if any(_named(want, name) for want in wanted)]
 
 
