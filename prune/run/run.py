@@ -32,27 +32,24 @@ def prune(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Pruned:
-    """Prune a model. With data and epochs, train it towards the masks and fine-tune it with the masks held.
+    """Prune a model, training it before and after where data and epochs are given.
 
-    If a training is interrupted, call `prune` again with the same arguments: it continues from the last checkpoint,
-    which lies beside the output. Under torchrun all processes train, and the first one writes.
+    Interrupted, the next call with the same arguments goes on from the last checkpoint, which lies beside the output.
+    Under torchrun all processes train, and the first one writes.
 
     Args:
-        model: model file in any format that `trtkp.model.load_model` reads; training needs a PyTorch model.
-        output: directory to write. An older one there is replaced once the new one is complete.
-        method: a method, or the name of one that takes ``settings``.
-        options: training, layers, shapes and so on.
-        data: data to train with and to measure accuracy on; see `trtkp.pruning.train.data.load_split`.
-        progress: called with a phase, the steps done and the steps in all.
-        settings: settings of the method, if ``method`` is a name.
-
-    Returns:
-        The directory and its manifest. Under torchrun only the first process has the manifest.
+        model: model file, in any form that `trtkp.model.load_model` takes; training needs one from PyTorch.
+        output: directory to write; an older one there is replaced once the new one is whole.
+        method: a method, or its name with ``settings``.
+        options: training and so on.
+        data: what to train and measure accuracy with; see `trtkp.pruning.train.data.load_split`.
+        progress: called as the work goes on.
+        settings: of the method.
 
     Raises:
         InputError: bad options, model or data; nothing was written.
-        JobError: the training failed, or TensorBoard was asked for and is not installed. An older directory is
-            untouched, and the last good checkpoint is kept.
+        JobError: the training failed, or TensorBoard was asked for and is not there; an older directory is untouched,
+            and the last good checkpoint is kept.
     """
     from trtkp.pruning.train.processes import joined
 

@@ -120,7 +120,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Training:
-    """The content of a recipe file: a method and its settings, the preprocessing of data, and the three stages."""
+    """Everything that a recipe file holds."""
 
     method: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)

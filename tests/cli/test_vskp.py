@@ -187,7 +187,7 @@ def test_what_takes_a_fine_tune_is_refused_without_one(trtkp: Trtkp, work: Path)
     for options, words in (
         (
             {"reactivate": True},
-            "--reactivate mends .* a build trains nothing; use trtkp prune with --data",
+            "--reactivate repairs .* a build trains nothing; use trtkp prune with --data",
         ),
         ({"fully_connected": True}, "--fully-connected prunes layers without index sets; use trtkp prune"),
     ):

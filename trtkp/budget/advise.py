@@ -169,10 +169,10 @@ def advise(
     options: AdviceOptions | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Advice:
-    """Measure how much faster pruning could make each layer of a model.
+    """Time what pruning could gain in every layer of a model.
 
     Args:
-        model: model file in any format that `trtkp.model.load_model` reads.
+        model: model file, in any form that `trtkp.model.load_model` takes.
         options: layers, shapes, seconds and so on.
         progress: called with a phase, the layers done and the layers in all.
 

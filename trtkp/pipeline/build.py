@@ -43,15 +43,15 @@ def build(
     """Prune a model one-shot and build a bundle from it.
 
     Args:
-        model: model file in any format that `trtkp.model.load_model` reads, or a directory that ``trtkp prune`` wrote.
-        output: directory of the bundle. An older bundle there is replaced once the new one is complete.
-        method: a method, or the name of one that takes ``settings`` (``n=4``, ``share="per-layer"``). The default is
-            KEP. A pruned directory already has a method.
+        model: model file, in any form that `trtkp.model.load_model` takes, or a directory that ``trtkp prune`` wrote.
+        output: directory of the bundle; an older bundle there is replaced once the new one is whole.
+        method: a method, or its name with ``settings`` (``n=4``, ``share="per-layer"``); KEP without it. What is
+            pruned already has one.
         options: backend, precision, shapes and so on.
-        data: samples with labels to measure the accuracy before and after; for int8 and fp8, samples to calibrate
-            with. A path is read by `trtkp.data.samples.load_samples`.
-        progress: called with a phase, the steps done and the steps in all.
-        settings: settings of the method, if ``method`` is a name.
+        data: adds the accuracy before and after; for int8 and fp8 what to calibrate with. A path is read as
+            `trtkp.data.samples.load_samples` does.
+        progress: called as phases go on.
+        settings: of the method.
 
     Raises:
         InputError: bad options or a bad model; nothing was written.

@@ -42,23 +42,22 @@ def calibrate(
     options: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Quantise an fp32 bundle, or build a quantised bundle from a model.
+    """Quantise a bundle, or build a quantised one from a model whose zeros are packed as they are.
 
-    A bundle keeps its plan, its backend and its targets. Q/DQ pairs are added, and the engine is built again. A model
-    is not pruned: the zeros that its weights already hold are packed.
+    A bundle keeps its plan, its backend and its targets: only Q/DQ pairs are added and the engine is built again.
 
     Args:
-        source: an fp32 bundle, or a model file or pruned directory as `build` takes it.
-        output: directory of the new bundle. It may be that of the old one.
-        data: samples to calibrate with; see `trtkp.data.samples.load_samples`.
+        source: an fp32 bundle, or a model file as ``build`` takes it.
+        output: directory of the new bundle, which may be that of the old one.
+        data: what to calibrate with: see `trtkp.data.samples.load_samples`.
         kind: int8 or fp8.
         calibration: how to calibrate.
-        calibration_file: a ``calibration.json``, or a bundle with one. Its ranges and precisions are used as they are.
-        options: for a model, backend, shapes and so on. For a bundle only ``threads`` counts.
-        progress: called with a phase, the steps done and the steps in all.
+        calibration_file: a ``calibration.json``, or a bundle with one, whose ranges and precisions are taken instead.
+        options: for a model: backend, shapes and so on; of a bundle only ``threads`` counts.
+        progress: called as the work goes on.
 
     Raises:
-        InputError: bad options or data, a missing source, or a bundle that is not fp32; nothing was written.
+        InputError: bad options or data, no such source, or a bundle that is not fp32; nothing was written.
         JobError: calibration or the engine's build failed; nothing was written.
     """
     asked = replace(
