@@ -42,7 +42,7 @@ def prune(
         output: directory to write; an older one there is replaced once the new one is whole.
         method: a method, or its name with ``settings``.
         options: training and so on.
-        data: what to train and measure accuracy with; see `trtkp.pruning.train.data.load_split`.
+        data: what to train and measure accuracy with; see `trtkp.pruning.train.data.load_parts`.
         progress: called as the work goes on.
         settings: of the method.
 
