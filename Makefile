@@ -1,11 +1,11 @@
-# Everything a developer or CI runs. Needs make and Python 3.11 to 3.13; all else is installed into .venv.
+# All commands that developers and CI run. Needs make and Python 3.11 to 3.13; everything else is installed into .venv.
 
 PYTHON ?=
 JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
-# The demo needs little; what tests and lint need comes on top.
+# The demo needs a small installation; tests and lint add the development packages to it.
 USER_STAMP := $(VENV)/.installed
 STAMP := $(VENV)/.installed-dev
 USER_EXTRAS := rtx,demo,report
@@ -49,26 +49,27 @@ $(STAMP): $(USER_STAMP)
 demo: $(USER_STAMP) ## Prune a small CNN, build it, verify it and report dense against pruned
 	@$(BIN)/python examples/demo.py
 
-# One thread per library in each process: the processes themselves fill the cores. Serial tests come first, alone.
-# Pytest's status 5 says that none is marked so.
+# Serial tests run first, alone; pytest's status 5 says that there are none. The others run in several processes, which
+# fill the cores, so each library gets one thread per process.
 test: export OMP_NUM_THREADS = 1
-# Tests read and write UTF-8, whatever the locale says.
+# Tests read and write UTF-8 in every locale.
 test: export PYTHONUTF8 = 1
 test: $(STAMP) ## Run every test, slow ones included
 	@$(BIN)/python -m pytest -m serial || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m "not serial" -n $(JOBS)
 
-# Folders whose tests build, serve or compile whole things: about half of the time of what is neither slow nor serial.
+# Folders whose tests build, serve or compile something as a whole. They take about half of the time of all tests that are
+# neither slow nor serial.
 WHOLE := benchmarks budget cli emulation examples glue packaging pipeline serving
 test-fast: export OMP_NUM_THREADS = 1
-test-fast: $(STAMP) ## Run the quick tests of each package, for the inner loop
+test-fast: $(STAMP) ## Run the quick tests of each package
 	@$(BIN)/python -m pytest -m "not slow and not serial" $(addprefix --ignore=tests/,$(WHOLE)) -n $(JOBS)
 
 test-emulation: $(STAMP) ## Run the emulated kernels on many random layers (CASES=500 of each tier by default)
 	@TRTKP_EMULATION_CASES=$(or $(CASES),500) $(BIN)/python -m pytest tests/emulation/test_kernels.py tests/emulation/test_dynamic.py \
 		-n $(JOBS)
 
-test-architectures: $(STAMP) ## Compile the kernels for the architectures that test leaves out
+test-architectures: $(STAMP) ## Compile the kernels for the architectures that `make test` leaves out
 	@TRTKP_EVERY_ARCHITECTURE=1 $(BIN)/python -m pytest tests/kernels/test_compile.py -k other_architectures -n $(JOBS)
 
 lint: lint-python lint-imports lint-cuda lint-project typecheck docs ## Check format, lint rules, imports, types and documentation
@@ -83,7 +84,7 @@ lint-imports: $(STAMP) ## Check that rooms import downward only (part of lint)
 lint-cuda: $(STAMP) ## Check the format of CUDA and C++ sources (part of lint)
 	@git ls-files -z $(CUDA_SOURCES) | xargs -0 -r $(BIN)/clang-format --dry-run -Werror
 
-# zizmor asks nothing of the network; actionlint is run by a test, where it is installed.
+# zizmor runs offline. A test runs actionlint, if it is installed.
 lint-project: $(STAMP) ## Check workflows, issue forms and CITATION.cff against their schemas (part of lint)
 	@$(BIN)/check-jsonschema -qq --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/check-jsonschema -qq --builtin-schema vendor.dependabot .github/dependabot.yml
@@ -96,17 +97,17 @@ lint-project: $(STAMP) ## Check workflows, issue forms and CITATION.cff against 
 typecheck: $(STAMP) ## Check types with mypy (part of lint)
 	@$(BIN)/mypy
 
-docs: $(STAMP) ## Build the documentation into site/; a broken link is an error (part of lint)
+docs: $(STAMP) ## Build the documentation in site/; broken links are errors (part of lint)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-wheel: $(STAMP) ## Build sdist, pure wheel and, where nvcc is, CUDA wheel into dist/ (ARCHITECTURES='80;90', default all)
+wheel: $(STAMP) ## Build sdist, pure wheel and, with nvcc, CUDA wheel in dist/ (ARCHITECTURES='80;90', default all)
 	@$(BIN)/python scripts/build_distributions.py --architectures '$(or $(ARCHITECTURES),all)'
 
-format: $(STAMP) ## Rewrite the sources in the project's format
+format: $(STAMP) ## Format the sources and fix lint findings
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 	@git ls-files -z $(CUDA_SOURCES) | xargs -0 -r $(BIN)/clang-format -i
 
-clean: ## Remove caches, build products and the demo's output; .venv stays
+clean: ## Remove caches, build products and the demo's output, but not .venv
 	@rm -rf build dist site demo-out out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""What a result file says of how it came about."""
+"""The provenance that every result file holds: when, where and with which command and libraries it was measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LIBRARIES = ("grpcio", "numpy", "onnx", "onnxruntime", "starlette", "tensorrt_r
 
 
 def provenance() -> dict[str, Any]:
-    """Date, commit, command, machine and library versions."""
+    """Date, commit (with ``-dirty`` if files are changed), command, CPU, and versions of Python and libraries."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _git("rev-parse", "--short", "HEAD") + ("-dirty" if _git("status", "--porcelain", "-uno") else ""),

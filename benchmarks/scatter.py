@@ -1,4 +1,4 @@
-"""A scatter plot as SVG, with nothing but Python: it is drawn on machines that have no more."""
+"""Draw a scatter plot as SVG with the standard library alone, for machines that have no plotting library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Axis:
-    """Where an axis begins and ends, and how its ticks are written."""
+    """Range of an axis, its ticks, and the format of their labels."""
 
     low: float
     high: float
@@ -24,12 +24,20 @@ class Axis:
     form: str = "g"
 
     def place(self, value: float, length: float) -> float:
-        """How far along an axis of ``length`` a value lies."""
+        """Position of a value on an axis of ``length`` pixels."""
         return (value - self.low) / (self.high - self.low) * length
 
 
 def scatter(title: str, series: Mapping[str, Points], x: Axis, y: Axis, guide: Points = ()) -> str:
-    """A colour for each series; ``guide`` is a dashed line. Points beyond the axes are counted instead of drawn."""
+    """The plot as SVG text.
+
+    Args:
+        title: title of the plot. If points lie beyond the axes, it also says how many; these are not drawn.
+        series: name to points; each series has its own colour.
+        x: the horizontal axis.
+        y: the vertical axis.
+        guide: points of a dashed line; empty for none.
+    """
     inside = {
         name: [point for point in points if x.low <= point[0] <= x.high and y.low <= point[1] <= y.high]
         for name, points in series.items()

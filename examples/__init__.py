@@ -1,1 +1,1 @@
-"""Example nets and scripts; importable from the repository root."""
+"""Example nets, data sets and the demo. Import them from the repository root."""

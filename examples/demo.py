@@ -1,6 +1,7 @@
-"""The demo: a CNN trained on real digits, pruned by KEP, built, verified and timed against its dense self.
+"""The demo: train a CNN on real digits, prune it by KEP, build and verify engines, and time them against the dense net.
 
-Everything goes through the command line, as a user would type it; the commands are printed. Output: ``demo-out/``.
+Builds and checks run through the command line, as a user would type it, and every command is printed. The output is in
+``demo-out/``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from trtkp.pruning.train.trainer import fine_tune
 
 WIDTH, EPOCHS, TUNING_EPOCHS, BATCH = 64, 5, 3, 32
 REPORT = "report.html"
-#: Name of a variant, and the pruning options that make it.
+#: Name of each variant, and the options that prune it.
 VARIANTS = {
     "dense": ["--method", "none"],
     "kep": ["--method", "kep"],
@@ -44,7 +45,7 @@ console = Console(highlight=False, width=160 if not sys.stdout.isatty() else Non
 
 
 def command(*arguments: str) -> None:
-    """Show a trtkp command line and run it."""
+    """Print a trtkp command line and run it."""
     console.print(f"\n[bold]$ trtkp {' '.join(arguments)}[/]", soft_wrap=True)
     status = trtkp_command(arguments)
     if status:
@@ -52,7 +53,7 @@ def command(*arguments: str) -> None:
 
 
 def train(train_set: tuple[np.ndarray, np.ndarray]) -> torch.nn.Module:
-    """The dense model."""
+    """Train the dense model on x [N, 1, 16, 16] and y [N]."""
     torch.manual_seed(0)
     model = digits_cnn(WIDTH)
     start = time.perf_counter()
@@ -62,14 +63,14 @@ def train(train_set: tuple[np.ndarray, np.ndarray]) -> torch.nn.Module:
 
 
 def save(model: torch.nn.Module, path: Path) -> str:
-    """The recommended form of a model file."""
+    """Export a model to a file in the recommended format, an exported program; gives the path."""
     with path.open("wb") as file:
         torch.export.save(export(model, (1, 16, 16)), file)
     return str(path)
 
 
 def tuned(model: torch.nn.Module, bundle: trtkp.Bundle, train_set: tuple[np.ndarray, np.ndarray]) -> torch.nn.Module:
-    """The model with the bundle's masks, after a short fine-tune that keeps pruned weights at zero."""
+    """A copy of the model with the bundle's masks, after a short fine-tune that keeps pruned weights at zero."""
     copy = digits_cnn(WIDTH)
     copy.load_state_dict(model.state_dict())
     masks = {name: index.mask() for name, index in bundle.index_sets.items()}
@@ -79,7 +80,7 @@ def tuned(model: torch.nn.Module, bundle: trtkp.Bundle, train_set: tuple[np.ndar
 
 
 def compared_with_report(bundles: Iterable[trtkp.Bundle], out: Path) -> Comparison:
-    """What ``trtkp compare`` shows and writes."""
+    """Show and write what ``trtkp compare`` does; gives the comparison too, for the table."""
     names, data = [str(bundle.path) for bundle in bundles], str(out / "test.npz")
     line = f"trtkp compare {' '.join(names)} --batch 1,{BATCH} --data {data} --html {out / REPORT}"
     console.print(f"\n[bold]$ {line}[/]", soft_wrap=True)
@@ -107,7 +108,7 @@ def main() -> None:
         common = [*options, "--backend", "onnxruntime", "--opt", f"{BATCH}x1x16x16", "--data", str(out / "test.npz")]
         command("build", source, *common, "-o", str(out / name))
         one_shot[name] = final[name] = trtkp.load(out / name)
-        if name != "dense":  # the masks of the bundle, a short fine-tune, and the same command again
+        if name != "dense":  # fine-tune with the masks of the bundle, then build again with the same options
             source = save(tuned(model, one_shot[name], train_set), out / f"{name}-tuned.pt")
             command("build", source, *common, "-o", str(out / f"{name}-tuned"))
             final[name] = trtkp.load(out / f"{name}-tuned")
@@ -174,11 +175,11 @@ def main() -> None:
     console.print()
     console.print(table)
     console.print(
-        f"Latency: batch {BATCH}, fp32, CPU, median (p10..p90) of runs in turn. The TensorRT-RTX engines were built; "
-        f"without an RTX GPU they are not run. All done in {time.perf_counter() - start:.0f} s.",
+        f"Latency: batch {BATCH}, fp32, CPU, median (p10..p90) of alternating runs. TensorRT-RTX engines are built "
+        f"but not timed: that needs an RTX GPU. The demo took {time.perf_counter() - start:.0f} s.",
         soft_wrap=True,
     )
-    console.print(f"The whole comparison, for a browser, offline too: [bold]{out / REPORT}[/]", soft_wrap=True)
+    console.print(f"The whole comparison as a page for the browser: [bold]{out / REPORT}[/]", soft_wrap=True)
 
 
 if __name__ == "__main__":

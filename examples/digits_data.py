@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits (1797 real scans, UCI), up-sampled to 16 x 16, in fixed training and test parts."""
+"""scikit-learn's handwritten digits (1797 real scans, UCI), up-sampled to 16 x 16 and split into training and test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ __all__ = ["batches_of", "load"]
 
 
 def load(seed: int = 0) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """``(x, y)`` for training (1297 images) and test (500): float32 [N, 1, 16, 16] with mean 0, int64 [N]."""
+    """``(x, y)`` for training (1297 images) and for test (500).
+
+    x is float32 [N, 1, 16, 16] with mean 0 and standard deviation 1; y is int64 [N]. ``seed`` decides the split.
+    """
     digits = load_digits()
     images = np.kron(digits.images, np.ones((2, 2))).astype(np.float32)[:, None]
     images = (images - images.mean()) / images.std()
@@ -25,7 +28,16 @@ def load(seed: int = 0) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray
 def batches_of(
     x: np.ndarray, y: np.ndarray, size: int = 64, seed: int = 0
 ) -> Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]]:
-    """A function that gives one shuffled epoch of batches at each call, images shifted by up to 2 pixels."""
+    """A function that yields the batches of one epoch at each call.
+
+    Samples are shuffled anew every epoch. All images of a batch are shifted by the same random 0 to 2 pixels.
+
+    Args:
+        x: images, [N, C, H, W].
+        y: labels, [N].
+        size: batch size.
+        seed: seed of order and shifts.
+    """
     rng = np.random.default_rng(seed)
 
     def epoch() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

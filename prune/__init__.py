@@ -1,1 +1,1 @@
-"""Offline pruning: the methods, index sets and accounting (imported as ``trtkp.pruning``)."""
+"""Offline pruning: the methods, the trainer and the steps of ``trtkp prune`` (imported as ``trtkp.pruning``)."""

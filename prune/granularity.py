@@ -1,8 +1,12 @@
-"""Pool scores over blocks of filters and channels, so that a list is shared by filters that compute together.
+"""Average scores over blocks of kernels, so that several filters share one list of kept channels or positions.
 
-A block is ``filter_group`` filters of one ONNX group times ``channel_block`` consecutive channels; 1 x 1 is the papers'
-granularity. Filters are grouped in their order, or clustered first so that those of a group agree; index sets hold any
-partition, so the weights stay where they are. The last block of either kind is smaller where the size does not divide.
+A block is ``filter_group`` filters of one ONNX group times ``channel_block`` consecutive channels. The papers prune
+single kernels, which are blocks of 1 x 1. Larger blocks are ours: a list that many filters share becomes a gather and
+an ordinary grouped convolution, which is what makes it fast.
+
+Filters are grouped in their order, or clustered first so that the filters of a group have similar scores. An index set
+can hold any partition of the filters, so clustering does not reorder the weights. Where the block size does not divide
+the number of filters or channels, the last block is smaller.
 """
 
 from __future__ import annotations
@@ -20,19 +24,28 @@ __all__ = ["Blocks", "blocks_of", "cluster_filters", "rounded"]
 
 
 class Blocks:
-    """How the kernels of ``W[F, C, ...]`` fall into blocks.
+    """The partition of the kernels of ``W[F, C, ...]`` into blocks.
 
     Args:
         filters: F.
-        channels: C, of one ONNX group.
-        groups: ONNX groups; a filter group never crosses one.
-        filter_group: filters of a block.
-        channel_block: channels of a block.
-        order: the filters in the order in which they are grouped, [F], ONNX group by ONNX group; without it, as they
-            come.
+        channels: C, the channels of one ONNX group.
+        groups: number of ONNX groups. A filter group never crosses the border of an ONNX group.
+        filter_group: filters per block.
+        channel_block: channels per block.
+        order: int64 [F], the filters in the order in which they are grouped, one ONNX group after the other. Without
+            it, filters are grouped in their own order.
 
     Raises:
-        InputError: a block size below one.
+        InputError: a block size is below one.
+
+    Example:
+        >>> blocks = Blocks(filters=4, channels=6, groups=1, filter_group=2, channel_block=4)
+        >>> blocks.shape  # two filter groups; six channels make a block of four and one of two
+        (2, 2)
+        >>> blocks.sizes.tolist()
+        [[8, 4], [8, 4]]
+        >>> blocks.group_of_filter.tolist(), blocks.block_of_channel.tolist()
+        ([0, 0, 1, 1], [0, 0, 0, 0, 1, 1])
     """
 
     def __init__(
@@ -56,50 +69,53 @@ class Blocks:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of filter groups and of channel blocks."""
+        """Number of filter groups, number of channel blocks."""
         return len(self._filters), len(self._channels)
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Kernels in every block, int64 [filter groups, channel blocks]."""
+        """Number of kernels in each block, int64 [filter groups, channel blocks]."""
         return np.multiply.outer(self._filters, self._channels)
 
     @property
     def group_of_filter(self) -> npt.NDArray[np.int64]:
-        """The filter group of every filter, [F]."""
+        """The filter group of each filter, int64 [F]."""
         owner = np.empty(len(self._order), np.int64)
         owner[self._order] = np.repeat(np.arange(len(self._filters)), self._filters)
         return owner
 
     @property
     def block_of_channel(self) -> npt.NDArray[np.int64]:
-        """The channel block of every channel, [C]."""
+        """The channel block of each channel, int64 [C]."""
         return np.repeat(np.arange(len(self._channels)), self._channels)
 
     def mean(self, scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Mean score of every block, from scores [F, C, ...]; the mean, so that smaller last blocks compete fairly."""
+        """Mean score of each block, float64 [filter groups, channel blocks, ...], from scores [F, C, ...]."""
+        # a sum would always rank the smaller last block lowest
         rows = np.add.reduceat(scores.astype(np.float64)[self._order], self._filter_starts, axis=0)
         sums = np.add.reduceat(rows, self._channel_starts, axis=1)
         means: npt.NDArray[np.float64] = sums / self.sizes.reshape(self.shape + (1,) * (sums.ndim - 2))
         return means
 
     def equal_share(self, chosen: npt.NDArray[np.bool_]) -> int:
-        """Blocks of every filter group that hold the same share of kernels as the chosen: ``floor(columns · share)``.
+        """Number of channel blocks that, taken from each filter group, make up the share of kernels in ``chosen``.
+
+        That is ``floor(channel blocks · share)``, computed in integers.
 
         Args:
-            chosen: blocks, [filter groups, channel blocks].
+            chosen: True for the blocks whose share is wanted, bool [filter groups, channel blocks].
         """
         return int(self.sizes[chosen].sum()) * self.shape[1] // int(self.sizes.sum())
 
     def spread(self, blocks: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The value of its block for every kernel, [F, C, ...], from values [filter groups, channel blocks, ...]."""
+        """Give each kernel the value of its block: [F, C, ...] from values [filter groups, channel blocks, ...]."""
         return blocks[self.group_of_filter][:, self.block_of_channel]
 
 
 def blocks_of(
     layer: ConvLayer, scores: npt.NDArray[Any], filter_group: int, channel_block: int = 1, *, cluster: bool = False
 ) -> Blocks:
-    """The blocks of a layer; with ``cluster`` its filters are grouped by their scores [F, C, ...]."""
+    """The blocks of a layer. With ``cluster``, filters with similar ``scores`` [F, C, ...] share a group."""
     order = None
     if cluster and filter_group > 1:
         order = cluster_filters(scores.reshape(layer.filters, -1), filter_group, layer.groups)
@@ -107,15 +123,21 @@ def blocks_of(
 
 
 def cluster_filters(scores: npt.NDArray[Any], size: int, groups: int = 1) -> npt.NDArray[np.int64]:
-    """An order of the filters in which ``size`` consecutive ones score alike, int64 [F].
+    """An order of the filters in which each run of ``size`` filters has similar scores, int64 [F].
 
-    Greedy, ONNX group by ONNX group: the filter of largest score norm that is left starts a group, and the one of
-    largest cosine to the group's sum joins until it is full. Of equals the lowest filter is taken.
+    The algorithm is greedy and works through one ONNX group at a time. The remaining filter with the largest score norm
+    starts a group. The filter whose scores have the largest cosine with the sum of the group joins next, until the
+    group is full. Ties go to the lower filter.
 
     Args:
-        scores: scores of every filter, [F, D], not negative.
-        size: filters of a group.
-        groups: ONNX groups.
+        scores: scores of each filter, [F, D], not negative.
+        size: filters per group.
+        groups: number of ONNX groups.
+
+    Example:
+        >>> scores = np.array([[9.0, 0.0], [0.0, 5.0], [8.0, 1.0], [0.0, 4.0]])
+        >>> cluster_filters(scores, size=2).tolist()  # filters 0 and 2 favour the first column, 1 and 3 the second
+        [0, 2, 1, 3]
     """
     norms = np.linalg.norm(scores.astype(np.float64), axis=1)
     directions = scores / np.maximum(norms, np.finfo(np.float64).tiny)[:, None]
@@ -135,9 +157,16 @@ def cluster_filters(scores: npt.NDArray[Any], size: int, groups: int = 1) -> npt
 
 
 def rounded(count: int, round_to: int, channel_block: int, most: int) -> int:
-    """The number of blocks nearest to ``count`` whose channels are a multiple of ``round_to``.
+    """The number of channel blocks nearest to ``count`` whose channels are a multiple of ``round_to``.
 
-    At least one multiple, at most ``most`` (which need not be one), and ``most`` where that many are kept.
+    The result is at least one multiple and at most ``most``, which need not be a multiple: a layer that keeps all of
+    its blocks still keeps all of them.
+
+    Example:
+        >>> rounded(13, round_to=8, channel_block=1, most=64)
+        16
+        >>> rounded(13, round_to=8, channel_block=4, most=64)  # 13 blocks of 4 channels: 14 blocks are 56 channels
+        14
     """
     multiple = round_to // gcd(round_to, channel_block)
     return most if count >= most else min(most, max(1, (2 * count + multiple) // (2 * multiple)) * multiple)

@@ -1,4 +1,4 @@
-"""Masks on a PyTorch module: zero the pruned weights, and keep them exactly zero while training goes on."""
+"""Apply masks to a PyTorch module: set pruned weights to zero, and keep them exactly zero during training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ __all__ = ["apply_masks", "frozen_masks", "masked_parameters"]
 def masked_parameters(
     model: torch.nn.Module, masks: Mapping[str, npt.NDArray[Any]]
 ) -> dict[str, tuple[torch.nn.Parameter, torch.Tensor]]:
-    """Every masked parameter with its mask as a bool tensor on the parameter's device.
+    """Each masked parameter, with its mask as a bool tensor on the parameter's device.
+
+    Args:
+        model: the module.
+        masks: parameter name to mask, of the parameter's shape; True where a weight is kept.
 
     Raises:
-        InputError: no parameter of that name, or another shape.
+        InputError: the model has no parameter of that name, or one of another shape.
     """
     import torch
 
@@ -31,15 +35,19 @@ def masked_parameters(
     for name, mask in masks.items():
         parameter = parameters.get(name)
         if parameter is None:
-            raise InputError("the model has no such parameter", layer=name, remedy="take masks made for this model")
+            raise InputError("the model has no such parameter", layer=name, remedy="use masks made for this model")
         if tuple(parameter.shape) != mask.shape:
-            raise InputError(f"weight is {tuple(parameter.shape)}, its mask {mask.shape}", layer=name)
+            raise InputError(f"the weight has shape {tuple(parameter.shape)}, its mask {mask.shape}", layer=name)
         pairs[name] = (parameter, torch.as_tensor(mask, dtype=torch.bool, device=parameter.device))
     return pairs
 
 
 def apply_masks(model: torch.nn.Module, masks: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Zero every weight whose mask is False."""
+    """Set every weight whose mask is False to zero.
+
+    Raises:
+        InputError: see `masked_parameters`.
+    """
     _zero(masked_parameters(model, masks).values())
 
 
@@ -53,10 +61,14 @@ def _zero(pairs: Iterable[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
 
 @contextmanager
 def frozen_masks(model: torch.nn.Module, masks: Mapping[str, npt.NDArray[Any]]) -> Iterator[None]:
-    """Inside, pruned weights get no gradient, and are exactly zero at every forward pass.
+    """A context in which pruned weights get no gradient and are exactly zero at every forward pass.
 
-    Momentum and weight decay leave a zero without gradient at zero; an optimiser that was stepped before carries
-    momentum from then, so the masks are applied again after each of its steps.
+    A hook on each parameter zeroes the gradient. Weight decay keeps a zero at zero, but an optimiser that took steps
+    before the context may still hold momentum for a pruned weight. The masks are therefore applied again after every
+    step of any optimiser.
+
+    Raises:
+        InputError: see `masked_parameters`.
     """
     from torch.optim.optimizer import register_optimizer_step_post_hook
 

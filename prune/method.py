@@ -1,14 +1,14 @@
-"""What a pruning method is: layers and weights in, boolean masks out, and the hooks that a pipeline calls besides.
+"""`Method`, the base class of all pruning methods: layers and weights in, boolean masks out.
 
-`Method` declares everything that pruning and building ask of a method, with defaults for a method that scores the
-weights it is given. A method of that kind overrides ``inapplicable`` and ``masks``; the others override hooks:
+`Method` declares everything that pruning and building may ask of a method. Its defaults suit a method that only scores
+the weights it is given; such a method overrides ``inapplicable`` and ``masks``. Other methods override hooks too:
 
-- to push weights down before they go, ``regularises`` and ``regulariser``;
-- to make another net, ``converts``, ``convert`` and ``deployed``;
-- to prune or repair more than the layers it was given, ``matrix_masks``, ``repairs`` and ``repair``;
-- to count as its paper does, ``paper_index_bytes`` and ``paper_counting``.
+- ``regularises`` and ``regulariser``, to train weights towards zero before they are removed;
+- ``converts``, ``convert`` and ``deployed``, to replace the net by another one;
+- ``matrix_masks``, ``repairs`` and ``repair``, to prune or repair more than the layers it was given;
+- ``paper_index_bytes`` and ``paper_counting``, to report figures counted as its paper counts them.
 
-A method knows NumPy and PyTorch alone. What it may ask of the net around its layers, `Net` and `NetCounts` hand over.
+A method imports NumPy and PyTorch only. It learns about the net around its layers through `Net` and `NetCounts`.
 """
 
 # ruff: noqa: B027 - a hook that does nothing by default uses no argument
@@ -42,43 +42,43 @@ SettingValue: TypeAlias = bool | int | float | str | Sequence[float] | PathLike[
 
 
 class Net(Protocol):
-    """The net around the layers of a method. Nothing is worked out before it is asked for."""
+    """The net around the layers of a method. Each answer is computed only when it is asked for."""
 
     def matrices(self) -> Weights:
         """Weights of the fully connected layers, [outputs, inputs], by parameter name."""
 
     def next_convolutions(self) -> Mapping[str, str]:
-        """For every layer whose output one convolution alone reads, the layer of that convolution."""
+        """Map each layer whose output is read by exactly one convolution to that convolution's layer."""
 
-    def left(self, masks: Masks) -> tuple[int, int]:
-        """Parameters and MACs of the whole net with these masks."""
+    def retained(self, masks: Masks) -> tuple[int, int]:
+        """Parameters, and MACs per sample, that the whole net has left with these masks."""
 
 
 class NetCounts(Protocol):
-    """What papers count beside the weights and MACs of convolutions. Nothing is counted before it is asked for."""
+    """Figures that papers count beside the weights and MACs of convolutions; computed when they are asked for."""
 
     def product_weights(self) -> int:
-        """Weights of convolutions and fully connected layers, without biases."""
+        """Number of weights of convolutions and fully connected layers, without biases."""
 
     def statistics(self) -> int:
-        """Running means and variances of all batch normalisations."""
+        """Number of running means and variances of all batch normalisations."""
 
     def batch_norm_elements(self) -> int:
-        """Elements that batch normalisations give for one sample."""
+        """Number of elements that all batch normalisations output for one sample."""
 
     def elementwise_operations(self) -> int:
-        """Operations for one sample beside multiply-accumulates."""
+        """Number of operations for one sample that are not multiply-accumulates."""
 
 
 @dataclass(frozen=True)
 class Counting:
-    """How a paper counts a net.
+    """How a paper counts parameters and FLOPs, as differences from our own counting.
 
     Attributes:
-        name: what it counts, in a few words.
-        params: what it adds to the common number of parameters, before and after pruning.
-        flops: what it adds to the MACs of one sample.
-        other: a second counting of the same paper.
+        name: what the paper counts, in a few words.
+        params: what to add to our number of parameters, before and after pruning.
+        flops: what to add to our MACs of one sample, before and after pruning.
+        other: a second way of counting that the same paper uses.
     """
 
     name: str
@@ -92,9 +92,9 @@ class Repair:
     """What a method changes after the fine-tune.
 
     Attributes:
-        masks: the new masks of the layers that change.
-        weights: their new weights.
-        report: figures, as JSON has them.
+        masks: the new masks of the layers that change, bool [F, C, R, S].
+        weights: the new weights of those layers, [F, C, R, S].
+        report: figures for the manifest; values that JSON can hold.
     """
 
     masks: Masks = field(default_factory=dict)
@@ -103,9 +103,9 @@ class Repair:
 
 
 class Method(ABC):
-    """Base of the pruning methods.
+    """Base class of the pruning methods.
 
-    A mask-only method needs a name and two functions. This one keeps the filters of largest norm:
+    A method that only makes masks needs a name and two functions. This one keeps the filters with the largest norm:
 
     >>> import numpy as np
     >>> class HalfTheFilters(Method):
@@ -129,10 +129,10 @@ class Method(ABC):
     [False, False, True, True]
 
     Attributes:
-        name: as in ``--method``; it is kept in manifests.
-        converts: it makes another net, and overrides ``convert`` and ``deployed``.
-        option: the option of the command line that chooses it in place of ``--method``.
-        searched_filter_group: filters that share a list in a search, where no other number is asked for.
+        name: the value of ``--method``; manifests record it.
+        converts: whether the method replaces the net by another one. It then overrides ``convert`` and ``deployed``.
+        option: the command line option that selects this method instead of ``--method``, such as ``--from-zeros``.
+        searched_filter_group: filters that share a list in ``trtkp search`` unless the user asks for another number.
     """
 
     name: str
@@ -143,12 +143,12 @@ class Method(ABC):
     # Settings
 
     def settings(self) -> dict[str, Any]:
-        """Every hyper-parameter as it takes effect, as JSON has them; the fields of a dataclass by default."""
+        """All settings with the values that take effect, as JSON can hold them. By default a dataclass's fields."""
         return {name: getattr(self, name) for name in self.setting_names()}
 
     @classmethod
     def setting_names(cls) -> tuple[str, ...]:
-        """Names of the settings that the method takes: the fields of a dataclass."""
+        """Names of the settings that the method takes. By default the fields of a dataclass."""
         kind: Any = cls
         return tuple(each.name for each in fields(kind)) if is_dataclass(kind) else ()
 
@@ -166,63 +166,72 @@ class Method(ABC):
 
     @abstractmethod
     def inapplicable(self, layer: ConvLayer) -> str | None:
-        """Why the method cannot prune this layer, or None."""
+        """The reason why the method can never prune this layer; None if it can."""
 
     def out_of_scope(self, layer: ConvLayer) -> str | None:
-        """Why the method does not prune this layer unless it is named, or None."""
+        """The reason why the method leaves this layer dense unless the user names it; None if it prunes it."""
         return None
 
     def check_layers(self, layers: Sequence[ConvLayer]) -> None:
-        """Refuse a net that the settings do not fit; ``layers`` are all of its convolutions.
+        """Check that the settings fit the net, whose convolutions are all in ``layers``.
 
         Raises:
-            InputError: with the layer.
+            InputError: they do not fit; the error names the layer.
         """
 
     # Masks
 
     @abstractmethod
     def masks(self, layers: Sequence[ConvLayer], weights: Weights) -> Masks:
-        """Score, allocate and mask the given layers: one mask [F, C, R, S] per parameter.
+        """Choose the weights that stay in each of the given layers.
+
+        Args:
+            layers: the layers to prune, each weight once.
+            weights: parameter name to weight [F, C, R, S].
+
+        Returns:
+            Parameter name to mask, bool [F, C, R, S], True where a weight is kept. With the setting ``nm``, these are
+            the masks of the lists, before 2:4 is applied inside them.
 
         Raises:
-            InputError: settings that do not fit a layer.
+            InputError: the settings do not fit a layer.
         """
 
     def stored(self) -> Mapping[str, IndexSet]:
-        """The index sets of masks that were made before, by parameter name; they are taken as they are."""
+        """Index sets that were made earlier, by parameter name. They are used as they are, not rebuilt from masks."""
         return {}
 
     def matrix_masks(self, net: Net) -> Masks:
-        """Masks of the weights of fully connected layers, [outputs, inputs]; none by default."""
+        """Masks of the weights of fully connected layers, bool [outputs, inputs]; none by default."""
         return {}
 
     def stored_matrices(self) -> Mapping[str, int]:
-        """Number of weights left in each fully connected layer that was pruned before, by parameter name."""
+        """Number of weights left in each fully connected layer that was pruned earlier, by parameter name."""
         return {}
 
     # One-shot pruning in a build
 
     def check_one_shot(self) -> None:
-        """Refuse to prune without training, where the method or its settings need some.
+        """Check that the method and its settings work without training.
 
         Raises:
-            InputError: the reason, and how to prune instead.
+            InputError: they need training; the error says how to prune instead.
         """
 
     def check_by_layers(self) -> None:
-        """Refuse settings that mean nothing where every layer has settings of its own.
+        """Check that every setting has a meaning when each layer has its own settings (an allocation file).
 
         Raises:
-            InputError: naming the setting.
+            InputError: a setting has none; the error names it.
         """
 
     def notes(self, *, pruned: bool, folded: bool) -> list[str]:
-        """What to warn of in a build, one a line.
+        """Warnings for a build, one line each.
 
         Args:
-            pruned: a layer was pruned.
-            folded: batch normalisation seems folded into the weights, so they are not those that were trained.
+            pruned: whether any layer was pruned.
+            folded: whether batch normalisation seems to be folded into the weights already. The weights are then not
+                those that were trained, and scores differ.
         """
         if not pruned:
             return [f"method {self.name} pruned no layer: the engine is dense"]
@@ -233,58 +242,63 @@ class Method(ABC):
         return []
 
     def coarser(self) -> str | None:
-        """The setting that makes lists coarser, for a net none of whose layers gains from being packed."""
+        """Advice for a net in which no packed layer is faster than dense: the setting that makes lists coarser."""
         return None
 
     # Training
 
     @property
     def regularises(self) -> bool:
-        """Whether there is anything to train towards before the masks are made; `regulariser` then gives it."""
+        """Whether the method trains the net towards its masks before it makes them; see `regulariser`."""
         return False
 
     @property
     def retrain(self) -> bool:
-        """Whether the masked net is trained from scratch after the training towards the masks."""
+        """Whether the masked net is trained from scratch once the masks are known."""
         return False
 
     @property
     def prepares(self) -> bool:
-        """Whether there is a stage ``prepare``: a net that the method made is trained before its masks are."""
+        """Whether there is a stage ``prepare``, which trains the converted net before its masks are learnt."""
         return self.converts and self.regularises
 
     def check_training(self, *, prepare: int, regularise: int, finetune: int) -> None:
-        """Refuse stages that the method has no use for, and a training that lacks one that it needs.
+        """Check that the method can use each stage that has epochs, and that no stage it needs is missing.
 
         Args:
-            prepare: epochs before masks are trained.
-            regularise: epochs towards the masks.
+            prepare: epochs that train the converted net without masks.
+            regularise: epochs that train towards the masks.
             finetune: epochs with the masks held.
 
         Raises:
-            InputError: naming the method, and what to leave out or to give.
+            InputError: the stages do not suit the method; the error says what to leave out or to add.
         """
         if prepare and not self.prepares:
-            raise InputError(f"a stage prepare means nothing to method {self.name}", remedy="leave it out")
+            raise InputError(f"method {self.name} has no stage prepare", remedy="leave it out of the recipe")
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> Regulariser:
-        """What trains a module towards the masks of the layers, whose names its parameters carry."""
+        """The hooks that train a module towards the masks.
+
+        Args:
+            model: the module; its parameters have the names of the layers.
+            layers: the layers to prune.
+        """
         raise NotImplementedError(f"method {self.name} does not regularise")
 
     @property
     def repairs(self) -> bool:
-        """Whether `repair` changes anything after the fine-tune; checkpoints then keep the weights before it."""
+        """Whether `repair` may change anything. Checkpoints then keep the weights from before the fine-tune."""
         return False
 
     def repair(self, masks: Masks, original: Weights, before: Weights, tuned: Weights, net: Net) -> Repair:
-        """What changes after the fine-tune.
+        """Masks and weights to change after the fine-tune.
 
         Args:
-            masks: of the pruned layers, as they were held.
+            masks: masks of the pruned layers, as they were held during the fine-tune.
             original: weights before pruning.
             before: masked weights before the fine-tune.
-            tuned: weights after it.
-            net: around the layers.
+            tuned: weights after the fine-tune.
+            net: the net around the layers.
         """
         return Repair()
 
@@ -293,38 +307,44 @@ class Method(ABC):
     def convert(
         self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], example: Sequence[torch.Tensor], seed: int
     ) -> torch.fx.GraphModule:
-        """The net that is trained and exported in place of a model.
+        """The net that is trained and exported instead of the given model.
 
         Args:
             model: the module of an exported program.
-            layers: to convert.
-            example: inputs of the module.
-            seed: of random numbers.
+            layers: the layers to convert.
+            example: example inputs of the module.
+            seed: seed of the random numbers that the conversion draws.
 
         Raises:
-            InputError: a net that cannot be converted.
+            InputError: the net cannot be converted.
         """
-        raise NotImplementedError(f"method {self.name} makes no other net")
+        raise NotImplementedError(f"method {self.name} does not convert the net")
 
     def deployed(self, model: torch.nn.Module, layers: Sequence[ConvLayer], macs: int) -> Deployed:
-        """Make the trained net, of ``macs`` before, what is exported, in place."""
-        raise NotImplementedError(f"method {self.name} makes no other net")
+        """Turn the trained net, in place, into the form that is exported.
+
+        Args:
+            model: the converted net.
+            layers: the layers of the original net that were converted.
+            macs: MACs per sample of the original net.
+        """
+        raise NotImplementedError(f"method {self.name} does not convert the net")
 
     # Records
 
     def report(self, layers: Sequence[ConvLayer], weights: Weights, net: Net) -> dict[str, Any]:
-        """Figures about the weights that masks were chosen by, as JSON has them."""
+        """Figures about the weights from which the masks were made; values that JSON can hold."""
         return {}
 
     def paper_index_bytes(self, index: IndexSet) -> int | None:
-        """Index bytes of a layer in the storage format of the method's paper; None where there is none."""
+        """Index bytes of a layer in the storage format of the method's paper; None if the paper has no format."""
         return None
 
     def paper_bytes_by_layer(self, index_sets: Mapping[str, IndexSet]) -> dict[str, int]:
-        """`paper_index_bytes` of every layer that has them."""
+        """`paper_index_bytes` of every layer for which it is not None."""
         sizes = {name: self.paper_index_bytes(index) for name, index in index_sets.items()}
         return {name: size for name, size in sizes.items() if size is not None}
 
     def paper_counting(self, dense_params: int, net: NetCounts) -> Counting | None:
-        """How the method's authors count a net of ``dense_params``; None where that is the common counting."""
+        """How the method's authors count a net of ``dense_params`` parameters; None if they count as we do."""
         return None

@@ -1,7 +1,8 @@
-"""The module of an exported program with its layers as modules again, for what works on modules.
+"""Turn the calls in an exported program back into modules, for code that works on modules.
 
-Convolutions, fully connected layers and batch normalisations are calls in the graph of an exported program, on
-parameters that carry the names of the modules that they came from. Here they become modules of those names.
+An exported program holds no layers: convolutions, fully connected layers and batch normalisations are function calls in
+its graph. Their parameters still have the names of the modules that they came from. `with_modules` puts modules of
+those names in the place of the calls, so that DPPNet can replace convolutions and torch-pruning can find them.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ _STATE = frozenset({"weight", "bias", "running_mean", "running_var", "num_batche
 
 
 def with_modules(program: torch.fx.GraphModule, needed: Collection[str] | None = None) -> torch.fx.GraphModule:
-    """The same net, parameters shared, with modules in the place of calls.
+    """The same net with modules in the place of calls. Parameters are shared with ``program``.
 
-    A call stays where a module would not compute the same, or would not hold the parameters of those names: where its
-    weight is not read as a layer's own, or by something else too; where its weight or bias is computed, or a buffer;
-    where its module holds more than the layer, or where calls on one weight differ in their arguments.
+    A call stays a call where a module would compute something else, or could not hold parameters of those names. That
+    is the case where
+
+    - its weight is not the ``weight`` of a module, or something else reads that weight too;
+    - its weight or bias is computed, or is a buffer;
+    - the module of that name holds more than this layer;
+    - two calls use one weight with different arguments.
 
     Args:
-        program: of an exported program.
-        needed: names of weights whose calls may not stay; without it those of all convolutions.
+        program: the graph module of an exported program.
+        needed: names of weights whose calls must become modules; None for those of all convolutions.
 
     Raises:
-        InputError: such a call stays.
+        InputError: a call that must become a module has to stay; the error names the layer and the reason.
     """
     graph = program.graph
     made: dict[str, nn.Module] = {}
@@ -56,12 +61,12 @@ def with_modules(program: torch.fx.GraphModule, needed: Collection[str] | None =
             graph.erase_node(node)
     for owner, module in made.items():
         program.set_submodule(owner, module)
-    # the program's own module refuses train() and eval(), which libraries call
+    # libraries call train() and eval(), which the module of an exported program refuses; a plain GraphModule does not
     return torch.fx.GraphModule(program, graph)
 
 
 def _layers(program: torch.fx.GraphModule) -> dict[str, list[torch.fx.Node]]:
-    """The calls on every weight, by its name."""
+    """The calls that read each weight, by the weight's name."""
     found: dict[str, list[torch.fx.Node]] = {}
     for node in program.graph.nodes:
         weight = _arguments(node).get("weight") if _kind(node) in _MAKERS else None
@@ -71,10 +76,10 @@ def _layers(program: torch.fx.GraphModule) -> dict[str, list[torch.fx.Node]]:
 
 
 def _obstacle(program: torch.fx.GraphModule, name: str, calls: list[torch.fx.Node]) -> str | None:
-    """Why calls on a weight cannot become a module of the name that it has, or None."""
+    """The reason why the calls on a weight cannot become the module that its name belongs to; None if they can."""
     owner, _, leaf = name.rpartition(".")
     if not owner or leaf != "weight":
-        return "its weight is no module's own"
+        return "its weight does not belong to a module"
     given = _arguments(calls[0])
     for part in (part for part in given if part in _STATE):
         if given[part] is not None and given[part].op != "get_attr":

@@ -1,9 +1,11 @@
-"""2:4 inside lists: of every four channels in a row of a list, each filter keeps the two largest weights at each tap.
+"""2:4 sparsity inside lists: each filter keeps, at each tap, the two largest of every four listed weights.
 
-The form that sparse tensor cores compute (``mma.sp``): a coarse list that filters share, and a fine choice of every
-filter inside it. The list and the choice share one budget: to remove the share ``ratio`` of a layer, lists remove
-`list_ratio` of it and the choice halves what they leave. Which channels a list takes is decided by what 2:4 can be
-expected to keep of them (`expected_kept`, `in_expected_order`).
+No paper behind the methods has this; it is ours, made for sparse tensor cores (``mma.sp``), which compute this pattern.
+Filters share a coarse list of channels, and each filter makes its own choice of weights inside the list.
+
+``ratio`` is what both remove together. To remove the share ``ratio`` of a layer, the lists remove `list_ratio` of it,
+and 2:4 halves the rest. Channels are ranked for the lists by what 2:4 is expected to keep of them (`expected_kept`,
+`in_expected_order`).
 """
 
 from __future__ import annotations
@@ -24,21 +26,34 @@ FORMS = ("2:4",)
 
 
 def list_ratio(ratio: float, nm: str | None = FORMS[0]) -> float:
-    """The share that lists remove so that they and 2:4 together remove ``ratio``; 0 where 2:4 alone removes as much.
+    """The share of a layer that lists remove, so that lists and 2:4 together remove ``ratio``: ``2 · ratio - 1``.
 
-    Without ``nm`` the lists remove all of it.
+    Up to a ratio of 0.5 the lists remove nothing, because 2:4 alone removes half. Without ``nm`` the lists remove
+    ``ratio`` themselves.
+
+    Example:
+        >>> list_ratio(0.75), list_ratio(0.5), list_ratio(0.75, nm=None)
+        (0.5, 0.0, 0.75)
     """
     return ratio if nm is None else max(0.0, 2 * ratio - 1)
 
 
 def expected_kept(weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """``w · p(q)``, what 2:4 can be expected to keep of every weight of ``weight`` [F, C, R, S].
+    """``w · p(q)``: each weight times the probability that 2:4 keeps it, float64 [F, C, R, S].
 
-    A weight's rank i, from 0, is that of its magnitude among those of its filter and tap, of equal ones the later
-    channel above; ``q = (i + 1/2) / C``. It is among the two largest of itself and three others, each of which is
-    smaller with probability q, where at least two of the three are:
+    Let i be the rank of the weight's magnitude among those of its filter and tap, counted from 0 (ties: the later
+    channel ranks higher), and ``q = (i + 1/2) / C``. In a quad with three random others, each of them is smaller with
+    probability q. The weight is among the two largest of the four if at least two of the others are smaller:
 
         p(q) = q³ + 3 q² (1 - q).
+
+    Args:
+        weight: [F, C, R, S].
+
+    Example:
+        >>> weight = np.array([4.0, 1.0, 3.0, 2.0]).reshape(1, 4, 1, 1)
+        >>> expected_kept(weight).ravel().round(3).tolist()
+        [3.828, 0.043, 2.051, 0.633]
     """
     q = (_ranks(np.abs(weight)) + 0.5) / weight.shape[1]
     kept: npt.NDArray[np.float64] = weight * (q**3 + 3 * q**2 * (1 - q))
@@ -46,11 +61,11 @@ def expected_kept(weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def in_expected_order(weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """``weight`` [F, C, R, S] with kernels scaled: in every filter the n-th smallest norm goes to the n-th least kept.
+    """``weight`` [F, C, R, S] with its kernels scaled so that their L1 norms rank as those of `expected_kept`.
 
-    The L1 norms of a filter stay the same set, so with lists of one filter nothing moves between filters and layers;
-    inside of one they follow the norms of `expected_kept`. Those do not compare filters: their probabilities are of
-    lists that keep all channels.
+    Within a filter, the kernel with the n-th smallest expected norm gets the filter's n-th smallest L1 norm. The set of
+    norms of a filter does not change, so with lists of one filter no budget moves between filters or layers. The norms
+    of `expected_kept` themselves would move it, and wrongly: their probabilities assume lists that keep all channels.
     """
     norms = np.abs(weight).sum(axis=(2, 3), dtype=np.float64)
     ranks = _ranks(np.abs(expected_kept(weight)).sum(axis=(2, 3)))
@@ -61,34 +76,48 @@ def in_expected_order(weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Rank along axis 1 from 0, of equal values the later above."""
+    """Rank of each value along axis 1, from 0; of equal values the later ranks higher."""
     return np.argsort(np.argsort(values, axis=1, kind="stable"), axis=1, kind="stable")
 
 
 def refined(
     lists: Mapping[str, npt.NDArray[np.bool_]], weights: Mapping[str, npt.NDArray[Any]], layers: Sequence[ConvLayer]
 ) -> dict[str, npt.NDArray[np.bool_]]:
-    """What 2:4 keeps of the lists of several layers, entries in their order."""
+    """Masks after 2:4 was applied inside the lists of several layers.
+
+    Args:
+        lists: parameter name to the mask of its lists, bool [F, C, R, S].
+        weights: parameter name to weight, [F, C, R, S].
+        layers: the layers of these parameters.
+
+    Raises:
+        InputError: see `two_four_mask`.
+    """
     groups = {layer.name: layer.groups for layer in layers}
     return {name: two_four_mask(weights[name], from_mask(mask, groups[name])) for name, mask in lists.items()}
 
 
 def two_four_mask(weight: npt.NDArray[Any], index: IndexSet) -> npt.NDArray[np.bool_]:
-    """What 2:4 keeps of product lists, bool [F, C, R, S]; of equal magnitudes the earlier entry stays.
+    """The weights that 2:4 keeps inside lists, bool [F, C, R, S]; of equal magnitudes the earlier entry stays.
 
     Args:
         weight: [F, C, R, S].
-        index: its lists; the order of the entries defines the quads.
+        index: the lists. A quad is four consecutive entries of a list.
 
     Raises:
-        InputError: the lists are not products (`IndexSet.products`).
+        InputError: the lists do not have the same channels at every tap (`IndexSet.products`).
+
+    Example:
+        >>> weight = np.array([4.0, -1.0, 3.0, 2.0]).reshape(1, 4, 1, 1)
+        >>> two_four_mask(weight, from_mask(np.ones((1, 4, 1, 1), bool))).ravel().tolist()
+        [True, False, True, False]
     """
     flat = np.abs(weight.reshape(*weight.shape[:2], -1).astype(np.float64))
     mask = np.zeros(flat.shape, bool)
     for filters, taps, channels in index.products():
         block = np.ix_(filters, channels, taps)
         length = len(channels)
-        # short quads are filled up with what is never kept
+        # the last quad may be short: no magnitude is below zero, so -1 is never among the two largest of a full quad
         padded = np.full((len(filters), len(taps), -(-length // QUAD) * QUAD), -1.0)
         padded[..., :length] = flat[block].transpose(0, 2, 1)
         quads = padded.reshape(*padded.shape[:2], -(-length // QUAD), QUAD)

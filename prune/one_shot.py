@@ -1,4 +1,4 @@
-"""Pruning without training: the layers that a method prunes, and their masks from the weights as they are."""
+"""Prune without training: choose the layers that a method prunes, and make their masks from the weights as they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trtkp.pruning.nm import in_expected_order, refined
 
 __all__ = [
     "Pruning",
-    "check_left",
+    "check_not_empty",
     "index_set",
     "list_weights",
     "prune_layers",
@@ -29,10 +29,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Pruning:
-    """What a method decided: a mask per pruned parameter, and why the other layers were left dense.
+    """The decision of a method.
 
-    ``lists`` has, for layers with 2:4 inside their lists, the mask of the lists; ``stored`` the index sets that the
-    masks came from, where they were made before.
+    Attributes:
+        masks: parameter name to mask, bool [F, C, R, S]; only layers that lose something.
+        left_dense: for each other layer, the reason why it stays dense.
+        lists: for layers with 2:4 inside their lists, the mask of the lists, bool [F, C, R, S].
+        stored: the index sets that the masks came from, if they were made earlier.
     """
 
     masks: Masks
@@ -41,7 +44,7 @@ class Pruning:
     stored: Mapping[str, IndexSet] = field(default_factory=dict)
 
     def index_sets(self, groups: Mapping[str, int]) -> dict[str, IndexSet]:
-        """The index set of every mask; ``groups`` maps a parameter to its ONNX groups."""
+        """The index set of every mask; ``groups`` maps a parameter name to its number of ONNX groups."""
         return {
             name: self.stored[name] if name in self.stored else index_set(mask, self.lists.get(name), groups[name])
             for name, mask in self.masks.items()
@@ -49,20 +52,30 @@ class Pruning:
 
 
 def index_set(mask: npt.NDArray[np.bool_], lists: npt.NDArray[np.bool_] | None, groups: int) -> IndexSet:
-    """The index set of a mask, with 2:4 inside the given lists, both [F, C, R, S]."""
+    """The index set of a mask, bool [F, C, R, S].
+
+    Args:
+        mask: True where a weight is kept.
+        lists: for a mask with 2:4 inside lists, the mask of the lists; None for any other mask.
+        groups: number of ONNX groups.
+    """
     return from_mask(mask, groups) if lists is None else from_mask(lists, groups).refined(mask)
 
 
 def select_layers(
     method: Method, layers: Sequence[ConvLayer], include: Sequence[str] = (), skip: Sequence[str] = ()
 ) -> tuple[list[ConvLayer], dict[str, str]]:
-    """The layers to prune, and for every other layer the reason why not.
+    """Choose the layers to prune.
 
-    Without ``include`` the method's default scope decides. ``include`` and ``skip`` are shell patterns on parameter
-    names, with or without the trailing ``.weight``; ``include`` replaces the default scope, ``skip`` wins over both.
+    ``include`` and ``skip`` are shell patterns on parameter names, with or without the trailing ``.weight``. ``skip``
+    takes precedence over ``include``, and ``include`` over the method's default scope. A layer that the method cannot
+    prune is an error if the user gave its full name; a pattern with wildcards may match it without harm.
+
+    Returns:
+        The layers to prune, and for every other layer the reason why it stays dense.
 
     Raises:
-        InputError: a pattern that names no layer, or a layer named outright that the method cannot prune.
+        InputError: a pattern matches no layer, or the method cannot prune a layer that was named in full.
     """
     for pattern in (*include, *skip):
         if not any(_matches(layer, pattern) for layer in layers):
@@ -85,26 +98,29 @@ def select_layers(
             chosen.append(layer)
         else:
             reasons[layer.name] = reason
-    for layer in chosen:  # a weight that serves two nodes is pruned if either is in scope
+    for layer in chosen:  # a weight that two nodes share is pruned if either node is in scope
         reasons.pop(layer.name, None)
     return chosen, reasons
 
 
 def list_weights(method: Method, weights: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, npt.NDArray[Any]]:
-    """The weights that a method chooses its lists by.
+    """The weights by which a method chooses its lists.
 
-    A method that `expects_two_four` ranks kernels by what 2:4 inside the lists is expected to keep of them.
+    For a method with `expects_two_four` they are scaled, so that kernels rank by what 2:4 is expected to keep of them
+    (`trtkp.pruning.nm.in_expected_order`). Other methods get the weights as they are.
     """
     if not method.expects_two_four:
         return weights
     return {name: in_expected_order(weight) for name, weight in weights.items()}
 
 
-def check_left(method: Method, masks: Masks, weights: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Refuse masks that leave nothing of a layer that had something: no net computes anything behind it.
+def check_not_empty(method: Method, masks: Masks, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Check that every layer whose weight was not all zero keeps something.
+
+    Without this a layer could output a constant, and nothing behind it would depend on the input any more.
 
     Raises:
-        InputError: the layer, and what to do.
+        InputError: a mask removes all of a layer; the error names the layer.
     """
     for name, mask in masks.items():
         if not mask.any() and weights[name].any():
@@ -122,10 +138,28 @@ def prune_one_shot(
     include: Sequence[str] = (),
     skip: Sequence[str] = (),
 ) -> Pruning:
-    """Masks from the weights as they are, with no training, of the layers that `select_layers` chooses.
+    """Choose layers with `select_layers`, and make their masks from the weights as they are.
+
+    Args:
+        method: the method.
+        layers: all convolutions of the net.
+        weights: parameter name to weight, [F, C, R, S].
+        include: patterns of the layers to prune, instead of the method's default scope.
+        skip: patterns of layers to leave dense.
 
     Raises:
-        InputError: see there and `prune_layers`.
+        InputError: see `select_layers` and `prune_layers`.
+
+    Example:
+        >>> from trtkp.pruning.methods.kep import KEP
+        >>> conv = ConvLayer("conv.weight", "conv", filters=2, channels=2, kernel=(3, 3), strides=(1, 1),
+        ...                  pads=(1, 1, 1, 1), dilations=(1, 1), groups=1, input_size=(8, 8), output_size=(8, 8),
+        ...                  bias=False, stem=False)
+        >>> stem = replace(conv, name="stem.weight", stem=True)
+        >>> weights = dict.fromkeys(("stem.weight", "conv.weight"), np.arange(36.0).reshape(2, 2, 3, 3))
+        >>> pruning = prune_one_shot(KEP(n=2), [stem, conv], weights)
+        >>> {name: int(mask.sum()) for name, mask in pruning.masks.items()}, pruning.left_dense
+        ({'conv.weight': 8}, {'stem.weight': 'stem'})
     """
     chosen, reasons = select_layers(method, layers, include, skip)
     pruning = prune_layers(method, chosen, weights)
@@ -133,12 +167,13 @@ def prune_one_shot(
 
 
 def prune_layers(method: Method, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Pruning:
-    """Masks of the given layers from the weights as they are.
+    """Make the masks of the given layers from the weights as they are.
 
-    A method with a setting ``nm`` of "2:4" gives lists; each filter keeps two of every four weights inside them.
+    If the method's setting ``nm`` is "2:4", its masks are lists, and each filter keeps two of every four weights inside
+    them.
 
     Raises:
-        InputError: see the method and `check_left`.
+        InputError: the settings do not fit a layer, or see `check_not_empty`.
     """
     unique = list({layer.name: layer for layer in layers}.values())
     own = {layer.name: weights[layer.name] for layer in unique}
@@ -146,7 +181,7 @@ def prune_layers(method: Method, layers: Sequence[ConvLayer], weights: Mapping[s
     lists: Masks = {}
     if method.nm is not None:
         lists, masks = masks, refined(masks, weights, unique)
-    check_left(method, masks, weights)
+    check_not_empty(method, masks, weights)
     masks = {name: mask for name, mask in masks.items() if not mask.all()}
     reasons = {layer.name: "the method removes nothing from it" for layer in unique if layer.name not in masks}
     return Pruning(masks, reasons, {name: lists[name] for name in masks if name in lists}, method.stored())

@@ -61,6 +61,13 @@ Skip: TypeAlias = Annotated[
 
 
 def exact_floor(value: float) -> int:
-    """Floor of a product; 0.29 * 100 is 28.999..., and one that misses an integer by rounding is that integer."""
+    """Floor of a product of a share and a count, not misled by rounding: 0.29 * 100 is 28.999... in binary, but 29.
+
+    A value within a relative 1e-9 of an integer counts as that integer; the rounding error of one product is 1e-16.
+
+    Example:
+        >>> exact_floor(0.29 * 100), exact_floor(28.7)
+        (29, 28)
+    """
     nearest = round(value)
     return nearest if abs(value - nearest) < 1e-9 * max(1.0, abs(value)) else floor(value)

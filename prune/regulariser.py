@@ -1,4 +1,4 @@
-"""What a method does while a net trains towards its masks: hooks that the trainer calls."""
+"""`Regulariser`, the hooks by which a method acts while the trainer trains a net towards its masks."""
 
 from __future__ import annotations
 
@@ -17,122 +17,123 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "CombinedRegulariser",
     "Deployed",
     "Regulariser",
-    "Together",
     "layer_parameters",
     "layer_weights",
 ]
 
 
 class Regulariser(ABC):
-    """Base of the regularisers; a hook does nothing unless a method says what.
+    """Base class of the regularisers. Every hook but `masks` does nothing by default.
 
-    Every iteration the trainer adds `loss` to its own, calls `after_backward` once gradients are there (unscaled, and
-    averaged over processes), and `after_step` once the optimiser has stepped. `state` and
-    `restore` are for checkpoints.
+    In every iteration the trainer adds `loss` to its own loss, calls `after_backward` once gradients are computed,
+    unscaled and averaged over processes, and calls `after_step` after the optimiser's step. `after_epoch` follows the
+    last iteration of an epoch. After the stage come `masks` and then `finish`. Checkpoints use `state` and `restore`.
     """
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing more to push; asked after every epoch."""
+        """Whether the stage can end before its last epoch; asked before every epoch but the first."""
         return False
 
     def loss(self) -> torch.Tensor | None:
-        """A term of the loss, or None."""
+        """A term to add to the loss, a scalar tensor, or None."""
         return None
 
     def after_backward(self) -> None:  # noqa: B027 - a hook may do nothing
-        """Add to the gradients."""
+        """Change the gradients before the optimiser's step."""
 
     def after_step(self, lr: float) -> None:  # noqa: B027 - a hook may do nothing
-        """Change weights after a step of learning rate ``lr``."""
+        """Change the weights after an optimiser's step with learning rate ``lr``."""
 
     def after_epoch(self, epoch: int) -> None:  # noqa: B027 - a hook may do nothing
-        """Look at the weights after epoch ``epoch``, counted from 1."""
+        """Act after epoch ``epoch``, counted from 1, such as grouping filters by their present weights."""
 
     @abstractmethod
     def masks(self) -> Masks:
-        """Masks that the weights as they are now lead to."""
+        """The masks that follow from the present weights, bool [F, C, R, S] by parameter name."""
 
     def finish(self) -> None:  # noqa: B027 - a hook may do nothing
-        """Take off what was put on the module."""
+        """Remove what the regulariser has added to the module."""
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What the module's own state does not hold."""
+        """Tensors for a checkpoint: what the module's own state does not hold."""
         return {}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: B027 - a hook may do nothing
-        """Go on from `state`."""
+        """Continue from what `state` returned."""
 
     def report(self) -> dict[str, Any]:
-        """Figures for the log and for the record of the pruning, as JSON has them."""
+        """Figures for the log and for the manifest; values that JSON can hold."""
         return {}
 
 
-class Together(Regulariser):
-    """Several regularisers of layers that are pruned with settings of their own."""
+class CombinedRegulariser(Regulariser):
+    """Several regularisers as one: layers with different settings each need their own."""
 
     def __init__(self, parts: Sequence[Regulariser]) -> None:
         self._parts = list(parts)
 
     @property
     def finished(self) -> bool:
-        """Whether all have."""
+        """Whether all parts are finished."""
         return all(part.finished for part in self._parts)
 
     def loss(self) -> torch.Tensor | None:
-        """The sum of their terms."""
+        """The sum of the parts' terms."""
         terms = [term for part in self._parts if (term := part.loss()) is not None]
         return sum(terms[1:], terms[0]) if terms else None
 
     def after_backward(self) -> None:
-        """As each does."""
+        """Call the hook of each part."""
         for part in self._parts:
             part.after_backward()
 
     def after_step(self, lr: float) -> None:
-        """As each does."""
+        """Call the hook of each part."""
         for part in self._parts:
             part.after_step(lr)
 
     def after_epoch(self, epoch: int) -> None:
-        """As each does."""
+        """Call the hook of each part."""
         for part in self._parts:
             part.after_epoch(epoch)
 
     def masks(self) -> Masks:
-        """Those of all layers."""
+        """The masks of all parts."""
         return {name: mask for part in self._parts for name, mask in part.masks().items()}
 
     def finish(self) -> None:
-        """As each does."""
+        """Call the hook of each part."""
         for part in self._parts:
             part.finish()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Under the number of each."""
+        """The states of all parts; the number of a part is the prefix of its names."""
         return {f"{i}.{name}": value for i, part in enumerate(self._parts) for name, value in part.state().items()}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from `state`."""
+        """Give each part its share of `state`."""
         for i, part in enumerate(self._parts):
             prefix = f"{i}."
             part.restore({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
 
     def report(self) -> dict[str, Any]:
-        """One after the other, in the order of the first layer of each."""
+        """The reports of all parts, in the order of the first layer of each part."""
         return {"parts": [part.report() for part in self._parts]}
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """What is to be said of a net that a method made.
+    """What the manifest says about a net that a method converted and that is ready for export.
 
     Attributes:
-        masks: of the weights that it came from, what its lists read.
-        params: of the layers that took their place, by the same names.
-        report: figures, as JSON has them.
+        masks: for each converted layer, the weights of the original layer that its successor still reads, bool
+            [F, C, R, S].
+        params: number of parameters of the layers that took their place, by the original parameter names.
+        report: figures for the manifest; values that JSON can hold.
     """
 
     masks: Masks
@@ -141,10 +142,10 @@ class Deployed:
 
 
 def layer_parameters(model: torch.nn.Module, layers: Sequence[ConvLayer]) -> dict[str, torch.nn.Parameter]:
-    """The weight of every layer.
+    """The parameter that holds the weight of each layer, by its name.
 
     Raises:
-        InputError: no parameter of that name, a buffer, or another shape.
+        InputError: the model has no such parameter, it is a buffer, or it has another shape.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))  # tied ones under each of their names
     buffers = dict(model.named_buffers())
@@ -152,16 +153,17 @@ def layer_parameters(model: torch.nn.Module, layers: Sequence[ConvLayer]) -> dic
     for layer in layers:
         parameter = parameters.get(layer.name)
         if layer.name in buffers:
-            raise InputError("a buffer, which is not trained", layer=layer.name, remedy="leave it out with --skip")
+            raise InputError("is a buffer and not trained", layer=layer.name, remedy="leave it out with --skip")
         if parameter is None:
-            raise InputError("the model has no such parameter", layer=layer.name, remedy="take layers of this model")
+            raise InputError("the model has no such parameter", layer=layer.name, remedy="use layers of this model")
         if tuple(parameter.shape) != layer.weight_shape:
-            raise InputError(f"weight is {tuple(parameter.shape)}, expected {layer.weight_shape}", layer=layer.name)
+            found_shape = tuple(parameter.shape)
+            raise InputError(f"the weight has shape {found_shape}, expected {layer.weight_shape}", layer=layer.name)
         found[layer.name] = parameter
     return found
 
 
 def layer_weights(model: torch.nn.Module, layers: Sequence[ConvLayer]) -> dict[str, npt.NDArray[Any]]:
-    """The weight of every layer as a NumPy array of its own, float32 [F, C, R, S]."""
+    """A copy of each layer's weight, float32 [F, C, R, S], by parameter name."""
     return {name: parameter.detach().float().cpu().numpy().copy() for name, parameter in
             layer_parameters(model, layers).items()}  # fmt: skip

@@ -1,11 +1,11 @@
-"""The study of the methods' accuracy: every run that is not done yet, latencies, then the page and its plots.
+"""The accuracy study: train every net that is not trained yet, time the engines, and write the page and its plots.
 
-    python -m benchmarks.accuracy --out study --jobs 2 --docs docs  # all of it; killed, the same again
+    python -m benchmarks.accuracy --out study --jobs 2 --docs docs/methods  # everything; run it again after a kill
     python -m benchmarks.accuracy --out study --tables groups,two-four
-    python -m benchmarks.accuracy --out study --latency             # again, on a quieter machine
+    python -m benchmarks.accuracy --out study --latency                     # time the engines again
 
-Each run adds a line to ``results.jsonl`` in the folder; a run that was killed goes on from its last checkpoint. Every
-run is seeded. ``--scale smoke`` is for the tests.
+Each run adds one line to ``results.jsonl`` in the folder. A run that was killed continues from its last checkpoint, and
+every run is seeded. ``--scale smoke`` is a small study for the tests.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ from benchmarks.accuracy.results import add_row, read_rows
 from benchmarks.accuracy.schedule import in_turn
 from benchmarks.provenance import provenance
 
-__all__ = ["is_of", "main"]
+__all__ = ["is_result_of", "main"]
 
-#: Images of a batch when engines are timed.
+#: Batch size for the timing of engines.
 _BATCH = 8
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is left; 0 when nothing is, 1 when something failed."""
+    """Run what is not done yet. The exit status is 1 if a run failed, else 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
     parser.add_argument("--scale", choices=SCALES, default="full")
     parser.add_argument("--tables", default=",".join(TABLES), help=f"some of {', '.join(TABLES)}")
-    parser.add_argument("--most", type=int, help="runs at most")
-    parser.add_argument("--latency", action="store_true", help="time the engines of the table of methods anew")
-    parser.add_argument("--docs", type=Path, help="where accuracy.md and its plots go once every run is done")
+    parser.add_argument("--most", type=int, help="largest number of runs")
+    parser.add_argument("--latency", action="store_true", help="only time the engines of the table of methods again")
+    parser.add_argument("--docs", type=Path, help="folder for accuracy.md and its plots, once every run is done")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the threads")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time; they share the threads")
     options = parser.parse_args(arguments)
     scale, folder, tables = SCALES[options.scale], options.out, set(options.tables.split(","))
     (folder / "nets").mkdir(parents=True, exist_ok=True)
     results = folder / "results.jsonl"
     if unknown := tables - set(TABLES):
-        parser.error(f"no table {', '.join(sorted(unknown))}: there are {', '.join(TABLES)}")
+        parser.error(f"no table is called {', '.join(sorted(unknown))}: use {', '.join(TABLES)}")
     rows = read_rows(results)
     if any(row["scale"] != scale.digest() for row in rows):
-        parser.error(f"{folder} holds a study of another scale: its data and nets are others")
+        parser.error(f"{folder} holds a study of another scale, with other data and nets: give another --out")
     if options.jobs < 1:
-        parser.error(f"--jobs {options.jobs}: at least one")
+        parser.error(f"--jobs {options.jobs}: give 1 or more")
     runs, where = runs_of(scale), provenance()
     planned = {run.name: run for run in runs}
-    done = {row["name"] for row in rows if row["name"] in planned and is_of(planned[row["name"]], row)}
+    done = {row["name"] for row in rows if row["name"] in planned and is_result_of(planned[row["name"]], row)}
     if options.latency:
         _time(results, folder, options.threads, done)
         return 0
     make_data(folder, scale)
     wanted = [run for run in runs if run.table in tables]
-    # and what they start from
+    # the runs whose nets these start from, and the dense nets below those
     needed = {run.start for run in wanted} | {planned[run.start].start for run in wanted if run.start}
     left = [run for run in runs if (run.table in tables or run.name in needed) and run.name not in done]
     failed = 0
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _time(results: Path, folder: Path, threads: int, done: set[str]) -> None:
-    """Latencies of the nets of the table of methods, as a row of their own."""
+    """Time the nets of the table of methods, and add the latencies to the results as one row."""
     rows = read_rows(results)
     names = [row["name"] for row in rows if row.get("table") == "methods" and row["name"] in done]
     latency = timed(["shapes-0", *names], folder, threads, _BATCH)
@@ -88,8 +88,11 @@ def _time(results: Path, folder: Path, threads: int, done: set[str]) -> None:
                       "latency": latency, "provenance": provenance()})  # fmt: skip
 
 
-def is_of(run: Run, row: dict[str, Any]) -> bool:
-    """Whether a row is of this run, as it is planned now; for ``macs`` it has the ratio that was found."""
+def is_result_of(run: Run, row: dict[str, Any]) -> bool:
+    """Whether a row is the result of a run as it is planned now.
+
+    A row of channel pruning has the ``ratio`` that was found instead of the planned ``macs``.
+    """
     if "failed" in row:
         return False
     wanted = {name: value for name, value in run.settings.items() if name != "macs"}

@@ -1,4 +1,4 @@
-"""Every run of the study: which net, which method, how long; and how large all of it is."""
+"""The plan of the study: for every run its net, method, settings and epochs; and the sizes of data and nets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trtkp.pruning.nm import list_ratio
 
 __all__ = ["SCALES", "TABLES", "Run", "Scale", "runs_of"]
 
-#: In the order of what decides; ``dense`` are the nets that the others start from.
+#: Tables, the most important first; ``dense`` are the nets that the others start from.
 TABLES = ("dense", "groups", "two-four", "searched", "methods", "digits")
 
 
@@ -21,15 +21,15 @@ class Scale:
     """Sizes of the study.
 
     Attributes:
-        width: of the net, whose layers have width, 2, 2, 2 and 4 times as many filters.
+        width: filters of the net's first layer; the others have 2, 2, 2 and 4 times as many.
         train: images to train with.
         test: images to measure accuracy on.
-        noise: deviation of the generated set's noise.
-        dense: epochs of the dense net.
-        towards: epochs towards the masks.
-        tune: epochs with the masks held; methods without the former have both.
-        seeds: of the tables that decide.
-        groups: filters that share a list.
+        noise: standard deviation of the noise in the generated images.
+        dense: epochs of the dense nets.
+        towards: epochs that train towards the masks.
+        tune: epochs with the masks held. Methods that do not train towards masks get both numbers of epochs here.
+        seeds: number of seeds in the tables of several seeds.
+        groups: numbers of filters that share a list.
     """
 
     width: int = 32
@@ -43,7 +43,7 @@ class Scale:
     groups: tuple[int, ...] = (8, 16, 32)
 
     def digest(self) -> str:
-        """Tells results of one scale from those of another."""
+        """A short hash, recorded with every row: results of different scales cannot be compared."""
         return sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
 
 
@@ -58,16 +58,16 @@ class Run:
     """One training.
 
     Attributes:
-        name: its own.
-        table: that it belongs to.
-        label: of its row.
-        data: shapes or digits.
-        seed: of weights, order and augmentation.
-        method: as in ``--method``; ``none`` trains a dense net.
-        settings: of the method; ``macs`` in place of channel pruning's ratio is the share of MACs that the ratio of
-            this number leaves to lists.
-        start: name of the run whose net it takes; None for a new one.
-        epochs: of prepare, regularise and finetune.
+        name: name of the run, unique in the study.
+        table: the table it belongs to.
+        label: label of its row.
+        data: ``shapes`` or ``digits``.
+        seed: seed of weights, order and augmentation.
+        method: the value of ``--method``; ``none`` trains a dense net.
+        settings: settings of the method. Channel pruning has ``macs`` instead of a ratio: it gets the ratio that leaves
+            as many MACs as lists of kernels with the ratio ``macs``.
+        start: name of the run whose net it starts from; None for a new net.
+        epochs: epochs of the stages prepare, regularise and finetune.
     """
 
     name: str
@@ -81,7 +81,8 @@ class Run:
     epochs: tuple[int, int, int] = (0, 0, 0)
 
 
-#: Settings of the penalties, for trainings of a few hundred steps where the papers have tens of thousands.
+#: Settings of the penalties. They are stronger than those of the recipes, because a training here has a few hundred
+#: steps where the papers have tens of thousands. They were chosen in about 25 trainings of a seed that is in no table.
 _PPTKP = {"strength": 0.03, "proximal": True}
 _SOKS = {"sparsity": 1e-3, "margin": 1e-3, "diversity": 1e-3}
 _KEP = {"delta": 5e-3}
@@ -89,18 +90,22 @@ _ALPHAS = (2e-4, 3e-4)
 _DECIDING = 0.875
 _RATIOS = (5 / 9, 7 / 9)
 _GROUP = 16
-#: Channels that stand or fall together where rows say so: the block that the tensor core kernels take.
+#: Channels that are kept or removed together in the rows named ``16x8``: the block that tensor core kernels read.
 _BLOCK = 8
 
 
 def _pptkp(scale: Scale, ratio: float, **grouped: Any) -> dict[str, Any]:
-    """Breakpoints up to the ratio: what is to stay is not pushed. With groups, single kernels are pushed first."""
+    """PPT-KP's settings for a target ratio.
+
+    The breakpoints are at most the ratio, so kernels that are to stay are not pushed. With groups of filters, the
+    first three fifths of the epochs are on single kernels.
+    """
     single = {"single_epochs": round(0.6 * scale.towards)} if grouped else {}
     return {**_PPTKP, "quantiles": [ratio * 4 / 7, ratio * 6 / 7, ratio], **grouped, **single}
 
 
 def runs_of(scale: Scale) -> list[Run]:
-    """All runs, each after the one whose net it takes; the tables that decide come first."""
+    """All runs, the most important tables first. A run comes after the run that it starts from."""
     found: list[Run] = []
     for seed in range(scale.seeds):
         found.append(Run(f"shapes-{seed}", "dense", "dense", "shapes", seed, "none", {}, None, (0, 0, scale.dense)))
@@ -115,7 +120,7 @@ def runs_of(scale: Scale) -> list[Run]:
 
 
 def _groups(scale: Scale, seed: int) -> Iterator[Run]:
-    """What lists of a group cost, and what training that knows of them wins back, at equal MACs and equal epochs."""
+    """What shared lists cost in accuracy, and how much of it training with the groups recovers, at equal MACs."""
     dense, both = f"shapes-{seed}", scale.towards + scale.tune
 
     def run(label: str, method: str, settings: dict[str, Any], start: str, epochs: tuple[int, int, int]) -> Run:
@@ -134,7 +139,9 @@ def _groups(scale: Scale, seed: int) -> Iterator[Run]:
         aware = lists | _pptkp(scale, _DECIDING, **grouped)
         equal: dict[str, Any] = {}
         if block > 1:
-            # Of so few blocks a list the one that is always kept would be many; single kernels would go across them.
+            # A list has few blocks of 8 channels, so the one block that PPT-KP always keeps would be a large share of
+            # it: every list keeps the same number instead. Single kernels are not pushed first, because the blocks that
+            # follow would cut across what that had sorted out.
             equal = {"channel_block": block, "equalise": True}
             shared |= {"channel_block": block}
             aware |= equal | {"single_epochs": 0}
@@ -145,7 +152,7 @@ def _groups(scale: Scale, seed: int) -> Iterator[Run]:
 
 
 def _two_four(scale: Scale, seed: int) -> Iterator[Run]:
-    """2:4 inside lists against lists alone, plain 2:4 and channels, at a half and at an eighth of the MACs."""
+    """Compare 2:4 inside lists with lists alone, plain 2:4 and channel pruning, with 1/2 and 1/8 of the MACs left."""
     group = min(_GROUP, max(scale.groups))
     coarse = {"filter_group": group, "cluster": True}
     rows: list[tuple[str, str, dict[str, Any]]] = []
@@ -173,7 +180,7 @@ def _two_four(scale: Scale, seed: int) -> Iterator[Run]:
 
 
 def _searched(scale: Scale, seed: int) -> Iterator[Run]:
-    """SOKS's searched shapes against those of largest magnitude and the fixed ones of four positions."""
+    """Compare SOKS's searched shapes with shapes of largest magnitude and with fixed shapes of four positions."""
     both = scale.towards + scale.tune
     share: dict[str, Any] = {"ratio": 5 / 9, "allocation": "uniform"}
     rows: list[tuple[str, dict[str, Any], tuple[int, int, int]]] = [
@@ -191,7 +198,7 @@ def _searched(scale: Scale, seed: int) -> Iterator[Run]:
 
 
 def _methods(scale: Scale, table: str, data: str) -> Iterator[Run]:
-    """Every method at two ratios, at the papers' granularity and at one that machines like."""
+    """Every method at two ratios, with the papers' lists of one filter and with lists of a group of filters."""
     start, group = f"{data}-0", min(_GROUP, max(scale.groups))
     trained, plain = (0, scale.towards, scale.tune), (0, 0, scale.towards + scale.tune)
     number = 0

@@ -1,4 +1,4 @@
-"""Tables and plots of the study from its result file.
+"""Make the study's page, its tables and its plots, from the result file.
 
 python -m benchmarks.accuracy.report study/results.jsonl docs/methods    # accuracy.md and its plots
 """
@@ -54,7 +54,7 @@ channels they are not, and every list keeps as many, in 6 trainings of the table
 
 
 def write_report(results: Path, folder: Path) -> None:
-    """``accuracy.md`` and the plots, in a folder."""
+    """Write ``accuracy.md`` and the plots to a folder."""
     rows = read_rows(results)
     if len({row["scale"] for row in rows}) > 1:
         last = rows[-1]["scale"]
@@ -109,7 +109,7 @@ def _measured(rows: Sequence[Row]) -> str:
 _LATENCY = """
 Latency: ONNX Runtime, fp32, batch 8, two threads, median of 1000 runs in turn in one process. The dense net takes
 {dense:.2f} ms, so this holds for a net of that size only. [Performance](performance.md) has larger nets."""
-#: Of the rows of one group size.
+#: Methods and suffixes of the rows of one group size.
 _KINDS = (("l1", ""), ("pptkp", " after"), ("pptkp", " aware"))
 _GROUPS = """`l1` and `pptkp` with 7 of 8 kernels removed, with lists of one filter and of groups of filters.
 
@@ -160,7 +160,7 @@ def _seeds_table(rows: Sequence[Row], table: str, title: str, text: str) -> str:
 
 
 def _means(rows: Sequence[Row], table: str) -> dict[str, float]:
-    """Mean accuracy over the seeds, by label; of rows that have all seeds."""
+    """Mean accuracy over the seeds, by label, for the labels that have all seeds."""
     found: dict[str, list[float]] = {}
     for row in _of(rows, table):
         found.setdefault(row["label"], []).append(_accuracy(row))
@@ -169,7 +169,7 @@ def _means(rows: Sequence[Row], table: str) -> dict[str, float]:
 
 
 def _won_back(rows: Sequence[Row]) -> str:
-    """What the table of groups says of PPT-KP against L1, and of training that knows of the groups."""
+    """Compare PPT-KP with L1, and training with the groups with training before them, from the table of groups."""
     means = _means(rows, "groups")
     groups = [label.split()[1] for label in means if label.endswith(" aware")]
     if not {"l1 1", "pptkp 1"} <= means.keys():
@@ -192,7 +192,7 @@ def _won_back(rows: Sequence[Row]) -> str:
 
 
 def _searched_or_fixed(rows: Sequence[Row]) -> str:
-    """The searched shapes against the better fixed ones, after as many epochs in all, and after as many with them."""
+    """Compare searched shapes with the better fixed ones, at equal epochs in all and at equal epochs with masks."""
     means = _means(rows, "searched")
     longer = {label: accuracy for label, accuracy in means.items() if "as long" in label}
     parts = []
@@ -263,7 +263,7 @@ def _latency(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def plot(points: Sequence[tuple[float, float, str]], across: str) -> str:
-    """Accuracy against a share, a colour for each method; outliers lie outside."""
+    """Plot accuracy against a share, with one colour per method. The axis leaves out accuracies that are outliers."""
     accuracies = sorted(accuracy for _, accuracy, _ in points) or [0.0, 1.0]
     lower, upper = (accuracies[len(accuracies) * part // 4] for part in (1, 3))
     low = floor(100 * max(accuracies[0], lower - 1.5 * (upper - lower)))

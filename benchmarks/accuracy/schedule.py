@@ -1,4 +1,4 @@
-"""Several runs of the study at a time, each after the one whose net it takes."""
+"""Execute several runs of the study at the same time, each after the run whose net it starts from."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Row = dict[str, Any]
 def in_turn(
     runs: Sequence[Run], done: set[str], work: Callable[[Run], Row], jobs: int, threads: int
 ) -> Iterator[tuple[Run, Row]]:
-    """Every run, and its row, as they finish; that of one that did not get there has ``failed``, the reason.
+    """Yield every run with its row, in the order in which they finish. A failed run's row has ``failed``, the reason.
 
     Args:
-        runs: in the order in which they begin.
-        done: names of the runs whose nets are there; grows.
-        work: gives the row of a run; goes to other processes.
-        jobs: runs at a time.
-        threads: of all of them together.
+        runs: the runs, in the order in which they should start.
+        done: names of the runs that are done; finished runs are added.
+        work: executes a run and gives its row; called in other processes.
+        jobs: number of runs at the same time.
+        threads: CPU threads of all runs together.
     """
     left, running = list(runs), dict[Future[Row], Run]()
-    # a process that was forked after PyTorch's threads began would hang
+    # spawn, not fork: a process that is forked after PyTorch has started its threads hangs
     with ProcessPoolExecutor(
         jobs, mp_context=get_context("spawn"), initializer=_start, initargs=(max(1, threads // jobs),)
     ) as pool:
@@ -42,7 +42,7 @@ def in_turn(
                 try:
                     running[pool.submit(work, run)] = run
                 except BrokenProcessPool:
-                    break  # another run took the processes with it
+                    break  # a run was killed, and the pool with it
                 left.remove(run)
             if not running:
                 break
@@ -53,7 +53,7 @@ def in_turn(
                 yield run, row
     for run in left:
         missing = run.start is not None and run.start not in done
-        yield run, {"failed": f"there is no {run.start}" if missing else "the processes are gone; run it again"}
+        yield run, {"failed": f"{run.start} is not done" if missing else "the processes were killed; run it again"}
 
 
 def _row(future: Future[Row]) -> Row:
@@ -67,7 +67,7 @@ def _start(threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A run whose parent was killed would go on beside the one that is started in its place."""
+    """End this process when its parent ends. Otherwise it would train on beside the run that replaces it."""
     parent = parent_process()
     assert parent is not None
     parent.join()

@@ -1,12 +1,12 @@
-"""Build time, peak memory and engine size of whole nets through the command line, and latency where it can be timed.
+"""Measure build time, peak memory and engine size of whole nets through the command line, and latency on the CPU.
 
     python -m benchmarks.cpu.build_nets --json benchmarks/results/build_nets.json
 
-Nets of ``examples/nets`` with random weights and a dynamic batch of 1 to 64 are saved as ``.pt2`` and built dense, by
-KEP with positions of their own in every kernel and by KEP with one set of positions per layer: for TensorRT-RTX in
-fp16, then verified. ResNet-50 is built for ONNX Runtime in fp32 too, also by V-SKP with shared lists, and its bundles
-are timed in turn. Seconds are wall clock of the process from start to end; memory is the peak of the resident sizes of
-the process and its children together, sampled every 20 ms.
+Nets of ``examples/nets`` have random weights and a dynamic batch of 1 to 64, and are saved as ``.pt2``. Each is built
+three times for TensorRT-RTX in fp16 and verified: dense, by KEP with separate positions in every kernel, and by KEP
+with one set of positions per layer. ResNet-50 is also built for ONNX Runtime in fp32, there by V-SKP with shared lists
+too, and these bundles are timed in turn. Seconds are wall-clock time of the process. Memory is the peak of the resident
+memory of the process and its children together, sampled every 20 ms.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ VARIANTS = {
     "kep n=4": ["--method", "kep", "--n", "4"],
     "kep n=4 per-layer": ["--method", "kep", "--n", "4", "--share", "per-layer"],
 }
-#: Timed beside them: lists that whole groups of filters share.
+#: Also timed for ResNet-50: lists that groups of filters share.
 GROUPED = {
     "vskp 60 %, 256 filters a list": [
         "--method", "vskp", "--ratio", "0.6", "--allocation", "uniform", "--filter-group", "256",
@@ -51,7 +51,7 @@ GROUPED = {
 
 
 def trtkp(*arguments: str) -> tuple[dict[str, Any], float, float]:
-    """Run a command; gives its JSON document, seconds and peak MiB."""
+    """Run a trtkp command. Gives its JSON document, its seconds and its peak memory in MiB."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "trtkp", *arguments, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -123,7 +123,7 @@ def _build(folder: str, name: str, variant: str, flags: list[str], model: Path) 
 
 
 def _latency(folder: str) -> list[dict[str, Any]]:
-    """ResNet-50 at batch 1 and 8 in ONNX Runtime, variants timed in turn."""
+    """Time the variants of ResNet-50 in turn in ONNX Runtime, at batch 1 and 8."""
     model = str(Path(folder) / "resnet50.pt2")
     bundles: dict[str, str] = {}
     densities: dict[str, float] = {}

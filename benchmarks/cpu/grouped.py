@@ -1,10 +1,11 @@
-"""What the CPU's cost model stands on: the rate of grouped convolutions by filters a group, and the time of regrouping.
+"""Measure the numbers behind the CPU's cost model: rates of grouped convolutions, and the time of regrouping.
 
     python -m benchmarks.cpu.grouped --json benchmarks/results/grouped.json
 
-Convolutions of 3x3, 64 channels and so many filters a group, 16 groups, 14x14, batch 8, alone in ONNX Runtime on 2
-threads, in turn with a dense one of 256 filters and 256 channels; medians. Regrouping: lists of half of the channels,
-one for each filter, drawn at random; the fastest of five.
+Grouped convolutions have 3x3 kernels, 16 groups of 64 channels each, and 4 to 64 filters per group, on 14x14 inputs at
+batch 8. They run alone in ONNX Runtime on 2 threads, in turn with a dense convolution of 256 filters and 256 channels,
+and the figures are medians. Regrouping joins random lists of half of the channels, one per filter; the figure is the
+fastest of five runs.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _convolutions() -> list[dict[str, Any]]:
 
 
 def _run(filters: int, channels: int, groups: int) -> Callable[[], object]:
-    """One inference of a layer of so many filters and channels a group."""
+    """A function that runs a layer once; ``filters`` and ``channels`` are those of one group."""
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = THREADS
     model = _model(filters, channels, groups)
@@ -90,7 +91,7 @@ def _regrouping() -> list[dict[str, Any]]:
         for seed in range(5):
             kept = np.random.default_rng(seed).random((filters, channels)) < 0.5
             start = time.perf_counter()
-            regroup.equal_groups(kept, 8)  # other lists each time: trees are kept
+            regroup.equal_groups(kept, 8)  # other lists every time, because the cluster trees of lists are cached
             seconds.append(time.perf_counter() - start)
         rows.append({"filters": filters, "channels": channels, "seconds": round(min(seconds), 4)})
     return rows

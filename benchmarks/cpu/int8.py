@@ -1,13 +1,13 @@
-"""Accuracy and latency of INT8 against fp32, dense and pruned: the table of docs/guides/calibrate.md.
+"""Compare accuracy and latency of INT8 and fp32, dense and pruned: the table of docs/guides/calibrate.md.
 
     python -m benchmarks.cpu.int8 --json benchmarks/results/int8.json
 
-Two nets are trained from scratch on a CPU: one on scikit-learn's digits, one on the generated shapes of
-``examples/shapes_data.py``; each dense, and pruned by KEP (n = 4, one set of positions per layer) with a short
-fine-tune. Each is built for ONNX Runtime in fp32 and calibrated on training images by every method, with the usual
-limit of 0.5 points on those images. Accuracy is that of ``engine.onnx`` on test images that calibration has not seen.
-The standard error of a drop is that of the mean difference of the two engines, image by image. Then the bundles of a
-net are timed in turn, on 2 threads.
+Two nets are trained from scratch on a CPU, one on scikit-learn's digits and one on the generated shapes of
+``examples/shapes_data.py``. Each is used dense, and pruned by KEP (n = 4, one set of positions per layer) with a short
+fine-tune. Each is built for ONNX Runtime in fp32 and calibrated on training images with every calibrator, at the
+default limit of 0.5 points on those images. Accuracy is that of ``engine.onnx`` on test images that calibration has not
+seen. The standard error of a drop is that of the mean difference between the two engines, image by image. Then the
+bundles of a net are timed in turn on 2 threads.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ METHODS = ("min-max", "entropy", "percentile")
 THREADS, BATCHES, CALIBRATION_IMAGES, TEST_SHAPES = 2, (1, 32), 1000, 10_000
 
 Data = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-#: Name to the net, its data, and epochs of training and of tuning.
+#: Name to the net, its data, the epochs of training and the epochs of fine-tuning.
 NETS: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[], Data], int, int]] = {
     "digits": (digits_cnn, digits_data.load, 6, 4),
     "shapes": (shapes_cnn, partial(shapes_data.load, test=TEST_SHAPES), 7, 4),

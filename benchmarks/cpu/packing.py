@@ -1,17 +1,19 @@
-"""From fewer MACs to less time: packed layers and nets against dense, in ONNX Runtime on 2 threads.
+"""How much time fewer MACs save: packed layers and nets against dense ones, in ONNX Runtime on 2 threads.
 
     python -m benchmarks.cpu.packing --json benchmarks/results/packing.json
 
-Four parts, each of a few minutes; ``--part`` names some, and a part that the result file has is not measured again.
+There are four parts of a few minutes each. ``--part`` chooses some. Parts that the result file already has are not
+measured again.
 
-- ``layers``: 3x3 layers alone, with lists that filter groups of 64 (32 where F = 64) share, at several densities; with
-  lists of odd lengths, and with the filters shuffled.
-- ``vgg``: VGG-16 for CIFAR-10 with the shapes of ASK_4a, and by V-SKP with lists of 64 filters.
-- ``resnet56``: paper-faithful V-SKP on a ResNet-56 that was trained on ``examples/shapes_data.py``.
-- ``resnet50``: V-SKP, 60 % of the kernels, lists of 64 filters in 3x3 and of 256 in 1x1 layers.
+- ``layers``: single 3x3 layers whose filters share lists in groups of 64 (32 if F = 64), at several densities; also
+  with lists of odd lengths, and with the filters shuffled.
+- ``vgg``: VGG-16 for CIFAR-10, with the shapes of ASK_4a, and by V-SKP with lists of 64 filters.
+- ``resnet56``: V-SKP with lists of one filter, as in the paper, on a ResNet-56 trained on ``examples/shapes_data.py``.
+- ``resnet50``: V-SKP without 60 % of the kernels, with lists of 64 filters in 3x3 layers and of 256 in 1x1 layers.
 
-Nets other than ResNet-56 have random weights: they decide which kernels go, not how long the rest takes. Every figure
-is a median of runs in turn with the dense engine, in one process. Densities are MACs left of the whole net or layer.
+All nets but ResNet-56 have random weights. Weights decide which kernels are removed, but not how long the rest takes.
+Every figure is the median of runs that alternate with the dense engine in one process. Densities are the share of the
+MACs that is left, of the whole net or layer.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ THREADS, BATCH = 2, 8
 #: Filters, channels and size of the layers.
 LAYERS = ((64, 56), (128, 28), (256, 14), (512, 7))
 DENSITIES = (0.25, 0.4, 0.6, 0.75, 0.9)
-#: Positions 1 to 9 that the quarters of a layer's filters keep.
+#: The positions, 1 to 9 row by row, that each quarter of a layer's filters keeps (SOKS's authors, ASKs).
 ASK_4A = ((1, 2, 4, 5), (2, 3, 5, 6), (4, 5, 7, 8), (5, 6, 8, 9))
 _BUDGET_S = 20.0
 
@@ -54,17 +56,17 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Measure the parts that are missing, print and write after each."""
+    """Measure the parts that are missing; print and write the results after each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--part", choices=PARTS, action="append")
-    parser.add_argument("--again", action="store_true", help="measure parts anew that the file has")
+    parser.add_argument("--again", action="store_true", help="measure parts again that the file already has")
     options = parser.parse_args()
     known = options.json.is_file() if options.json else False
     report: dict[str, Any] = json.loads(options.json.read_text()) if known else {"parts": {}}
     for part in options.part or PARTS:
         if part in report["parts"] and not options.again:
-            print(f"{part}: measured before")
+            print(f"{part}: measured already")
             continue
         with tempfile.TemporaryDirectory() as folder:
             rows = list(PARTS[part](Path(folder)))
@@ -81,11 +83,11 @@ def table(report: dict[str, Any]) -> str:
     ]
     for part in report["parts"].values():
         for row in part["rows"]:
-            forms = ", ".join(f"{count} {form}" for form, count in row["forms"].items())
+            lowerings = ", ".join(f"{count} {lowering}" for lowering, count in row["forms"].items())
             overlap = f"{row['overlap']:.2f}" if row.get("overlap") is not None else "-"
             lines.append(
                 f"| {row['net']} | {row['variant']} | {row['density']:.1%} | {row['bound']:.2f} | {overlap} "
-                f"| {row['dense_ms']:.2f} | {row['median_ms']:.2f} | {row['speed_up']:.2f} | {forms} |"
+                f"| {row['dense_ms']:.2f} | {row['median_ms']:.2f} | {row['speed_up']:.2f} | {lowerings} |"
             )
     return "\n".join(lines)
 
@@ -132,7 +134,7 @@ def vgg(folder: Path) -> Iterator[Row]:
 
 
 def resnet56(folder: Path) -> Iterator[Row]:
-    """Trained ResNet-56 with one list per filter: consecutive filters joined, clustered, and what the planner makes."""
+    """A trained ResNet-56 with one list per filter: the planner's choice, and fixed numbers of groups."""
     train, _ = shapes_data.load(train=2000)
     torch.manual_seed(0)
     model = resnet56_cifar()
@@ -194,7 +196,7 @@ def _measure(
             "runs": timing.runs,
             "speed_up": round(times["dense"].median_ms / timing.median_ms, 3),
             "packed_share": _packed_share(bundle),
-            "forms": _forms(bundle),
+            "forms": _lowerings(bundle),
         }
         print(
             f"{net:13} {name:44} {density:6.1%} left, bound {row['bound']:5.2f}: {row['speed_up']:.2f}x  "
@@ -221,20 +223,21 @@ def _times(bundles: Mapping[str, trtkp.Bundle]) -> dict[str, Timing]:
         return time_interleaved(calls, warmup=3, runs=60, budget_s=_BUDGET_S)
 
 
-def _forms(bundle: trtkp.Bundle) -> dict[str, int]:
-    forms = [layer.lowering for layer in bundle.manifest.layers if layer.lowering is not None]
-    return {form: forms.count(form) for form in sorted(set(forms))}
+def _lowerings(bundle: trtkp.Bundle) -> dict[str, int]:
+    """How many layers have each lowering."""
+    found = [layer.lowering for layer in bundle.manifest.layers if layer.lowering is not None]
+    return {lowering: found.count(lowering) for lowering in sorted(set(found))}
 
 
 def _packed_share(bundle: trtkp.Bundle) -> float:
-    """Of the MACs that pruning took, the share of layers that are not dense."""
+    """Of the MACs that pruning removed, the share in layers whose lowering is not dense."""
     pruned = {layer.node: layer.dense_macs - layer.retained_macs for layer in bundle.manifest.layers}
     packed = [layer.node for layer in bundle.manifest.layers if layer.lowering not in (None, "dense")]
     return round(sum(pruned[node] for node in packed) / max(1, sum(pruned.values())), 4)
 
 
 def _lists(width: int, group: int, density: float, multiple: int) -> np.ndarray:
-    """Kernels kept, bool [F, C]: every filter group has channels of its own, as many as come nearest to the density."""
+    """Kernels to keep, bool [F, C]. Every filter group has a random list; their lengths add up to the density."""
     rng = np.random.default_rng(0)
     groups = width // group
     total = max(groups, round(density * width * groups / multiple))
@@ -246,7 +249,7 @@ def _lists(width: int, group: int, density: float, multiple: int) -> np.ndarray:
 
 
 def _overlap(kept: np.ndarray) -> float:
-    """Mean Jaccard overlap of the distinct lists; of 64 of them where there are more pairs than that is worth."""
+    """Mean Jaccard overlap of pairs of distinct lists; at most 64 lists are compared."""
     lists = np.unique(kept, axis=0)[:64]
     pairs = [(a & b).sum() / (a | b).sum() for a, b in combinations(lists, 2)]
     return round(float(np.mean(pairs)), 3) if pairs else 1.0
@@ -272,7 +275,7 @@ def _layer_model(folder: Path, width: int, size: int, kept: np.ndarray) -> Path:
 
 
 def _keep_shapes(model: torch.nn.Module) -> None:
-    """Zero what ASK_4a does not keep, in all layers but the first."""
+    """Set the weights that ASK_4a does not keep to zero, in all layers but the first."""
     masks = {}
     for name, parameter in list(model.named_parameters()):
         if parameter.ndim == 4 and parameter.shape[1] > 3:
@@ -284,7 +287,10 @@ def _keep_shapes(model: torch.nn.Module) -> None:
 
 
 def _joined(bundle: trtkp.Bundle) -> Row:
-    """Kernels that groups of 16 filters compute: consecutive filters, and clustered ones."""
+    """Share of the kernels that is computed if groups of 16 filters share the union of their lists.
+
+    One figure is for consecutive filters, the other for clustered ones.
+    """
     from trtkp.plan.lowerings.regroup import Grouping, equal_groups
 
     naive = clustered = total = 0

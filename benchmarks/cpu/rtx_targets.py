@@ -1,9 +1,10 @@
-"""What further GPU targets cost a TensorRT-RTX engine: bytes, build seconds, peak memory. Needs no GPU.
+"""What each further GPU target adds to a TensorRT-RTX engine: bytes, build seconds and peak memory. Needs no GPU.
 
     python -m benchmarks.cpu.rtx_targets --json benchmarks/results/rtx_targets.json
 
-A 20-convolution net of 19.2 M parameters is built for one target, two, the default ones and all, in fp16, and for one
-in fp32. Each figure is the median of the repeats; memory is that of the build worker, library included.
+A net of 20 convolutions and 19.2 M parameters is built in fp16 for one target, for two, for the default ones and for
+all, and in fp32 for one. Each figure is the median of the repeats. Memory is that of the build worker, with the
+TensorRT-RTX library in it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ CASES: tuple[tuple[Precision, tuple[str, ...]], ...] = (
 
 
 def measure(repeats: int) -> dict[str, Any]:
-    """All cases, with what they were measured on."""
+    """Measure all cases; gives the rows and their provenance."""
     rows = []
     version = ""
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +60,7 @@ def measure(repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print, and write the JSON where asked."""
+    """Measure and print; with ``--json`` write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)

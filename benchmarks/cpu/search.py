@@ -1,12 +1,13 @@
-"""Search by latency against uniform ratios and channel pruning, at equal measured latency (docs/guides/search.md).
+"""Compare ``trtkp search`` with uniform ratios and channel pruning at equal latency (docs/guides/search.md).
 
     python -m benchmarks.cpu.search --json benchmarks/results/search.json
 
 A residual CNN of 64 to 256 channels is trained on the generated shapes. ``trtkp search`` finds ratios for V-SKP that
-keep to a share of the dense latency. Uniform V-SKP, for every granularity that the search had, and channel pruning by
-magnitude (torch-pruning) get the smallest ratio, in steps of 2.5 points, whose measured latency is no more than that of
-the net found. All are fine-tuned alike, and at the end timed in turn in one run. Accuracy is that of ``engine.onnx`` on
-10,000 test images; *as scored* is that of the search, on 256 training images with their batch statistics.
+keep to a share of the dense latency. It is compared with V-SKP at one ratio in all layers, for every granularity of the
+search, and with channel pruning by magnitude (torch-pruning). Each of these gets the smallest ratio, in steps of 2.5
+points, whose measured latency is no more than that of the net that was found. All nets are fine-tuned in the same way
+and then timed in turn in one run. Accuracy is that of ``engine.onnx`` on 10,000 test images. *As scored* is the score
+in the search, on 256 training images with their batch statistics.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def _rivals(
     folder: Path,
     build: trtkp.BuildOptions,
 ) -> tuple[dict[str, nn.Module], dict[str, float | None]]:
-    """The net found and others that take no longer; accuracy on the samples, with their batch statistics."""
+    """The net that was found and nets that take no longer, by name; and the score of each on the samples."""
     options = SearchOptions(target_latency=target, filter_groups=GROUPS, samples=SAMPLES, seed=seed)
     found = run_search(source, some, options, state=folder / f"found-{target}", options=build)
     net, allowed = Net(source, "vskp", {}, build, some, SAMPLES), found.measured.share
@@ -162,9 +163,10 @@ def _rivals(
 
 
 def _smallest(share: Callable[[float], float], allowed: float, most: float = 0.95) -> float | None:
-    """The smallest ratio, by bisection over steps, that takes no more than a share of the dense latency.
+    """The smallest ratio, by bisection over steps, whose latency is at most the share ``allowed`` of the dense one.
 
-    torch-pruning leaves a layer whole where rounding to 8 channels would leave none, so ``most`` is less there.
+    For channel pruning, ``most`` must be smaller: where rounding to 8 channels would leave no channel, torch-pruning
+    keeps the whole layer, and the latency rises again.
     """
     low, high = 0, round(most / STEP)
     if share(high * STEP) > allowed:
@@ -182,7 +184,7 @@ def _channels_share(dense: nn.Module, ratio: float, folder: Path, build: trtkp.B
 
 
 def _channels(dense: nn.Module, ratio: float) -> nn.Module:
-    """A copy without the share of channels of smallest L1 norm, the same in every layer."""
+    """A copy of the net without the channels of smallest L1 norm, the same share in every layer."""
     import torch_pruning
 
     model = copy.deepcopy(dense).eval()
@@ -202,7 +204,7 @@ def _masked(dense: nn.Module, masks: Mapping[str, np.ndarray]) -> nn.Module:
 
 
 def _zeros(model: nn.Module) -> dict[str, np.ndarray]:
-    """Masks of what is zero already."""
+    """Masks of the weights that are not zero, for the layers that hold zeros."""
     masks = {name: weight.detach().numpy() != 0 for name, weight in model.named_parameters() if weight.ndim == 4}
     return {name: mask for name, mask in masks.items() if not mask.all()}
 

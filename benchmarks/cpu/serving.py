@@ -1,4 +1,4 @@
-"""A served model under load: batching, latency, 10,000 checked requests, overload, a killed worker.
+"""Measure a served model under load: batching, latency, 10,000 checked requests, overload and a killed worker.
 
     python -m benchmarks.cpu.serving --json benchmarks/results/serving.json
 
@@ -29,10 +29,10 @@ QUIET = ("--log-level", "warning")
 
 
 def main() -> None:
-    """Build, serve, load, print and write."""
+    """Build the model, serve it, put load on it, and print and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds of each load")
     options = parser.parse_args()
     report: dict[str, Any] = {"provenance": provenance(), "load_average_before": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as name:
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _engine(bundle: trtkp.Bundle) -> dict[str, Any]:
-    """The engine alone: what a batch is worth to it."""
+    """Time the engine alone at several batch sizes: what batching can gain at most."""
     times = {batch: trtkp.bench([bundle], batch=batch, seconds=4)[0] for batch in (1, 8, 32, 64)}
     return {
         "median_ms": {batch: result.timing.median_ms for batch, result in times.items()},
@@ -60,7 +60,7 @@ def _engine(bundle: trtkp.Bundle) -> dict[str, Any]:
 
 
 def _batching(folder: Path, seconds: float) -> dict[str, Any]:
-    """Requests of one row from many clients, with and without batching, in turn."""
+    """Send requests of one row from many clients to a server with batching and to one without, in turn."""
     rows: dict[str, Any] = {}
     with (
         running(_made(folder / "a"), folder / "digits", *QUIET) as batched,
@@ -86,7 +86,7 @@ def _batching(folder: Path, seconds: float) -> dict[str, Any]:
 
 
 def _latency(folder: Path, seconds: float) -> list[dict[str, Any]]:
-    """Closed loops, and an open loop at half of what the largest of them reached."""
+    """Measure latency in closed loops, and in an open loop at half the throughput of the best closed loop."""
     rows = []
     with running(_made(folder / "c"), folder / "digits", *QUIET) as server:
         for protocol in ("http", "grpc"):
@@ -101,7 +101,7 @@ def _latency(folder: Path, seconds: float) -> list[dict[str, Any]]:
 
 
 def _traffic(folder: Path) -> dict[str, Any]:
-    """Requests of 1 to 64 rows from 16 clients, every answer checked."""
+    """Send requests of 1 to 64 rows from 16 clients, and check every answer."""
     pool = np.random.default_rng(0).standard_normal((256, *DIGITS_SHAPE), np.float32)
     with trtkp.load(folder / "digits") as bundle:
         expected = np.concatenate([bundle.run({"x": row[None]})["linear"] for row in pool])
@@ -112,13 +112,13 @@ def _traffic(folder: Path) -> dict[str, Any]:
 
 
 def _overload(folder: Path) -> dict[str, Any]:
-    """Three times the capacity."""
+    """Send three times as many requests as the server can answer."""
     with running(_made(folder / "e"), folder / "digits", *QUIET, "--queue", "32") as server:
         return overload(server, "digits", batch=16, seconds=OVERLOAD_SECONDS)
 
 
 def _restart(folder: Path) -> dict[str, Any]:
-    """From the kill of an idle worker to the first answer of the next."""
+    """Measure the seconds from the kill of an idle worker to the first answer of its successor."""
     with running(_made(folder / "f"), folder / "digits", *QUIET) as server:
         [worker] = server.workers
         start = time.perf_counter()
@@ -126,7 +126,7 @@ def _restart(folder: Path) -> dict[str, Any]:
         while True:
             try:
                 load = measure_load(server.url, "digits", clients=1, seconds=0.01)
-            except trtkp.JobError:  # refused
+            except trtkp.JobError:  # refused: there is no worker yet
                 continue
             if load.requests:
                 return {"seconds": time.perf_counter() - start}

@@ -1,4 +1,4 @@
-"""The measurements on a GPU, part by part; ``benchmarks/gpu/run.sh`` builds the library and calls this."""
+"""Measure kernels and nets on a GPU, part by part. ``benchmarks/gpu/run.sh`` builds the library and calls this."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+#: A part that takes longer is stopped, and continued by the next run.
 PART_MINUTES = 7.0
-#: In the order that matters: right, then how fast, then whole nets, then the compiler's nets, which take long to build.
+# Parts come in order of importance: correctness, speed of layers, whole nets, and last nets by torch.compile, which
+# take long to build.
 LAYER_NETS, LAYER_BATCHES = ("resnet50", "vgg16"), (32, 256)
 NET_NAMES = ("resnet50", "resnet18", "resnet34", "vgg16-cifar", "resnet56-cifar")
 PART_NAMES = (
@@ -21,14 +23,14 @@ PART_NAMES = (
 
 
 def main() -> int:
-    """Run what is not done yet; the exit status says whether anything is left."""
+    """Run the parts that are not done. Exit status: 0 all done, 1 a failure, 2 or 3 cannot run, 4 parts are left."""
     parser = argparse.ArgumentParser(prog="benchmarks/gpu/run.sh", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or "out/gpu"), help="folder of gpu.json")
-    parser.add_argument("--parts", help="comma-separated; a name ending in * takes all that begin so; default: all")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing new after so many minutes")
-    parser.add_argument("--resume", type=Path, help="go on from this gpu.json instead of the folder's own")
+    parser.add_argument("--parts", help="parts to run, comma-separated; * at the end of a name matches any rest")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing after this many minutes")
+    parser.add_argument("--resume", type=Path, help="continue from this gpu.json instead of the one in the folder")
     parser.add_argument("--device", choices=("cuda", "emulated"), default="cuda")
-    parser.add_argument("--list", action="store_true", help="name the parts and stop")
+    parser.add_argument("--list", action="store_true", help="list the parts and exit")
     options = parser.parse_args()
     if options.list:
         print("\n".join(PART_NAMES))
@@ -37,7 +39,7 @@ def main() -> int:
     try:
         import torch  # noqa: F401
     except ImportError:
-        print("no torch for this Python: install PyTorch for CUDA, or name another Python with PYTHON=")
+        print("this Python has no PyTorch: install PyTorch for CUDA, or choose another Python with PYTHON=")
         return 1
     return _run(chosen, options)
 
@@ -90,7 +92,7 @@ def _run(chosen: list[str], options: argparse.Namespace) -> int:
         started = time.monotonic()
         part = Part(record, name, min(end, started + 60 * PART_MINUTES), device.is_usable)
         if part.done:
-            print(f"{name}: done before", flush=True)
+            print(f"{name}: done already", flush=True)
             failures += len(part.failures)
             continue
         print(f"{name}:", flush=True)

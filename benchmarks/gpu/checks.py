@@ -1,6 +1,6 @@
-"""Every tactic on the device against float64 on the CPU, on the random layers of the emulation tests.
+"""Compare every tactic on the device with float64 on the CPU, on the random layers of the emulation tests.
 
-python -m benchmarks.gpu.checks --cases 4     # by itself, as compute-sanitizer runs it
+python -m benchmarks.gpu.checks --cases 4     # alone, as compute-sanitizer runs it
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from trtkp.ops.torch_op import to_torch
 __all__ = ["check_all", "check_sanitizer"]
 
 CASES = 40
-#: Kinds of lists: blocks of 8 channels, of which the last may run past C; all whole; long; any; and 2:4 inside them.
+#: Kinds of lists: blocks of 8 channels (the last may run past C); whole blocks only; long lists; any channels; and
+#: lists with 2:4 inside.
 KINDS: dict[str, dict[str, bool]] = {
     "blocks": {"blocks": True}, "whole": {"blocks": True, "whole": True}, "long": {"blocks": True, "long": True},
     "any": {"blocks": False}, "2:4": {"blocks": True, "two_four": True}, "any 2:4": {"blocks": False, "two_four": True},
@@ -39,7 +40,7 @@ _ACTIVATIONS: dict[str, Any] = {
 
 
 def check_all(part: Part, device: Device, cases: int = CASES) -> None:
-    """One item for each kind of list, type and length; with the cases of each tactic and its worst error."""
+    """Check every operator, type and kind of list. An item has, for each tactic, its cases and its worst error."""
     cases = 1 if device.emulated else cases
     for base in BASES:
         for dtype in ("float32", "float16", "bfloat16"):
@@ -64,7 +65,9 @@ def _check(device: Device, base: str, dtype: str, kind: str, cases: int) -> dict
             try:
                 got, again = _run(case, packed, device, name), _run(case, packed, device, name)
             except InputError as error:
-                if f"tactic {name} " not in str(error):  # anything but: not a layer for this tactic
+                if f"tactic {name} " not in str(
+                    error
+                ):  # "tactic x cannot run this layer" is fine, anything else is not
                     raise
                 continue
             found = tactics.setdefault(name, {"cases": 0, "worst": 0.0})
@@ -79,14 +82,14 @@ def _check(device: Device, base: str, dtype: str, kind: str, cases: int) -> dict
 
 
 def limit(case: Case, tactic: str) -> float:
-    """Largest relative Frobenius error of one operator (tolerances of the operators, as in the tests)."""
+    """Largest relative Frobenius error that one operator may have, as in the tests."""
     if "tf32" in tactic:
         return 2e-3
     return TOLERANCE.get(case.dtype, 1e-6 * max(1.0, (case.packed.weight.shape[1] / 1024) ** 0.5))
 
 
 def reference(case: Case) -> torch.Tensor:
-    """The layer in float64 on the CPU, by PyTorch."""
+    """The layer in float64 on the CPU, computed by PyTorch."""
     top, left, bottom, right = case.pads
     x = functional.pad(torch.from_numpy(case.x.astype("float64")), (left, right, top, bottom))
     weight = torch.from_numpy(case.weight.astype("float64") * case.index.mask())
@@ -100,7 +103,7 @@ def reference(case: Case) -> torch.Tensor:
 
 
 def _run(case: Case, packed: DeviceConv, device: Device, tactic: str) -> torch.Tensor:
-    """The output in float64; its memory is NaN before, and padded channels of the inputs are NaN."""
+    """The output in float64. Its memory and the padded channels of the inputs hold NaN before, to show wrong reads."""
 
     def tensor(array: Any, pitch: int) -> Any:
         return (
@@ -123,13 +126,13 @@ def _run(case: Case, packed: DeviceConv, device: Device, tactic: str) -> torch.T
 
 
 def check_sanitizer(part: Part, device: Device) -> None:
-    """memcheck and racecheck over a few cases of every kind, each allocation by itself."""
+    """Run memcheck and racecheck over a few cases, without PyTorch's memory pool, so that overruns are seen."""
     tool = shutil.which("compute-sanitizer")
     for check in ("memcheck", "racecheck"):
         if device.emulated or tool is None:
             why = "the device is emulated" if device.emulated else "no compute-sanitizer on PATH (CUDA toolkit)"
             part.measure(check, lambda why=why: {"skipped": why})  # type: ignore[misc]
-            print(f"  {check} not run: {why}")
+            print(f"  {check} was not run: {why}")
         else:
             part.measure(check, lambda check=check: _sanitize(str(tool), check))  # type: ignore[misc]
 
@@ -148,7 +151,7 @@ def _sanitize(tool: str, check: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Checks a few cases of every kind and says what failed."""
+    """Check a few cases of some kinds of lists, and print what failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", type=int, default=4)
     parser.add_argument("--device", default="cuda")
@@ -158,7 +161,7 @@ def main() -> None:
     for base in BASES:
         for dtype, kind in (("float32", "whole"), ("float16", "whole"), ("bfloat16", "any"), ("float16", "2:4")):
             failures += _check(device, base, dtype, kind, options.cases)["failures"]
-    print("\n".join(failures) or "every tactic is right")
+    print("\n".join(failures) or "every tactic is correct")
     raise SystemExit(1 if failures else 0)
 
 

@@ -1,4 +1,4 @@
-"""Where it runs and how it is timed: a CUDA device by events and graph replay, or the emulator to try the program."""
+"""The device and its timer: a CUDA device, timed with events and graph replay, or the emulator for trial runs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from trtkp.kernels.prediction import Gpu, gpu_like, known_gpu
 
 __all__ = ["Device", "describe_machine", "open_device"]
 
-#: Data that one round touches, in units of the L2: what a launch left in the cache is gone when its turn comes again.
+#: A timing rotates through copies of the input that together are this many times the L2 cache, so that no launch finds
+#: its input there.
 ROTATION = 2.0
 MAX_COPIES = 64
-#: Rounds of a timing take about this long, and there are so many at least.
+#: All rounds of a timing together take about this many seconds, and there are at least this many rounds.
 ROUNDS_SECONDS, MIN_ROUNDS = 0.3, 5
 
 
@@ -35,12 +36,12 @@ class Device:
     emulated: bool
 
     def synchronise(self) -> None:
-        """Wait for everything."""
+        """Wait until the device has done all its work."""
         if not self.emulated:
             torch.cuda.synchronize(self.torch)
 
     def copies(self, tensor: Tensor) -> list[Tensor]:
-        """The tensor and as many fresh ones like it as make the caches useless; random data throughout."""
+        """The tensor, and as many random ones of its shape as are needed to exceed the L2 cache (`ROTATION`)."""
         if self.emulated:
             return [tensor]
         count = int(
@@ -51,9 +52,13 @@ class Device:
     def time(
         self, call: Callable[[Tensor], Any], inputs: Sequence[Tensor], *, runs: int = 20, graph: bool = True
     ) -> dict[str, Any]:
-        """Microseconds of one call: the median over rounds through the inputs, with its 10th and 90th percentile.
+        """Time a call, in microseconds: median, 10th and 90th percentile over rounds through all inputs.
 
-        ``graph``: a round is captured once and replayed; else it is launched from Python, as a user would.
+        Args:
+            call: the function to time.
+            inputs: the inputs of a round; see `copies`.
+            runs: largest number of rounds.
+            graph: capture a round in a CUDA graph and replay it; else launch it from Python, as a user would.
         """
         with torch.no_grad():
             if self.emulated:
@@ -82,7 +87,7 @@ class Device:
         return _summary(samples, len(inputs), "graph replay" if graph else "launched")
 
     def _affordable(self, play: Callable[[], Any], runs: int) -> int:
-        """Rounds, fewer where one is long: device time is scarce, and long rounds vary less."""
+        """The number of rounds: fewer if a round is long, because long rounds vary less."""
         self.synchronise()
         start = time.perf_counter()
         play()
@@ -90,7 +95,7 @@ class Device:
         return int(min(runs, max(MIN_ROUNDS, ROUNDS_SECONDS / (time.perf_counter() - start))))
 
     def is_usable(self) -> bool:
-        """Whether the device still answers: after an illegal access it never does in the same process."""
+        """Whether the device still answers. After an illegal memory access it no longer does in this process."""
         try:
             self.synchronise()
         except RuntimeError:
@@ -110,10 +115,10 @@ def _summary(samples: Sequence[float], calls: int, how: str) -> dict[str, Any]:
 
 
 def open_device(name: str) -> Device:
-    """``cuda`` or ``emulated``.
+    """The device called ``cuda`` or ``emulated``.
 
     Raises:
-        SystemExit: no GPU for PyTorch, in one line.
+        SystemExit: PyTorch sees no GPU; one line says so.
     """
     if name == "emulated":
         return Device(torch.device("cpu"), known_gpu("A100"), 1, emulated=True)
@@ -127,7 +132,7 @@ def open_device(name: str) -> Device:
 
 
 def describe_machine(device: Device) -> dict[str, Any]:
-    """GPU, driver and what runs on it."""
+    """GPU, driver and the versions of the libraries."""
     found: dict[str, Any] = {
         "torch": torch.__version__,
         "python": platform.python_version(),

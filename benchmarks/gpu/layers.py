@@ -1,4 +1,4 @@
-"""Ceilings of the GPU, and single layers: packed convolutions against cuDNN's dense one in the same run."""
+"""Measure the GPU's ceilings, and single layers: packed convolutions against cuDNN's dense one in the same run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.record import Part
-from benchmarks.gpu.shapes import SHAPES, Form, Shape, forms
+from benchmarks.gpu.shapes import SHAPES, Granularity, Shape, granularities
 from trtkp.cuda.arrays import activation
 from trtkp.graph.packing import pack_for_tiles
 from trtkp.index.index_set import from_mask
@@ -24,12 +24,12 @@ from trtkp.pruning.nm import two_four_mask
 __all__ = ["measure_ceilings", "measure_layers"]
 
 DTYPE = torch.float16
-#: Tactics timed for a layer, those that the model puts first.
+#: Number of tactics to time for a layer, those that the tactic model predicts to be fastest.
 MOST_TACTICS = 4
 
 
 def measure_ceilings(part: Part, device: Device) -> None:
-    """Copy bandwidth, bytes read and written, and the rate of a square matrix product on random data."""
+    """Measure the bandwidth of a copy (bytes read plus written) and the rate of a square matrix product."""
     count, side = (1 << 10, 32) if device.emulated else (1 << 29, 8192)
 
     def copy() -> dict[str, Any]:
@@ -55,21 +55,22 @@ def measure_ceilings(part: Part, device: Device) -> None:
 
 
 def measure_layers(part: Part, device: Device, net: str, batch: int) -> None:
-    """Every form of every shape of a net; cuDNN's time of the shape stands beside it."""
+    """Measure every shape of a net in every granularity, and dense by cuDNN for comparison."""
     shapes = SHAPES["tiny" if device.emulated else net]
     batch = min(batch, 2) if device.emulated else batch
     for shape in shapes:
         part.measure(f"{shape.name} | dense", lambda s=shape: _dense(device, s, batch))  # type: ignore[misc]
-    for form in forms():
+    for granularity in granularities():
         for shape in shapes:
             dense = part.items.get(f"{shape.name} | dense", {}).get("median_us")
             found = part.measure(
-                f"{shape.name} | {form.name}", lambda s=shape, f=form, d=dense: _packed(device, s, f, batch, d)
+                f"{shape.name} | {granularity.name}",
+                lambda s=shape, g=granularity, d=dense: _packed(device, s, g, batch, d),
             )  # type: ignore[misc]
             if found is None:
                 return
             if "speed_up" in found:
-                print(f"  {shape.name:24} {form.name:36} {found['tactic']:20} {found['median_us']:9.1f} us "
+                print(f"  {shape.name:24} {granularity.name:36} {found['tactic']:20} {found['median_us']:9.1f} us "
                       f"{found['speed_up']:5.2f}x", flush=True)  # fmt: skip
 
 
@@ -90,12 +91,14 @@ def _dense(device: Device, shape: Shape, batch: int) -> dict[str, Any]:
     return found | {"macs": shape.macs(batch), "flops_per_s": 2 * shape.macs(batch) / (1e-6 * found["median_us"])}
 
 
-def _packed(device: Device, shape: Shape, form: Form, batch: int, dense_us: float | None) -> dict[str, Any]:
-    mask = form.mask(shape, np.random.default_rng(0))
+def _packed(
+    device: Device, shape: Shape, granularity: Granularity, batch: int, dense_us: float | None
+) -> dict[str, Any]:
+    mask = granularity.mask(shape, np.random.default_rng(0))
     if mask is None:
-        return {"skipped": "one tap: a stripe keeps it or drops it"}
+        return {"skipped": "a kernel of one tap has no stripes to choose from"}
     index, weight = from_mask(mask), _weight(shape).numpy().astype(np.float16)
-    if form.kind == "2:4":
+    if granularity.kind == "2:4":
         index = index.refined(two_four_mask(weight, index))
     packed = upload(pack_for_tiles(weight, index), device.torch)
     x, geometry = _input(device, shape, batch), Geometry.of(shape.stride, shape.kernel // 2, 1)

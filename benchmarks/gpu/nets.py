@@ -1,4 +1,7 @@
-"""Whole nets: dense by cuDNN and compiled, channel-pruned at equal MACs, and packed by method, eager and replayed."""
+"""Measure whole nets: dense by cuDNN and by torch.compile, with fewer channels at equal MACs, and pruned and packed.
+
+Each is timed launched from Python (eager) and replayed from a CUDA graph.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ from trtkp.pruning.one_shot import prune_one_shot
 __all__ = ["BATCHES", "METHODS", "NETS", "macs_of", "measure_net", "narrowed"]
 
 BATCHES = (1, 8, 32, 256)
-#: Name to factory and input (C, H, W). Shortcuts of the CIFAR net are convolutions, so that it can be narrowed.
+#: Name to factory and input (C, H, W). The CIFAR ResNet has convolutions as shortcuts (option B) so that `narrowed` can
+#: change its widths.
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "resnet18": (resnet18, (3, 224, 224)),
     "resnet34": (resnet34, (3, 224, 224)),
@@ -35,8 +39,9 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "resnet56-cifar": (lambda: resnet56_cifar("B"), (3, 32, 32)),
     "tiny": (lambda: digits_cnn(16), (1, 8, 8)),
 }
-#: V-SKP without 70 % of the kernels and KEP with 4 of 9 elements, which are our choice of ratios: in granularities that
-#: tensor cores run, and with lists of one filter, V-SKP's own and our reading of KEP's.
+#: V-SKP without 70 % of the kernels, and KEP with 4 of 9 elements; the ratios are our choice. The first three have
+#: granularities that tensor cores run. The last two have lists of one filter: V-SKP's own granularity, and our reading
+#: of KEP's.
 METHODS: dict[str, dict[str, Any]] = {
     "vskp 0.7, groups of 64, blocks of 8": {"name": "vskp", "ratio": 0.7, "filter_group": 64, "channel_block": 8},
     "vskp 0.7, groups of 32, blocks of 16": {"name": "vskp", "ratio": 0.7, "filter_group": 32, "channel_block": 16},
@@ -48,7 +53,7 @@ DTYPE = torch.float16
 
 
 def measure_net(part: Part, device: Device, net: str, *, compiled: bool) -> None:
-    """Every variant of a net at every batch; with ``compiled`` only torch.compile's."""
+    """Measure every variant of a net at every batch size; with ``compiled`` only the net by torch.compile."""
     name = "tiny" if device.emulated else net
     for batch in (1, 2) if device.emulated else BATCHES:
         if compiled:
@@ -74,14 +79,14 @@ def _print(net: str, batch: int, method: str, *rows: dict[str, Any]) -> None:
 
 @cache
 def _source(net: str) -> nn.Module:
-    """The net with random weights and settled statistics, in fp32 on the CPU."""
+    """The net with random weights and batch-normalisation statistics to match, in fp32 on the CPU."""
     torch.manual_seed(0)
     factory, shape = NETS[net]
     return _settled(factory(), shape)
 
 
 def _settled(model: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
-    """Without settled statistics the activations of a deep net leave the range of fp16."""
+    """Set the batch-normalisation statistics; without it the activations of a deep net leave the range of fp16."""
     where = "cuda" if torch.cuda.is_available() else "cpu"
     return settle_batch_norm(model.to(where), shape).cpu()
 
@@ -103,7 +108,7 @@ def _groups(net: str, weight: str) -> int:
 
 
 def conv_layers(model: nn.Module, shape: tuple[int, int, int]) -> list[ConvLayer]:
-    """The convolutions of a model, in the order of their calls; sizes from a run without data."""
+    """The convolutions of a model, in the order of their calls, with sizes from a run on the meta device."""
     found: list[ConvLayer] = []
     names: dict[nn.Module, str] = {}
 
@@ -138,7 +143,7 @@ def conv_layers(model: nn.Module, shape: tuple[int, int, int]) -> list[ConvLayer
 
 
 def macs_of(model: nn.Module, shape: tuple[int, int, int], index_sets: dict[str, IndexSet] | None = None) -> float:
-    """Multiply-accumulates of one image in the convolutions, of listed weights only where there are index sets."""
+    """Multiply-accumulates of all convolutions for one image; in layers with index sets, of listed weights only."""
     total = 0.0
     for layer in conv_layers(model, shape):
         index = (index_sets or {}).get(layer.name)
@@ -148,7 +153,7 @@ def macs_of(model: nn.Module, shape: tuple[int, int, int], index_sets: dict[str,
 
 
 def narrowed(model: nn.Module, factor: float) -> nn.Module:
-    """A copy with every width scaled by ``factor``, to a multiple of 8; the net's input and output keep theirs."""
+    """A copy of the net with every width scaled by ``factor``, to multiples of 8. Input and output stay as they are."""
     scaled = copy.deepcopy(model)
     linears = [m for m in scaled.modules() if isinstance(m, nn.Linear)]
 
@@ -173,7 +178,7 @@ def narrowed(model: nn.Module, factor: float) -> nn.Module:
 
 @cache
 def _narrow_source(net: str, method: str) -> tuple[nn.Module, float]:
-    """The widest narrowed net with at most the method's MACs, and its MACs."""
+    """The widest net made by `narrowed` that has no more MACs than the pruned net, and its MACs."""
     shape = NETS[net][1]
     goal = macs_of(_source(net), shape, _index_sets(net, method))
 
@@ -196,12 +201,12 @@ def _input(device: Device, net: str, batch: int) -> Tensor:
 
 
 def _dense(device: Device, net: str) -> nn.Module:
-    """Batch normalisation folded, as an engine would have it."""
+    """The dense net with batch normalisation folded, as in an engine."""
     return _on_device(swap_convolutions(_source(net), {}), device)
 
 
 def _timed(device: Device, net: str, model: nn.Module, batch: int) -> dict[str, Any]:
-    """Launched from Python, and replayed from a graph."""
+    """Time a model, launched from Python (``eager``) and replayed from a CUDA graph (``graph``)."""
     inputs = device.copies(_input(device, net, batch))[:4]
     return {
         "eager": device.time(model, inputs, runs=10, graph=False),
@@ -222,7 +227,7 @@ def _narrow(device: Device, net: str, method: str, batch: int) -> dict[str, Any]
 
 
 def _pruned(device: Device, net: str, method: str, batch: int) -> dict[str, Any]:
-    """Each layer packed only where that is faster on this GPU at this batch; checked against the masked net."""
+    """Pack each layer that is faster packed, on this GPU at this batch size; compare with the masked net, and time."""
     index_sets, x = _index_sets(net, method), _input(device, net, batch)
     source = _on_device(_source(net), device)
     shapes = {layer.node: layer for layer in conv_layers(_source(net), NETS[net][1])}

@@ -1,4 +1,4 @@
-"""The result file: parts of items, written every few seconds, so that a run that is cut off goes on there."""
+"""The result file ``gpu.json``: parts that hold items. It is written every few seconds, so a killed run can resume."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import Any
 
 __all__ = ["CONTEXT_LOST", "Part", "Record"]
 
-#: Exit status that asks run.sh for a fresh process: an illegal access leaves a CUDA context that answers nothing.
+#: Exit status that asks run.sh for a new process: after an illegal memory access the CUDA context cannot be used.
 CONTEXT_LOST = 75
-#: A run that is killed loses what it measured in so many seconds.
+#: Seconds between two writes of the file; a run that is killed loses at most what it measured since the last.
 WRITE_SECONDS = 2.0
 
 
 class Record:
-    """``gpu.json``: provenance of every run that wrote into it, and parts with their items by key.
+    """The file ``gpu.json``: the provenance of every run that wrote to it, and parts with their items by key.
 
     Args:
-        path: the file; what is in it already is kept, and items that it holds are not measured again.
-        provenance: of this run.
+        path: the file. If it exists, its content is kept, and items that it holds are not measured again.
+        provenance: provenance of this run.
+
+    Raises:
+        SystemExit: the file holds results of another GPU.
     """
 
     def __init__(self, path: Path, provenance: dict[str, Any]) -> None:
@@ -36,7 +39,7 @@ class Record:
         self.write()
 
     def write_soon(self) -> None:
-        """Write unless that was done a moment ago."""
+        """Write the file, unless it was written within the last `WRITE_SECONDS`."""
         if time.monotonic() - self._written >= WRITE_SECONDS:
             self.write()
 
@@ -50,13 +53,13 @@ class Record:
 
 
 class Part:
-    """One part: items are measured in order until the deadline; what a run has not reached is the next run's.
+    """One part. Its items are measured in order until the deadline; the next run measures the rest.
 
     Args:
         record: the file.
-        name: of the part.
-        deadline: time.monotonic() after which no new item starts.
-        is_usable: asked after a failure; whether the device still works for this process.
+        name: name of the part.
+        deadline: value of `time.monotonic` after which no new item starts.
+        is_usable: called after a failure; says whether this process can still use the device.
     """
 
     def __init__(
@@ -71,22 +74,22 @@ class Part:
 
     @property
     def done(self) -> bool:
-        """Whether an earlier run finished it."""
+        """Whether all its items have been measured."""
         return bool(self._items["done"])
 
     @property
     def items(self) -> dict[str, Any]:
-        """What is measured so far."""
+        """The items measured so far, by key."""
         found: dict[str, Any] = self._items["items"]
         return found
 
     def measure(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        """The item: from the file, or measured now and written; None when the deadline has passed.
+        """An item, from the file or measured now; None if the deadline has passed.
 
-        What fails is recorded with its message and not tried again, so that one failure cannot stop all that follow.
+        A failure is recorded with its message and not tried again, so that the items after it are still measured.
 
         Raises:
-            SystemExit: `CONTEXT_LOST`, when the failure has left the device unusable for this process.
+            SystemExit: with `CONTEXT_LOST`, if this process cannot use the device after the failure.
         """
         if key in self.items:
             return self.items[key]  # type: ignore[no-any-return]
@@ -101,18 +104,18 @@ class Part:
         self.items[key] = found
         self._record.write_soon()
         if "failed" in found and not self._is_usable():
-            print("  the device is lost for this process", flush=True)
+            print("  this process can no longer use the device", flush=True)
             self._record.write()
             raise SystemExit(CONTEXT_LOST)
         return found
 
     def close(self) -> None:
-        """Mark what is finished."""
+        """Record whether the part is finished."""
         self._items["done"] = self.complete
         self._record.write()
 
     @property
     def failures(self) -> list[str]:
-        """What failed, and what was found wrong."""
+        """One line for each item that failed and for each wrong result."""
         failed = [f"{key}: {item['failed']}" for key, item in self.items.items() if "failed" in item]
         return failed + [line for item in self.items.values() for line in item.get("failures", [])]

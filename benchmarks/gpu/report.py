@@ -1,4 +1,4 @@
-"""Tables and a plot from ``gpu.json``; runs anywhere, with nothing but Python.
+"""Make tables and a plot from ``gpu.json``, with the standard library alone.
 
 python -m benchmarks.gpu.report out/gpu/gpu.json     # writes gpu.md and gpu.svg beside it
 """
@@ -17,14 +17,14 @@ __all__ = ["markdown", "plot", "write_report"]
 
 
 def write_report(path: Path) -> None:
-    """``gpu.md`` and ``gpu.svg`` beside a result file."""
+    """Write ``gpu.md`` and ``gpu.svg`` beside a result file."""
     document = json.loads(path.read_text(encoding="utf-8"))
     path.with_suffix(".md").write_text(markdown(document), encoding="utf-8")
     path.with_suffix(".svg").write_text(plot(document), encoding="utf-8")
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """Provenance, checks, ceilings, layers by form, nets."""
+    """The report: provenance, checks, ceilings, layers by granularity, nets."""
     run = document["runs"][-1]
     lines = [f"# {run['gpu']}", ""]
     if "note" in run:
@@ -62,7 +62,7 @@ def _ceilings(parts: dict[str, Any]) -> list[str]:
 
 
 def _timed(part: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """Shape, form and item of what was timed against cuDNN."""
+    """Shape, granularity and item of each layer that was timed against cuDNN."""
     return [
         (*key.split(" | ", 1), item)  # type: ignore[misc]
         for key, item in part["items"].items()
@@ -76,27 +76,27 @@ def _layers(parts: dict[str, Any]) -> list[str]:
         timed = _timed(part) if name.startswith("layers-") else []
         if not timed:
             continue
-        head = "| form | shapes | density | speed-up over cuDNN: geometric mean | least | most | of 1/density |"
+        head = "| granularity | shapes | density | speed-up over cuDNN: geometric mean | least | most | of 1/density |"
         lines += ["", f"## {name}", "", head, "|---|---|---|---|---|---|---|"]
-        for form in dict.fromkeys(form for _, form, _ in timed):
-            items = [item for _, other, item in timed if other == form]
+        for granularity in dict.fromkeys(granularity for _, granularity, _ in timed):
+            items = [item for _, other, item in timed if other == granularity]
             speeds = [item["speed_up"] for item in items]
             density = sum(item["density"] for item in items) / len(items)
             mean = geometric_mean(speeds)
-            lines.append(f"| {form} | {len(items)} | {density:.2f} | {mean:.2f} | {min(speeds):.2f} "
+            lines.append(f"| {granularity} | {len(items)} | {density:.2f} | {mean:.2f} | {min(speeds):.2f} "
                          f"| {max(speeds):.2f} | {mean * density:.0%} |")  # fmt: skip
-        head = "| shape | cuDNN, µs | form | tactic | µs | speed-up | TFLOP/s | bound (model) |"
+        head = "| shape | cuDNN, µs | granularity | tactic | µs | speed-up | TFLOP/s | bound (model) |"
         lines += ["", head, "|---|---|---|---|---|---|---|---|"]
-        for shape, form, item in timed:
+        for shape, granularity, item in timed:
             dense = item["speed_up"] * item["median_us"]
             rate = item["flops_per_s"] / 1e12
-            cells = (shape, f"{dense:.1f}", form, item["tactic"], f"{item['median_us']:.1f}", f"{item['speed_up']:.2f}")
-            lines.append(f"| {' | '.join(cells)} | {rate:.1f} | {item['bound']} |")
+            cells = (shape, f"{dense:.1f}", granularity, item["tactic"], f"{item['median_us']:.1f}")
+            lines.append(f"| {' | '.join(cells)} | {item['speed_up']:.2f} | {rate:.1f} | {item['bound']} |")
     return lines
 
 
 def _predictions(parts: dict[str, Any]) -> list[str]:
-    """Measured over predicted, by tactic and by what the model says binds."""
+    """Measured time over predicted time, by tactic and by the bound that the tactic model names."""
     ratios: dict[tuple[str, str], list[float]] = {}
     for name, part in parts.items():
         for _, _, item in _timed(part) if name.startswith("layers-") else []:
@@ -134,11 +134,11 @@ def _nets(parts: dict[str, Any]) -> list[str]:
 
 
 def plot(document: dict[str, Any]) -> str:
-    """Speed-up over cuDNN against density, a point for each layer and a colour for each form; the line is 1/density."""
+    """Plot speed-up over cuDNN against density: a point per layer, a colour per granularity, and the line 1/density."""
     points: dict[str, list[tuple[float, float]]] = {}
     for name, part in document["parts"].items():
-        for _, form, item in _timed(part) if name.startswith("layers-") else []:
-            points.setdefault(form.rsplit(", ", 1)[0], []).append((item["density"], item["speed_up"]))
+        for _, granularity, item in _timed(part) if name.startswith("layers-") else []:
+            points.setdefault(granularity.rsplit(", ", 1)[0], []).append((item["density"], item["speed_up"]))
     top = max([4.2, *(speed for found in points.values() for _, speed in found)])
     run = document["runs"][-1]
     return scatter(

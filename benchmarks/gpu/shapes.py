@@ -1,4 +1,4 @@
-"""What is timed: every 3x3 and 1x1 layer shape of ResNet-50 and VGG-16 at 224 x 224, and the forms of lists."""
+"""The layers to time: all 3x3 and 1x1 layer shapes of ResNet-50 and VGG-16 at 224 x 224, and granularities of lists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DENSITIES", "SHAPES", "Form", "Shape", "forms"]
+__all__ = ["DENSITIES", "SHAPES", "Granularity", "Shape", "granularities"]
 
 DENSITIES = (0.5, 0.35, 0.25)
 
@@ -25,13 +25,13 @@ class Shape:
 
     @property
     def name(self) -> str:
-        """For people: 3x3 256-256 @14."""
+        """The shape in words, such as ``3x3 256-256 @14``: kernel, channels, filters, input size."""
         stride = f" /{self.stride}" if self.stride > 1 else ""
         return f"{self.kernel}x{self.kernel} {self.channels}-{self.filters} @{self.size}{stride}"
 
     @property
     def output(self) -> int:
-        """P and Q."""
+        """Height and width of the output."""
         return -(-self.size // self.stride)
 
     def macs(self, batch: int) -> int:
@@ -63,8 +63,15 @@ SHAPES = {"resnet50": _resnet50(), "vgg16": _vgg16(), "tiny": [Shape(32, 64, 3, 
 
 
 @dataclass(frozen=True)
-class Form:
-    """How weights are kept: ``group`` filters share a list of blocks of ``block`` channels, or of taps (stripe)."""
+class Granularity:
+    """Which weights are kept together, and how many.
+
+    Attributes:
+        kind: ``blocks``, ``single``, ``2:4`` or ``one-filter`` for lists of channels, ``stripe`` for lists of taps.
+        density: share of the blocks of channels, or of the taps, that a list keeps.
+        group: filters that share a list; 0 for all.
+        block: consecutive channels that are kept or removed together.
+    """
 
     kind: str
     density: float
@@ -73,7 +80,7 @@ class Form:
 
     @property
     def name(self) -> str:
-        """For people and keys: blocks of 8, groups of 64, 0.35."""
+        """The granularity in words, also its key in result files, such as ``blocks of 8, groups of 64, 0.35``."""
         if self.kind == "stripe":
             return f"stripe, {self.density}"
         if self.kind == "one-filter":
@@ -82,7 +89,7 @@ class Form:
         return f"blocks of {self.block}, groups of {self.group}{inside}, {self.density}"
 
     def mask(self, shape: Shape, rng: np.random.Generator) -> npt.NDArray[np.bool_] | None:
-        """A random mask [F, C, R, S]; None where the form means nothing for the shape."""
+        """A random mask, bool [F, C, R, S]; None for stripes of a one-tap kernel, unless all stay."""
         filters, channels, taps = shape.filters, shape.channels, shape.kernel**2
         mask = np.zeros((filters, channels, taps), bool)
         group = min(self.group or filters, filters)
@@ -101,14 +108,14 @@ class Form:
         return mask.reshape(filters, channels, shape.kernel, shape.kernel)
 
 
-def forms() -> Iterator[Form]:
-    """All forms, those that decide first: a run that is cut off has the same ones of every shape."""
-    yield Form("stripe", 1.0)
+def granularities() -> Iterator[Granularity]:
+    """All granularities, the most important first: a run that is stopped early has the same ones for every shape."""
+    yield Granularity("stripe", 1.0)
     for group, block in ((64, 8), (32, 8), (128, 8), (64, 16), (32, 16), (128, 16)):
-        yield from (Form("blocks", density, group, block) for density in DENSITIES)
-    yield from (Form("stripe", density) for density in DENSITIES)
+        yield from (Granularity("blocks", density, group, block) for density in DENSITIES)
+    yield from (Granularity("stripe", density) for density in DENSITIES)
     for group in (32, 16, 8):
-        yield from (Form("single", density, group, 1) for density in DENSITIES)
+        yield from (Granularity("single", density, group, 1) for density in DENSITIES)
     for group, block in ((64, 8), (64, 1)):
-        yield from (Form("2:4", density, group, block) for density in (1.0, 0.7, 0.5))
-    yield from (Form("one-filter", density, 1, 1) for density in DENSITIES)
+        yield from (Granularity("2:4", density, group, block) for density in (1.0, 0.7, 0.5))
+    yield from (Granularity("one-filter", density, 1, 1) for density in DENSITIES)

@@ -1,8 +1,8 @@
-"""The main loop of every tensor-core kernel as the disassembler shows it: what a warp issues in one step.
+"""Count the instructions in the main loop of every tensor-core kernel, from the disassembled machine code.
 
-A multiprocessor issues four instructions a cycle, and only some of them are matrix products. Their share of the issue
-slots is a limit that no run can pass, so it is counted here, without a GPU. The loop is the innermost one that holds
-the most matrix instructions.
+A multiprocessor issues four instructions per cycle, and only some of them are matrix products. The share of the issue
+slots that are products limits the speed of a kernel, and it can be counted without a GPU. The main loop is the
+innermost loop that holds the most matrix instructions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHAPES = {"1688": 16 * 8 * 8, "16816": 16 * 8 * 16, "16832": 16 * 8 * 32, "1684
 
 @dataclass(frozen=True)
 class Loop:
-    """Instructions of one pass through a loop, by a warp, and the stages of copies under way."""
+    """Instructions that a warp issues in one pass through a loop, and the number of pipeline stages of its copies."""
 
     function: str
     instructions: int
@@ -41,12 +41,12 @@ class Loop:
 
     @property
     def issue_share(self) -> float:
-        """Share of the issue slots that are matrix products or loads of their operands."""
+        """Share of the issue slots that are matrix products or loads of their operands, 0 to 1."""
         return (self.matrix + self.shared_loads) / self.instructions
 
 
 def find_disassembler() -> Path | None:
-    """``nvdisasm`` of the CUDA toolkit or of the package nvidia-cuda-nvdisasm, or None."""
+    """``nvdisasm`` from PATH, the CUDA toolkit or the package nvidia-cuda-nvdisasm; None if there is none."""
     if on_path := shutil.which("nvdisasm"):
         return Path(on_path)
     toolkit = Path(shutil.which("nvcc") or "").resolve().parent / "nvdisasm"

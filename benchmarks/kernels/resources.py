@@ -1,10 +1,10 @@
-"""Registers, shared memory, spills, resident blocks and main loop of every kernel, as nvcc compiles them; needs no GPU.
+"""Registers, shared memory, spills, resident blocks and main loop of every kernel as nvcc compiles it. Needs no GPU.
 
     python -m benchmarks.kernels.resources --json benchmarks/results/kernel_resources.json
 
-A block's resources against those of an SM say how many blocks run side by side, and so how much memory latency hides.
-The instructions of the main loop (`benchmarks.kernels.loops`) say what share of the issue slots can be products. With
-``--json`` the counts that the tactic model uses, ``trtkp/kernels/counts.json``, are written too.
+The resources of a block, compared with those of an SM, say how many blocks are resident at once and so how much memory
+latency they hide. The instructions of the main loop (`benchmarks.kernels.loops`) say what share of the issue slots can
+be products. ``--json`` also writes ``trtkp/kernels/counts.json``, the counts that the tactic model uses.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from benchmarks.provenance import provenance
 from trtkp.kernels.prediction import occupancy
 
 KERNELS = Path(__file__).parents[2] / "plugins/kernels/launch"
-#: Architectures that tiles are laid out for, whose loops are counted.
+#: Architectures for which the tiles are designed; their main loops are counted.
 ARCHITECTURES = (80, 90)
 COUNTS = Path(__file__).parents[2] / "trtkp/kernels/counts.json"
 
-#: Shared memory of a block at most, on the least of the architectures built for (CUDA C++ Programming Guide).
+#: Most shared memory of a block on the smallest of the architectures that we build for (CUDA C++ Programming Guide).
 MAX_SHARED = 99 << 10
 
 _KERNEL = re.compile(
@@ -46,7 +46,7 @@ _GEMM_TILE = re.compile(r"GemmTileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d
 
 @dataclass(frozen=True)
 class Resources:
-    """What a thread block of one kernel takes, and how many blocks an SM holds."""
+    """The resources of a thread block of one kernel, and how many blocks an SM holds."""
 
     kernel: str
     architecture: int
@@ -56,12 +56,12 @@ class Resources:
     spill_bytes: int
     blocks_per_sm: int
     intended_blocks_per_sm: int
-    #: None for a kernel without tensor cores, and where there is no disassembler.
+    #: None for a kernel without tensor-core instructions, and if there is no disassembler.
     loop: Loop | None = None
 
     @property
     def step_columns(self) -> int:
-        """Columns of the list that one pass through the loop takes."""
+        """Columns of a list that one pass through the main loop consumes."""
         tile = re.search(r"_(\d+)x(\d+)", self.kernel)
         if self.loop is None or tile is None:
             return 0
@@ -71,7 +71,7 @@ class Resources:
 def compile_resources(
     source: Path, architectures: Sequence[int] = ARCHITECTURES, nvcc: str = "nvcc"
 ) -> list[Resources]:
-    """Compiles one file for several architectures and reads what comes of it; warnings are errors."""
+    """Compile one file for several architectures and read the resources of its kernels. Warnings are errors."""
     with tempfile.TemporaryDirectory() as folder:
         command = [nvcc, "-std=c++17", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings", "-cubin", str(source)]
         log, cubins = "", []
@@ -86,11 +86,11 @@ def compile_resources(
 
 
 def read_resources(log: str, cubins: Sequence[Path]) -> list[Resources]:
-    """The kernels of one file, from what ``ptxas -v`` said and, where there is a disassembler, from the cubins.
+    """The kernels of one file, from the log of ``ptxas -v`` and, if there is a disassembler, from the cubins.
 
     Args:
-        log: of every architecture.
-        cubins: a file for each architecture, named as nvcc names it: ``….sm_80.cubin``.
+        log: the logs of all architectures, one after the other.
+        cubins: one file per architecture, with nvcc's names: ``….sm_80.cubin``.
     """
     disassembler = find_disassembler()
     loops = {
@@ -125,14 +125,14 @@ def _resources(match: re.Match[str]) -> Resources:
         shared = -(-(shared + 2 * (64 if singles else 1) * 12) // 128) * 128
     elif tile := _TILE.search(match["name"]):
         m, n, warp_m, warp_n, intended = map(int, tile.groups())
-        form = "dynamic" if "dynamicMmaKernel" in match["name"] else "mma"
-        name, threads = f"{form}_{m}x{n}", m // warp_m * (n // warp_n) * 32
+        family = "dynamic" if "dynamicMmaKernel" in match["name"] else "mma"
+        name, threads = f"{family}_{m}x{n}", m // warp_m * (n // warp_n) * 32
         # MmaShared: four stages of 32 columns, three tables of rows, 64 offsets of taps; aligned to 128 bytes.
         shared = -(-(4 * (m + n) * 32 * 2 + 2 * 4 * n + 4 * (n // 8) + 64 * 12) // 128) * 128
     elif found := _gemm_block(match["name"]):
         name, threads, shared, intended = found
     dtype = "bfloat16" if "bfloat16" in match["name"] else "float16" if "half" in match["name"] else "float32"
-    if architecture not in ARCHITECTURES:  # tiles are laid out for these: others may have less room
+    if architecture not in ARCHITECTURES:  # the tiles are designed for these; other SMs may hold fewer blocks
         intended = min(intended, occupancy(threads, 1, shared, architecture))
     blocks = occupancy(threads, registers, shared, architecture)
     spills = int(match["spill_stores"]) + int(match["spill_loads"])
@@ -160,7 +160,7 @@ def _gemm_block(mangled: str) -> tuple[str, int, int, int] | None:
 
 
 def table(rows: Sequence[Resources]) -> str:
-    """The rows as text."""
+    """The rows as a text table."""
     head = (
         f"{'kernel':<24}{'sm':>4}{'threads':>9}{'registers':>11}{'shared':>9}{'spills':>8}{'blocks/SM':>11}"
         f"{'columns':>9}{'loop':>6}{'HMMA':>6}{'LDSM':>6}{'LDGSTS':>8}{'other/HMMA':>12}{'HMMA|LDSM':>11}"
@@ -185,7 +185,10 @@ def _loop_cells(row: Resources) -> str:
 
 
 def counts(rows: Sequence[Resources]) -> dict[str, dict[str, dict[str, int]]]:
-    """What the tactic model reads: tactic and architecture to the counts of the float16 kernel, else the only one."""
+    """The counts that the tactic model reads, by tactic and architecture.
+
+    They are those of a tactic's float16 kernel, or of its only kernel if it has no float16 one.
+    """
     found: dict[str, dict[str, dict[str, int]]] = {}
     # float16 comes last and wins: kernels of the two 16-bit types differ by a few instructions.
     for row in sorted(rows, key=lambda row: row.kernel.endswith("float16") and not row.kernel.endswith("bfloat16")):
@@ -215,7 +218,7 @@ def measure(architectures: Sequence[int] = ARCHITECTURES) -> list[Resources]:
 
 
 def main() -> None:
-    """Prints the table; writes it with its provenance where asked."""
+    """Print the table; with ``--json`` write it and its provenance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -230,7 +233,7 @@ def main() -> None:
             text = json.dumps({"nvcc": document["nvcc"], "tactics": counts(rows)}, indent=1)
             COUNTS.write_text(text + "\n", encoding="utf-8")
         else:
-            print("no nvdisasm: pip install nvidia-cuda-nvdisasm for the counts of the main loops")
+            print("no nvdisasm: main loops were not counted; pip install nvidia-cuda-nvdisasm to count them")
 
 
 def _record(row: Resources) -> dict[str, Any]:

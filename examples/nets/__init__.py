@@ -1,6 +1,7 @@
-"""Nets for the demo, the tests and the benchmarks, and two functions to prepare them.
+"""Nets for the demo, the tests and the benchmarks, and two functions that prepare nets.
 
-One family per module; every factory works without arguments, e.g. ``examples.nets.resnet:resnet50``:
+Every module holds one family of nets, and every factory works without arguments, such as
+``examples.nets.resnet:resnet50``:
 
 - ``digits``: a small residual CNN for grayscale digits
 - ``vgg``: VGG-16 for CIFAR-10 with two or one fully connected layers
@@ -31,11 +32,15 @@ _MAX_SIZE = 2048
 
 
 def settle_batch_norm(model: Net, shape: Sequence[int], seed: int = 0) -> Net:
-    """Set the BN statistics to those of random data and return ``model`` in eval mode.
+    """Set the batch-normalisation statistics to those of random data, and return ``model`` in evaluation mode.
 
-    With the initial statistics (mean 0, variance 1) the activations of a deep net with random weights grow from
-    block to block. The running statistics become the mean over a few normal batches ``[N, C, H, W]``, where
-    ``shape`` is ``(C, H, W)``. The data depends on ``seed`` only; the global random state is left alone.
+    With the initial statistics (mean 0, variance 1), activations of a deep net with random weights grow from block to
+    block. Here the running statistics become the mean over a few batches of normally distributed data.
+
+    Args:
+        model: the net; changed in place.
+        shape: (C, H, W) of one sample.
+        seed: seed of the data; the global random state is not used.
     """
     model.eval()
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
@@ -45,7 +50,7 @@ def settle_batch_norm(model: Net, shape: Sequence[int], seed: int = 0) -> Net:
     try:
         for layer in layers:
             layer.reset_running_stats()
-            layer.momentum = None  # cumulative average
+            layer.momentum = None  # the mean over all batches, not a moving average
             layer.train()
         with torch.no_grad():
             for _ in range(_SETTLE_BATCHES):
@@ -61,10 +66,16 @@ def settle_batch_norm(model: Net, shape: Sequence[int], seed: int = 0) -> Net:
 def export(
     model: nn.Module, shape: Sequence[int], batch: tuple[int, int] = (1, 64), size_step: int | None = None
 ) -> torch.export.ExportedProgram:
-    """Export ``model``, which must be in eval mode, for inputs ``[N, C, H, W]`` with ``batch[0] <= N <= batch[1]``.
+    """Export a net for inputs ``[N, C, H, W]`` with ``batch[0] <= N <= batch[1]``.
 
-    ``shape`` is ``(C, H, W)``. Equal bounds give a fixed batch. With ``size_step`` H and W are dynamic, too: any
-    multiple of ``size_step`` from two steps up to 2048 pixels (``shape`` itself must be within).
+    Args:
+        model: the net, in evaluation mode.
+        shape: (C, H, W) of one sample.
+        batch: smallest and largest batch. If they are equal, the batch is fixed.
+        size_step: if given, H and W are dynamic too: any multiple of it, from two steps to 2048 pixels.
+
+    Raises:
+        ValueError: the net is in training mode, or ``batch`` is not a range.
     """
     training = [name or "the model" for name, module in model.named_modules() if module.training]
     if training:
@@ -79,7 +90,7 @@ def export(
         for axis, name in ((2, "height"), (3, "width")):
             steps = torch.export.Dim(f"{name}_steps", min=2, max=_MAX_SIZE // size_step)
             dims[axis] = steps if size_step == 1 else size_step * steps
-    # A dimension of size 1 would be specialised, thus the example has at least two images where it may.
+    # torch.export treats a size of 1 as a constant, so the example has two images if the batch may
     example = torch.zeros(min(high, max(low, 2)), *shape).to(next(model.parameters()))
     with torch.no_grad():
         return torch.export.export(model, (example,), dynamic_shapes=(dims,) if dims else None)

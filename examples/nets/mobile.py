@@ -1,7 +1,7 @@
 """A mobile net: inverted residuals with squeeze-and-excite, and grouped residual blocks.
 
-After MobileNetV3 (Howard et al. 2019, arXiv:1905.02244) and ResNeXt (Xie et al. 2017, arXiv:1611.05431);
-squeeze-and-excite after Hu et al. 2018 (arXiv:1709.01507). No published net, but their layer types in one.
+It is not a published net. It combines layer types of MobileNetV3 (Howard et al. 2019, arXiv:1905.02244), ResNeXt (Xie
+et al. 2017, arXiv:1611.05431) and squeeze-and-excite (Hu et al. 2018, arXiv:1709.01507) in one net.
 """
 
 from __future__ import annotations

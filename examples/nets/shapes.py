@@ -1,4 +1,4 @@
-"""The digits net for the generated shapes: colour, and half the size from the first convolution on."""
+"""The digits net for the generated shapes: it reads colour, and its first convolution halves the image."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 class CifarVgg(nn.Module):
     """13 convolutions without bias in five stages, each with 2x2 pooling: ``[N, 3, 32, 32] -> [N, classes]``.
 
-    The pooling is by maximum, the last by average. ``hidden`` is the width of an inner fully connected layer with
-    BN and ReLU; 0 leaves it out.
+    Pooling takes the maximum, but the last one the average. ``hidden`` is the width of a fully connected layer with
+    batch normalisation and ReLU before the classifier; 0 leaves it out.
     """
 
     def __init__(self, hidden: int = 512, classes: int = 10) -> None:

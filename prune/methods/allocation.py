@@ -1,7 +1,7 @@
-"""Settings of a method layer by layer, from a file: what ``--allocation FILE`` takes.
+"""Allocations: a ratio and a granularity of its own for every layer, from the file given with ``--allocation FILE``.
 
-``trtkp search`` writes such a file. The document of ``trtkp advise --json`` serves too: it names the granularity that
-pays in every layer, and ``--ratio`` says how much of it goes.
+``trtkp search`` writes such a file. The output of ``trtkp advise --json`` also works: it names the granularity that
+pays in each layer, and ``--ratio`` then says how much to remove.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trtkp.errors import InputError
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
 from trtkp.pruning.method import Counting, Masks, Method, NetCounts
-from trtkp.pruning.regulariser import Regulariser, Together
+from trtkp.pruning.regulariser import CombinedRegulariser, Regulariser
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,8 @@ class LayerSettings:
 
     Attributes:
         ratio: share of kernels, stripes or elements to remove.
-        filter_group: see `granularity`.
-        channel_block: likewise.
+        filter_group: filters that share a list; None for the method's default.
+        channel_block: consecutive channels that are kept or removed together; None for the method's default.
     """
 
     ratio: float
@@ -45,18 +45,18 @@ class LayerSettings:
     channel_block: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """What was given, as the file has it."""
+        """The settings that are not None, as the file holds them."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """An allocation file: the layers that it does not name stay dense.
+    """The content of an allocation file. Layers that it does not name stay dense.
 
     Attributes:
-        method: as in ``--method``.
-        settings: of the method, for all layers.
-        layers: parameter name to what is its own.
+        method: name of the method.
+        layers: parameter name to the settings of that layer.
+        settings: settings of the method that all layers share.
     """
 
     method: str
@@ -64,21 +64,22 @@ class Allocation:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The file's document."""
+        """The JSON document of the file."""
         layers = {name: layer.as_dict() for name, layer in self.layers.items()}
         return {"format": _FORMAT, "method": self.method, "settings": dict(self.settings), "layers": layers}
 
 
 def load_allocation(path: str | PathLike[str], method: str | None = None, **settings: Any) -> Allocation:
-    """Read an allocation file, or make an allocation of an advice.
+    """Read an allocation file, or turn advice into an allocation.
 
     Args:
-        path: of the file.
-        method: that is to take it; None for the one that the file names.
-        settings: that were given beside the file; an advice needs ``ratio`` among them.
+        path: a file that ``trtkp search`` wrote, or the output of ``trtkp advise --json``.
+        method: the method to prune with; None for the one that the file names.
+        settings: settings that the user gave beside the file. Advice needs ``ratio``; an allocation file takes none.
 
     Raises:
-        InputError: no such file, neither of the two, or settings that it leaves no room for.
+        InputError: the file is missing or is neither of the two, it is for another method, or the settings do not go
+            with it.
     """
     path = Path(path)
     try:
@@ -109,9 +110,9 @@ def load_allocation(path: str | PathLike[str], method: str | None = None, **sett
 def _of_advice(
     path: Path, pays: Mapping[str, tuple[int, int]], method: str | None, settings: Mapping[str, Any]
 ) -> Allocation:
-    """The same ratio in every layer for which lists of kernels are recommended; the others stay dense."""
+    """Use the same ratio in every layer for which lists of kernels are recommended; other layers stay dense."""
     if method is None or settings.get("ratio") is None:
-        raise InputError("an advice says where to prune, not how much", file=path, remedy="give --ratio")
+        raise InputError("advice says where to prune, not how much", file=path, remedy="give --ratio")
     ratio = settings["ratio"]
     if not 0 <= ratio < 1:
         raise InputError(f"--ratio {ratio:g}: out of range", file=path, remedy="give 0 to below 1")
@@ -120,7 +121,7 @@ def _of_advice(
 
 
 def _allocation(document: _Part) -> Allocation:
-    """What ``trtkp search`` wrote; every part of it is known."""
+    """The allocation in a document of ``trtkp search``; an unknown name in it is an error."""
     document.check_names("format", "method", "settings", "layers")
     if "format" in document.value and document.part("format").size() != _FORMAT:
         raise _AllocationError("format", f"Input should be {_FORMAT}")
@@ -136,7 +137,7 @@ def _allocation(document: _Part) -> Allocation:
 
 
 def _advised(document: _Part) -> dict[str, tuple[int, int]]:
-    """Filter group and channel block of every layer for which an advice recommends lists of kernels."""
+    """Filter group and channel block of each layer for which the advice recommends lists of kernels."""
     for name, wanted in (("format", "trtkp.advice"), ("version", 1)):
         if document.part(name).value != wanted:
             raise _AllocationError(name, f"Input should be {wanted!r}")
@@ -152,7 +153,7 @@ def _advised(document: _Part) -> dict[str, tuple[int, int]]:
 
 
 class _AllocationError(Exception):
-    """A file that is none: where it goes wrong, and how."""
+    """The document is not a valid one; the message says where and why."""
 
     def __init__(self, where: str, what: str) -> None:
         super().__init__(f"{where or 'file'}: {what}")
@@ -160,7 +161,10 @@ class _AllocationError(Exception):
 
 @dataclass(frozen=True)
 class _Part:
-    """A value of a JSON document, with the way to it for messages."""
+    """A value in a JSON document, with its path for error messages.
+
+    Messages are worded as pydantic's, which checks our other files; this room may import NumPy and PyTorch only.
+    """
 
     where: str
     value: Any
@@ -172,7 +176,7 @@ class _Part:
             return cls("", json.loads(text)).mapping()
         except RecursionError:
             raise _AllocationError("", "Invalid JSON: nested too deeply") from None
-        except ValueError as error:  # no UTF-8, no JSON
+        except ValueError as error:  # the file is not UTF-8, or not JSON
             raise _AllocationError("", f"Invalid JSON: {' '.join(str(error).split())}") from None
 
     def part(self, name: str) -> _Part:
@@ -221,14 +225,14 @@ class _Part:
 
 @dataclass(frozen=True)
 class Allocated(Method):
-    """A method with settings of each layer's own.
+    """A method that prunes each layer with settings of its own.
 
     Args:
-        allocation: see there.
-        make: makes the method from its name and settings.
+        allocation: the settings.
+        make: makes the method from its name and settings: `make_method`, whose module imports this one.
 
     Raises:
-        InputError: settings that mean nothing layer by layer, or that the method refuses.
+        InputError: a setting does not work layer by layer, or the method refuses it.
     """
 
     allocation: Allocation
@@ -238,7 +242,7 @@ class Allocated(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.allocation.method)
         if self.allocation.settings.get("allocation"):
-            raise InputError("allocation means nothing to an allocation by layers", remedy="leave it out")
+            raise InputError("the setting allocation does not work in an allocation file", remedy="leave it out")
         self._method.check_by_layers()
 
     @cached_property
@@ -248,12 +252,12 @@ class Allocated(Method):
 
     @property
     def nm(self) -> str | None:
-        """The method's setting of 2:4 inside lists."""
+        """The method's setting for 2:4 inside lists."""
         return self._method.nm
 
     @property
     def expects_two_four(self) -> bool:
-        """As the method's lists are chosen."""
+        """As the method says."""
         return self._method.expects_two_four
 
     @property
@@ -263,18 +267,18 @@ class Allocated(Method):
 
     @property
     def regularises(self) -> bool:
-        """Whether the method has something to train towards."""
+        """Whether the method trains towards its masks."""
         return self._method.regularises
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> Regulariser:
-        """The method's, for all layers of the same settings together."""
+        """The method's regularisers, one for all layers with the same settings."""
         alike: dict[LayerSettings, list[ConvLayer]] = {}
         for layer in layers:
             alike.setdefault(self._settings_of(layer), []).append(layer)
-        return Together([self._of(part[0]).regulariser(model, part) for part in alike.values()])
+        return CombinedRegulariser([self._of(part[0]).regulariser(model, part) for part in alike.values()])
 
     def settings(self) -> dict[str, Any]:
-        """Every hyper-parameter, the layers' own included."""
+        """The settings that all layers share, and those of each layer under ``allocation``."""
         own = {name: layer.as_dict() for name, layer in sorted(self.allocation.layers.items())}
         return {**self.allocation.settings, "allocation": own}
 
@@ -283,12 +287,12 @@ class Allocated(Method):
         return self._of(layer).inapplicable(layer)
 
     def out_of_scope(self, layer: ConvLayer) -> str | None:
-        """Layers that the file does not name, or leaves whole."""
+        """Layers that the file does not name, or names with ratio 0."""
         given = self.allocation.layers.get(layer.name)
         return None if given is not None and given.ratio > 0 else "the allocation leaves it dense"
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
-        """One mask per layer, each layer by itself."""
+        """Prune each layer alone, with its own settings."""
         masks: Masks = {}
         for layer in layers:
             self._settings_of(layer)
@@ -300,18 +304,18 @@ class Allocated(Method):
         return self._method.coarser()
 
     def paper_index_bytes(self, index: IndexSet) -> int | None:
-        """Index bytes of a layer in the method's own format."""
+        """As the method says."""
         return self._method.paper_index_bytes(index)
 
     def paper_counting(self, dense_params: int, net: NetCounts) -> Counting | None:
-        """As the method's authors count."""
+        """As the method says."""
         return self._method.paper_counting(dense_params, net)
 
     def _settings_of(self, layer: ConvLayer) -> LayerSettings:
         given = self.allocation.layers.get(layer.name)
         if given is None:
             raise InputError(
-                "the allocation file says nothing of it",
+                "the allocation file does not name it",
                 layer=layer.name,
                 remedy="name it there, or leave out --layers",
             )

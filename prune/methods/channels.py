@@ -1,8 +1,8 @@
-"""Channel pruning with torch-pruning, the baseline: whole channels go, and what is left is a smaller dense net.
+"""Channel pruning with torch-pruning, a baseline: it removes whole channels and leaves a smaller dense net.
 
-Whatever depends on a channel goes with it: the filters that give it, their batch normalisation, the kernels that read
-it, and everything that an addition ties to it. Importance is the L1 norm of all of that together (`torch_pruning`'s
-``MagnitudeImportance``, group by group). The classes of the net stay.
+Everything that depends on a channel is removed with it: the filter that outputs it, its batch normalisation, the
+kernels that read it, and the channels that an addition ties to it. The importance of a channel is the L1 norm of all of
+these together (``MagnitudeImportance`` of torch-pruning). The output classes of the net stay.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Channels(Method):
         check(self)
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
-        """Any convolution has channels."""
+        """None: every convolution has channels."""
         del layer
         return None
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
-        """There are none: the weights change their shapes.
+        """Not available: the weights change their shapes, which a mask cannot say.
 
         Raises:
             InputError: always.
@@ -60,7 +60,7 @@ class Channels(Method):
         self.check_one_shot()
 
     def check_one_shot(self) -> NoReturn:
-        """Masks cannot say what is left.
+        """Not available: a build masks weights, and this method makes a smaller net.
 
         Raises:
             InputError: always.
@@ -70,11 +70,11 @@ class Channels(Method):
     def convert(
         self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], example: Sequence[torch.Tensor], seed: int
     ) -> torch.fx.GraphModule:
-        """The smaller net.
+        """The net without the removed channels.
 
         Raises:
             JobError: torch-pruning is not installed.
-            InputError: a net that it cannot prune.
+            InputError: torch-pruning cannot prune the net, or its output would change its shape.
         """
         import torch
 
@@ -109,7 +109,7 @@ class Channels(Method):
         return net
 
     def deployed(self, model: torch.nn.Module, layers: Sequence[ConvLayer], macs: int) -> Deployed:
-        """A dense net, as it is."""
+        """Nothing to do: the smaller net is exported as it is."""
         del model, layers, macs
         return Deployed({}, {}, {})
 

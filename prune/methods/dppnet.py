@@ -1,25 +1,28 @@
 r"""DPPNet: dynamic pattern-based pruning (CIKM 2022, doi 10.1145/3511808.3557225).
 
-Known from the authors' code. A convolution holds P static kernels W_p; an attention chooses among them per input and
-filter, a mask per pattern says which positions stay:
+DPPNet gives every convolution P kernels, mixes them for each input, and learns which positions each of them keeps.
+
+**From the authors' code.** A convolution holds P static kernels W_p. An attention mixes them per input and filter, and
+a mask per pattern says which positions stay:
 
     A(x)  = softmax_p( U_2 relu(U_1 GAP(x)) / T ),       W(x)_o = sum_p A_{p,o}(x) · M_p o W_{p,o},       y = W(x) * x
     M_p   = 1[m_p > 0],        m_p = mean_{o,c} |W_p| - mean_o theta_{p,o}
 
-with T = 0.5, a hidden width of ``floor(C / 4) + 1`` (P where C = 3), theta 0 at the start. The step's gradient is long-
-tailed: with ``u = sigmoid(m) - 1/2``, ``2 - 4 |u|`` up to 0.4, 0.4 up to 1. The loss adds ``alpha sum exp(-theta)``.
-Three stages: train the dense dynamic net (``prepare``), train with masks (``regularise``), freeze the masks and
-fine-tune (``finetune``).
+with T = 0.5, a hidden width of ``floor(C / 4) + 1`` (P if C = 3), and theta 0 at the start. The gradient of the step
+function is replaced by a long-tailed estimate: with ``u = sigmoid(m) - 1/2`` it is ``2 - 4 |u|`` for ``|u|`` up to 0.4,
+and 0.4 from there to 1. The loss adds ``alpha sum exp(-theta)``. There are three stages: train the dynamic net without
+masks (``prepare``), train it with masks (``regularise``), freeze the masks and fine-tune (``finetune``).
 
-The softmax is positive, so for every input the same positions are read: the union of the masks. Values are dynamic, the
-sparsity is not.
+Every weight of the softmax is positive, so every input reads the same positions: the union of the masks. The values of
+the kernels depend on the input; their sparsity does not.
 
-Reconstructed: the authors train the first stage from scratch; here it starts from an ordinary net, each pattern its
-kernel with a little noise, the attention uniform, so that the converted net nearly computes what it did. Different: the
-authors' scope includes the 1x1 convolutions of bottlenecks, whose masks can only drop whole patterns; here these stay
-as they are.
+**Ours.** The authors train the first stage from scratch. Here it starts from an ordinary net: each pattern is its
+kernel with a little noise and the attention is uniform, so the converted net computes nearly the same.
 
-`pruning.methods.dppnet_module` has the module, its conversion and its costs.
+**Different.** The authors also convert the 1x1 convolutions of bottlenecks, whose masks can only drop whole patterns.
+Here these stay as they are.
+
+`trtkp.pruning.methods.dppnet_module` has the module, its conversion and its costs.
 """
 
 from __future__ import annotations
@@ -78,22 +81,22 @@ class DPPNet(Method):
         check(self)
 
     def paper_index_bytes(self, index: IndexSet) -> int:
-        """A bit per pattern and position."""
+        """One bit per pattern and position."""
         return -(-self.patterns * index.shape[2] * index.shape[3] // 8)
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
-        """A mask cannot thin a plane of one position, and the attention sees the channels of the whole layer."""
+        """Grouped convolutions, because the attention reads the channels of the whole layer, and 1x1 kernels."""
         if layer.groups != 1:
             return f"{layer.groups} groups: dynamic patterns are for convolutions of one"
         return no_element_to_drop(layer)
 
     def out_of_scope(self, layer: ConvLayer) -> str | None:
-        """The stem, and what is not 3x3."""
+        """The stem, depthwise layers, and kernels that are not 3x3."""
         size = f"{layer.kernel[0]}x{layer.kernel[1]} kernel"
         return stem_or_depthwise(layer) or (None if layer.kernel == (3, 3) else size)
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
-        """There are none without training: thresholds of zero prune nothing.
+        """Not available without training: thresholds start at zero and then drop nothing.
 
         Raises:
             InputError: always.
@@ -101,7 +104,7 @@ class DPPNet(Method):
         self.check_one_shot()
 
     def check_one_shot(self) -> NoReturn:
-        """Patterns are learnt.
+        """Not available: patterns are learnt in training.
 
         Raises:
             InputError: always.
@@ -112,11 +115,11 @@ class DPPNet(Method):
 
     @property
     def regularises(self) -> bool:
-        """Masks are learnt with the patterns."""
+        """Always: the masks are learnt together with the patterns."""
         return True
 
     def check_training(self, *, prepare: int, regularise: int, finetune: int) -> None:
-        """Without a stage ``regularise`` there are no masks."""
+        """Require the stage ``regularise``: without it there are no masks."""
         super().check_training(prepare=prepare, regularise=regularise, finetune=finetune)
         if not regularise:
             raise InputError("--method dppnet learns its patterns in training", remedy="give --data and --epochs")
@@ -124,10 +127,10 @@ class DPPNet(Method):
     def convert(
         self, model: torch.fx.GraphModule, layers: Sequence[ConvLayer], example: Sequence[torch.Tensor], seed: int
     ) -> torch.fx.GraphModule:
-        """The net with dynamic convolutions in the place of the layers.
+        """The net with dynamic convolutions instead of the given layers.
 
         Raises:
-            InputError: a convolution that cannot be converted.
+            InputError: a convolution cannot be converted.
         """
         from trtkp.pruning.methods.dppnet_module import convert
         from trtkp.pruning.modules import with_modules
@@ -139,7 +142,7 @@ class DPPNet(Method):
         return net
 
     def deployed(self, model: torch.nn.Module, layers: Sequence[ConvLayer], macs: int) -> Deployed:
-        """Every dynamic convolution one operator, and what that removes of the net's ``macs``."""
+        """Turn every dynamic convolution into one operator; report the shares of MACs that this removes."""
         from trtkp.pruning.methods.dppnet_module import costs_of, dynamic_layers, pack
 
         dynamic = dynamic_layers(model)
@@ -155,8 +158,8 @@ class DPPNet(Method):
         return Deployed(masks, params, {"removed": dict(named)})
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> PatternPenalty:
-        """The second stage's term; masks are learnt from now on."""
+        """The loss term of the stage ``regularise``. From now on the module's masks are learnt."""
         from trtkp.pruning.methods.dppnet_module import PatternPenalty
 
-        del layers  # the module's dynamic convolutions are they
+        del layers  # they are the module's dynamic convolutions
         return PatternPenalty(model, self.alpha)

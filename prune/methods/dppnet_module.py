@@ -1,6 +1,6 @@
-"""DPPNet's module, what it learns, its conversion from ordinary nets and back to deployable ones, and its costs.
+"""DPPNet's dynamic convolution as a module, the conversion of ordinary nets, the packing for export, and the costs.
 
-`pruning.methods.dppnet` has the formula.
+`trtkp.pruning.methods.dppnet` has the formula and its sources.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class LongTailedStep(torch.autograd.Function):
-    """``1[u > 0]`` forwards; backwards ``2 - 4|u|`` for ``|u| <= 0.4``, 0.4 up to 1, 0 beyond."""
+    """The step ``1[u > 0]`` with a long-tailed gradient: ``2 - 4|u|`` for ``|u| <= 0.4``, 0.4 up to 1, 0 beyond."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class LongTailedStep(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """Its estimate."""
+        """The long-tailed estimate of its gradient."""
         (u,) = ctx.saved_tensors
         size = u.abs()
         slope = torch.where(size <= 0.4, 2 - 4 * size, torch.where(size <= 1, 0.4, 0.0))
@@ -56,14 +56,14 @@ class LongTailedStep(torch.autograd.Function):
 
 
 class Attention(nn.Module):
-    """A(x): ``[N, C, H, W] -> [N, P, O]``, sums to one over the patterns; uniform at the start.
+    """The attention A(x), ``[N, C, H, W] -> [N, P, O]``. It sums to one over the patterns and starts uniform.
 
     Args:
         channels: C.
         filters: O.
         patterns: P.
         temperature: T.
-        generator: of the first product's weights, on the CPU.
+        generator: generator of the first layer's random weights, on the CPU.
     """
 
     def __init__(
@@ -85,22 +85,22 @@ class Attention(nn.Module):
 
     @property
     def macs(self) -> int:
-        """Of both products, for one sample."""
+        """Multiply-accumulates of both matrix products, for one sample."""
         return self.squeeze.weight.numel() + self.attend.weight.numel()
 
 
 class DynamicPatternConv2d(nn.Module):
-    """A convolution whose kernel is put together for every sample: ``[N, C, H, W] -> [N, O, P, Q]``.
+    """A convolution whose kernel is a mix of patterns, different for every sample: ``[N, C, H, W] -> [N, O, P, Q]``.
 
     Args:
-        conv: the ordinary convolution it takes the place of, of one group.
-        patterns: P.
-        temperature: T.
-        noise: deviation of the patterns about the kernel, as a share of the kernel's own.
-        generator: of the noise and of the attention, on the CPU.
+        conv: the ordinary convolution that it replaces; of one group.
+        patterns: number of patterns, P.
+        temperature: temperature of the attention's softmax, T.
+        noise: standard deviation of the noise on each pattern, as a share of the standard deviation of the kernel.
+        generator: generator of the noise and of the attention, on the CPU.
 
     Raises:
-        InputError: a grouped convolution, or one that does not pad with zeros of a fixed size.
+        InputError: the convolution is grouped, or it does not pad with a fixed number of zeros.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class DynamicPatternConv2d(nn.Module):
         self.learns_mask = False
 
     def pattern_masks(self) -> Tensor:
-        """M, [P, R, S]: learnt in the second stage, otherwise what the buffer holds."""
+        """The masks M, [P, R, S]: learnt in the stage ``regularise``, otherwise the fixed ones of the buffer."""
         if not self.learns_mask:
             return self.mask
         excess = self.weight.abs().mean(dim=(1, 2)) - self.theta.mean(dim=1)[:, None, None]
@@ -137,11 +137,11 @@ class DynamicPatternConv2d(nn.Module):
         return masks
 
     def support(self) -> Tensor:
-        """Positions that any input reads, bool [R, S]."""
+        """The union of the masks, bool [R, S]: the positions that every input reads."""
         return self.pattern_masks().detach().bool().any(dim=0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A convolution of its own for every sample, the batch folded into groups."""
+        """Convolve every sample with its own kernel, as one grouped convolution with a group per sample."""
         weight = self.weight * self.pattern_masks()[:, None, None]
         dynamic = torch.einsum("npo,pocrs->nocrs", self.attention(x), weight)
         folded = conv2d(
@@ -152,10 +152,12 @@ class DynamicPatternConv2d(nn.Module):
 
 
 class PackedPatternConv2d(nn.Module):
-    """A trained `DynamicPatternConv2d` as one operator, ``torch.ops.trtkp.dynamic_pattern_conv``, for export.
+    """A trained `DynamicPatternConv2d` as one operator for export, ``torch.ops.trtkp.dynamic_pattern_conv``.
+
+    Every pattern stores the positions of the union of the masks.
 
     Args:
-        trained: with masks that are not learnt any more; every pattern keeps the positions of the union.
+        trained: the module, with fixed masks.
     """
 
     def __init__(self, trained: DynamicPatternConv2d) -> None:
@@ -174,7 +176,7 @@ class PackedPatternConv2d(nn.Module):
         self._pads = _pair(trained.padding) * 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """See `model.pattern_op`."""
+        """See `trtkp.pruning.methods.dppnet_op.pattern_conv`."""
         return pattern_conv(
             x, self.weight, self.taps, self.attention(x), self.bias, self._shape, self._strides, self._pads,
             self._dilations,
@@ -190,12 +192,22 @@ def convert(
     seed: int = 0,
     noise: float = 0.1,
 ) -> list[str]:
-    """Replace convolutions of ``model`` by dynamic ones, in place; gives the names of their modules.
+    """Replace convolutions of ``model`` by dynamic ones, in place.
 
-    Without ``names`` those are all of 3x3 and one group but the first convolution.
+    Args:
+        model: any module.
+        names: names of the convolution modules; None for all 3x3 convolutions of one group, except the net's first
+            convolution.
+        patterns: see `DynamicPatternConv2d`, as for ``temperature`` and ``noise``.
+        temperature: likewise.
+        seed: seed of noise and attention.
+        noise: likewise.
+
+    Returns:
+        The names of the replaced modules.
 
     Raises:
-        InputError: a name that is no convolution, or one that cannot be converted.
+        InputError: a name is not that of a convolution, or the convolution cannot be converted.
     """
     convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     if names is None:
@@ -212,7 +224,7 @@ def convert(
 
 
 def pack(model: nn.Module) -> None:
-    """Make every dynamic convolution of a trained net one operator, in place."""
+    """Turn every dynamic convolution of a trained net into one operator, in place."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, DynamicPatternConv2d):
             _replace(model, name, PackedPatternConv2d(layer))
@@ -237,17 +249,20 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def use_patterns(model: nn.Module) -> None:
-    """Begin the second stage: masks follow weights and thresholds, thresholds are trained."""
+    """Begin the stage ``regularise``: masks follow from weights and thresholds, and the thresholds are trained."""
     for layer in dynamic_layers(model).values():
         layer.learns_mask = True
         layer.theta.requires_grad_(True)
 
 
 def freeze(model: nn.Module) -> Masks:
-    """Begin the third stage: masks stay as they are; gives them per weight [P, O, C, R, S], for the trainer to hold.
+    """Begin the stage ``finetune``: fix the masks.
+
+    Returns:
+        The masks for the trainer to hold, bool [P, O, C, R, S], by parameter name.
 
     Raises:
-        InputError: a layer of which nothing is left.
+        InputError: nothing is left of a layer.
     """
     masks: Masks = {}
     for name, layer in model.named_modules():
@@ -255,7 +270,7 @@ def freeze(model: nn.Module) -> Masks:
             with torch.no_grad():
                 layer.mask.copy_(layer.pattern_masks())
             if not layer.mask.any():
-                raise InputError("every position of every pattern is gone", layer=name, remedy="give a lower --alpha")
+                raise InputError("its patterns have no position left", layer=name, remedy="give a lower --alpha")
             layer.learns_mask = False
             layer.theta.requires_grad_(False)
             expanded = layer.mask.bool()[:, None, None].expand(layer.weight.shape)
@@ -264,11 +279,11 @@ def freeze(model: nn.Module) -> Masks:
 
 
 class PatternPenalty(Regulariser):
-    """The second stage's term, ``alpha · sum exp(-theta)``; the authors' alpha is 8e-6 for ResNet-34 on ImageNet.
+    """The loss term of the stage ``regularise``, ``alpha · sum exp(-theta)``, which raises the thresholds.
 
     Args:
-        model: a converted net; its masks are learnt from now on.
-        alpha: larger is sparser.
+        model: a converted net. Its masks are learnt from now on.
+        alpha: weight of the term; larger is sparser. The authors use 8e-6 for ResNet-34 on ImageNet.
     """
 
     def __init__(self, model: nn.Module, alpha: float = 1e-4) -> None:
@@ -276,7 +291,7 @@ class PatternPenalty(Regulariser):
         self._model, self._alpha = model, alpha
 
     def loss(self) -> Tensor:
-        """The term."""
+        """The term, a scalar tensor."""
         return (
             self._alpha
             * torch.stack([layer.theta.neg().exp().sum() for layer in dynamic_layers(self._model).values()]).sum()
@@ -287,21 +302,21 @@ class PatternPenalty(Regulariser):
         return freeze(self._model)
 
     def report(self) -> dict[str, float]:
-        """Mean share of positions in the union."""
+        """``support``, the share of positions in the union of the masks, averaged over the layers."""
         shares = [layer.support().float().mean() for layer in dynamic_layers(self._model).values()]
         return {"support": float(torch.stack(shares).mean())}
 
 
 @dataclass(frozen=True)
 class PatternCosts:
-    """MACs of one sample.
+    """Multiply-accumulates of one sample.
 
     Attributes:
-        dense: of the dynamic layers, all positions read once.
-        kept: of the same with the union of the masks.
-        other: of the other convolutions and the fully connected layers.
-        attention: of both products of every attention.
-        aggregation: of putting the kernels together.
+        dense: MACs of the dynamic layers as ordinary convolutions that read all positions.
+        kept: MACs of these layers when they read the union of the masks.
+        other: MACs of the other convolutions and the fully connected layers.
+        attention: MACs of both matrix products of every attention.
+        aggregation: MACs of mixing the patterns into kernels.
     """
 
     dense: int
@@ -312,9 +327,10 @@ class PatternCosts:
 
     @property
     def removed(self) -> tuple[Fraction, Fraction, Fraction]:
-        """Share removed of the dynamic layers, of the whole net, and of the net with the overhead it now has.
+        """Three shares of MACs that are removed.
 
-        Which of them the published 65.6 % is, is not known.
+        They are: of the dynamic layers, of the whole net, and of the whole net with attention and aggregation counted.
+        We do not know which of them the published 65.6 % for ResNet-34 is.
         """
         total, overhead = self.dense + self.other, self.attention + self.aggregation
         gone = self.dense - self.kept
@@ -322,12 +338,17 @@ class PatternCosts:
 
 
 def costs_of(pixels: Mapping[DynamicPatternConv2d, int], other: int) -> PatternCosts:
-    """The costs of dynamic layers that give so many pixels for one sample, beside the ``other`` MACs of their net."""
+    """The costs of a net with dynamic layers.
+
+    Args:
+        pixels: for each dynamic layer, the number of output pixels of one sample, P·Q.
+        other: MACs of the rest of the net.
+    """
     dense = kept = attention = aggregation = 0
     for layer, places in pixels.items():
         _, filters, channels, rows, columns = layer.weight.shape
         masks = layer.pattern_masks().detach()
-        # there are no values on the meta device: every position counts
+        # a module on the meta device has no values, so its masks are unknown: count every position
         whole = masks.is_meta
         dense += filters * channels * rows * columns * places
         kept += filters * channels * (rows * columns if whole else int(layer.support().sum())) * places
@@ -337,5 +358,5 @@ def costs_of(pixels: Mapping[DynamicPatternConv2d, int], other: int) -> PatternC
 
 
 def dynamic_layers(model: nn.Module) -> dict[str, DynamicPatternConv2d]:
-    """The dynamic convolutions by the parameter name of their weight."""
+    """The dynamic convolutions of a model, by the parameter name of their weight."""
     return {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, DynamicPatternConv2d)}

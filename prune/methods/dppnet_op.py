@@ -1,8 +1,9 @@
-"""``torch.ops.trtkp.dynamic_pattern_conv``: a convolution whose kernel is put together for every sample.
+"""``torch.ops.trtkp.dynamic_pattern_conv``: a convolution whose kernel is a mix of patterns, different per sample.
 
-One operator, so that an exported program holds one node and the ONNX graph one ``DynamicPatternConv`` of the same
-inputs (`trtkp.graph.ops`). It computes on any device. Its gradient goes through the computation once more, in float32
-under automatic mixed precision: a deployed net can be trained further, with the positions that it reads.
+It is one operator so that an exported program holds one node for it, which becomes one ``DynamicPatternConv`` with the
+same inputs in the ONNX graph (`trtkp.graph.ops`). It runs on any device. Its backward pass computes the forward pass
+again and differentiates that, so an exported net can be trained further; the positions that it reads stay the same.
+Under automatic mixed precision it computes in float32.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ def pattern_conv(
     pads: Sequence[int],
     dilations: Sequence[int],
 ) -> Tensor:
-    """``y_n = (sum_p A_np · W_p) * x_n + b``, [N, F, P, Q].
+    """Compute ``y_n = (sum_p A_np · W_p) * x_n + b``, [N, F, P, Q].
 
     Args:
-        x: [N, C, H, W].
-        weight: of every pattern, [P, F, T·C], channels innermost.
-        taps: int32 [1, T], ``r·S + s`` of the listed positions.
-        attention: A, [N, P, F].
+        x: input, [N, C, H, W].
+        weight: the packed weights of the patterns, [P, F, T·C], channels innermost.
+        taps: the T positions that are stored, ``r·S + s``, int32 [1, T].
+        attention: shares of the patterns, A, [N, P, F].
         bias: [F].
         weight_shape: F, C, R, S.
-        strides: of height and width.
-        pads: top, left, bottom, right.
-        dilations: of height and width.
+        strides: strides of height and width.
+        pads: padding at the top, left, bottom and right.
+        dilations: dilations of height and width.
     """
     return _computed(x, weight, taps, attention, bias, weight_shape, strides, pads, dilations)
 
@@ -79,7 +80,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: A
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Of the tensors but ``taps``."""
+    """Gradients of all tensors but ``taps``, through a second forward pass."""
     given = [tensor.detach() for tensor in ctx.saved_tensors]
     wanted = [given[i].requires_grad_() for i in (0, 1, 3, 4)]
     with torch.enable_grad():

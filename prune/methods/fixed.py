@@ -1,4 +1,4 @@
-"""The methods that decide nothing: keep the model dense, take the zeros that are there, or index sets made before."""
+"""Methods that score nothing: keep the model dense, use the zeros in its weights, or use stored index sets."""
 
 from __future__ import annotations
 
@@ -23,55 +23,65 @@ class Dense(Method):
     name = "none"
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
-        """Nothing is pruned."""
+        """Every layer: nothing is pruned."""
         return "method none"
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
-        """No mask."""
+        """No masks."""
         return {}
 
     def notes(self, *, pruned: bool, folded: bool) -> list[str]:
-        """A dense engine is what was asked for."""
+        """No warnings: a dense engine is what the user asked for."""
         del pruned, folded
         return []
 
 
 @dataclass(frozen=True)
 class FromZeros(Method):
-    """``--from-zeros``: the mask is where the weight is not zero, for every layer that holds zeros."""
+    """``--from-zeros``: remove nothing, and pack the zeros that the weights already hold, whatever made them.
+
+    Example:
+        >>> import numpy as np
+        >>> conv = ConvLayer("conv.weight", "conv", filters=1, channels=2, kernel=(1, 1), strides=(1, 1),
+        ...                  pads=(0, 0, 0, 0), dilations=(1, 1), groups=1, input_size=(8, 8), output_size=(8, 8),
+        ...                  bias=False, stem=False)
+        >>> weight = np.array([0.5, 0.0]).reshape(1, 2, 1, 1)
+        >>> FromZeros().masks([conv], {"conv.weight": weight})["conv.weight"].ravel().tolist()
+        [True, False]
+    """
 
     name = "from-zeros"
     option = "--from-zeros"
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
-        """Index sets hold at most 64 taps."""
+        """Kernels with more taps than an index set holds."""
         if layer.taps > MAX_TAPS:
             return f"{layer.kernel[0]}x{layer.kernel[1]} kernel: index sets hold at most {MAX_TAPS} taps"
         return None
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
-        """Masks of the layers that hold a zero."""
+        """True where a weight is not zero; layers without a zero have no mask."""
         masks = {layer.name: weights[layer.name] != 0 for layer in layers}
         return {name: mask for name, mask in masks.items() if not mask.all()}
 
     def notes(self, *, pruned: bool, folded: bool) -> list[str]:
-        """Nothing was scored, so folded batch normalisation is no matter."""
+        """As `Method.notes`, but folded batch normalisation does not matter: nothing is scored."""
         del folded
         return super().notes(pruned=pruned, folded=False)
 
 
 @dataclass(frozen=True)
 class Stored(Method):
-    """Index sets that a method made before, for the weights that it left.
+    """Index sets that ``trtkp prune`` stored, for the weights that it wrote.
 
     Args:
-        name: of that method.
-        used: its settings.
-        index_sets: by parameter name.
-        reasons: why other layers were left dense.
-        paper_bytes: index bytes of layers in the method's own format, where it has one.
-        matrices: weights that pruned fully connected layers keep, by parameter name.
-        origin: that method with those settings; None where it is not known here.
+        name: name of the method that made them.
+        used: the settings of that method.
+        index_sets: the index sets, by parameter name.
+        reasons: for each other layer, the reason why it was left dense.
+        paper_bytes: index bytes of layers in the format of the method's paper, if it has one.
+        matrices: number of weights that pruned fully connected layers keep, by parameter name.
+        origin: that method with those settings; None if this version does not know it.
     """
 
     name: str
@@ -83,14 +93,14 @@ class Stored(Method):
     origin: Method | None = None
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
-        """Only what has an index set can be pruned."""
+        """Layers without a stored index set."""
         return None if layer.name in self.index_sets else self.reasons.get(layer.name, "it has no index set")
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
-        """The masks of the index sets.
+        """The masks of the stored index sets.
 
         Raises:
-            InputError: a weight of another shape, or one that is not zero where its mask says so.
+            InputError: a weight has another shape, or is not zero where its mask is False.
         """
         masks = {layer.name: self.index_sets[layer.name].mask() for layer in layers}
         for name, mask in masks.items():
@@ -99,19 +109,19 @@ class Stored(Method):
         return masks
 
     def settings(self) -> dict[str, Any]:
-        """As the method had them."""
+        """The settings of the method that made the index sets."""
         return dict(self.used)
 
     def stored(self) -> Mapping[str, IndexSet]:
-        """The index sets themselves: their lists cannot be read from a mask."""
+        """The index sets themselves: a mask does not say how filters share lists."""
         return self.index_sets
 
     def stored_matrices(self) -> Mapping[str, int]:
-        """As they were recorded."""
+        """The recorded numbers."""
         return self.matrices
 
     def notes(self, *, pruned: bool, folded: bool) -> list[str]:
-        """Those of the method; that it pruned nothing was said when it did."""
+        """The warnings of the method. If it pruned nothing, ``trtkp prune`` has already said so."""
         if not pruned:
             return []
         if self.origin is not None:
@@ -119,13 +129,13 @@ class Stored(Method):
         return super().notes(pruned=True, folded=folded)
 
     def coarser(self) -> str | None:
-        """As the method says."""
+        """The advice of the method that made the index sets."""
         return self.origin.coarser() if self.origin is not None else None
 
     def paper_bytes_by_layer(self, index_sets: Mapping[str, IndexSet]) -> dict[str, int]:
-        """As they were recorded."""
+        """The recorded sizes."""
         return {name: size for name, size in self.paper_bytes.items() if name in index_sets}
 
     def paper_counting(self, dense_params: int, net: NetCounts) -> Counting | None:
-        """As the method's authors count."""
+        """As the authors of that method count."""
         return self.origin.paper_counting(dense_params, net) if self.origin is not None else None

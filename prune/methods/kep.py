@@ -1,24 +1,28 @@
 r"""KEP: kernel elements pruning (Neural Networks, 2024, doi 10.1016/j.neunet.2024.106708).
 
-Known from the abstract: the elements of each kernel plane are ranked, unimportant ones are removed under a growing
-penalty that a prior mask selects, and few indices are needed. Reconstructed here (the full text was not at hand): the
-constraint set is
+KEP keeps n of the R·S elements of every kernel plane.
 
-    S_n = { W : ||w_oc||_0 <= n for every kernel plane },    dist(W, S_n) = min_{Z in S_n} ||W - Z||_F,
+**From the abstract.** The elements of each kernel plane are ranked. Unimportant ones are removed under a controllable
+penalty that a prior mask selects. Few indices are needed.
 
-whose minimiser keeps the n elements of largest magnitude in every plane: planes are disjoint, so the problem separates,
-and swapping a kept element with a larger dropped one lowers the distance. With positions shared by several planes, the
-same argument keeps the n positions of largest energy, the sum of squares over the planes that share them.
+**Our reconstruction**, because we did not have the full text. The constraint set is
 
-Training (`methods.kep_penalty.GrowingPenalty`) pushes what the prior mask drops towards zero before it goes. The mask
-is that of the pre-trained weights, as "prior knowledge" suggests; ``refresh`` ranks again after every epoch.
+    S_n = { W : ||w_oc||_0 <= n for every kernel plane },    dist(W, S_n) = min_{Z in S_n} ||W - Z||_F.
 
-Not from the paper: ``filter_group`` and ``channel_block`` let the planes of a block (`pruning.granularity`) share their
-positions, in the mask and so in the penalty, which pulls the lists of a group together. With ``cluster`` the groups are
-those of the pre-trained weights, like the mask that they share: other groups would have other positions, and so bring
-back what was pushed down and push what had to stay. PPT-KP can group again because its penalty follows the norms as
-they are; here that is what ``refresh`` is for. ``nm`` keeps 2:4 inside lists that are stripes (`pruning.nm`); the
-penalty then pushes what either of the two drops.
+The nearest Z keeps the n elements of largest magnitude in every plane: planes are disjoint, so the problem separates,
+and exchanging a kept element for a larger dropped one lowers the distance. Where several planes share their positions,
+the same argument keeps the n positions of largest energy, which is the sum of squares over these planes. That each
+plane has positions of its own (``share`` none, the default) is our reading; no source at hand says it.
+
+Training (`trtkp.pruning.methods.kep_penalty.GrowingPenalty`) pushes the weights that the mask drops towards zero before
+they are removed. The mask is made from the pre-trained weights, as the abstract's "prior knowledge" suggests. With
+``refresh``, which is ours, it is made again after every epoch.
+
+**Ours.** ``filter_group`` and ``channel_block`` let the planes of a block (`trtkp.pruning.granularity`) share their
+positions. The penalty follows the mask, so it pulls the lists of a group together. With ``cluster`` the groups are
+made once, from the pre-trained weights: new groups would choose other positions, bring back what the penalty has pushed
+down and push what had to stay. (PPT-KP can group again, because its penalty depends on the present norms.) ``nm`` keeps
+2:4 inside lists that are stripes (`trtkp.pruning.nm`). The penalty then pushes what the lists or 2:4 drop.
 """
 
 from __future__ import annotations
@@ -56,13 +60,13 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_N", "KEP", "SHARES", "block_top_n_mask", "paper_index_bytes", "top_n_mask"]
 
-#: Which planes of W[F, C, R, S] share their positions, as axes that are summed over.
+#: Which planes of W[F, C, R, S] share their positions: the axes over which their energies are summed.
 SHARES: dict[str, tuple[int, ...]] = {"none": (), "per-channel": (0,), "per-filter": (1,), "per-layer": (0, 1)}
 
-#: Those of them whose lists are stripes, in which 2:4 has its quads.
+#: Those whose lists have the same channels at every tap (stripes); only such lists have quads for 2:4.
 _PRODUCTS = ("per-filter", "per-layer")
 
-#: Elements kept per plane when neither ``n`` nor ``ratio`` is given: 4 of 9.
+#: Elements kept per plane when neither ``n`` nor ``ratio`` is given: 4 of the 9 of a 3x3 kernel. Our choice.
 DEFAULT_N = 4
 
 
@@ -124,18 +128,18 @@ class KEP(Method):
             )
 
     def settings(self) -> dict[str, Any]:
-        """Every hyper-parameter as it takes effect."""
+        """All settings with the values that take effect."""
         effective = asdict(self)
         if self.ratio is None:
             effective.update(n=self.n or DEFAULT_N, allocation="uniform")
         return effective
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
-        """A plane of one element has nothing to drop."""
+        """Kernels of one element, and kernels with more taps than an index set holds."""
         return no_element_to_drop(layer)
 
     def out_of_scope(self, layer: ConvLayer) -> str | None:
-        """The stem, depthwise layers (few MACs, and much in every element), kernels too small for the default n."""
+        """The stem, depthwise layers, and kernels that are too small for the default n."""
         if (reason := stem_or_depthwise(layer)) is not None:
             return reason
         if self.n is None and self.ratio is None and layer.taps <= DEFAULT_N:
@@ -143,7 +147,11 @@ class KEP(Method):
         return None
 
     def allocate(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
-        """n of every layer.
+        """The number of elements kept per plane, n, for every layer.
+
+        With ``allocation`` global, a single magnitude threshold removes the share ``ratio`` of all elements. Each layer
+        then keeps its mean number of elements above the threshold, rounded, at least 1. With uniform, every layer keeps
+        ``round((1 - ratio) · R·S)``, at least 1.
 
         Raises:
             InputError: ``n`` is larger than a layer's kernel.
@@ -173,7 +181,19 @@ class KEP(Method):
         }
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
-        """One mask per layer: n positions of every plane, shared as ``share`` says."""
+        """Keep n positions of every plane; planes share positions as ``share`` and the blocks say.
+
+        Example:
+            >>> conv = ConvLayer("conv.weight", "conv", filters=2, channels=2, kernel=(3, 3), strides=(1, 1),
+            ...                  pads=(1, 1, 1, 1), dilations=(1, 1), groups=1, input_size=(8, 8), output_size=(8, 8),
+            ...                  bias=False, stem=False)
+            >>> weight = np.arange(36.0).reshape(2, 2, 3, 3)
+            >>> mask = KEP(n=2).masks([conv], {"conv.weight": weight})["conv.weight"]
+            >>> mask.sum(axis=(2, 3)).tolist()
+            [[2, 2], [2, 2]]
+            >>> mask[0, 0].astype(int).tolist()
+            [[0, 0, 0], [0, 0, 0], [0, 1, 1]]
+        """
         n = self.allocate(layers, weights)
         return {layer.name: self._mask(layer, weights[layer.name], n[layer.name]) for layer in layers}
 
@@ -186,11 +206,11 @@ class KEP(Method):
 
     @property
     def regularises(self) -> bool:
-        """The penalty grows on what the mask drops."""
+        """Always: a growing penalty is put on the weights that the mask drops."""
         return True
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> GrowingPenalty:
-        """The growing penalty on what the mask of the module's weights drops."""
+        """The growing penalty on the weights that the mask, made from the module's present weights, drops."""
         from trtkp.pruning.methods.kep_penalty import GrowingPenalty
 
         def rank() -> Masks:
@@ -205,26 +225,38 @@ class KEP(Method):
         )  # fmt: skip
 
     def coarser(self) -> str | None:
-        """Positions that all kernels of a layer share."""
+        """``per-layer`` is the coarsest sharing."""
         return None if self.share == "per-layer" else "--share per-layer lets a layer's kernels share their positions"
 
     def paper_index_bytes(self, index: IndexSet) -> int:
-        """Index bytes of a layer in KEP's own storage; see `paper_index_bytes`."""
+        """Index bytes of a layer in KEP's storage format; see the function `paper_index_bytes`."""
         return paper_index_bytes(index, self.share)
 
 
 def top_n_mask(
     weight: npt.NDArray[Any], n: int, shared: tuple[int, ...] = (), groups: int = 1
 ) -> npt.NDArray[np.bool_]:
-    """The n positions of largest energy in every plane of ``weight`` [F, C, R, S].
+    """Keep the n positions of largest energy in every plane; of equal energies the lower tap is dropped first.
 
-    ``shared`` lists the axes (0 filters, 1 channels) along which planes agree; filters of different ONNX groups see
-    different channels, so those never share along axis 1 alone but do share a layer's positions. Of equal scores the
-    lower tap is pruned first.
+    Args:
+        weight: [F, C, R, S].
+        n: positions to keep.
+        shared: axes along which planes share their positions: 0 for filters, 1 for channels. With axis 0 alone, only
+            filters of one ONNX group share, because those of another group read other channels. With both axes, all
+            groups share the layer's positions.
+        groups: number of ONNX groups.
+
+    Returns:
+        The mask, bool [F, C, R, S].
+
+    Example:
+        >>> weight = np.array([[3.0, 1.0], [0.0, 2.0]]).reshape(1, 1, 2, 2)
+        >>> top_n_mask(weight, 2).astype(int).tolist()
+        [[[[1, 0], [0, 1]]]]
     """
     filters, channels, rows, columns = weight.shape
     energy = np.square(weight.reshape(groups, filters // groups, channels, rows * columns), dtype=np.float64)
-    # filters of one ONNX group share a channel; a layer's positions are shared by all groups
+    # axis 0 here is the ONNX group: it is summed over only where the whole layer shares its positions
     axes = tuple(axis + 1 for axis in shared) if len(shared) < 2 else (0, 1, 2)
     score = energy.sum(axis=axes, keepdims=True) if shared else energy
     order = np.argsort(score, axis=-1, kind="stable")
@@ -234,7 +266,16 @@ def top_n_mask(
 
 
 def block_top_n_mask(weight: npt.NDArray[Any], n: int, blocks: Blocks) -> npt.NDArray[np.bool_]:
-    """The n positions of largest mean energy in every block of planes of ``weight`` [F, C, R, S]; ties as above."""
+    """Keep the n positions of largest mean energy in every block of planes; ties as in `top_n_mask`.
+
+    Args:
+        weight: [F, C, R, S].
+        n: positions to keep.
+        blocks: the blocks; the planes of a block share their positions.
+
+    Returns:
+        The mask, bool [F, C, R, S].
+    """
     energy = blocks.mean(np.square(weight, dtype=np.float64).reshape(*weight.shape[:2], -1))
     order = np.argsort(energy, axis=-1, kind="stable")
     kept = np.zeros(energy.shape, bool)
@@ -244,9 +285,15 @@ def block_top_n_mask(weight: npt.NDArray[Any], n: int, blocks: Blocks) -> npt.ND
 
 
 def paper_index_bytes(index: IndexSet, share: str) -> int:
-    """Index bytes as KEP stores them: per list either a pattern id (a byte, or two where C(RS, n) > 256) or n nibbles.
+    """Index bytes of a layer in KEP's storage format, as we reconstruct it from "few indices" in the abstract.
 
-    The smaller of the two is taken; kernels of more than 16 taps need a byte per position.
+    A list is stored as a pattern id or as n positions, whichever is smaller for the layer. A pattern id takes 1 byte
+    for up to 256 patterns (there are C(R·S, n)), else 2, 4 or 8. A position takes 4 bits, or a byte for kernels of more
+    than 16 taps.
+
+    Args:
+        index: the index set.
+        share: which planes share a list; see `SHARES`.
     """
     filters, channels, rows, columns = index.shape
     taps = rows * columns

@@ -1,10 +1,12 @@
-r"""KEP's training: a penalty on the weights that the prior mask selects, growing until they are negligible.
+r"""KEP's training: a penalty on the weights that the prior mask drops, growing until these weights are negligible.
 
-    L = CE + (mu_t / 2) ||M o W||_F^2        (or mu_t ||M o W||_1),        M = 1 where the mask prunes,
+    L = CE + (mu_t / 2) ||M o W||_F^2        (or mu_t ||M o W||_1),        M = 1 where the mask prunes.
 
-with mu_t raised by ``delta`` every ``every`` iterations, until the selected weights of every layer are below 1e-3 of
-the layer's largest or mu reaches its ceiling. Reconstructed: "controllable penalty selected through a prior-knowledge
-mask" is the abstract's; the growing schedule is in the spirit of growing regularisation (GReg, ICLR 2021).
+mu_t rises by ``delta`` every ``every`` iterations. Training towards the mask ends when the penalised weights of every
+layer are below 1e-3 of the layer's largest weight, or when mu reaches its ceiling.
+
+From KEP's abstract: a "controllable penalty selected through a prior-knowledge mask". The rest is our reconstruction;
+the growing schedule follows growing regularisation (GReg, ICLR 2021), with numbers of our own.
 """
 
 from __future__ import annotations
@@ -30,18 +32,18 @@ class GrowingPenalty(Regulariser):
     """The penalty term and its schedule.
 
     Args:
-        model: the module whose parameters the masks name.
-        masks: parameter name to mask, True where a weight is kept.
-        delta: what mu grows by.
+        model: the module; its parameters have the names that the masks have.
+        masks: parameter name to mask, bool, True where a weight is kept.
+        delta: what mu grows by at each raise.
         every: iterations between two raises of mu.
         ceiling: largest mu.
-        norm: ``l2`` for the squared Frobenius norm (halved), ``l1`` for the sum of magnitudes.
-        negligible: a layer is done when its selected weights are below this share of its largest weight.
-        rank: gives new masks after each epoch; without it the prior masks stay, as "prior knowledge" suggests.
-        inside: what of the masks is kept, where they are lists with 2:4 inside; the penalty is on all the rest.
+        norm: ``l2`` for half the squared Frobenius norm, ``l1`` for the sum of magnitudes.
+        negligible: training ends when the penalised weights of every layer are below this share of its largest weight.
+        rank: makes new masks after each epoch; None to keep the prior masks.
+        inside: for masks that are lists with 2:4 inside, gives what 2:4 keeps of them. The penalty is on all the rest.
 
     Raises:
-        InputError: a mask without its parameter, or a schedule that cannot grow.
+        InputError: the model has no parameter for a mask, or the schedule cannot grow.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class GrowingPenalty(Regulariser):
         inside: Callable[[Masks], Masks] | None = None,
     ) -> None:
         if delta <= 0 or every < 1 or ceiling <= 0:
-            raise InputError(f"penalty schedule delta {delta}, every {every}, ceiling {ceiling}: it cannot grow")
+            raise InputError(f"a penalty with delta {delta}, every {every}, ceiling {ceiling} cannot grow")
         if norm not in ("l2", "l1"):
             raise InputError(f"penalty norm {norm}: not known", remedy="use l2 or l1")
         self._model = model
@@ -69,7 +71,7 @@ class GrowingPenalty(Regulariser):
         self.refresh(masks)
 
     def refresh(self, masks: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take new masks, as after re-ranking the weights once per epoch."""
+        """Replace the masks, as after ranking the weights again."""
         self._masks = dict(masks)
         self._hold(self._masks if self._inside is None else self._inside(self._masks))
 
@@ -77,7 +79,7 @@ class GrowingPenalty(Regulariser):
         self._kept, self._pairs = kept, masked_parameters(self._model, kept)
 
     def loss(self) -> torch.Tensor:
-        """The penalty at the present mu, a scalar tensor."""
+        """The penalty with the present mu, a scalar tensor."""
         import torch
 
         terms = [parameter * ~mask for parameter, mask in self._pairs.values()]
@@ -88,25 +90,25 @@ class GrowingPenalty(Regulariser):
         return self.mu * torch.stack([w.abs().sum() for w in terms]).sum()
 
     def after_step(self, lr: float) -> None:
-        """Count an iteration, and raise mu when its turn has come."""
+        """Count an iteration, and raise mu every ``every`` iterations."""
         self._count(self._iteration + 1)
 
     def _count(self, iteration: int) -> None:
         self._iteration = iteration
-        raises = iteration // self._every  # a product does not drift as a sum would
+        raises = iteration // self._every  # mu = raises · delta: adding delta each time would add up rounding errors
         self.mu = min(self._ceiling, raises * self._delta)
 
     def after_epoch(self, epoch: int) -> None:
-        """Rank again, where that is asked for."""
+        """Make the masks again, if ``rank`` was given."""
         if self._rank is not None:
             self.refresh(self._rank())
 
     def masks(self) -> Masks:
-        """The masks that the penalty holds to; with 2:4 inside, those of the lists."""
+        """The masks that the penalty trains towards; with 2:4 inside lists, the masks of the lists."""
         return self._masks
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The iteration and the masks."""
+        """The number of iterations and the masks."""
         import torch
 
         parts = {"mask": self._masks, "kept": self._kept if self._inside is not None else {}}
@@ -118,18 +120,18 @@ class GrowingPenalty(Regulariser):
         return {"iteration": torch.tensor(self._iteration), **masks}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on at that iteration, with those masks."""
+        """Continue at that iteration, with those masks."""
         self._count(int(state["iteration"]))
         self._masks = {name: state[f"mask.{name}"].numpy().astype(bool) for name in self._masks}
         part = "mask" if self._inside is None else "kept"
         self._hold({name: state[f"{part}.{name}"].numpy().astype(bool) for name in self._masks})
 
     def report(self) -> dict[str, float]:
-        """mu, and what `share_left` says."""
+        """mu, and `share_left`."""
         return {"mu": self.mu, "share_left": self.share_left()}
 
     def share_left(self) -> float:
-        """Largest selected weight as a share of its layer's largest, over all layers; 0 with nothing selected."""
+        """The largest penalised weight as a share of its layer's largest, over all layers; 0 if none is penalised."""
         shares = [0.0]
         for parameter, mask in self._pairs.values():
             selected = parameter.detach()[~mask].abs()
@@ -139,5 +141,5 @@ class GrowingPenalty(Regulariser):
 
     @property
     def finished(self) -> bool:
-        """Whether the selected weights are negligible, or mu is at its ceiling."""
+        """Whether the penalised weights are negligible, or mu has reached its ceiling."""
         return self.mu >= self._ceiling or self.share_left() < self._negligible

@@ -1,4 +1,4 @@
-"""Plain L1 kernel pruning, the baseline: V-SKP's procedure with the score ``||w_oc||_1`` alone (alpha 1, beta 0)."""
+"""Plain L1 kernel pruning, a baseline: V-SKP's procedure with ``||w_oc||_1`` as the score (alpha 1, beta 0)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["L1"]
 
 @dataclass(frozen=True)
 class L1(VSKP):
-    """Keep the kernels of largest L1 norm, the same number in every filter of a layer; options as V-SKP's."""
+    """Keep the kernels of largest L1 norm, the same number in every filter of a layer. Options are those of V-SKP."""
 
     # not settings of this method, but still recorded with the others
     alpha: float = 1.0

@@ -1,26 +1,35 @@
 r"""PPT-KP: pruning-point-training kernel pruning (AICAS 2023).
 
-Known from the abstract: kernels go, their L1 norms are driven to zero by an L1 penalty whose intensity depends on the
-kernel's own norm; that makes several margins in the distribution of the norms, and so several usable thresholds, the
-pruning points. Reconstructed (the full text was not at hand): with norms ``a = ||w_oc||_1``, breakpoints
-``tau_1 < ... < tau_B`` and intensities ``gamma_0 > ... > gamma_B >= 0``,
+PPT-KP removes whole kernels whose L1 norm training has made small.
+
+**From the abstract.** An L1 penalty, whose intensity depends on the kernel's own L1 norm, drives the norms of kernels
+towards zero. That makes several margins in the distribution of the norms, and so several usable thresholds, the
+pruning points.
+
+**Our reconstruction**, because we did not have the full text. With norms ``a = ||w_oc||_1``, breakpoints
+``tau_1 < ... < tau_B`` and intensities ``gamma_0 > ... > gamma_B >= 0``, the penalty is
 
     R(W) = lambda · sum phi(a),      phi'(a) = gamma_b   for   tau_b <= a < tau_{b+1},      tau_0 = 0.
 
-Norms drift towards zero at a speed proportional to gamma(a). At a breakpoint the speed jumps, and what flows past it is
-conserved, so the density under it is gamma_b / gamma_{b-1} times that above: a dip under every breakpoint. That smaller
-norms are pushed harder is our inference; ``intensities`` may say otherwise. Breakpoints are quantiles of the dense
-net's norms, or of those that ``single_epochs`` of the penalty left. 1x1 layers have norms, breakpoints and thresholds
-of their own and 0.6 times the strength, as the same group's code has it.
+Norms then drift towards zero with a speed proportional to gamma(a). The speed jumps at a breakpoint, and the flow of
+norms past it is the same on both sides. The density below breakpoint b is therefore gamma_b / gamma_{b-1} times the
+density above it: a dip below every breakpoint. That smaller norms are pushed harder is our inference; ``intensities``
+can say otherwise. Breakpoints are quantiles of the dense net's norms, or of the norms after ``single_epochs``. 1x1
+layers have norms, breakpoints and thresholds of their own and 0.6 times the strength, as in code by the same group.
 
-Pruning takes a threshold over the whole net, keeps the largest kernel of every filter, and leaves filters with unequal
-numbers; ``equalise`` gives them equal ones as V-SKP does. Without training this is plain L1 kernel pruning.
+How norms become masks is our reading too; no source at hand says it. One threshold holds for the whole net, every
+filter keeps its largest kernel, and filters keep unequal numbers. ``equalise`` gives the filters of a layer equal
+numbers, as V-SKP does. Without training this is plain L1 kernel pruning.
 
-Not from the paper: with ``filter_group`` and ``channel_block`` (`pruning.granularity`) norms are means over blocks, in
-the threshold and in the penalty, which so pushes the kernels of a block alike; ``proximal`` shrinks whole blocks, those
-of n kernels sqrt(n) as strongly, as the group lasso does (Yuan and Lin, JRSS B 68, 2006): one strength suits every n.
-``nm`` keeps 2:4 inside the lists (`pruning.nm`), which then remove so much less; at a ratio, the kernels of a filter
-are ranked by what 2:4 is expected to keep of them. Pruning points are margins of the norms as they are.
+**Ours.** With ``filter_group`` and ``channel_block`` (`trtkp.pruning.granularity`), norms are means over blocks, both
+in the threshold and in the penalty. ``proximal`` replaces the subgradient by a shrinking step on whole blocks after
+each update, as in the group lasso (Yuan and Lin, JRSS B 68, 2006). A block of n kernels is shrunk sqrt(n) times as
+strongly, so one strength suits every n. ``nm`` keeps 2:4 inside the lists (`trtkp.pruning.nm`): the lists then remove
+less, and at a ratio the kernels of a filter are ranked by what 2:4 is expected to keep of them. Pruning points are
+margins of the norms as they are.
+
+The PPT-KP rows of our study (``docs/methods/accuracy.md``) use this proximal step, with breakpoints that follow from
+the target ratio. They say nothing about the accuracy of the paper's own training.
 """
 
 from __future__ import annotations
@@ -63,21 +72,23 @@ __all__ = ["PPTKP", "PruningPoint", "kernel_norms", "kernel_sizes", "pools", "pr
 
 _RATIO = 0.5
 _BINS = 100
-#: A dip is a margin when it is this much lower than the lower of the heights beside it, and by four standard deviations
-#: of a count of that size.
+#: A dip of the histogram is a margin if it is this share lower than the lower peak beside it, and lower by this many
+#: standard deviations of a count of that size (the square root of the count). Both are ours. The second keeps the
+#: scatter of norms that were never trained from making margins.
 _DEPTH, _DEVIATIONS = 0.2, 4.0
-#: Norms below this share of the largest are the pile at zero, not a height beside a dip.
+#: Norms below this share of the largest have been driven to zero. They are left out of the histogram: their pile would
+#: be a peak, and everything between it and the rest a margin.
 _PILE = 0.02
 
 
 @dataclass(frozen=True)
 class PruningPoint:
-    """A threshold in a margin of the norms' distribution.
+    """A threshold in a margin of the distribution of norms.
 
     Attributes:
-        threshold: norm up to which kernels go.
-        ratio: share of the norms up to it.
-        depth: how much emptier the margin is than the lower of the heights beside it, 0 to 1.
+        threshold: kernels with at most this norm are removed.
+        ratio: share of the norms that are at most the threshold.
+        depth: by what share, 0 to 1, the histogram is lower in the margin than at the lower peak beside it.
     """
 
     threshold: float
@@ -152,7 +163,7 @@ class PPTKP(Method):
             )
 
     def settings(self) -> dict[str, Any]:
-        """Every hyper-parameter as it takes effect."""
+        """All settings with the values that take effect."""
         effective = asdict(self) | {"quantiles": list(self.quantiles), "intensities": list(self.intensities)}
         if self.ratio is None and self.point is None:
             effective["ratio"] = _RATIO
@@ -160,36 +171,49 @@ class PPTKP(Method):
 
     @property
     def expects_two_four(self) -> bool:
-        """Lists are of channels; a pruning point is a threshold of the norms that were trained."""
+        """With ``nm`` at a ratio. A pruning point is a threshold of the norms as they were trained."""
         return self.nm is not None and self.point is None
 
     def paper_index_bytes(self, index: IndexSet) -> int:
-        """Bytes of ragged lists: a channel of 1 byte (2 from 257 channels on) per kernel, int32 row pointers."""
+        """Bytes of lists of unequal length: per kernel a channel of 1 byte (2 above 256 channels), int32 row pointers.
+
+        Our reading: the abstract names no format.
+        """
         kernels = int(np.diff(index.group_ptr) @ np.diff(index.entry_ptr))
         return kernels * (1 if index.shape[1] <= 1 << 8 else 2) + 4 * (index.shape[0] + 1)
 
     def paper_counting(self, dense_params: int, net: NetCounts) -> Counting:
-        """As V-SKP's authors, of the same group, count."""
+        """As V-SKP's authors count, who are of the same group; see `counted_with_batch_norm`."""
         return counted_with_batch_norm(dense_params, net)
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
-        """One kernel per filter leaves nothing to choose."""
+        """Layers with one kernel per filter, and kernels with more taps than an index set holds."""
         return no_kernel_to_drop(layer)
 
     def out_of_scope(self, layer: ConvLayer) -> str | None:
-        """The stem, and 1x1 layers where they are switched off."""
+        """The stem, and 1x1 layers unless ``pointwise`` is set."""
         return stem_or_pointwise(layer, pointwise=self.pointwise)
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
-        """One mask per layer.
+        """Keep the kernels whose norms are above the threshold, and the largest kernel of every filter.
 
         Raises:
-            InputError: the distribution has fewer pruning points than ``point``.
+            InputError: there are fewer pruning points than ``point``.
+
+        Example:
+            >>> conv = ConvLayer("conv.weight", "conv", filters=2, channels=4, kernel=(3, 3), strides=(1, 1),
+            ...                  pads=(1, 1, 1, 1), dilations=(1, 1), groups=1, input_size=(8, 8), output_size=(8, 8),
+            ...                  bias=False, stem=False)
+            >>> norms = np.array([[8.0, 7.0, 6.0, 1.0], [2.0, 3.0, 4.0, 5.0]])
+            >>> weight = np.broadcast_to(norms[:, :, None, None], (2, 4, 3, 3))
+            >>> mask = PPTKP(ratio=0.5).masks([conv], {"conv.weight": weight})["conv.weight"]
+            >>> mask[:, :, 0, 0].astype(int).tolist()
+            [[1, 1, 1, 0], [0, 0, 0, 1]]
         """
         return self.masks_of_blocks(layers, weights, self.blocks(layers, weights))
 
     def blocks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, Blocks]:
-        """The blocks of every layer."""
+        """The blocks of each layer, by parameter name."""
         return {
             layer.name: blocks_of(
                 layer, kernel_norms(weights[layer.name]), self.filter_group, self.channel_block, cluster=self.cluster
@@ -200,7 +224,7 @@ class PPTKP(Method):
     def masks_of_blocks(
         self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]
     ) -> Masks:
-        """The same with the blocks given, such as those that were trained with."""
+        """`masks` with given blocks, such as those with which the net was trained."""
         norms = {layer.name: blocks[layer.name].mean(kernel_norms(weights[layer.name])) for layer in layers}
         ratio = list_ratio(_RATIO if self.ratio is None else self.ratio, self.nm)
         compared = [[layer] for layer in layers] if self.allocation == "uniform" else pools(layers)
@@ -218,7 +242,7 @@ class PPTKP(Method):
     def points(
         self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]
     ) -> dict[str, list[PruningPoint]]:
-        """The pruning points of every pool, by `kernel_sizes`; ``point`` counts in each list."""
+        """The pruning points of each pool (see `pools`), by its `kernel_sizes`. ``point`` counts in each pool."""
         blocks = self.blocks(layers, weights)
         norms = {layer.name: blocks[layer.name].mean(kernel_norms(weights[layer.name])) for layer in layers}
         return {kernel_sizes(pool): pruning_points(_pooled(pool, norms)) for pool in pools(layers)}
@@ -249,7 +273,7 @@ class PPTKP(Method):
     def _kept(
         self, norms: npt.NDArray[np.float64], blocks: Blocks, threshold: float, ratio: float
     ) -> npt.NDArray[np.bool_]:
-        """Blocks above the threshold, and the largest of every row that has none."""
+        """Keep the blocks above the threshold, and the largest block of every row that has none above it."""
         if self.equalise:
             return equalised(norms, self._equal_count(norms, blocks, threshold, ratio))
         kept = norms > threshold
@@ -258,9 +282,10 @@ class PPTKP(Method):
         return kept
 
     def _equal_count(self, norms: npt.NDArray[np.float64], blocks: Blocks, threshold: float, ratio: float) -> int:
-        """Blocks that every row loses: the share of kernels below the threshold.
+        """The number of blocks that every row loses: the share of the kernels that is at most the threshold.
 
-        Where that is zero, there are more zeros than the ratio, and beyond it goes only what is zero in every row.
+        A threshold of zero means that more kernels are zero than the ratio asks for. More than the ratio is then
+        removed only as far as every row has zeros.
         """
         columns = norms.shape[1]
         count = blocks.equal_share(norms <= threshold)
@@ -269,18 +294,26 @@ class PPTKP(Method):
         return min(columns - 1, count)
 
     def _rounded(self, kept: npt.NDArray[np.bool_], norms: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        """As many blocks of every row as ``round_to`` allows, the largest; of equal ones the later, as `equalised`."""
+        """Round the number of blocks of every row to what ``round_to`` allows, and keep the largest.
+
+        Of equal blocks the later is kept, as in `equalised`.
+        """
         columns = norms.shape[1]
         counts = [rounded(int(count), self.round_to, self.channel_block, columns) for count in kept.sum(axis=1)]
         ranks = np.argsort(np.argsort(norms, axis=1, kind="stable"), axis=1)
         return ranks >= columns - np.array(counts)[:, None]
 
     def report(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]], net: Net) -> dict[str, Any]:
-        """``points``: every pruning point of the norms, and what the whole net would keep there.
+        """All pruning points of the norms, under ``points``, with what the whole net would keep at each.
 
-        A record has the number of the ``point``, and by the layers' kernel sizes in ``norms`` the threshold, None where
-        those norms have fewer points. Then ``--point`` refuses the number, and these are None: ``kernels`` that the
-        layers keep and those they have, ``params`` and ``macs`` of the whole net.
+        A record holds:
+
+        - ``point``: its number.
+        - ``norms``: by kernel sizes, the threshold; None where the norms of these kernels have fewer points.
+        - ``kernels``: kernels that the layers keep, and kernels that they have.
+        - ``params`` and ``macs``: what the whole net keeps.
+
+        The last three are None if a threshold is None, because ``--point`` refuses that number.
         """
         points = self.points(layers, weights)
         records = []
@@ -289,38 +322,46 @@ class PPTKP(Method):
             left: dict[str, Any] = {"kernels": None, "params": None, "macs": None}
             if None not in norms.values():
                 pruning = prune_layers(self.at(i + 1), layers, weights)
-                params, macs = net.left(pruning.masks)
+                params, macs = net.retained(pruning.masks)
                 left = {"kernels": _kernels(layers, pruning), "params": params, "macs": macs}
             records.append({"point": i + 1, "norms": norms, **left})
         return {"points": records}
 
     @property
     def regularises(self) -> bool:
-        """The penalty makes the margins."""
+        """Always: without the penalty the norms have no margins."""
         return True
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> NormDependentL1:
-        """The norm-dependent penalty, its breakpoints those of the module's weights."""
+        """The norm-dependent penalty, with breakpoints from the module's present weights."""
         from trtkp.pruning.methods.pptkp_penalty import NormDependentL1
 
         return NormDependentL1(model, layers, self)
 
 
 def _kernels(layers: Sequence[ConvLayer], pruning: Pruning) -> list[int]:
-    """Kernels that the layers keep, and those they have."""
+    """The number of kernels that the layers keep, and the number that they have."""
     removed = sum(int((~mask.any(axis=(2, 3))).sum()) for mask in (pruning.masks | pruning.lists).values())
     kernels = sum(layer.filters * layer.channels for layer in layers)
     return [kernels - removed, kernels]
 
 
 def kernel_norms(weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """L1 norm of every kernel of ``weight`` [F, C, R, S], float64 [F, C]."""
+    """The L1 norm of each kernel of ``weight`` [F, C, R, S], float64 [F, C].
+
+    Example:
+        >>> kernel_norms(np.array([[1.0, -2.0], [0.0, 3.0]]).reshape(1, 2, 1, 2)).tolist()
+        [[3.0, 3.0]]
+    """
     norms: npt.NDArray[np.float64] = np.abs(weight.astype(np.float64)).sum(axis=(2, 3))
     return norms
 
 
 def pools(layers: Sequence[ConvLayer]) -> list[list[ConvLayer]]:
-    """Layers whose norms are compared: larger kernels, and 1x1 ones; none that is empty."""
+    """Split layers into pools in which norms are compared: larger kernels, and 1x1 kernels. Empty pools are left out.
+
+    A 3x3 kernel has nine weights and so a larger norm than a 1x1 kernel of equal weights.
+    """
     parts = [[layer for layer in layers if (layer.taps > 1) is large] for large in (True, False)]
     return [part for part in parts if part]
 
@@ -331,11 +372,21 @@ def kernel_sizes(layers: Sequence[ConvLayer]) -> str:
 
 
 def pruning_points(norms: npt.NDArray[Any], bins: int = _BINS) -> list[PruningPoint]:
-    """The margins of a distribution of norms [K], in rising order of their thresholds.
+    """The margins of a distribution of norms, in rising order of their thresholds.
 
-    A margin is a local minimum of the histogram whose prominence (the lower of the two heights that one has to climb
-    down from to reach it) stands out of what counts scatter by. Its threshold is the middle of its emptiest bins. The
-    pile at zero is no height: what lies between it and the rest is where everything that was pushed away ends.
+    A margin is a local minimum of the histogram that is clearly lower than the peaks on both sides (`_DEPTH`) and lower
+    than the scatter of the counts explains (`_DEVIATIONS`). The threshold is the middle of its emptiest bins. Norms
+    near zero are left out (`_PILE`), and so is the largest 0.5 %, whose tail would stretch the bins.
+
+    Args:
+        norms: [K].
+        bins: bins of the histogram.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> norms = np.concatenate([rng.normal(1.0, 0.1, 2000), rng.normal(3.0, 0.3, 2000)])
+        >>> [(round(point.threshold, 1), round(point.ratio, 2)) for point in pruning_points(norms)]
+        [(1.7, 0.5)]
     """
     norms = np.sort(np.asarray(norms, np.float64).ravel())
     if not len(norms) or norms[-1] <= 0:
@@ -357,11 +408,11 @@ def pruning_points(norms: npt.NDArray[Any], bins: int = _BINS) -> list[PruningPo
 
 
 def _height(counts: npt.NDArray[Any], floor: int, *, stop_at_equal: bool = False) -> int:
-    """Largest count before one falls below ``floor`` (or reaches it)."""
+    """The largest count before the first that is lower than ``floor``, or, with ``stop_at_equal``, equals it."""
     lower = counts <= floor if stop_at_equal else counts < floor
     end = int(np.argmax(lower)) if lower.any() else len(counts)
     if stop_at_equal and end < len(counts) and end == 0 and counts[0] == floor:
-        return 0  # a bin further left stands for this one
+        return 0  # the dip began further left, and the bin where it began stands for all of it
     return int(counts[:end].max(initial=0))
 
 
@@ -370,16 +421,22 @@ def _pooled(layers: Sequence[ConvLayer], norms: Mapping[str, npt.NDArray[Any]]) 
 
 
 def _quantile(norms: npt.NDArray[Any], sizes: npt.NDArray[Any], ratio: float) -> float:
-    """The largest norm whose kernels and all smaller ones are at most a share ``ratio``; below all where none are.
+    """The largest norm such that the kernels with at most this norm are at most the share ``ratio`` of all kernels.
 
-    Zero where more than that share of the kernels is zero, unless nothing is to go: zeros can go for nothing.
+    -1, which is below every norm, if there is no such norm. If more than that share of the kernels is zero and the
+    ratio is not 0, the result is 0: removing a kernel of zeros changes nothing, so all of them are removed.
+
+    Args:
+        norms: norm of each block, [K].
+        sizes: kernels of each block, [K].
+        ratio: share of the kernels.
     """
     order = np.argsort(norms, kind="stable")
     allowed = exact_floor(ratio * int(sizes.sum()))
     if 0 < allowed < int(sizes[norms == 0].sum()):
         return 0.0
     count = int(np.searchsorted(np.cumsum(sizes[order]), allowed, side="right"))
-    # equal norms stay or go together
+    # blocks of equal norm stay together or are removed together: a threshold cannot separate them
     while 0 < count < len(order) and norms[order[count - 1]] == norms[order[count]]:
         count -= 1
     return float(norms[order[count - 1]]) if count else -1.0

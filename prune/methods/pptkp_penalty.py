@@ -1,6 +1,7 @@
-"""PPT-KP's training: an L1 penalty whose intensity depends on the kernel's norm (`methods.pptkp` has the formula).
+"""PPT-KP's training: an L1 penalty whose intensity depends on the kernel's norm.
 
-With 2:4 inside the lists these alone are pushed.
+`trtkp.pruning.methods.pptkp` has the formula and its sources. With 2:4 inside the lists, the penalty acts on what the
+lists drop only, not on what 2:4 drops.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["NormDependentL1"]
 
-#: Of the strength on 1x1 layers.
+#: Share of the strength on 1x1 layers, from code by the authors' group.
 _POINTWISE = 0.6
 
 
 class NormDependentL1(Regulariser):
-    """The penalty on the kernels of some layers; breakpoints are those of the weights when it begins.
+    """The penalty on the kernels of the given layers. Breakpoints are quantiles of the norms at the start.
 
     Args:
-        model: the module, whose parameters carry the layers' names.
-        layers: to be pruned.
-        method: its settings.
+        model: the module; its parameters have the names of the layers.
+        layers: the layers to prune.
+        method: the method, for its settings.
     """
 
     def __init__(self, model: torch.nn.Module, layers: Sequence[ConvLayer], method: PPTKP) -> None:
@@ -47,7 +48,7 @@ class NormDependentL1(Regulariser):
         self._begin(replace(method, filter_group=1, channel_block=1) if self._single else method)
 
     def _begin(self, method: PPTKP) -> None:
-        """Blocks and breakpoints of the weights as they are."""
+        """Make blocks and breakpoints from the present weights."""
         import torch
 
         weights = layer_weights(self._model, self._layers)
@@ -69,7 +70,10 @@ class NormDependentL1(Regulariser):
         }
 
     def after_epoch(self, epoch: int) -> None:
-        """Group filters by what the penalty has made of their norms: when their turn has come, and then again."""
+        """After ``single_epochs`` go from single kernels to blocks; with ``cluster``, group filters again every epoch.
+
+        Groups by the dense net's norms agree only by accident. Groups by the norms that the penalty has made do not.
+        """
         if self._single:
             self._single = epoch < self._method.single_epochs
             if not self._single:
@@ -78,7 +82,7 @@ class NormDependentL1(Regulariser):
             self._take(self._method.blocks(self._layers, layer_weights(self._model, self._layers)))
 
     def after_backward(self) -> None:
-        """Add ``lambda · gamma(a) · sign(w)`` to the gradients."""
+        """Without ``proximal``, add the penalty's subgradient ``lambda · gamma(a) · sign(w)`` to the gradients."""
         import torch
 
         if self._method.proximal:
@@ -90,7 +94,10 @@ class NormDependentL1(Regulariser):
                     parameter.grad += self._pull(layer, parameter) * parameter.sign()
 
     def after_step(self, lr: float) -> None:
-        """``w <- w · max(0, 1 - lr · lambda · gamma(a) · sqrt(n) / ||w||_2)``, norms over blocks of ``n`` kernels."""
+        """With ``proximal``, shrink each block w of n kernels; unlike the subgradient, this reaches exact zeros.
+
+        ``w <- w · max(0, 1 - lr · lambda · gamma(a) · sqrt(n) / ||w||_2)``
+        """
         import torch
 
         if not self._method.proximal:
@@ -99,15 +106,16 @@ class NormDependentL1(Regulariser):
             for layer in self._layers:
                 parameter = self._parameters[layer.name]
                 squares = self._pooled(layer, parameter.square().sum(dim=(2, 3)), mean=True)
-                norms = self._spread(layer, squares.sqrt())  # over sqrt(n)
+                norms = self._spread(layer, squares.sqrt())  # ||w||_2 / sqrt(n): the mean of squares, not their sum
                 shrink = (1 - lr * self._pull(layer, parameter) / norms.clamp_min(1e-30)).clamp_min(0)
                 parameter.mul_(shrink)
 
     def _pull(self, layer: ConvLayer, parameter: torch.Tensor) -> torch.Tensor:
-        """``lambda · gamma(a)`` of every kernel, [F, C, 1, 1].
+        """``lambda · gamma(a)`` of each kernel, [F, C, 1, 1].
 
-        Where all filters are to keep the same share, a norm is large or small among those of its list: a list
-        whose norms are all below the breakpoints would lose what it keeps in the end.
+        If all lists are to keep the same share, a norm is compared with the other norms of its list and not with the
+        layer's breakpoints. Otherwise a list whose norms are all below the breakpoints would be pushed to zero, and
+        with it the kernels that it has to keep.
         """
         import torch
 
@@ -121,7 +129,7 @@ class NormDependentL1(Regulariser):
         return self._spread(layer, strength * self._gammas.to(norms)[zone])
 
     def _pooled(self, layer: ConvLayer, values: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
-        """Sum or mean over every block, from values [F, C]."""
+        """The sum or mean of each block, [filter groups, channel blocks], from values [F, C]."""
         import torch
 
         blocks = self._blocks[layer.name]
@@ -134,7 +142,7 @@ class NormDependentL1(Regulariser):
         return sums / torch.from_numpy(blocks.sizes).to(sums) if mean else sums
 
     def _spread(self, layer: ConvLayer, values: torch.Tensor) -> torch.Tensor:
-        """The value of its block for every kernel, [F, C, 1, 1]."""
+        """Give each kernel the value of its block, [F, C, 1, 1]."""
         rows, columns = self._blocks[layer.name].shape
         if (rows, columns) != (layer.filters, layer.channels):
             group, block = (owner.to(values.device) for owner in self._owners[layer.name])
@@ -142,15 +150,15 @@ class NormDependentL1(Regulariser):
         return values[:, :, None, None]
 
     def masks(self) -> Masks:
-        """At the method's ratio or pruning point, in the blocks that the last epoch left."""
+        """The masks at the method's ratio or pruning point, in the blocks of the last epoch."""
         weights = layer_weights(self._model, self._layers)
         listed = list_weights(self._method, weights)
-        # those that are pushed, or would be next
+        # a training that ended within single_epochs has no blocks yet: make those that would have come next
         blocks = self._method.blocks(self._layers, weights) if self._single else self._blocks
         return self._method.masks_of_blocks(self._layers, listed, blocks)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Breakpoints, groups of filters, and whether single kernels are pushed."""
+        """The breakpoints, the groups of filters, and whether the penalty still acts on single kernels."""
         import torch
 
         groups = {f"group.{name}": owners[0] for name, owners in self._owners.items()}
@@ -158,7 +166,7 @@ class NormDependentL1(Regulariser):
         return groups | taus | {"single": torch.tensor(self._single)}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on with those."""
+        """Continue with those."""
         self._single = bool(state["single"])
         sizes = (1, 1) if self._single else (self._method.filter_group, self._method.channel_block)
         self._take({

@@ -1,4 +1,4 @@
-"""The pruning methods by name, as ``--method`` takes them."""
+"""`METHODS`, all pruning methods by the name that ``--method`` takes, and functions that make one."""
 
 from __future__ import annotations
 
@@ -37,12 +37,16 @@ METHODS: dict[str, type[Method]] = {
 
 
 def make_method(name: str, **settings: Any) -> Method:
-    """A method with its settings; settings that are None take the method's default.
+    """Make a method from its name and settings. Settings that are None get the method's default.
 
-    ``allocation`` may be a file with settings for each layer (`pruning.methods.allocation`).
+    ``allocation`` may be a file with settings for each layer (`trtkp.pruning.methods.allocation`).
 
     Raises:
-        InputError: an unknown method, a setting that it does not have, or a bad value.
+        InputError: the method is unknown, it has no such setting, or a value is bad.
+
+    Example:
+        >>> make_method("kep", n=3, share="per-layer").settings()["n"]
+        3
     """
     given = {key: value for key, value in settings.items() if value is not None}
     if isinstance(given.get("allocation"), PathLike):
@@ -68,10 +72,10 @@ def make_method(name: str, **settings: Any) -> Method:
 
 
 def made_before(name: str, settings: Mapping[str, Any]) -> Method | None:
-    """The method that a manifest names, for what it says of index sets that it made: its paper's counting, its notes.
+    """The method that a manifest names, with the recorded settings where possible; None if it is unknown.
 
-    With the recorded settings where they can be given again; those of a file or of layers cannot. No file is read,
-    whatever the manifest says.
+    It is asked for its notes and for its paper's counting of index sets that it made earlier. Settings per layer are
+    left out, and so is an allocation file: a manifest may come from anywhere and must not make us read files.
     """
     if name not in METHODS:
         return None
@@ -83,10 +87,10 @@ def made_before(name: str, settings: Mapping[str, Any]) -> Method | None:
 
 
 def check_settings(name: str, settings: Mapping[str, Any]) -> None:
-    """Whether a method has such settings, of such types; values are checked where they are used.
+    """Check that a method has the given settings and that their types are right. Values are checked by the method.
 
     Raises:
-        InputError: an unknown method or setting, or a value of another type.
+        InputError: the method or a setting is unknown, or a value has another type.
     """
     if name not in METHODS:
         raise InputError(f"--method {name}: not known", remedy=f"use one of {', '.join(METHODS)}")

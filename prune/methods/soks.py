@@ -1,31 +1,37 @@
 r"""SOKS: searching optimal kernel shapes for stripe-wise pruning (TNNLS 34, 2023, doi 10.1109/TNNLS.2022.3162067).
 
-Known from the abstract: learnable coefficient matrices with several regularisation terms locate the important kernel
-positions, which gives irregular kernel shapes per layer. Known of the same authors' ASKs (Neurocomputing 446, 2021):
-the filters of a layer fall into d consecutive groups, and a group has one set of positions for all its channels;
-`SHAPES` has their sets. Reconstructed (the full text was not at hand): a matrix A^g per filter group, 1 at the start,
+SOKS keeps some of the R·S positions of a kernel; all kernels of a filter group keep the same positions.
+
+**From the abstract.** Learnable coefficient matrices under several regularisation terms find the important positions.
+That gives irregular kernel shapes in every layer.
+
+**From the same authors' ASKs** (Neurocomputing 446, 2021). The filters of a layer fall into d consecutive groups, and
+all channels of a group keep one set of positions. `SHAPES` has their sets.
+
+**Our reconstruction**, because we did not have the full text. Every filter group g has a matrix A^g, which starts at 1:
 
     W~_o = A^g(o) o W_o,
     L = CE + l1 sum_layers k sum_g |A^g|_1  -  l2 sum Var(|A^g|)  +  l3 sum_{g<h} cos(|A^g|, |A^h|),
 
-with k the layer's share of parameters or MACs (mean 1): sparsity, a margin between kept and dropped, and shapes that
-differ between groups. Positions with ``|A| > threshold · max|A|`` stay, at least one; A is folded into W, or the net is
-trained from scratch in the shapes found.
+where k is the layer's share of parameters or MACs, scaled to mean 1. The terms ask for sparsity, for a margin between
+kept and dropped positions, and for shapes that differ between groups. Positions with ``|A| > threshold · max|A|`` stay,
+at least one. Then A is folded into W, or the net is trained from scratch in the shapes found.
 
-One filter per group with ``remove_filters`` is SWP (NeurIPS 2020). Its threshold is absolute, as A begins at 1:
-positions with ``|A| > threshold`` stay, and the filters of a matrix that has none go. At every step of the search what
-is not above it is set to zero, with its gradient; with ``cluster`` that lasts until its filter joins others. What reads
-a filter that went stays: batch normalisation makes it a constant.
+**SWP** (NeurIPS 2020; known from the paper and the authors' code) is one filter per group with ``remove_filters``. Its
+threshold is absolute, because A starts at 1: positions with ``|A| > threshold`` stay, and a filter without any position
+is removed. At every step of the search, coefficients that are not above the threshold are set to zero, and their
+gradients too. A coefficient then stays zero, except that with ``cluster``, which is ours, its filter may join others.
+Kernels of the next layer that read a removed filter stay, because batch normalisation makes its output a constant.
 
-With ``cluster`` (ours) filters whose stripes W~ agree share a matrix. A search groups them anew after every epoch: the
-matrix of a group becomes the mean magnitude of those that its filters had, and what that changes goes into W, so that
-the net computes the same and no coefficient loses its way to the threshold.
+**Ours.** With ``cluster``, filters with similar stripes W~ share a matrix. A search groups them again after every
+epoch. The matrix of a group becomes the mean magnitude of the matrices that its filters had, and the quotient goes into
+W. So the net computes the same as before, and a coefficient keeps the distance that it has moved towards the threshold.
+``nm`` keeps 2:4 inside the stripes (`trtkp.pruning.nm`), which then remove less.
 
-``nm`` (ours) keeps 2:4 inside the stripes (`pruning.nm`), which then remove so much less.
-
-With a ratio in place of the threshold (ours), one-shot or after a search, a position's score is the mean magnitude of
-its stripes of ``W~`` in the group over that of the layer: a short search moves A little, and ``|A|`` alone would then
-decide between positions whose weights differ more.
+With a ratio instead of the threshold, which is ours too, the score of a position is the mean magnitude of its stripes
+of ``W~`` in the group, divided by that of the layer. ``|A|`` alone would not do: a short search moves A little, while
+the weights of the positions differ much more. In our study (``docs/methods/accuracy.md``) no coefficient came under the
+threshold, so the SOKS rows there were chosen by magnitude.
 """
 
 from __future__ import annotations
@@ -153,7 +159,7 @@ class SOKS(Method):
 
     @property
     def zeroes(self) -> bool:
-        """Whether a search sets coefficients to zero as they fall to the threshold, as SWP's does."""
+        """Whether a search sets coefficients to zero once they are not above the threshold, as SWP does."""
         return self.remove_filters and self.ratio is None
 
     @property
@@ -199,7 +205,19 @@ class SOKS(Method):
         return blocks_of(layer, stripes, size, layer.channels, cluster=self.cluster)
 
     def masks(self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]]) -> Masks:
-        """One mask per layer, from the weights as they are."""
+        """Keep positions by the present weights (at a ratio), or the positions of a fixed set of shapes.
+
+        Example:
+            >>> conv = ConvLayer("conv.weight", "conv", filters=2, channels=2, kernel=(3, 3), strides=(1, 1),
+            ...                  pads=(1, 1, 1, 1), dilations=(1, 1), groups=1, input_size=(8, 8), output_size=(8, 8),
+            ...                  bias=False, stem=False)
+            >>> weight = np.arange(36.0).reshape(2, 2, 3, 3)
+            >>> mask = SOKS(ratio=2 / 3, groups=1).masks([conv], {"conv.weight": weight})["conv.weight"]
+            >>> mask[1, 0].astype(int).tolist()  # every kernel of the layer keeps the same three positions
+            [[0, 0, 0], [0, 0, 0], [1, 1, 1]]
+            >>> SOKS(shapes="ASK_2").masks([conv], {"conv.weight": weight})["conv.weight"].sum(axis=(2, 3)).tolist()
+            [[2, 2], [2, 2]]
+        """
         if self.shapes is not None:
             return {layer.name: shape_mask(SHAPES[self.shapes], layer) for layer in layers}
         blocks = {layer.name: self.blocks(layer, weights[layer.name]) for layer in layers}
@@ -209,7 +227,7 @@ class SOKS(Method):
     def scores(
         self, layers: Sequence[ConvLayer], weights: Mapping[str, npt.NDArray[Any]], blocks: Mapping[str, Blocks]
     ) -> dict[str, npt.NDArray[np.float64]]:
-        """Mean magnitude of every position's stripes in a group over that of the layer, [G, R·S]."""
+        """Score of each position: mean magnitude of its stripes in the group, divided by the layer's, [G, R·S]."""
         found = {}
         for layer in layers:
             magnitude = np.abs(weights[layer.name].reshape(layer.filters, layer.channels, layer.taps))
@@ -224,7 +242,14 @@ class SOKS(Method):
         blocks: Mapping[str, Blocks],
         ratio: float | None,
     ) -> Masks:
-        """Masks from scores [G, R·S] of every position: by ``ratio``, or without it by the threshold."""
+        """Masks from scores of positions.
+
+        Args:
+            layers: the layers.
+            scores: by parameter name, the score of each position, [G, R·S].
+            blocks: the filter groups of each layer.
+            ratio: share of stripes to remove; None to keep positions above the threshold.
+        """
         if ratio is None:
             kept = {name: self.above_threshold(score) for name, score in scores.items()}
         else:
@@ -240,7 +265,7 @@ class SOKS(Method):
         return masks
 
     def above_threshold(self, magnitudes: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Which coefficients of a layer stay, from their magnitudes [G, R·S]."""
+        """Whether each coefficient of a layer stays, bool [G, R·S], from their magnitudes [G, R·S]."""
         largest = 1.0 if self.remove_filters else magnitudes.max(axis=1, keepdims=True)
         above: npt.NDArray[np.bool_] = magnitudes > self.threshold * largest
         return above
@@ -264,21 +289,28 @@ class SOKS(Method):
         return kept
 
     def regulariser(self, model: torch.nn.Module, layers: Sequence[ConvLayer]) -> CoefficientSearch:
-        """The coefficient matrices, put on the module's convolutions."""
+        """The search: it puts a coefficient matrix on every filter group of the module's convolutions."""
         from trtkp.pruning.methods.soks_search import CoefficientSearch
 
         return CoefficientSearch(model, layers, self)
 
 
 def shape_mask(shapes: Sequence[str], layer: ConvLayer) -> npt.NDArray[np.bool_]:
-    """The mask [F, C, 3, 3] in which consecutive equal groups of filters keep the positions of one shape each."""
+    """The mask of a fixed set of shapes, bool [F, C, 3, 3].
+
+    The filters fall into as many equal consecutive groups as there are shapes, and each group keeps one shape.
+
+    Args:
+        shapes: positions 1 to 9 to keep, row by row, such as ``"2456"``; see `SHAPES`.
+        layer: a layer with 3x3 kernels.
+    """
     group = np.arange(layer.filters) * len(shapes) // layer.filters
     positions = np.array([[str(p) in shape for p in range(1, 10)] for shape in shapes])
     return np.broadcast_to(positions[group].reshape(-1, 1, 3, 3), layer.weight_shape).copy()
 
 
 def _all_but_lowest(scores: npt.NDArray[Any], sizes: npt.NDArray[Any], ratio: float) -> npt.NDArray[np.bool_]:
-    """False for the lowest scores that are together at most a share ``ratio`` of the sizes; ties fall by position."""
+    """False for the lowest scores whose sizes add up to at most the share ``ratio``; of equal scores the first ones."""
     order = np.argsort(scores, kind="stable")
     count = np.searchsorted(np.cumsum(sizes[order]), exact_floor(ratio * int(sizes.sum())), side="right")
     stays = np.ones(len(scores), bool)

@@ -1,4 +1,7 @@
-"""SOKS's search: coefficient matrices on the convolutions of a module (`pruning.methods.soks` has the formula)."""
+"""SOKS's search: trainable coefficient matrices on the convolutions of a module.
+
+`trtkp.pruning.methods.soks` has the formula and its sources.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,15 @@ __all__ = ["CoefficientSearch"]
 
 
 class CoefficientSearch(Regulariser):
-    """Puts ``W~ = A o W`` on every layer (as a parametrisation of its weight) until `finish` folds A into W.
+    """Computes every layer with ``W~ = A o W``, as a parametrisation of its weight, until `finish` folds A into W.
 
     Args:
-        model: the module, whose parameters carry the layers' names.
-        layers: to be searched.
-        method: its settings.
+        model: the module; its parameters have the names of the layers.
+        layers: the layers to search.
+        method: the method, for its settings.
 
     Raises:
-        InputError: a weight that two modules share.
+        InputError: two modules share a weight.
     """
 
     def __init__(self, model: torch.nn.Module, layers: Sequence[ConvLayer], method: SOKS) -> None:
@@ -76,7 +79,7 @@ class CoefficientSearch(Regulariser):
             self.coefficients[layer.name] = scaled.coefficients
 
     def loss(self) -> torch.Tensor:
-        """Sparsity, margin and diversity."""
+        """The three terms, weighted: sparsity, margin and diversity."""
         import torch
 
         method = self._method
@@ -87,13 +90,13 @@ class CoefficientSearch(Regulariser):
             terms.append(-method.margin * rows.var(dim=1, correction=0).sum())
             if method.diversity and len(rows) > 1:
                 directions = torch.nn.functional.normalize(rows, dim=1)
-                # the sum over pairs of cosines, without G² of them
+                # sum over pairs of cosines = (|sum of directions|² - sum of |directions|²) / 2: no G x G matrix
                 total = (directions.sum(dim=0).square().sum() - directions.square().sum()) / 2
                 terms.append(method.diversity * total)
         return torch.stack(terms).sum() if terms else torch.zeros(())
 
     def after_backward(self) -> None:
-        """Zero the coefficients that are not above SWP's threshold, and their gradients."""
+        """For SWP, set coefficients that are not above the threshold to zero, and their gradients too."""
         import torch
 
         if not self._method.zeroes:
@@ -106,10 +109,11 @@ class CoefficientSearch(Regulariser):
                     matrix.grad.mul_(above)
 
     def after_epoch(self, epoch: int) -> None:
-        """Where filters are clustered, group them by the stripes that the search has made; the net computes the same.
+        """With ``cluster``, group filters by the stripes that the search has made. The net computes the same as before.
 
-        A group's matrix becomes the mean magnitude of those that its filters had, and the quotient goes into their
-        weights, ``A' o W' = A o W``: a matrix of its own would begin anew at every epoch, and reach no threshold.
+        The matrix of a new group is the mean magnitude of the matrices that its filters had, and the quotient goes into
+        their weights: ``A' o W' = A o W``. A new matrix that starts at 1 would forget the progress of the search after
+        every epoch and never reach a threshold.
         """
         if not self._method.cluster:
             return
@@ -120,7 +124,7 @@ class CoefficientSearch(Regulariser):
                 self._regroup(layer, blocks)
 
     def _regroup(self, layer: ConvLayer, blocks: Blocks) -> None:
-        """In double precision on the CPU, where all processes come to the same."""
+        """Give a layer new groups, in double precision on the CPU, so that all processes get the same numbers."""
         import torch
 
         parametrization, owner = self._parametrization(layer), blocks.group_of_filter
@@ -131,12 +135,13 @@ class CoefficientSearch(Regulariser):
             scaled.coefficients.copy_(means)
             scaled.group.copy_(torch.from_numpy(owner))
             after = means[owner]
-            quotient = torch.where(after > 0, before / after, 1.0)  # zero of zeros is zero with any weight
+            # where the mean is zero, all coefficients of the group are: W~ is zero whatever the quotient
+            quotient = torch.where(after > 0, before / after, 1.0)
             weight.mul_(quotient[:, None].to(weight))
         self._blocks[layer.name] = blocks
 
     def masks(self) -> Masks:
-        """By the method's ratio, or by its threshold."""
+        """The masks at the method's ratio, or by its threshold."""
         if self._method.ratio is None:
             scores = self._magnitudes()
         else:
@@ -144,51 +149,52 @@ class CoefficientSearch(Regulariser):
         return self._method.masks_of_scores(self._layers, scores, self._blocks, self._method.ratio)
 
     def finish(self) -> None:
-        """Fold the coefficients into the weights, which keep their place among the parameters."""
+        """Fold the coefficients into the weights, and remove the parametrisations."""
         from torch.nn.utils import parametrize
 
         for name, (module, attribute) in self._owners.items():
             parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
-            # an optimiser's state in a checkpoint goes by their order
+            # removal appends the weight; the old order matters, because checkpoints number an optimiser's parameters
             module._parameters = {part: module._parameters[part] for part in self._orders[name]}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """The groups that were trained with; coefficients are in the module's own state."""
+        """Continue with the groups in the module's buffers; the coefficients are in the module's state too."""
         for layer in self._layers:
             group = self._parametrization(layer)[0].group
             self._blocks[layer.name] = _blocks_of_groups(layer, group.cpu().numpy())
 
     def report(self) -> dict[str, Any]:
-        """Share of positions whose coefficient is below the threshold."""
+        """``below_threshold``, the share of positions whose coefficient is not above the threshold."""
         shares = [1 - self._method.above_threshold(rows).mean() for rows in self._magnitudes().values()]
         return {"below_threshold": float(sum(shares) / max(1, len(shares)))}
 
     def _parametrization(self, layer: ConvLayer) -> Any:
-        """PyTorch's list of one: the coefficients, and what they are folded into as ``original``."""
+        """PyTorch's parametrisation of a weight: item 0 has the coefficients, ``original`` is the weight W."""
         module, attribute = self._owners[layer.name]
         return module.parametrizations[attribute]  # type: ignore[index]
 
     def _folded(self) -> dict[str, npt.NDArray[Any]]:
-        """The weights with the coefficients in them, float32 [F, C, R, S]."""
+        """The weights W~, with the coefficients folded in, float32 [F, C, R, S]."""
         return {name: getattr(module, attribute).detach().float().cpu().numpy()
                 for name, (module, attribute) in self._owners.items()}  # fmt: skip
 
     def _magnitudes(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Of the coefficients of every layer, [G, R·S]."""
+        """The magnitudes of the coefficients of each layer, [G, R·S]."""
         return {name: matrix.detach().abs().flatten(1).double().cpu().numpy()
                 for name, matrix in self.coefficients.items()}  # fmt: skip
 
 
 def _blocks_of_groups(layer: ConvLayer, group: npt.NDArray[np.int64]) -> Blocks:
-    """The blocks whose filters are in the given groups, [F], over all channels."""
+    """Blocks over all channels with given filter groups; ``group`` has the group of each filter, [F]."""
     size, order = int(np.bincount(group).max()), np.argsort(group, kind="stable")
     return Blocks(layer.filters, layer.channels, layer.groups, size, layer.channels, order)
 
 
 def _numbered_alike(blocks: Blocks, before: Blocks, layer: ConvLayer) -> Blocks:
-    """The same groups with the numbers of those before that they share most filters with.
+    """Renumber new groups so that each has the number of the old group with which it shares most filters.
 
-    An optimiser's momentum belongs to a number. Only groups of one ONNX group and of one size take each other's.
+    The optimiser's momentum belongs to a number, so a group should keep its number. The numbering is greedy, and only
+    groups of the same ONNX group and the same size can exchange numbers.
     """
     owner, count = blocks.group_of_filter, blocks.shape[0]
     shared = np.zeros((count, count), np.int64)

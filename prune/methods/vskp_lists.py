@@ -1,7 +1,9 @@
-"""V-SKP's two index forms on disk: int32 channel lists or bitmaps, one array a layer under the weight's name.
+"""Files in V-SKP's two index formats: safetensors with one array per layer, by the name of the weight.
 
-The form is told by the type: int32 [F, K] is a list of the channels that every filter keeps, uint8 [F, ceil(C/8)] a
-bitmap whose highest bit is the lowest channel (`pruning.methods.vskp`). A safetensors file; nothing in it is code.
+The type of an array tells its format (`trtkp.pruning.methods.vskp`):
+
+- int32 [F, K]: the list of the channels that each filter keeps;
+- uint8 [F, ceil(C/8)]: a bitmap, with the lowest channel in the highest bit.
 """
 
 from __future__ import annotations
@@ -38,23 +40,28 @@ FORMS: dict[str, Callable[[IndexSet], npt.NDArray[Any]]] = {"bitmap": kernel_bit
 
 
 def save_index(path: str | PathLike[str], index_sets: Mapping[str, IndexSet], form: str) -> None:
-    """Write index sets in one of V-SKP's forms.
+    """Write index sets in one of V-SKP's index formats.
+
+    Args:
+        path: the safetensors file to write.
+        index_sets: the index sets, by parameter name.
+        form: ``bitmap`` or ``list``.
 
     Raises:
-        InputError: an unknown form, or lists that it cannot hold.
+        InputError: the format is unknown, it cannot hold the index sets, or the file cannot be written.
     """
     if form not in FORMS:
         raise InputError(f"--form {form}: not known", remedy=f"use {' or '.join(FORMS)}")
     arrays = {}
     for name, index in sorted(index_sets.items()):
         if index.nm_mask is not None:
-            raise InputError("V-SKP's forms hold no 2:4 inside their lists", layer=name)
+            raise InputError("V-SKP's index formats cannot hold 2:4 inside lists", layer=name)
         try:
             arrays[name] = FORMS[form](index)
         except InputError as error:
             raise InputError(error.message, layer=name, remedy=error.remedy) from None
     if not arrays:
-        raise InputError("nothing is pruned there", remedy="give what trtkp prune or trtkp build wrote")
+        raise InputError("it holds no pruned layer", remedy="give a directory that trtkp prune or trtkp build wrote")
     try:
         save_file(arrays, path, {"format": "np"})
     except (OSError, SafetensorError) as error:
@@ -63,10 +70,13 @@ def save_index(path: str | PathLike[str], index_sets: Mapping[str, IndexSet], fo
 
 @dataclass(frozen=True)
 class Listed(Method):
-    """Kernels that were chosen elsewhere, in V-SKP's forms.
+    """``--index``: kernels that were chosen elsewhere, from a file in V-SKP's index formats.
 
     Args:
-        path: the file; layers that it does not name stay dense.
+        path: the file. Layers that it does not name stay dense.
+
+    Raises:
+        InputError: the file cannot be read, or an array has neither format.
     """
 
     path: Path
@@ -79,9 +89,10 @@ class Listed(Method):
         try:
             content = Path(self.path).read_bytes()
             arrays = load(content)
-        except (OSError, SafetensorError, TypeError, KeyError) as error:  # the latter two: types that NumPy has not
+        # safetensors raises TypeError or KeyError for types that NumPy does not have
+        except (OSError, SafetensorError, TypeError, KeyError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise InputError(f"no index that can be read ({reason})", file=self.path) from None
+            raise InputError(f"is not a readable index ({reason})", file=self.path) from None
         for name, array in arrays.items():
             if array.ndim != 2 or array.dtype not in (np.int32, np.uint8):
                 found = f"{array.dtype}{list(array.shape)}"
@@ -94,10 +105,10 @@ class Listed(Method):
         object.__setattr__(self, "_digest", sha256(content).hexdigest())
 
     def check_layers(self, layers: Sequence[ConvLayer]) -> None:
-        """Refuse an index of another model.
+        """Check that the index belongs to this model.
 
         Raises:
-            InputError: it names a convolution that is none of these.
+            InputError: it names a convolution that the model does not have.
         """
         known = {layer.name for layer in layers}
         for name in self._arrays:
@@ -105,11 +116,11 @@ class Listed(Method):
                 raise InputError("the model has no such convolution", file=self.path, layer=name)
 
     def settings(self) -> dict[str, Any]:
-        """The file's name and SHA-256; the lists themselves are written beside."""
+        """The file's name and SHA-256. The lists themselves are in the pruned directory's index sets."""
         return {"index": self.path.name, "sha256": self._digest}
 
     def inapplicable(self, layer: ConvLayer) -> str | None:
-        """As of V-SKP."""
+        """As for V-SKP."""
         return no_kernel_to_drop(layer)
 
     def out_of_scope(self, layer: ConvLayer) -> str | None:
@@ -120,7 +131,7 @@ class Listed(Method):
         """The masks of the file's lists.
 
         Raises:
-            InputError: lists that do not fit a layer.
+            InputError: a list does not fit its layer.
         """
         del weights
         masks: Masks = {}
@@ -140,5 +151,5 @@ class Listed(Method):
         return counted_with_batch_norm(dense_params, net)
 
     def paper_index_bytes(self, index: IndexSet) -> int:
-        """Bytes of the bitmap form."""
+        """Bytes of the bitmap format."""
         return int(kernel_bitmap(index).nbytes)

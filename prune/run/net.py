@@ -1,4 +1,4 @@
-"""The net around a subject's layers, as the methods may ask for it (`trtkp.pruning.method.Net`)."""
+"""`SubjectNet`, what a method can ask about the net around its layers (`trtkp.pruning.method.Net`)."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["SubjectNet"]
 
 @dataclass(frozen=True, eq=False)
 class SubjectNet:
-    """A subject's net.
+    """The net of a subject.
 
     Attributes:
-        subject: the model.
-        module: the net that is trained, where one is.
+        subject: the model and its layers.
+        module: the module that is being trained; None without training.
     """
 
     subject: Subject
     module: torch.nn.Module | None = None
 
     def matrices(self) -> dict[str, npt.NDArray[Any]]:
-        """See `Net.matrices`; of a model from PyTorch only parameters are given, no buffers."""
+        """See `Net.matrices`. For a model from PyTorch these are parameters only: buffers are not trained."""
         source = self.subject.source
         weights = source.parameters()
         names = [name for name in matrix_names(self.subject.graph) if name in weights]
@@ -45,8 +45,8 @@ class SubjectNet:
         """See `Net.next_convolutions`."""
         return next_convolutions(self.subject.graph)
 
-    def left(self, masks: Masks) -> tuple[int, int]:
-        """See `Net.left`."""
+    def retained(self, masks: Masks) -> tuple[int, int]:
+        """See `Net.retained`."""
         table = self.subject.table
         removed = {name: int((~mask).sum()) for name, mask in masks.items()}
         removed_macs = sum(layer.macs_per_weight * removed.get(layer.name, 0) for layer in table.layers)

@@ -54,17 +54,17 @@ class PruneOptions:
 
 
 def check_tensorboard(options: PruneOptions, output: Path) -> None:
-    """Refuse event files that could not be written, or that would go with what pruning replaces and removes.
+    """Check that TensorBoard's event files can be written and that pruning will not remove them.
 
     Raises:
-        InputError: nothing is trained, or the folder cannot be that.
-        JobError: the package is not installed.
+        InputError: nothing is trained, or the folder is a file or lies in a directory that pruning replaces.
+        JobError: the package tensorboard is not installed.
     """
     if options.tensorboard is None:
         return
     folder, remedy = Path(options.tensorboard), "choose another --tensorboard"
     if not options.training.epochs:
-        raise InputError("--tensorboard means nothing without training", remedy="leave it out, or give --epochs")
+        raise InputError("--tensorboard needs training", remedy="give --epochs, or leave it out")
     require("--tensorboard", "train", {"tensorboard": "tensorboard"})
     if folder.exists() and not folder.is_dir():
         raise InputError("exists and is not a directory", file=folder, remedy=remedy)
@@ -75,10 +75,18 @@ def check_tensorboard(options: PruneOptions, output: Path) -> None:
 def with_epochs(
     training: Training, method: Method, *, epochs: int | None = None, regularise: int | None = None, **changes: Any
 ) -> Training:
-    """A recipe with the command line's numbers: ``changes`` go into every stage.
+    """A recipe with the numbers of the command line put in.
 
-    Without a number of its own, and where the recipe has none, the stage towards the masks is as long as the fine-tune,
-    and so is the one before it of a method that has one.
+    Args:
+        training: the recipe.
+        method: the method, which says what stages there are.
+        epochs: epochs of the fine-tune; None for the recipe's. They also count for the stages ``prepare`` and
+            ``regularise`` where neither the recipe nor ``regularise`` gives these a number.
+        regularise: epochs of the stage ``regularise``; None for the recipe's.
+        changes: fields of `Recipe` to set in every stage.
+
+    Raises:
+        InputError: ``regularise`` for a method without such a stage, or a value out of its bounds.
     """
     training = training.with_stage("finetune", epochs=epochs, **changes)
     if method.prepares:
@@ -86,7 +94,7 @@ def with_epochs(
         training = training.with_stage("prepare", epochs=first, **changes)
     if not method.regularises:
         if regularise:
-            raise InputError(f"--regularise-epochs means nothing to method {method.name}", remedy="leave it out")
+            raise InputError(f"method {method.name} has no option --regularise-epochs", remedy="leave it out")
         return replace(training, regularise=replace(training.regularise, epochs=0))
     if regularise is None and epochs is not None and not training.regularise.epochs:
         regularise = epochs

@@ -1,4 +1,4 @@
-"""What pruning comes to: masks, the net that they belong to, and what is told of it."""
+"""`Outcome`, the results of pruning: masks, the net that they belong to, and figures for the manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from trtkp.errors import InputError
 from trtkp.index.index_set import IndexSet
 from trtkp.pruning.method import Masks, Method
-from trtkp.pruning.one_shot import check_left, index_set, prune_layers
+from trtkp.pruning.one_shot import check_not_empty, index_set, prune_layers
 from trtkp.pruning.regulariser import Deployed
 from trtkp.pruning.run.net import SubjectNet
 from trtkp.pruning.run.subject import Subject
@@ -25,22 +25,21 @@ __all__ = ["Outcome"]
 
 @dataclass(eq=False)
 class Outcome:
-    """Begins empty, and is filled as the work goes on.
+    """The results of pruning. An outcome starts empty, and the steps of `trtkp.pruning.run` fill it.
 
     Attributes:
-        subject: what is pruned.
-        method: how.
-        module: the net, trained where epochs were given, or made by a method that makes one; without one the source's
-            weights are masked as they are.
-        masks: of the layers that lose something, bool [F, C, R, S], by parameter name.
-        lists: what the masks with 2:4 inside refine.
-        matrices: masks of fully connected layers, bool [out, in].
-        deployed: of a net that the method made, what it is now; see `deploy`.
-        left_dense: layers that are not pruned, and why.
-        accuracy: measured, by stage.
-        report: the method's own figures.
-        seconds: of each stage.
-        warnings: what the user should know.
+        subject: the model that is pruned.
+        method: the method that prunes it.
+        module: the trained or converted net; None where the source's weights are masked as they are.
+        masks: masks of the layers that lose something, bool [F, C, R, S], by parameter name.
+        lists: for masks with 2:4 inside lists, the masks of the lists, bool [F, C, R, S].
+        matrices: masks of fully connected layers, bool [outputs, inputs].
+        deployed: for a converted net, what the manifest says about it; see `deploy`.
+        left_dense: for each layer that is not pruned, the reason.
+        accuracy: measured shares of right decisions: ``dense``, ``one-shot`` and ``pruned``.
+        report: the method's own figures; values that JSON can hold.
+        seconds: seconds that each stage of training took.
+        warnings: what the user should know, one line each.
     """
 
     subject: Subject
@@ -62,54 +61,58 @@ class Outcome:
 
     @property
     def all_masks(self) -> Masks:
-        """Of convolutions and of fully connected layers."""
+        """Masks of convolutions and of fully connected layers."""
         return self.masks | self.matrices
 
     @property
     def index_sets(self) -> dict[str, IndexSet]:
-        """Of every pruned convolution."""
+        """The index set of every pruned convolution."""
         groups = {layer.name: layer.groups for layer in self.subject.layers}
         return {name: index_set(mask, self.lists.get(name), groups[name]) for name, mask in sorted(self.masks.items())}
 
-    def take_one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Masks of the given weights."""
+    def prune_one_shot(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Let the method make masks from the given weights, and keep them."""
         with self._named():
             pruning = prune_layers(self.method, self.subject.layers, weights)
-        self.take(pruning.masks, pruning.lists)
-        self.take_report(weights)
+        self.set_masks(pruning.masks, pruning.lists)
+        self.add_report(weights)
 
-    def take_report(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
-        """The method's figures about the weights that the masks came from."""
+    def add_report(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Keep the method's figures about the weights that the masks came from."""
         self.report |= self.method.report(self.subject.layers, weights, self.net)
 
     @property
     def net(self) -> SubjectNet:
-        """What the method may ask for around the layers."""
+        """What the method can ask about the net around its layers."""
         return SubjectNet(self.subject, self.module)
 
-    def take(self, masks: Masks, lists: Masks) -> None:
-        """Masks, and the lists of those with 2:4 inside; kept are those that remove something.
+    def set_masks(self, masks: Masks, lists: Masks) -> None:
+        """Keep the masks that remove something.
+
+        Args:
+            masks: parameter name to mask.
+            lists: for masks with 2:4 inside lists, the masks of the lists.
 
         Raises:
-            InputError: one leaves nothing.
+            InputError: a mask leaves nothing of its layer.
         """
         converts = self.method.converts
         if converts and not self.method.regularises:
-            return  # the net that it made has none
+            return  # a smaller dense net has no masks
         with self._named():
-            check_left(self.method, masks, self.subject.weights)
+            check_not_empty(self.method, masks, self.subject.weights)
         self.masks = {name: mask for name, mask in masks.items() if not mask.all()}
         self.lists = {name: lists[name] for name in self.masks if name in lists}
         self.matrices = self.method.matrix_masks(self.net)
         for layer in self.subject.layers:
-            if layer.name not in self.masks and not converts:  # what was converted is not left as it was
+            if layer.name not in self.masks and not converts:  # a converted layer is not dense, with masks or without
                 self.left_dense[layer.name] = "the method removes nothing from it"
         if not self.masks:
             self.warnings.append(f"method {self.method.name} pruned no layer")
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Errors of a layer are of the subject's file."""
+        """Add the subject's file to an error that names a layer only."""
         try:
             yield
         except InputError as error:
@@ -117,7 +120,7 @@ class Outcome:
             raise error.in_file(self.subject.path) if unnamed else error from None
 
     def deploy(self) -> None:
-        """Make a net that the method made what is exported, in place; its masks are the ones of that."""
+        """Turn a converted net, in place, into the form that is exported, and take over its masks and figures."""
         from trtkp.pruning.train.modes import set_training
 
         if not self.method.converts:

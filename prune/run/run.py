@@ -1,4 +1,4 @@
-"""Pruning from a model file to a directory."""
+"""`prune`, from a model file to the directory that ``trtkp prune`` writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trtkp.pruning.run.options import PruneOptions, check_tensorboard
 from trtkp.pruning.run.outcome import Outcome
 from trtkp.pruning.run.stages import Progress, Stages
 from trtkp.pruning.run.subject import Subject
-from trtkp.pruning.run.writing import Writing
+from trtkp.pruning.run.writing import PrunedWriter
 from trtkp.pruning.train.recipe import Training
 
 __all__ = ["prune"]
@@ -105,18 +105,18 @@ def _made(name: str | None, training: Training, settings: Mapping[str, SettingVa
 
 
 def _prune_untrained(outcome: Outcome, seed: int) -> None:
-    """Masks of the weights as the file has them; a method that makes another net makes it."""
+    """Mask the weights as the file holds them, or let the method convert the net."""
     if outcome.method.converts:
         outcome.module = outcome.subject.converted(outcome.method, seed)
     else:
-        outcome.take_one_shot(outcome.subject.weights)
+        outcome.prune_one_shot(outcome.subject.weights)
 
 
 def _write(outcome: Outcome, options: PruneOptions, output: Path) -> PrunedManifest:
     outcome.deploy()
     with BundleWriter(output) as writer:
-        writing = Writing(outcome, options, output, writer.staging)
-        writing.write()
-        manifest = writer.publish(writing.manifest)
+        pruned = PrunedWriter(outcome, options, output, writer.staging)
+        pruned.write()
+        manifest = writer.publish(pruned.manifest)
     forget_training(output)
     return manifest

@@ -1,4 +1,7 @@
-"""The stages of a training: towards the masks, then with the masks held; each from where it was interrupted."""
+"""The stages of a training: ``prepare``, ``regularise`` (towards the masks), ``finetune`` (with the masks held).
+
+A training that was interrupted continues in its stage, from its last checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,15 @@ Progress = Callable[[str, int, int], None]
 
 
 class Stages:
-    """Trains the subject of an outcome, and fills the outcome."""
+    """Trains the subject of an outcome and fills the outcome.
+
+    Args:
+        outcome: an empty outcome whose subject has data.
+        options: recipe, device and so on.
+        output: directory that `prune` will write; checkpoint and log lie beside it.
+        processes: the processes that train together.
+        progress: called with a stage, the iterations done and the iterations of the epoch.
+    """
 
     def __init__(
         self,
@@ -46,15 +57,15 @@ class Stages:
     ) -> None:
         import torch
 
-        assert outcome.subject.parts is not None
+        assert outcome.subject.split is not None
         self._outcome, self._subject, self._method = outcome, outcome.subject, outcome.method
-        self._parts, self._options = outcome.subject.parts, options
+        self._split, self._options = outcome.subject.split, options
         self._processes, self._progress = processes, progress
         self._output = output
         self._device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def run(self) -> None:
-        """Every stage, from the checkpoint of an interrupted training where there is one."""
+        """Run the stages that are left, starting from the checkpoint of an interrupted training if there is one."""
         outcome = self._outcome
         outcome.module = self._subject.source.module().to(self._device)
         start = self._begin()
@@ -64,7 +75,7 @@ class Stages:
             converted = self._subject.converted(self._method, self._options.training.seed)
             outcome.module = converted.to(self._device)
         if start is not None and start.stage == "finetune":
-            outcome.take(*(_masks_of(start.part(part)) for part in ("mask", "list")))
+            outcome.set_masks(*(_masks_of(start.part(part)) for part in ("mask", "list")))
             self._fine_tune(start)
         else:
             self._towards_masks(start)
@@ -77,7 +88,11 @@ class Stages:
         return self._outcome.module
 
     def _begin(self) -> Checkpoint | None:
-        """The checkpoint to go on from, the same in all processes; the outcome has the figures that it holds."""
+        """Read the checkpoint to continue from, and the figures in it.
+
+        Raises:
+            InputError: the checkpoint belongs to another training, or the processes see different checkpoints.
+        """
         from trtkp.pruning.train.checkpoint import load_checkpoint
 
         if self._options.restart and self._processes.first:
@@ -96,20 +111,20 @@ class Stages:
         return start
 
     def _towards_masks(self, start: Checkpoint | None) -> None:
-        """The stages before the masks are there, and the masks."""
+        """Run the stages ``prepare`` and ``regularise``, then make the masks."""
         training = self._options.training
         if training.prepare.epochs and (start is None or start.stage == "prepare"):
             self._stage("prepare", start)
             start = None
         if self._method.regularises and training.regularise.epochs:
-            self._outcome.take(*self._regularised(start))
-            if not self._method.converts:  # the layers that were read are not in its net
-                self._outcome.take_report(self._weights())
+            self._outcome.set_masks(*self._regularised(start))
+            if not self._method.converts:  # a converted net no longer has the weights that a report would read
+                self._outcome.add_report(self._weights())
         elif not self._method.converts:
-            self._outcome.take_one_shot(self._weights())
+            self._outcome.prune_one_shot(self._weights())
 
     def _regularised(self, start: Checkpoint | None) -> tuple[Masks, Masks]:
-        """Masks that the method trains towards, and the lists of those with 2:4 inside."""
+        """Run the stage ``regularise``; gives the masks, and for those with 2:4 inside lists the masks of the lists."""
         regulariser = self._method.regulariser(self._module, self._subject.layers)
         self._stage("regularise", start, regulariser=regulariser)
         self._outcome.report = regulariser.report()
@@ -124,7 +139,7 @@ class Stages:
         return masks, lists
 
     def _fine_tune(self, start: Checkpoint | None) -> None:
-        """The last stage, with the masks held."""
+        """Run the stage ``finetune`` with the masks held, then the method's repair."""
         import torch
 
         from trtkp.pruning.masked import apply_masks
@@ -152,7 +167,11 @@ class Stages:
             self._repair(before)
 
     def _repair(self, before: Mapping[str, npt.NDArray[Any]]) -> None:
-        """What the method mends after the fine-tune: masks, weights of the module, and figures of it."""
+        """Apply the method's `repair`: its masks, its weights and its figures.
+
+        Args:
+            before: the masked weights from before the fine-tune, by parameter name.
+        """
         import torch
 
         from trtkp.pruning.regulariser import layer_parameters
@@ -181,7 +200,7 @@ class Stages:
             set_training(teacher, False)
         trainer = Trainer(
             self._module,
-            self._loader(self._parts.train, recipe.batch, augment=True),
+            self._loader(self._split.train, recipe.batch, augment=True),
             recipe,
             stage=name,
             teacher=teacher,
@@ -205,7 +224,7 @@ class Stages:
         outcome.seconds[name] = round(time.perf_counter() - began, 3)
 
     def _log(self) -> TrainingLog | None:
-        """Of the process that writes."""
+        """The log; None in processes that do not write."""
         from trtkp.pruning.train.log import TrainingLog
 
         events = self._options.tensorboard
@@ -224,27 +243,27 @@ class Stages:
     def _measure(self) -> float:
         from trtkp.pruning.train.trainer import evaluate
 
-        batches = self._loader(self._parts.test, self._options.training.finetune.batch, augment=False)
+        batches = self._loader(self._split.test, self._options.training.finetune.batch, augment=False)
         return evaluate(self._module, batches, self._device, self._processes)
 
     def _weights(self) -> dict[str, npt.NDArray[Any]]:
-        """Of the layers, as they are now."""
+        """The present weights of the layers."""
         from trtkp.pruning.regulariser import layer_weights
 
         return layer_weights(self._module, self._subject.layers)
 
     def _fingerprint(self) -> str:
-        """Everything that the weights depend on."""
+        """A hash of everything that the trained weights depend on; a checkpoint with another one is refused."""
         known = {
             "source": self._subject.source.sha256,
             "method": [self._method.name, self._method.settings()],
             "layers": [layer.name for layer in self._subject.layers],
             "training": self._options.training.as_dict(),
-            "data": self._parts.digest(),
+            "data": self._split.digest(),
         }
         return sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _masks_of(stored: Mapping[str, torch.Tensor]) -> Masks:
-    """Masks as a checkpoint holds them."""
+    """Masks from the uint8 tensors of a checkpoint."""
     return {name: mask.numpy().astype(bool) for name, mask in stored.items()}

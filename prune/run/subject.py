@@ -1,4 +1,4 @@
-"""What is pruned: the model, its layers, and the data to train it with."""
+"""`Subject`, what is pruned: a model, its layers and weights, and the data to train it with."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from trtkp.index.conv_layer import ConvLayer
     from trtkp.model import SourceModel
     from trtkp.model.torch_backend import TorchBackend
-    from trtkp.pruning.train.data import Parts
+    from trtkp.pruning.train.data import DataSplit
 
 __all__ = ["Subject"]
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model and what pruning needs to know of it.
+    """A model, and what pruning needs to know about it.
 
     Attributes:
-        path: its file.
-        source: as it was loaded.
-        graph: its ONNX graph.
-        table: its convolutions.
-        layers: those to prune, each weight once.
-        left_dense: for every other layer, why.
-        weights: of all layers, by parameter name.
-        profile: input shapes.
-        parts: data to train and to test with.
+        path: the model's file.
+        source: the loaded model.
+        graph: the model's ONNX graph.
+        table: the layer table of all convolutions.
+        layers: the layers to prune, each weight once.
+        left_dense: for every other layer, the reason why it stays dense.
+        weights: weights of all convolutions, [F, C, R, S], by parameter name.
+        profile: smallest, usual and largest shape of every input.
+        split: data to train and to test with; None without data.
     """
 
     path: Path
@@ -52,14 +52,14 @@ class Subject:
     left_dense: dict[str, str]
     weights: dict[str, npt.NDArray[Any]]
     profile: Profile
-    parts: Parts | None
+    split: DataSplit | None
 
     @classmethod
     def load(cls, path: Path, data: Path | None, method: Method, options: PruneOptions) -> Subject:
-        """Read model and data.
+        """Read model and data, and choose the layers to prune.
 
         Raises:
-            InputError: of either, of options, or of layers and method that do not go together.
+            InputError: the model or the data cannot be used, or the options or the method do not fit the layers.
         """
         from trtkp.model import load_model
 
@@ -73,7 +73,7 @@ class Subject:
             _check_export(source, method)
         shapes = parse_shape_options(list(options.input_shape), source.inputs, "--input-shape")
         profile = make_profile(source.inputs, {}, shapes, {})
-        parts = None if data is None else _load_data(data, source, profile, options)
+        split = None if data is None else _load_data(data, source, profile, options)
         try:
             graph = named_graph(source)
             table, weights = read_layers(graph, source, profile)
@@ -84,18 +84,22 @@ class Subject:
         layers = list({layer.name: layer for layer in chosen}.values())
         if method.converts and not layers:
             raise InputError(f"method {method.name} finds no layer to prune", file=path)
-        return cls(path, source, graph, table, layers, left_dense, weights, profile, parts)
+        return cls(path, source, graph, table, layers, left_dense, weights, profile, split)
 
     @property
     def backend(self) -> TorchBackend:
-        """What knows a model from PyTorch as a program."""
+        """The backend of a PyTorch model; the source must be one."""
         from trtkp.model.torch_backend import TorchBackend
 
         assert isinstance(self.source.backend, TorchBackend)
         return self.source.backend
 
     def converted(self, method: Method, seed: int) -> torch.nn.Module:
-        """The net of the method in place of the model's."""
+        """The net that the method makes of the model; ``seed`` is that of its random numbers.
+
+        Raises:
+            InputError: the method cannot convert the model.
+        """
         try:
             return method.convert(self.backend.graph_module(), self.layers, self.backend.example(), seed)
         except InputError as error:
@@ -103,28 +107,32 @@ class Subject:
 
 
 def _check_export(source: SourceModel, method: Method) -> None:
-    """What the method makes of the model is exported in the end: better refused before it is trained."""
+    """Check that a converted net can be exported in the end, before hours of training are spent on it.
+
+    Raises:
+        InputError: it cannot be.
+    """
     from trtkp.model.torch_backend import TorchBackend
 
     if not isinstance(source.backend, TorchBackend):
         raise InputError(
-            f"method {method.name} needs the model from PyTorch",
+            f"method {method.name} needs a PyTorch model",
             file=source.path,
-            remedy="give what torch.export.save wrote",
+            remedy="give a file that torch.export.save wrote",
         )
     source.backend.dynamic_shapes()
 
 
-def _load_data(data: Path, source: SourceModel, profile: Profile, options: PruneOptions) -> Parts:
-    from trtkp.pruning.train.data import load_parts
+def _load_data(data: Path, source: SourceModel, profile: Profile, options: PruneOptions) -> DataSplit:
+    from trtkp.pruning.train.data import load_split
 
     training, specs = options.training, source.inputs
     if source.format == "onnx":
         raise InputError(
-            "an ONNX file cannot be trained", file=source.path, remedy="give the PyTorch model, or leave out --data"
+            "an ONNX file cannot be trained", file=source.path, remedy="give a PyTorch model, or leave out --data"
         )
     if len(specs) != 1:
-        raise InputError(f"has {len(specs)} inputs, training needs a model of one", file=source.path)
+        raise InputError(f"has {len(specs)} inputs, training needs a model with one", file=source.path)
     if training.epochs and isinstance(specs[0].shape[0], int):
         raise InputError(
             f"takes batches of {specs[0].shape[0]} only",
@@ -132,4 +140,4 @@ def _load_data(data: Path, source: SourceModel, profile: Profile, options: Prune
             remedy="export it with torch.export.Dim for the batch",
         )
     shape = next(iter(profile.values())).opt[1:]
-    return load_parts(data, shape, training.data, training.seed)
+    return load_split(data, shape, training.data, training.seed)

@@ -1,4 +1,4 @@
-"""Writing what pruning came to: model, index sets, log, and the manifest that tells of them."""
+"""Write the results of pruning: model, index sets, log, and the manifest that describes them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,18 @@ from trtkp.version import __version__
 if TYPE_CHECKING:
     from trtkp.graph.layers import LayerTable
 
-__all__ = ["Writing"]
+__all__ = ["PrunedWriter"]
 
 
-class Writing:
-    """Writes an outcome to a folder; the manifest comes last, when the other files have their hashes."""
+class PrunedWriter:
+    """Writes an outcome to a directory. The manifest is made last, because it holds the hashes of the other files.
+
+    Args:
+        outcome: the results.
+        options: the options of the pruning, for the manifest.
+        output: directory that will hold the results.
+        staging: temporary directory to write to; it becomes ``output`` once it is complete.
+    """
 
     def __init__(self, outcome: Outcome, options: PruneOptions, output: Path, staging: Path) -> None:
         self._outcome, self._subject = outcome, outcome.subject
@@ -33,7 +40,7 @@ class Writing:
         self._model = staging / ("model.onnx" if self._subject.source.format == "onnx" else "model.pt2")
 
     def write(self) -> None:
-        """Model, index sets and log."""
+        """Write model, index sets and log."""
         if self._subject.source.format == "onnx":
             self._write_onnx()
         else:
@@ -64,7 +71,7 @@ class Writing:
         backend.save(self._model, module.state_dict())
 
     def manifest(self, files: dict[str, FileRecord]) -> PrunedManifest:
-        """What was done."""
+        """The manifest; ``files`` are the records of the files that `write` wrote."""
         outcome, subject, method, options = self._outcome, self._subject, self._outcome.method, self._options
         index_sets, table = outcome.index_sets, subject.table
         matrices = {name: int(mask.sum()) for name, mask in outcome.matrices.items()}
@@ -101,8 +108,8 @@ class Writing:
             matrices=matrices,
             left_dense=outcome.left_dense,
             totals=totals,
-            data=subject.parts.digest() if subject.parts is not None else None,
-            training=options.training.as_dict() if subject.parts is not None and options.training.epochs else None,
+            data=subject.split.digest() if subject.split is not None else None,
+            training=options.training.as_dict() if subject.split is not None and options.training.epochs else None,
             report=outcome.report,
             accuracy=outcome.accuracy or None,
             seconds=outcome.seconds,
@@ -111,7 +118,7 @@ class Writing:
         )
 
     def _table(self) -> LayerTable:
-        """The convolutions of the model that was written."""
+        """The layer table of the model that was written."""
         from trtkp.graph.layers import conv_layers
         from trtkp.model import load_model
 

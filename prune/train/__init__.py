@@ -1,1 +1,1 @@
-"""Training of nets that are pruned: data, recipes, the trainer, checkpoints, several processes."""
+"""Training for pruning: data, recipes, the trainer, checkpoints, and training in several processes."""

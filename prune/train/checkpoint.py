@@ -1,7 +1,8 @@
-"""Checkpoints of a training: tensors in safetensors, numbers in JSON; whole or not there, and nothing in them is code.
+"""Checkpoints of a training: one safetensors file with tensors, and with numbers as JSON in its header.
 
-A checkpoint is one file, written beside the old one, flushed and renamed. The numbers are in its header, so that
-tensors and numbers cannot come from two moments.
+A checkpoint is written beside the old one, flushed to the disk and renamed, so a kill at any moment leaves a complete
+checkpoint. One file holds tensors and numbers, so the two cannot be from different moments. Nothing in it is code, and
+loading one executes nothing.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ _VERSION = 1
 
 @dataclass
 class Checkpoint:
-    """Where a training stands.
+    """The state of a training.
 
     Attributes:
-        fingerprint: of what is trained and how; another training is refused.
-        stage: its name.
-        epoch: epochs done, in this stage.
-        step: iterations done in the next epoch.
-        totals: loss, right decisions and samples of that epoch so far.
-        numbers: the optimiser's and the scaler's, and of an epoch that is done its row in the log, without accuracy.
-        tensors: the model's, the optimiser's, the regulariser's and the masks, each under its prefix.
+        fingerprint: hash of what is trained and how; a checkpoint of another training is refused.
+        stage: name of the stage.
+        epoch: epochs done in this stage.
+        step: iterations done in the epoch that is under way.
+        totals: of that epoch so far: sum of the loss, right decisions, samples.
+        numbers: ``optimizer`` and ``scaler``, the state of each that is not a tensor; ``notes``; and ``row``, the log
+            row of an epoch that has just ended, without its accuracy.
+        tensors: those of the model, the optimiser, the regulariser and the masks; the part is the prefix of the name.
     """
 
     fingerprint: str
@@ -47,12 +49,12 @@ class Checkpoint:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors under a prefix, without it."""
+        """The tensors whose names begin with a prefix, by the rest of their names."""
         return {name[len(prefix) + 1 :]: value for name, value in self.tensors.items() if name.startswith(f"{prefix}.")}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; a kill at any moment leaves the old one or the new one."""
+    """Write a checkpoint. A kill at any moment leaves the old one or the new one, complete."""
     from safetensors.torch import save_file
 
     numbers = {key: value for key, value in _fields(checkpoint).items() if key != "tensors"}
@@ -63,6 +65,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
+    # without this the rename may be lost in a power failure, although the file's content is on the disk
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -71,10 +74,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint | None:
-    """The checkpoint at ``path``, or None where there is none.
+    """Read the checkpoint at ``path``; None if there is no file.
 
     Raises:
-        InputError: not a checkpoint, damaged, or of another training.
+        InputError: the file is not a checkpoint, is damaged, or belongs to another training.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -95,16 +98,16 @@ def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         return Checkpoint(tensors=tensors, **{**numbers, "totals": tuple(numbers["totals"])})
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"is no readable checkpoint ({error})", file=path, remedy=remedy) from None
+        raise InputError(f"is not a readable checkpoint ({error})", file=path, remedy=remedy) from None
 
 
 def _fields(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The fields as they are; `asdict` would copy every tensor."""
+    """The fields by name; `dataclasses.asdict` would copy every tensor."""
     return {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The optimiser's state as tensors by ``<parameter>.<name>``, and what of it is no tensor."""
+    """Split an optimiser's state into tensors and numbers, both by ``<number of the parameter>.<name>``."""
     import torch
 
     tensors, numbers = {}, {}
@@ -120,7 +123,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Te
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]
 ) -> None:
-    """Give an optimiser the state that `pack_optimizer` took."""
+    """Put the state that `pack_optimizer` returned back into an optimiser."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in (*tensors.items(), *numbers.items()):
         index, _, name = key.partition(".")

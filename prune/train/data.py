@@ -1,7 +1,7 @@
-"""Data to train with: CIFAR batches, a folder of images per class, or an ``.npz``; nothing in them is executed.
+"""Training data: CIFAR batches, a folder with one folder of images per class, or an ``.npz`` of x and y.
 
-Which sample comes when, and how it is augmented, depends on seed and epoch alone: not on the number of processes, and
-not on where a training was taken up again.
+The order of the samples and their augmentation depend on the seed and the epoch alone. The number of processes does
+not change them, nor does it matter where an interrupted training continues. Reading data executes nothing in it.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ if TYPE_CHECKING:
 
     from trtkp.pruning.train.processes import Processes
 
-__all__ = ["Arrays", "Dataset", "Loader", "Parts", "load_parts"]
+__all__ = ["Arrays", "DataSplit", "Dataset", "Loader", "load_split"]
 
 _REMEDY = "give an .npz of x and y, a folder with one folder of images per class, or a folder of CIFAR batches"
 _TEST_FILES = ("test_batch", "test_batch.bin", "test", "test.bin")
 _TEST_FOLDERS = ("val", "test")
-#: Pillow lets other threads run while it decodes.
+#: Threads that decode images. Pillow releases Python's lock while it decodes, so they do run side by side.
 _DECODERS = 8
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What augmentation does to each sample of a batch."""
+    """How the samples of a batch are augmented: one set of random numbers per sample."""
 
     flip: npt.NDArray[np.bool_]
+    """Whether to mirror the image left to right, [N]."""
     shift: npt.NDArray[np.int64]
-    """Row and column at which the padded image is cut, [2, N]."""
+    """Row and column at which the padded image is cropped, [2, N]."""
     seeds: npt.NDArray[np.int64]
-    """Of what a sample draws for itself, [N]."""
+    """Seed of the random crop of an image file, [N]."""
 
 
 class Dataset(Protocol):
@@ -54,21 +55,21 @@ class Dataset(Protocol):
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """[N]."""
+        """The class of every sample, [N]."""
 
     def read(self, chosen: npt.NDArray[np.int64], draw: Draw | None) -> npt.NDArray[np.float32]:
-        """Inputs [n, C, H, W] of the chosen samples, augmented as ``draw`` says."""
+        """Inputs [n, C, H, W] of the samples with the indices ``chosen`` [n], augmented as ``draw`` says."""
 
     def digest(self) -> str:
-        """A hash that tells this data from other data."""
+        """A hash of the data; a checkpoint is refused if it was trained on other data."""
 
     def subset(self, chosen: npt.NDArray[np.int64]) -> Dataset:
-        """Some of the samples."""
+        """The samples with the indices ``chosen``."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Samples in memory: uint8 images, which are scaled to 0..1 and normalised, or floats, taken as they are."""
+    """Samples in memory. Images in uint8 are scaled to 0..1 and normalised; floats are taken as they are."""
 
     inputs: npt.NDArray[Any]
     labels: npt.NDArray[np.int64]
@@ -98,7 +99,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Folder:
-    """Image files, decoded when they are wanted."""
+    """Image files, decoded whenever they are read; a set like ImageNet does not fit into memory."""
 
     files: Sequence[Path]
     labels: npt.NDArray[np.int64]
@@ -117,14 +118,18 @@ class Folder:
 
     @property
     def _middle(self) -> float:
-        """Side of the evaluated part as a share of the covering image's."""
+        """Side of the central crop that is evaluated, as a share of the resized image's side.
+
+        224 of 256 pixels is the usual evaluation of nets that were trained with resized crops on ImageNet.
+        """
         return 224 / 256 if self.how.resized_crop else 1.0
 
     def _random_crop(self, file: Path, seed: int) -> npt.NDArray[np.uint8]:
-        """A part of 8 to 100 % of the area and a ratio of 3/4 to 4/3, as ImageNet trainings take it."""
+        """A random crop of 8 to 100 % of the area with an aspect ratio of 3/4 to 4/3, usual on ImageNet."""
         rng = np.random.default_rng(int(seed))
 
         def box(width: int, height: int) -> tuple[int, int, int, int]:
+            # as torchvision's RandomResizedCrop: ten attempts, then the central square
             for _ in range(10):
                 area = width * height * rng.uniform(0.08, 1)
                 ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
@@ -139,7 +144,7 @@ class Folder:
         return open_image(file, self.shape, box=box)
 
     def digest(self) -> str:
-        """See `Dataset.digest`; names and sizes stand for the files."""
+        """See `Dataset.digest`. It covers names and sizes: hashing the content would read the whole set."""
         return sha256(
             "".join(f"{f.parent.name}/{f.name} {f.stat().st_size}\n" for f in self.files).encode()
         ).hexdigest()
@@ -150,31 +155,31 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What is trained on, and what accuracy is measured on."""
+class DataSplit:
+    """The two parts of the data: samples to train with, and samples to measure accuracy on."""
 
     train: Dataset
     test: Dataset
 
     def digest(self) -> str:
-        """Of both."""
+        """A hash of both parts."""
         return sha256(f"{self.train.digest()}{self.test.digest()}".encode()).hexdigest()
 
 
-def load_parts(path: str | PathLike[str], shape: Sequence[int], how: Preprocessing, seed: int = 0) -> Parts:
-    """Data in its two parts.
+def load_split(path: str | PathLike[str], shape: Sequence[int], how: Preprocessing, seed: int = 0) -> DataSplit:
+    """Read the data and split it into training and test data.
 
-    CIFAR folders have a test batch, image folders ``train/`` and ``val/`` (or ``test/``), archives ``x_test`` and
-    ``y_test``; where that is missing, a share of the training data is held out, chosen by ``seed``.
+    CIFAR folders have a test batch, image folders have ``train/`` and ``val/`` (or ``test/``), and archives have
+    ``x_test`` and ``y_test``. If there is no test data, a random share of the training data is held out.
 
     Args:
-        path: the data.
-        shape: of one sample as the model takes it, without the batch.
-        how: normalisation and augmentation.
-        seed: of the part held out.
+        path: an ``.npz``, a folder with one folder of images per class, or a folder of CIFAR batches.
+        shape: shape of one sample as the model takes it, without the batch: (C, H, W) for images.
+        how: normalisation, augmentation and the share to hold out.
+        seed: seed of the choice of samples that are held out.
 
     Raises:
-        InputError: no such data, unreadable, unlabelled, or of another shape.
+        InputError: the data is missing, unreadable or unlabelled, or its samples have another shape.
     """
     path = Path(path)
     if not path.exists():
@@ -188,6 +193,7 @@ def load_parts(path: str | PathLike[str], shape: Sequence[int], how: Preprocessi
             f"has samples of shape {list(train.inputs.shape[1:])}, the model takes {list(shape)}", file=path
         )
     if test is None:
+        # 0x40 keeps these numbers apart from those of an epoch, whose seed is [seed, epoch]
         order = np.random.default_rng([seed, 0x40]).permutation(len(train.labels))
         held = round(how.holdout * len(order))
         if not 0 < held < len(order):
@@ -197,7 +203,7 @@ def load_parts(path: str | PathLike[str], shape: Sequence[int], how: Preprocessi
                 remedy="add x_test and y_test, or a val/ folder",
             )
         train, test = train.subset(np.sort(order[held:])), train.subset(np.sort(order[:held]))
-    return Parts(train, test)
+    return DataSplit(train, test)
 
 
 def _cifar(path: Path, how: Preprocessing) -> tuple[Dataset, Dataset | None] | None:
@@ -222,7 +228,7 @@ def _folder(path: Path, shape: tuple[int, ...], how: Preprocessing) -> Folder:
     if labels is None:
         raise InputError("its images have no classes", file=path, remedy="put them in one folder per class")
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise InputError(f"the model takes {list(shape)}, no images of 1 or 3 channels", file=path)
+        raise InputError(f"the model takes {list(shape)}, not images of 1 or 3 channels", file=path)
     return Folder(files, labels, (shape[0], shape[1], shape[2]), how)
 
 
@@ -237,21 +243,25 @@ def _archive(path: Path, how: Preprocessing) -> tuple[Dataset, Dataset | None]:
     with np.load(path, allow_pickle=False) as archive:
         test = Arrays(archive["x_test"], archive["y_test"].astype(np.int64), how)
     if test.inputs.shape[1:] != inputs.shape[1:] or test.labels.shape != test.inputs.shape[:1] or not len(test.labels):
-        raise InputError("x_test and y_test do not fit each other, or x", file=path)
+        raise InputError("the shapes of x_test, y_test and x do not match", file=path)
     return Arrays(inputs, labels, how), test
 
 
 class Loader:
-    """Batches of an epoch, each process its share.
+    """The batches of an epoch; each process gets its share of every batch.
 
-    A last batch of fewer than two samples per process is left out: BatchNorm needs two.
+    In training, a last batch with fewer than two samples per process is left out: batch normalisation needs two.
 
     Args:
         data: the samples.
-        batch: global batch size.
-        seed: of order and augmentation.
-        processes: whose share to give.
-        augment: flip and crop; without it samples come in their order.
+        how: what augmentation there is.
+        batch: global batch size, over all processes.
+        seed: seed of order and augmentation.
+        processes: the processes that train together; the loader serves this one.
+        augment: shuffle, flip and crop. Without it, samples come in their order and as they are.
+
+    Raises:
+        InputError: with ``augment``, some process would get no samples.
     """
 
     def __init__(
@@ -290,12 +300,13 @@ class Loader:
             inputs = torch.from_numpy(self._data.read(chosen, draw))
             return inputs, torch.from_numpy(self._data.labels[chosen]), len(order[span])
 
-        mine = -(-(count - self._processes.rank) // self._batch)  # a last batch can be smaller than the processes
+        # the last batch may hold fewer samples than there are processes: then the last processes have none of it
+        mine = -(-(count - self._processes.rank) // self._batch)
         yield from _ahead(read, range(first, min(self.batches, mine)))
 
 
 def _ahead(read: Callable[[int], Any], steps: range) -> Iterator[Any]:
-    """Results in order, the next two being read meanwhile."""
+    """The results of ``read`` in order. A thread reads the next two while the caller works on one."""
     with ThreadPoolExecutor(1) as pool:
         waiting = [pool.submit(read, step) for step in steps[:2]]
         for step in steps:
@@ -306,7 +317,7 @@ def _ahead(read: Callable[[int], Any], steps: range) -> Iterator[Any]:
 
 
 def _cropped(batch: npt.NDArray[Any], shift: npt.NDArray[np.int64], pad: int) -> npt.NDArray[Any]:
-    """Every image of [N, C, H, W] padded by zeros and cut at its shift."""
+    """Pad every image of [N, C, H, W] with ``pad`` zeros on each side, and crop it at its shift, [2, N]."""
     if not pad or batch.ndim != 4:
         return batch
     height, width = batch.shape[2:]

@@ -1,4 +1,4 @@
-"""Begin anew: the weights of any module as an untrained net has them."""
+"""Reset a module to random weights, for methods that retrain the pruned net from scratch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ __all__ = ["initialise"]
 
 
 def initialise(model: torch.nn.Module, seed: int) -> None:
-    """Set every parameter and running statistic by its shape and name, as modules of exported programs know no more.
+    """Set every parameter and running statistic to the value of an untrained net, in place.
 
-    Weights of two or more dimensions are normal with variance ``2 / (outputs · window)`` (He et al. 2015), vectors
-    named ``weight`` one, other vectors zero; running means zero, variances one.
+    A module of an exported program does not know what kind of layer a parameter belongs to, so its shape and its name
+    decide:
+
+    - weights of two or more dimensions: normal, mean 0, variance ``2 / (outputs · window)`` (He et al. 2015);
+    - vectors named ``weight``, the scales of batch normalisation: one; other vectors, the biases: zero;
+    - running means: zero; running variances: one.
+
+    Args:
+        model: any module.
+        seed: seed of the random weights.
     """
     import torch
 

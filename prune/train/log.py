@@ -1,4 +1,4 @@
-"""The log of a training: a CSV file, and TensorBoard's event files where they are asked for."""
+"""The log of a training: a CSV file with one row per epoch, and TensorBoard's event files if the user wants them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["FIELDS", "LOG_FILE", "TrainingLog"]
 
 LOG_FILE = "log.csv"
 
-#: Seconds are those of the training, without the measuring.
+#: Columns of the CSV file. ``seconds`` are those of the epoch's training, without the measurement of accuracy.
 FIELDS = ("stage", "epoch", "lr", "loss", "train_accuracy", "test_accuracy", "seconds", "extra")
 
 
 class TrainingLog:
-    """Appends a row per epoch; a training that goes on after a kill goes on in the same files.
+    """Appends one row per epoch. A training that continues after a kill continues in the same files.
 
     Args:
-        folder: where ``log.csv`` goes.
-        events: where TensorBoard's event files go, a run for every stage; without it there are none.
+        folder: folder for ``log.csv``.
+        events: folder for TensorBoard's event files, with one run per stage; None for no event files.
     """
 
     def __init__(self, folder: Path, events: Path | None = None) -> None:
@@ -32,10 +32,12 @@ class TrainingLog:
         self._writer: Any = None
 
     def begin(self, stage: str, epoch: int) -> None:
-        """Log a stage from ``epoch`` on; what an earlier run wrote of it from there on, and what follows, is dropped.
+        """Start to log a stage at ``epoch``, counted from 1.
+
+        Rows that an earlier run wrote for this and later epochs are dropped: they will be trained again.
 
         Raises:
-            InputError: no event files can be written there.
+            InputError: event files cannot be written to their folder.
         """
         self._forget(stage, epoch)
         if self._events is None:
@@ -47,7 +49,7 @@ class TrainingLog:
             self._writer = SummaryWriter(str(self._events / stage), purge_step=epoch)
         except OSError as error:
             raise InputError(
-                f"no event files can be written there ({error.strerror or error})",
+                f"event files cannot be written there ({error.strerror or error})",
                 file=self._events,
                 remedy="choose another --tensorboard",
             ) from None
@@ -67,7 +69,7 @@ class TrainingLog:
         partial.replace(self.path)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """One epoch."""
+        """Append the row of one epoch, with values for `FIELDS`; missing ones stay empty."""
         self._append(row)
         if self._writer is not None:
             for name in ("lr", "loss", "train_accuracy", "test_accuracy"):
@@ -84,7 +86,7 @@ class TrainingLog:
             writer.writerow({name: row.get(name, "") for name in FIELDS})
 
     def close(self) -> None:
-        """Give the event file back."""
+        """Close the event file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -1,7 +1,8 @@
-"""Training and evaluation mode of any module, exported programs included.
+"""Switch any module between training and evaluation mode, modules of exported programs included.
 
-The module of an exported program refuses ``train()``: BatchNorm and dropout are calls with a flag in its graph. Those
-flags are switched here. A program whose BatchNorm was decomposed has no flag, and its statistics stay as they are.
+The module of an exported program refuses ``train()``, because its batch normalisations and dropouts are function calls
+with a flag as an argument. `set_training` switches those flags in the graph. If batch normalisation was decomposed into
+arithmetic before the export, there is no flag, and its statistics stay fixed.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ __all__ = ["set_training"]
 
 
 def set_training(model: torch.nn.Module, training: bool, *, freeze_batch_norm: bool = False) -> None:
-    """Put every part of ``model`` into training or evaluation mode.
+    """Put every part of ``model`` into training or evaluation mode, in place.
 
     Args:
         model: any module.
-        training: the mode.
-        freeze_batch_norm: BatchNorm uses and keeps its running statistics in training too.
+        training: True for training, False for evaluation.
+        freeze_batch_norm: in training too, batch normalisation uses its running statistics and does not update them.
     """
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
@@ -55,7 +56,7 @@ def _switch_flags(module: torch.fx.GraphModule, training: bool, freeze_batch_nor
 
 
 def _set_argument(node: Any, position: int, value: bool) -> bool:
-    """Whether the argument had another value."""
+    """Set an argument of a call; gives whether that changed its value."""
     name = node.target._schema.arguments[position].name
     if position < len(node.args):
         changed = node.args[position] is not value

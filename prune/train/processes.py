@@ -1,4 +1,4 @@
-"""One process or several: what torchrun's environment says, and what the trainer needs of it."""
+"""Training in one process or in several that torchrun started: what the trainer needs of `torch.distributed`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Processes", "joined"]
 
 
 class Processes:
-    """The group that this process trains in; alone without one.
+    """The group of processes that train together. Without a group, this process alone.
 
     Attributes:
-        rank: of this process, 0 for the one that writes.
+        rank: rank of this process; the one with rank 0 writes.
         world: number of processes.
     """
 
@@ -30,11 +30,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the process that writes."""
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes."""
+        """The sum of ``tensor`` over all processes, in all of them."""
         if self.world > 1:
             import torch.distributed as dist
 
@@ -43,15 +43,16 @@ class Processes:
         return tensor
 
     def agree(self, numbers: Sequence[int], device: torch.device) -> bool:
-        """Whether every process gives the same numbers; the answer is the same in all of them."""
+        """Whether all processes pass the same numbers; the answer is the same in all of them."""
         import torch
 
         mine = torch.tensor([[n, n * n] for n in numbers], dtype=torch.float64, device=device)
         totals = self.sum(mine)
-        return bool((totals[:, 1] * self.world == totals[:, 0] ** 2).all())  # no variance
+        # equal numbers have no variance: the mean of their squares is the square of their mean
+        return bool((totals[:, 1] * self.world == totals[:, 0] ** 2).all())
 
     def wrapped(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The module whose gradients are averaged over the processes."""
+        """The module to call in training: with several processes it averages the gradients over them."""
         if self.world == 1:
             return model
         from torch.nn.parallel import DistributedDataParallel
@@ -59,7 +60,7 @@ class Processes:
         return DistributedDataParallel(model)
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process has called this."""
         if self.world > 1:
             import torch.distributed as dist
 
@@ -67,10 +68,10 @@ class Processes:
 
 
 def joined() -> Processes:
-    """The group that torchrun started, NCCL on GPUs and gloo elsewhere; without torchrun there is none.
+    """Join the processes that torchrun started, through NCCL on GPUs and gloo elsewhere.
 
-    It is joined once and left at exit: processes that leave a group and join anew can find each other's old addresses
-    in torchrun's store, and wait for ever.
+    A process joins once and leaves at exit. A process that leaves and joins again can find the others' old addresses in
+    torchrun's store and wait for ever.
     """
     import torch
     import torch.distributed as dist

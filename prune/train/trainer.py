@@ -1,10 +1,12 @@
-r"""The one trainer: towards a method's masks, or with masks held, with or without a dense teacher.
+r"""The trainer of all methods. It trains a net towards its masks or with masks held, with or without a dense teacher.
 
-    loss = (1 - d) · CE(y, z) + d · T² · KL(softmax(t / T) || softmax(z / T)) + the regulariser's
+    loss = (1 - d) · CE(y, z) + d · T² · KL(softmax(t / T) || softmax(z / T)) + regulariser's term
 
-with logits z, the teacher's logits t and the recipe's distillation weight d and temperature T. Pruned weights are zero
-at every forward pass (`pruning.masked`). A training that was killed goes on from its last checkpoint with the same
-weights as one that was not: order, augmentation and dropout are drawn from seed, epoch and iteration alone.
+with labels y, logits z, the teacher's logits t, and the recipe's distillation weight d and temperature T (Hinton et al.
+2015, arXiv:1503.02531). Pruned weights are exactly zero at every forward pass (`trtkp.pruning.masked`).
+
+A training that was killed and continues from its last checkpoint reaches the same weights as one that was not killed,
+because order, augmentation and dropout depend on seed, epoch and iteration alone.
 """
 
 from __future__ import annotations
@@ -35,18 +37,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches", "Trainer", "evaluate", "fine_tune"]
 
-#: Iterations between two looks at whether the loss is still a number: each look waits for the device.
-_LOOK = 10
+#: Iterations between two checks that the loss is still finite. Each check waits for the device, so not every iteration
+#: has one.
+_CHECK_EVERY = 10
 
 
 class Batches(Protocol):
     """Training data; `trtkp.pruning.train.data.Loader` is one."""
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches in an epoch."""
 
     def epoch(self, number: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
-        """Inputs, labels and the global number of samples of every batch from ``first`` on."""
+        """The batches of an epoch, from number ``first`` on: inputs, labels, samples of the batch in all processes."""
 
 
 @dataclass
@@ -54,24 +57,25 @@ class Trainer:
     """One stage of training.
 
     Args:
-        model: classifier giving logits [N, classes]; changed in place, in evaluation mode afterwards.
-        batches: the data.
-        recipe: how.
-        stage: its name, for messages, log and checkpoints.
-        masks: masks to hold; pruned weights get no gradient and stay exactly zero.
+        model: a classifier with logits [N, classes]. It is changed in place and left in evaluation mode.
+        batches: the training data.
+        recipe: epochs, optimiser, schedule and so on.
+        stage: name of the stage, for messages, log and checkpoints.
+        masks: masks to hold, by parameter name. Pruned weights get no gradient and stay exactly zero.
         regulariser: a method's hooks.
         teacher: the dense net, for distillation.
-        seed: of dropout.
-        device: where to train; the model's own without it.
-        test: gives the accuracy of the model, for the log.
-        test_every: epochs between two such accuracies; 0 for none.
-        checkpoint: file to keep checkpoints in; None keeps none.
-        fingerprint: of this training, for `load_checkpoint`.
-        keep: tensors that go into every checkpoint under their own names.
-        notes: figures that go into every checkpoint, as JSON has them.
-        seconds: between two checkpoints inside an epoch.
-        log: gets a row per epoch.
-        progress: called with a phase, the steps done and the steps in all.
+        seed: seed of dropout.
+        device: where to train; None for the model's own device.
+        test: measures the accuracy of the model, for the log.
+        test_every: epochs between two such measurements; 0 for none.
+        checkpoint: file of the checkpoints; None for no checkpoints.
+        fingerprint: hash of everything that the training depends on, for `load_checkpoint`.
+        keep: tensors to put into every checkpoint under their own names.
+        notes: figures to put into every checkpoint; values that JSON can hold.
+        seconds: least time between two checkpoints inside an epoch. There is one after every epoch anyway.
+        log: gets one row per epoch.
+        progress: called with the stage and epoch, the iterations done and the iterations of the epoch.
+        processes: the processes that train together.
     """
 
     model: torch.nn.Module
@@ -98,11 +102,11 @@ class Trainer:
         """Train to the end of the recipe, or until the regulariser has finished.
 
         Args:
-            start: where to go on from.
+            start: a checkpoint of this stage to continue from; None to start at its beginning.
 
         Raises:
-            InputError: the model's output is not [N, classes], or labels that it does not have.
-            JobError: the loss is no number any more; the last checkpoint is from before.
+            InputError: the model's output is not [N, classes], or the data has labels beyond its classes.
+            JobError: the loss or a weight became NaN or infinite. The last checkpoint is older than that.
         """
         import torch
 
@@ -132,7 +136,7 @@ class Trainer:
         with torch.random.fork_rng(), held:
             self._module = self.processes.wrapped(self.model)
             if row is not None:
-                self._report(row)  # again: a kill may have come while its accuracy was measured
+                self._report(row)  # a kill may have come after the checkpoint of this epoch and before its log row
             for epoch in range(first, recipe.epochs):
                 if epoch and self.regulariser is not None and self.regulariser.finished:
                     break
@@ -149,14 +153,14 @@ class Trainer:
         for step, (inputs, labels, total) in enumerate(self.batches.epoch(epoch, first), first):
             self._seed(epoch, step)
             self._step(inputs, labels, total, lr)
-            if (step + 1) % _LOOK == 0:
+            if (step + 1) % _CHECK_EVERY == 0:
                 due = time.monotonic() - self._saved > self.seconds
-                self._look(epoch, weights=due)
+                self._check_finite(epoch, weights=due)
                 if due:
                     self._save(epoch, step + 1)
             if self.progress is not None:
                 self.progress(f"{self.stage.capitalize()} {epoch + 1}/{self.recipe.epochs}", step + 1, count)
-        self._look(epoch, weights=True)
+        self._check_finite(epoch, weights=True)
         if self.regulariser is not None:
             self.regulariser.after_epoch(epoch + 1)
         row = self._row(epoch + 1, lr, time.monotonic() - began)
@@ -165,7 +169,7 @@ class Trainer:
         self._report(row)
 
     def _row(self, epoch: int, lr: float, seconds: float) -> dict[str, Any]:
-        """What the log says of an epoch of so many seconds, but for the accuracy that is yet to be measured."""
+        """The log row of an epoch, without the accuracy, which is measured after the checkpoint is written."""
         loss, right, samples = self._totals.tolist()
         samples = max(1.0, samples)
         extra = self.regulariser.report() if self.regulariser is not None else {}
@@ -176,7 +180,7 @@ class Trainer:
         }  # fmt: skip
 
     def _report(self, row: Mapping[str, Any]) -> None:
-        """Measure the accuracy where it is due, and log the epoch."""
+        """Measure the accuracy if it is due, and add the epoch to the log."""
         row = dict(row)
         if self.test is not None and self.test_every and row["epoch"] % self.test_every == 0:
             row["test_accuracy"] = f"{self.test(self.model):.6g}"
@@ -195,13 +199,14 @@ class Trainer:
     def _step(self, inputs: torch.Tensor, labels: torch.Tensor, total: int, lr: float) -> None:
         import torch
 
-        low, high = int(labels.min()), int(labels.max())  # before they are on the device, which need not be waited for
+        low, high = int(labels.min()), int(labels.max())  # on the CPU: reading them from the device would wait for it
         inputs, labels = inputs.to(self._device), labels.to(self._device)
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
         with torch.autocast(self._device.type, half, enabled=half is not None):
             logits = self._module(inputs)
         _check_logits(logits, low, high)
-        # the mean over the global batch: gradients are averaged over the processes
+        # DistributedDataParallel averages the gradients over the processes; this factor makes that the mean over all
+        # samples of the global batch, whose shares need not be equal
         loss = self._loss(inputs, logits.float(), labels) * (self.processes.world / total)
         extra = self.regulariser.loss() if self.regulariser is not None else None
         whole = loss if extra is None else loss + extra
@@ -220,7 +225,7 @@ class Trainer:
             self._since += torch.stack([whole.detach().double() * total / self.processes.world, right.double(), mine])
 
     def _loss(self, inputs: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Summed over the samples."""
+        """The loss without the regulariser's term, summed over the samples."""
         import torch
         from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
@@ -233,10 +238,14 @@ class Trainer:
         distance = kl_div(log_softmax(logits / T, dim=1), target, reduction="sum", log_target=True)
         return (1 - d) * loss + d * T * T * distance
 
-    def _look(self, epoch: int, *, weights: bool = False) -> None:
-        """Add up what happened since the last look, in all processes, and stop where it is no number.
+    def _check_finite(self, epoch: int, *, weights: bool = False) -> None:
+        """Add up the totals since the last check, over all processes, and stop if the loss is not finite.
 
-        The last step before a checkpoint can break ``weights`` that no loss has seen yet.
+        With ``weights``, check the weights too. That is done before a checkpoint: the last step may have broken a
+        weight, and no loss has been computed with it yet.
+
+        Raises:
+            JobError: the loss or a weight is NaN or infinite.
         """
         self._totals += self.processes.sum(self._since).cpu()
         self._since.zero_()
@@ -247,7 +256,7 @@ class Trainer:
             return
         kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint and self.checkpoint.exists() else ""
         raise JobError(
-            f"{broken} is no number any more in {self.stage}, epoch {epoch + 1}" + (f"; {kept}" if kept else ""),
+            f"{broken} became NaN or infinite in {self.stage}, epoch {epoch + 1}" + (f"; {kept}" if kept else ""),
             remedy="lower the learning rate, or train in fp32",
         )
 
@@ -289,21 +298,28 @@ class Trainer:
 
 
 def _check_logits(logits: object, low: int, high: int) -> None:
-    """Logits [N, classes], and labels that are among the classes."""
+    """Check that the model gives logits [N, classes] and that the labels are among the classes."""
     shape = list(getattr(logits, "shape", [])) or type(logits).__name__
     if not isinstance(shape, list) or len(shape) != 2:
-        raise InputError(f"the model gives {shape}, training needs logits [N, classes]")
+        raise InputError(f"the model's output is {shape}, but training needs logits [N, classes]")
     if low < 0 or high >= shape[1]:
         raise InputError(
             f"the data has labels {low}..{high}, the model has {shape[1]} classes",
-            remedy="give the data that the model is for",
+            remedy="give the data that the model was made for",
         )
 
 
 def evaluate(
     model: torch.nn.Module, batches: Batches, device: torch.device, processes: Processes | None = None
 ) -> float:
-    """Share of samples that the model decides as their labels say; it is left in evaluation mode."""
+    """Accuracy, 0 to 1: the share of samples whose largest logit is that of their label.
+
+    Args:
+        model: a classifier with logits [N, classes]; it is left in evaluation mode.
+        batches: the samples.
+        device: the model's device.
+        processes: the processes that share the samples.
+    """
     import torch
 
     set_training(model, False)
@@ -317,13 +333,13 @@ def evaluate(
 
 
 @dataclass
-class _Given:
-    """Batches of a function that gives an epoch at each call."""
+class _FunctionBatches:
+    """`Batches` from a function that gives one epoch at each call."""
 
     batches: Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
 
     def __len__(self) -> int:
-        return 1 << 62  # not known; only the end of an epoch asks
+        return 1 << 62  # unknown, and only the progress display asks
 
     def epoch(self, number: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
         del number, first
@@ -341,16 +357,30 @@ def fine_tune(
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
 ) -> None:
-    """Train the kept weights with cross-entropy, SGD and a cosine schedule; the model is in eval mode afterwards.
+    """Train the weights that masks keep, with cross-entropy, SGD and a cosine schedule.
 
     Args:
-        model: classifier giving logits [N, classes]; changed in place.
-        masks: masks to hold; an empty mapping trains everything.
-        batches: called once per epoch, gives (input [N, ...], label [N]).
+        model: a classifier with logits [N, classes]. It is changed in place and left in evaluation mode.
+        masks: masks to hold, by parameter name; an empty mapping trains everything.
+        batches: called once per epoch; gives pairs of inputs [N, ...] and labels [N].
         epochs: passes over the data.
-        lr: first learning rate, annealed to zero.
-        momentum: of SGD.
-        weight_decay: of SGD.
+        lr: first learning rate; the cosine ends at zero.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD.
+
+    Raises:
+        InputError: a mask does not fit the model, the output is not [N, classes], or a label is beyond the classes.
+        JobError: the loss or a weight became NaN or infinite.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Linear(4, 2)
+        >>> data = [(torch.randn(8, 4), torch.arange(8) % 2)]
+        >>> mask = np.array([[True, False, True, False], [True, True, False, False]])
+        >>> fine_tune(model, {"weight": mask}, lambda: data, epochs=2)
+        >>> (model.weight != 0).tolist() == mask.tolist()
+        True
     """
     recipe = Recipe(epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay)
-    Trainer(model, _Given(batches), recipe, masks=masks).run()
+    Trainer(model, _FunctionBatches(batches), recipe, masks=masks).run()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from benchmarks.accuracy.__main__ import is_of, main
+from benchmarks.accuracy.__main__ import is_result_of, main
 from benchmarks.accuracy.plan import SCALES, TABLES, Run, runs_of
 from benchmarks.accuracy.report import document, write_report
 from benchmarks.accuracy.results import add_row, read_rows
@@ -138,7 +138,7 @@ def test_the_documents_are_of_the_results(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in read_rows(results, SCALES["full"].digest())}
     runs = runs_of(SCALES["full"])
     assert rows.keys() == {run.name for run in runs} | {"latency"}
-    assert all(is_of(run, rows[run.name]) for run in runs)
+    assert all(is_result_of(run, rows[run.name]) for run in runs)
     write_report(results, tmp_path)
     for name in ("accuracy.md", "accuracy-macs.svg", "accuracy-latency.svg"):
         assert (tmp_path / name).read_text() == (ROOT / "docs/methods" / name).read_text(), name
@@ -179,7 +179,7 @@ def test_runs_that_fail_lose_no_other(tmp_path: Path) -> None:
     runs = [run("fails"), run("after", "fails"), run("good"), run("then", "good")]
     rows = {each.name: row for each, row in in_turn(runs, set(), _worked, 2, 2)}
     assert rows == {
-        "fails": {"failed": "RuntimeError: no"}, "after": {"failed": "there is no fails"},
+        "fails": {"failed": "RuntimeError: no"}, "after": {"failed": "fails is not done"},
         "good": {"accuracy": 4}, "then": {"accuracy": 4},
     }  # fmt: skip
     rows = {each.name: row for each, row in in_turn([run("dies"), run("good")], set(), _worked, 1, 1)}

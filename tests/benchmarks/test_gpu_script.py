@@ -20,7 +20,7 @@ from benchmarks.gpu.__main__ import LAYER_NETS, NET_NAMES, PART_NAMES, _parts
 from benchmarks.gpu.nets import METHODS, NETS, _index_sets, _narrow_source, conv_layers, macs_of, narrowed
 from benchmarks.gpu.record import CONTEXT_LOST, Part, Record
 from benchmarks.gpu.report import markdown, plot
-from benchmarks.gpu.shapes import SHAPES, Shape, forms
+from benchmarks.gpu.shapes import SHAPES, Shape, granularities
 from examples.nets.resnet import resnet50
 from trtkp.index.index_set import from_mask
 
@@ -204,25 +204,25 @@ def test_shapes_are_those_of_the_net() -> None:
 
 
 @pytest.mark.parametrize("shape", [Shape(64, 128, 3, 7), Shape(256, 64, 1, 7)], ids=lambda shape: shape.name)
-def test_forms(shape: Shape) -> None:
-    """Every form of the issue: its density, its groups and its blocks."""
-    names = [form.name for form in forms()]
+def test_granularities(shape: Shape) -> None:
+    """Every granularity has its density, its groups and its blocks."""
+    names = [granularity.name for granularity in granularities()]
     assert len(set(names)) == len(names)
     for group in (32, 64, 128):
         assert {f"blocks of {block}, groups of {group}, 0.35" for block in (8, 16)} <= set(names)
     assert {f"blocks of 1, groups of {group}, 0.25" for group in (8, 16, 32)} <= set(names)
-    for form in forms():
-        mask = form.mask(shape, np.random.default_rng(0))
+    for granularity in granularities():
+        mask = granularity.mask(shape, np.random.default_rng(0))
         if mask is None:
-            assert (form.kind, shape.kernel) == ("stripe", 1)
+            assert (granularity.kind, shape.kernel) == ("stripe", 1)
             continue
         assert mask.shape == (shape.filters, shape.channels, shape.kernel, shape.kernel)
-        assert mask.mean() == pytest.approx(form.density, abs=0.13)
+        assert mask.mean() == pytest.approx(granularity.density, abs=0.13)
         index = from_mask(mask)
-        if form.kind == "blocks":
-            assert index.filter_groups <= -(-shape.filters // form.group)
-            assert (mask.reshape(shape.filters, -1, form.block, shape.kernel**2).any(2) ==
-                    mask.reshape(shape.filters, -1, form.block, shape.kernel**2).all(2)).all()  # fmt: skip
+        if granularity.kind == "blocks":
+            assert index.filter_groups <= -(-shape.filters // granularity.group)
+            assert (mask.reshape(shape.filters, -1, granularity.block, shape.kernel**2).any(2) ==
+                    mask.reshape(shape.filters, -1, granularity.block, shape.kernel**2).all(2)).all()  # fmt: skip
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def test_time_is_up(clock: Any, model: Path, monkeypatch: pytest.MonkeyPatch) ->
     advice = advice_on(model, seconds=15.0)
     # most work first: w2 and w3 are one geometry
     assert advice.layers["w2"].reason is None
-    assert advice.layers["w1"].reason == "the time was up: give --seconds more"
+    assert advice.layers["w1"].reason == "not timed: give a larger --seconds"
     assert advice.layers["w1"].share is None
 
 

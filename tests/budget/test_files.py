@@ -15,5 +15,5 @@ def test_an_older_search_gives_way_but_no_file_beside_it(tmp_path: Path) -> None
         (tmp_path / name).write_text("{}")
     check_output(tmp_path)
     (tmp_path / "trained.pt").write_text("of the user")
-    with pytest.raises(InputError, match="is no search"):
+    with pytest.raises(InputError, match="is not the result of a search"):
         check_output(tmp_path)

@@ -253,7 +253,7 @@ def test_no_data_and_a_place_that_is_taken(model: Path, tmp_path: Path, capsys: 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     assert main(["search", str(model), "--target-flops", "50%", "-o", str(tmp_path / "mine")]) == 2
-    assert "is there already, and is no search; give another -o" in capsys.readouterr().err
+    assert "exists already and is not the result of a search; give another -o" in capsys.readouterr().err
     assert main(["search", str(model), "--target-flops", "half", "-o", str(tmp_path / "o")]) == 2
     assert "--target-flops half: not a share; write it as 60%" in capsys.readouterr().err
 

@@ -300,7 +300,7 @@ def test_tensorrt_rtx(folder: Path, tmp_path: Path, kind: Any, fallback: Any) ->
         ("calibrate kep --data data.npz -o b --max-drop -1", "--max-drop -1: out of range; give 0 or more"),
         ("calibrate kep --data data.npz -o b --fallback int4", "--fallback int4: not known; use fp32 or fp16"),
         ("calibrate kep --calibration none.json -o b", "none.json: no such file; write one with trtkp calibrate"),
-        ("calibrate int8 --data data.npz -o b", "is a bundle in int8: ranges are measured in fp32"),
+        ("calibrate int8 --data data.npz -o b", "is a bundle in int8, but ranges are measured in fp32"),
         ("calibrate kep --data data.npz -o b --mean 1,x", "--mean 1,x: not numbers separated by commas"),
         ("build net.pt2 -b onnxruntime -p int8 -o b", "--precision int8 needs samples of real inputs"),
         ("build net.pt2 -b onnxruntime --calibration c.json -o b", "--calibration means nothing to --precision fp32"),

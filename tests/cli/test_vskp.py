@@ -183,13 +183,13 @@ def test_what_takes_a_fine_tune_is_refused_without_one(trtkp: Trtkp, work: Path)
     for data in ((), ("--data", "data.npz")):
         done = trtkp("prune", "net.pt2", "-m", "vskp", "--reactivate", "-o", "p", *data)
         assert done.status == 2
-        assert done.message == "--reactivate mends what a fine-tune left unmoved; give --data and --epochs"
+        assert done.message == "--reactivate repairs filters that a fine-tune did not move; give --data and --epochs"
     for options, words in (
         (
             {"reactivate": True},
-            "--reactivate mends .* a build trains nothing; use trtkp prune with --data",
+            "--reactivate repairs .* a build trains nothing; use trtkp prune with --data",
         ),
-        ({"fully_connected": True}, "--fully-connected prunes what has no index sets; use trtkp prune"),
+        ({"fully_connected": True}, "--fully-connected prunes layers without index sets; use trtkp prune"),
     ):
         with pytest.raises(InputError, match=words):
             build("net.pt2", "p", method="vskp", **options)
@@ -219,7 +219,7 @@ def test_indices_out_and_in(trtkp: Trtkp, work: Path, form: str, kind: type, wid
 def test_an_index_with_2_4_inside_is_not_written_as_lists(trtkp: Trtkp, work: Path) -> None:
     assert trtkp("prune", "net.pt2", "-m", "vskp", "--nm", "2:4", "--allocation", "uniform", "-o", "p").status == 0
     done = trtkp("export-index", "p", "-o", "index.safetensors")
-    assert done.message == "layer 3.weight: V-SKP's forms hold no 2:4 inside their lists"
+    assert done.message == "layer 3.weight: V-SKP's index formats cannot hold 2:4 inside lists"
     assert not Path("index.safetensors").exists()
 
 
@@ -235,7 +235,7 @@ def test_bad_indices(trtkp: Trtkp, work: Path) -> None:
         assert "bad.safetensors" in done.message
         assert done.status == 2
     Path("text").write_text("no")
-    assert "text: no index that can be read" in trtkp("prune", "net.pt2", "--index", "text", "-o", "p").message
+    assert "text: is not a readable index" in trtkp("prune", "net.pt2", "--index", "text", "-o", "p").message
     done = trtkp("prune", "net.pt2", "--index", "bad.safetensors", "--ratio", "0.5", "-o", "p")
     assert "--ratio and --index exclude each other; leave out --ratio" in done.message
     assert trtkp("prune", "net.pt2", "-m", "kep", "-o", "k").status == 0

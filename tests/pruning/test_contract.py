@@ -183,7 +183,7 @@ def test_settings_by_layers_answer_as_their_method() -> None:
             assert getattr(method, said) == getattr(shared, said), said
     for setting in ("fully_connected", "reactivate"):
         flag = setting.replace("_", "-")
-        with pytest.raises(InputError, match=f"{flag} means nothing to an allocation by layers; leave it out"):
+        with pytest.raises(InputError, match=f"{flag} does not work with an allocation file; leave it out"):
             Allocated(Allocation("vskp", {}, {setting: True}), make_method)
 
 
@@ -201,7 +201,7 @@ def test_a_method_that_overrides_nothing_has_the_defaults() -> None:
     assert method.settings() == {}
     assert not any((method.regularises, method.converts, method.repairs, method.retrain))
     assert method.notes(pruned=False, folded=True) == ["method everything pruned no layer: the engine is dense"]
-    with pytest.raises(InputError, match="a stage prepare means nothing to method everything; leave it out"):
+    with pytest.raises(InputError, match="method everything has no stage prepare; leave it out of the recipe"):
         method.check_training(prepare=1, regularise=0, finetune=1)
     assert method.paper_bytes_by_layer({"a": from_mask(np.ones((2, 2, 1, 1), bool), 1)}) == {}
     for hook in ("regulariser", "deployed"):

@@ -111,7 +111,9 @@ def test_tied_parameter_under_either_name() -> None:
 def test_masks_of_another_model(net: nn.Sequential) -> None:
     with pytest.raises(InputError, match=r"layer 7\.weight: the model has no such parameter"):
         apply_masks(net, {"7.weight": np.ones((1, 1, 1, 1), bool)})
-    with pytest.raises(InputError, match=r"layer 0\.weight: weight is \(4, 2, 3, 3\), its mask \(4, 2, 1, 9\)"):
+    with pytest.raises(
+        InputError, match=r"layer 0\.weight: the weight has shape \(4, 2, 3, 3\), its mask \(4, 2, 1, 9\)"
+    ):
         apply_masks(net, {"0.weight": np.ones((4, 2, 1, 9), bool)})
 
 

@@ -48,7 +48,7 @@ def test_a_long_value_is_named_in_short() -> None:
     [
         ({"alpha": "1"}, {}, "setting alpha: '1' is of the wrong type; give a number"),
         ({"beat": 1}, {}, "--beat is a setting of no method; leave it out"),
-        ({"allocation": "global"}, {}, "allocation means nothing to an allocation by layers; leave it out"),
+        ({"allocation": "global"}, {}, "the setting allocation does not work in an allocation file; leave it out"),
         ({}, {"filter_group": "8"}, "not an allocation: layers.a.filter_group: Input should be a valid integer"),
         ({}, {"filter_group": 8.0}, "not an allocation: layers.a.filter_group: Input should be a valid integer"),
         ({}, {"ratio": False}, "not an allocation: layers.a.ratio: Input should be a valid number"),

@@ -1,1 +1,1 @@
-"""Per-layer ratios and granularity by measured latency: sensitivity and latency tables, an exact choice, a search."""
+"""``trtkp search`` and ``trtkp advise``: a ratio and a granularity for every layer, from measured latency and error."""

@@ -1,8 +1,8 @@
-"""Advice before training: which granularity and density of lists would pay in which layer, on this machine.
+"""``trtkp advise``: before any training, which granularity and density would make which layer faster on this machine.
 
-Every pruned layer of a net is made up with synthetic lists and timed against its dense form, in ONNX Runtime, as the
-planner would build it. What is timed depends on the lists' lengths and not on which channels they name, so it holds for
-any lists of that granularity and density.
+Each layer is given synthetic lists and timed against the dense layer in ONNX Runtime, in the lowering that the cost
+model predicts to be the fastest. The time depends on the lengths of the lists and not on which channels they name, so
+the result holds for any lists of that granularity and density.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ __all__ = ["DENSITIES", "FILTER_GROUPS", "Advice", "Granularity", "LayerAdvice",
 
 #: Shares of the weights that are kept.
 DENSITIES = (0.75, 0.5, 0.35, 0.25)
-#: Filters that share a list, where the layer has more; else the layer has one list.
+#: Filters that share a list. One list for the whole layer is timed too.
 FILTER_GROUPS = (256, 64, 32, 16)
-#: A granularity is recommended if it pays this much at some density, and nearly as much as the best one everywhere.
+#: A granularity is recommended if its speed-up reaches ``PAYS`` at some density and its mean speed-up is at least
+#: ``NEARLY`` times that of the best granularity. Among these the finest wins: finer lists cost less accuracy.
 PAYS, NEARLY = 1.1, 0.9
-#: Seconds for the forms of one layer, at least and at most.
+#: Least and most seconds to time the candidates of one layer.
 _LEAST_S, _MOST_S = 0.3, 4.0
-#: Rectangles of a 3x3 kernel that come next to the densities.
+#: For stripes of a 3x3 kernel: rows and columns of the rectangle whose density is nearest (6/9, 4/9, 3/9, 2/9).
 _TAPS = {0.75: (2, 3), 0.5: (2, 2), 0.35: (1, 3), 0.25: (1, 2)}
 
 _FORMAT: Final = "trtkp.advice"
@@ -60,40 +61,44 @@ class _Record(BaseModel):
 
 
 class Granularity(_Record):
-    """What is kept or removed together: whole kernels by filter group, or one box of taps for the layer."""
+    """What is kept or removed together: whole kernels by filter group, or one rectangle of taps for the layer."""
 
     kind: Literal["kernel", "stripe"]
     filter_group: int
     """Filters that share a list."""
     channel_block: int = 1
-    """Consecutive channels that a list takes or leaves together."""
+    """Consecutive channels that are kept or removed together."""
 
 
 class Option(_Record):
-    """What one granularity gives at one density."""
+    """One granularity at one density, and its speed-up."""
 
     granularity: Granularity
     density: float
     """Share of the weights kept, after rounding to whole channels or taps."""
     wanted: float
-    """The density that was asked for."""
+    """The density before that rounding, one of `DENSITIES`."""
     speed_up: float
-    """Against the dense layer; 1.0 where a build would leave it dense."""
+    """Time of the dense layer divided by the time of this one; 1.0 if a build would leave the layer dense."""
     lowering: str
+    """The lowering that was timed, or ``dense``."""
 
 
 class LayerAdvice(_Record):
-    """One convolution: its dense time, what it could gain, and the finest granularity that gains nearly all of it."""
+    """One convolution: its dense time, its options, and the finest granularity with nearly the best speed-up."""
 
     shape: tuple[int, int, int, int]
+    """F, C, R, S."""
     output_size: tuple[int, int]
+    """Height and width."""
     dense_ms: float | None = None
+    """Median time of the dense layer, in milliseconds; None if it was not timed."""
     share: float | None = None
-    """Of the dense time of all layers that were timed."""
+    """``dense_ms`` as a share of that of all layers that were timed."""
     options: list[Option] = []
     recommended: Granularity | None = None
     reason: str | None = None
-    """Why nothing is recommended."""
+    """Why no granularity is recommended."""
 
 
 class Advice(_Record):
@@ -114,10 +119,10 @@ class Advice(_Record):
 
     @classmethod
     def read(cls, file: Path) -> Advice:
-        """Advice from a file.
+        """Read advice from a file.
 
         Raises:
-            InputError: no such file, or not advice.
+            InputError: the file cannot be read, or is not the output of ``trtkp advise --json``.
         """
         try:
             return cls.model_validate_json(file.read_bytes())
@@ -189,7 +194,7 @@ def _weighed(
     cache: TimingCache,
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[str, LayerAdvice]:
-    """Every layer's advice; layers of one geometry are weighed once, those of most work first."""
+    """The advice for each layer. Layers of one geometry are timed once; those with the most MACs come first."""
     alike: dict[ConvLayer, list[str]] = {}
     for layer in {layer.name: layer for layer in chosen}.values():
         geometry = replace(layer, name="", node="", bias=True, stem=False)
@@ -203,9 +208,9 @@ def _weighed(
         left = options.seconds - (time.perf_counter() - start)
         blank = LayerAdvice(shape=layer.weight_shape, output_size=layer.output_size)
         if layer.groups > 1:
-            found = blank.model_copy(update={"reason": "grouped convolution: no form but dense takes it"})
+            found = blank.model_copy(update={"reason": "grouped convolution: no lowering but dense applies"})
         elif left <= 0:
-            found = blank.model_copy(update={"reason": "the time was up: give --seconds more"})
+            found = blank.model_copy(update={"reason": "not timed: give a larger --seconds"})
         else:
             budget = min(_MOST_S, max(_LEAST_S, left / (len(order) - done)))
             found = _weigh(layer, blank, batch, options.threads, cache, budget)
@@ -226,14 +231,14 @@ def _with_shares(layers: dict[str, LayerAdvice]) -> dict[str, LayerAdvice]:
 def _weigh(
     layer: ConvLayer, blank: LayerAdvice, batch: int, threads: int | None, cache: TimingCache, budget_s: float
 ) -> LayerAdvice:
-    """Time the predicted fastest form of every granularity and density against dense, all in turn."""
+    """Time each granularity and density, in the lowering that is predicted to be fastest, against dense, in turn."""
     count = batch * layer.repeats
     shapes: dict[str, Shape] = {
         "x": (count, layer.channels, *layer.input_size),
         "y": (count, layer.filters, *layer.output_size),
     }
     models: dict[str, ir.Model] = {}
-    forms: list[tuple[Option, str | None]] = []
+    candidates: list[tuple[Option, str | None]] = []
     for granularity, wanted, mask in _masks(layer):
         node = _node(layer, mask, shapes)
         lowering = _predicted_fastest(node, shapes)
@@ -247,10 +252,10 @@ def _weigh(
             label = f"{granularity} {wanted} {lowering}"
             models[label] = single_layer(node, lowering, shapes)
             option = option.model_copy(update={"lowering": lowering})
-        forms.append((option, label))
+        candidates.append((option, label))
     times = race_cached(models, shapes, threads, cache, budget_s)
     options = []
-    for option, label in forms:
+    for option, label in candidates:
         gain = times[label].gain_over(times["dense"]) if label is not None else 1.0
         pays = gain >= MEASURED_GAIN
         options.append(
@@ -270,7 +275,7 @@ def _weigh(
 
 
 def _recommended(options: Sequence[Option]) -> Granularity | None:
-    """The finest granularity of whole kernels or stripes whose mean gain is nearly that of the best."""
+    """The finest granularity whose mean speed-up (geometric, over the densities) is nearly that of the best."""
     mean: dict[Granularity, float] = {}
     for granularity in {option.granularity for option in options}:
         gains = [option.speed_up for option in options if option.granularity == granularity]
@@ -281,7 +286,7 @@ def _recommended(options: Sequence[Option]) -> Granularity | None:
 
 
 def _masks(layer: ConvLayer) -> Iterator[tuple[Granularity, float, npt.NDArray[np.bool_]]]:
-    """Synthetic masks [F, C, R, S] of every granularity and density, coarse lists first."""
+    """Synthetic masks, bool [F, C, R, S], of every granularity and density, coarse lists first."""
     rng = np.random.default_rng(0)
     filters, channels = layer.filters, layer.channels
     multiple = list_multiple(np.float32)
@@ -302,7 +307,7 @@ def _masks(layer: ConvLayer) -> Iterator[tuple[Granularity, float, npt.NDArray[n
 
 
 def _node(layer: ConvLayer, mask: npt.NDArray[np.bool_], shapes: dict[str, Shape]) -> ir.Node:
-    """The layer as a packed node with random weights under a mask."""
+    """The layer as a packed node, with random weights and the given mask."""
     x = ir.val("x", ir.DataType.FLOAT, shapes["x"])
     graph = ir.Graph([x], [], nodes=[], opset_imports={"": 18}, name="layer")
     weight = np.random.default_rng(0).standard_normal(layer.weight_shape, np.float32) * mask
@@ -325,7 +330,7 @@ def _node(layer: ConvLayer, mask: npt.NDArray[np.bool_], shapes: dict[str, Shape
 
 
 def _predicted_fastest(node: ir.Node, shapes: dict[str, Shape]) -> str:
-    """Of all forms but dense, unless that is all there is."""
+    """The lowering with the smallest predicted time; dense only if no other lowering applies."""
     _, packed = read_packed(node)
     times: dict[str, Any] = {
         name: predicted_time(lowering.work(packed), packed.weight_shape, shapes["x"], shapes["y"], 4, CPU)

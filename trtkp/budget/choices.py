@@ -1,11 +1,12 @@
-"""What a layer may become, and the best choice for every layer under a budget.
+"""Choose one level per layer so that the sum of the errors is smallest within a budget.
 
-Let layer l at level k cost c_lk (ms, or MACs) and spoil the output by e_lk. The choice is the multiple-choice knapsack
+Let layer l at level k cost c_lk (milliseconds or MACs) and cause an error e_lk of the net's outputs. The choice is the
+solution of the multiple-choice knapsack problem
 
     min sum_lk e_lk x_lk,   sum_lk c_lk x_lk <= budget,   sum_k x_lk = 1,   x_lk in {0, 1},
 
-solved exactly by HiGHS (Huangfu and Hall 2018, doi 10.1007/s12532-017-0130-5). That errors of layers add up is an
-assumption; `trtkp.budget.study` searches around it.
+which HiGHS solves exactly (Huangfu and Hall 2018, doi 10.1007/s12532-017-0130-5). It assumes that the errors of layers
+add up. They do not quite, so `trtkp.budget.study` searches around the solution.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import numpy.typing as npt
 __all__ = ["DENSE", "Choice", "Level", "cheapest", "choose", "pick", "total"]
 
 
-_TINY = float(np.finfo(np.float64).tiny)
-
-
 @dataclass(frozen=True, order=True)
 class Level:
-    """How far a layer is pruned, and how coarsely; ratio 0 leaves it dense."""
+    """How much of a layer is pruned, and in what granularity. Ratio 0 leaves the layer dense.
+
+    Example:
+        >>> Level(0.5, filter_group=64).label, DENSE.label
+        ('50% of 64 x 1', 'dense')
+    """
 
     ratio: float
     filter_group: int = 1
@@ -32,7 +35,7 @@ class Level:
 
     @property
     def label(self) -> str:
-        """Such as ``50% of 64 x 1``, in blocks of filters x channels."""
+        """The level in words, such as ``50% of 64 x 1``: a ratio, and blocks of filters x channels."""
         return f"{self.ratio:.0%} of {self.filter_group} x {self.channel_block}" if self.ratio else "dense"
 
 
@@ -44,10 +47,10 @@ class Choice:
     """One layer at one level.
 
     Attributes:
-        level: see there.
-        latency_ms: of the layer's fastest form.
-        macs: per sample.
-        error: squared relative error of the net's outputs with this layer alone pruned.
+        level: the level.
+        latency_ms: time of the layer in its fastest lowering, dense included.
+        macs: multiply-accumulates of the layer for one sample.
+        error: squared relative error of the net's outputs when only this layer is pruned.
     """
 
     level: Level
@@ -59,12 +62,18 @@ class Choice:
 def choose(
     errors: Sequence[npt.NDArray[np.float64]], costs: Sequence[npt.NDArray[np.float64]], budget: float
 ) -> list[int] | None:
-    """The level of every layer that spoils least within the budget; None where no choice is cheap enough.
+    """For each layer, the index of the level in the solution; None if even the cheapest levels exceed the budget.
 
     Args:
-        errors: per layer, of every level.
-        costs: likewise, in any unit.
-        budget: of all layers together.
+        errors: for each layer, the error of each of its levels.
+        costs: for each layer, the cost of each of its levels, in any unit.
+        budget: largest sum of the costs, in the same unit.
+
+    Example:
+        >>> errors = [np.array([0.0, 1.0]), np.array([0.0, 5.0])]
+        >>> costs = [np.array([4.0, 2.0]), np.array([4.0, 2.0])]
+        >>> choose(errors, costs, budget=6.0)  # the second layer is the sensitive one: it stays dense
+        [1, 0]
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import block_diag
@@ -72,6 +81,7 @@ def choose(
     if sum(float(cost.min()) for cost in costs) > budget:
         return None
     one_each = LinearConstraint(block_diag([np.ones((1, len(error))) for error in errors]), 1, 1)
+    # costs are divided by the budget and errors by the largest error: the solver's tolerances are absolute
     spent = np.concatenate(costs)
     affordable = (
         LinearConstraint(spent[None] / budget, -np.inf, 1) if budget > 0 else LinearConstraint(spent[None], 0, 0)
@@ -96,17 +106,17 @@ def pick(
     budget: float,
     *,
     by: str,
-    bend: Callable[[int, npt.NDArray[np.float64]], npt.NDArray[np.float64]] = lambda _, errors: errors,
+    transform: Callable[[int, npt.NDArray[np.float64]], npt.NDArray[np.float64]] = lambda _, errors: errors,
 ) -> dict[str, Choice] | None:
-    """`choose` by name.
+    """`choose` for layers by name; None if even the cheapest levels exceed the budget.
 
     Args:
-        choices: layer to its levels.
-        budget: of all layers together.
-        by: ``latency_ms`` or ``macs``.
-        bend: changes the errors of the i-th layer before they are added up.
+        choices: parameter name of a layer to its levels.
+        budget: largest sum of the costs, in the unit of ``by``.
+        by: the cost, ``latency_ms`` or ``macs``.
+        transform: changes the errors of the i-th layer, [levels], before they are added up.
     """
-    errors = [bend(i, _column(layer, "error")) for i, layer in enumerate(choices.values())]
+    errors = [transform(i, _column(layer, "error")) for i, layer in enumerate(choices.values())]
     picked = choose(errors, [_column(layer, by) for layer in choices.values()], budget)
     if picked is None:
         return None
@@ -118,10 +128,10 @@ def _column(layer: Sequence[Choice], name: str) -> npt.NDArray[np.float64]:
 
 
 def cheapest(choices: Mapping[str, Sequence[Choice]], *, by: str) -> float:
-    """The least that all layers together can cost."""
+    """The least cost of all layers together."""
     return float(sum(min(getattr(choice, by) for choice in layer) for layer in choices.values()))
 
 
 def total(chosen: Mapping[str, Choice], *, by: str) -> float:
-    """What all layers together cost."""
+    """The cost of all layers together with the chosen levels."""
     return float(sum(getattr(choice, by) for choice in chosen.values()))

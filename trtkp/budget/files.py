@@ -1,4 +1,4 @@
-"""What a search leaves behind: a folder with allocation, record and plot."""
+"""Write the result of a search: a directory with the allocation, the record of all measurements, and the plot."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ ALLOCATION, RECORD, PLOT = "allocation.json", "search.json", "trade-off.html"
 
 
 def check_output(folder: Path) -> None:
-    """Refuse to replace anything but an older search.
+    """Check that the directory is new, empty, or the result of an older search.
 
     Raises:
-        InputError: something else is there.
+        InputError: it holds something else, or its parent does not exist.
     """
     if not folder.absolute().parent.is_dir():
         raise InputError("no such folder", file=folder.absolute().parent)
     if folder.exists() and not (folder.is_dir() and _only_a_search(folder)):
-        raise InputError("is there already, and is no search", file=folder, remedy="give another -o")
+        raise InputError("exists already and is not the result of a search", file=folder, remedy="give another -o")
 
 
 def _only_a_search(folder: Path) -> bool:
-    """Whether nothing but an older search would be lost with the folder."""
+    """Whether the directory is empty or holds nothing but the files of a search."""
     names = {entry.name for entry in folder.iterdir()}
     return not names or (RECORD in names and names <= {ALLOCATION, RECORD, PLOT})
 
 
 def document(result: SearchResult) -> dict[str, Any]:
-    """Everything about a search, as JSON has it."""
+    """The content of ``search.json``: options, measurements and results."""
     return {
         "format": 1,
         "options": {**asdict(result.options), "settings": dict(result.options.settings)},
@@ -62,15 +62,15 @@ def _numbers(choice: Any) -> dict[str, float]:
 
 
 def write(result: SearchResult, folder: Path, title: str) -> None:
-    """Write the files, each whole or not at all; those of an older search give way.
+    """Write the files. Each is replaced in one step, so that none is ever half written.
 
     Args:
-        result: see there.
-        folder: checked by `check_output`.
-        title: of the plot.
+        result: the result of the search.
+        folder: the directory, checked by `check_output` before the search.
+        title: title of the plot.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: a file cannot be written.
     """
     texts = {
         PLOT: trade_off(result, title),

@@ -1,4 +1,4 @@
-"""The net under search: the steps of a build, asked for masks, times, errors and scores."""
+"""The net under search: it runs the steps of a build to get masks, times, errors and scores at given levels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from trtkp.shapes import Profile, Shape, ShapeRange
 
 __all__ = ["Net", "Quality"]
 
-#: Samples whose statistics are taken together, where the profile allows so many.
+#: Batch size for batch-normalisation statistics, if the profile allows it: small batches give noisy statistics.
 _BATCH = 64
 
 Progress = Callable[[str, int, int], None]
@@ -46,12 +46,13 @@ Levels = Mapping[str, Level]
 
 @dataclass(frozen=True)
 class Quality:
-    """How good a pruned net is on the samples.
+    """The quality of a pruned net on the samples, without training.
 
     Attributes:
-        error: of the outputs against the dense net's, relative Frobenius norm.
-        score: accuracy, or without labels the share of decisions that stay the dense net's; None without decisions.
-        loss: what a search makes small: mean cross-entropy with labels, else ``error``.
+        error: relative Frobenius norm of the difference between its outputs and the dense net's.
+        score: accuracy, 0 to 1; without labels, the share of decisions that agree with the dense net's; None if the
+            net is not a classifier.
+        loss: what the search minimises: mean cross-entropy with labels, else ``error``.
     """
 
     error: float
@@ -61,10 +62,19 @@ class Quality:
 
 @dataclass
 class Net:
-    """A model, and a method with the settings that all of its layers share.
+    """A model, and a method with the settings that all layers share.
+
+    Args:
+        path: the model file.
+        method: name of the method.
+        settings: settings of the method, the same in all layers.
+        options: shapes, threads and so on, as for a build.
+        data: samples to score the net on.
+        samples: how many of them to use.
+        progress: called with a phase, the steps done and the steps in all.
 
     Raises:
-        InputError: bad options, model or data, or a method that finds nothing to prune.
+        InputError: bad options, model or data, or the method finds no layer to prune.
     """
 
     path: Path
@@ -76,7 +86,7 @@ class Net:
     progress: Progress | None = None
 
     layers: dict[str, list[ConvLayer]] = field(init=False)
-    """Parameter name to the convolutions that use it, in graph order; those of the method's scope."""
+    """Parameter name to the convolutions that use it, in graph order, for the layers that are pruned."""
 
     def __post_init__(self) -> None:
         base = make_method(self.method, **self.settings, ratio=0.5, allocation="uniform")
@@ -103,13 +113,13 @@ class Net:
         self.key = f"{machine()} {self._loaded.source.sha256} {some.digest} {self._loaded.profile}"
 
     def _large_batches(self) -> Profile:
-        """Statistics of a batch want a large one."""
+        """The profile with a larger usual batch, for better batch statistics."""
         ((name, limits),) = self._loaded.profile.items()
         size = min(limits.max[0], max(limits.opt[0], _BATCH))
         return {name: ShapeRange(limits.min, (size, *limits.opt[1:]), limits.max)}
 
     def allocation(self, levels: Levels) -> Allocation:
-        """The levels as a file has them; dense layers are left out."""
+        """The levels as an allocation; dense layers are left out."""
         own = {
             name: LayerSettings(
                 ratio=level.ratio,
@@ -122,7 +132,7 @@ class Net:
         return Allocation(method=self.method, settings=self.settings, layers=own)
 
     def masks(self, levels: Levels) -> dict[str, npt.NDArray[np.bool_]]:
-        """Masks of the layers that the levels prune."""
+        """The masks of the layers that are not dense, bool [F, C, R, S], by parameter name."""
         return {name: self._mask(name, level) for name, level in levels.items() if level != DENSE}
 
     def macs(self, name: str, level: Level) -> int:
@@ -131,7 +141,7 @@ class Net:
         return sum(kept * layer.macs_per_weight for layer in self.layers[name])
 
     def _mask(self, name: str, level: Level) -> npt.NDArray[np.bool_]:
-        """A layer's mask; no other layer's level has a say in it."""
+        """The mask of one layer at one level. It does not depend on other layers, so it is computed once."""
         if (name, level) not in self._masks:
             method = Allocated(self.allocation({name: level}), make_method)
             self._masks[name, level] = method.masks(self.layers[name][:1], self._surveyed.weights)[name]
@@ -143,22 +153,22 @@ class Net:
         return self._surveyed.table.macs - sum(layer.macs for nodes in self.layers.values() for layer in nodes)
 
     def times(self, levels: Levels) -> dict[str, tuple[float, float]]:
-        """Measured times of every layer that the levels prune: ms of dense and of its fastest form."""
+        """For each layer that is not dense: milliseconds of the dense layer and of its fastest lowering."""
         found: dict[str, tuple[float, float]] = {}
-        for layer in self._planned(levels).plan.layers:  # a weight that serves two convolutions takes the time of both
+        for layer in self._planned(levels).plan.layers:  # the times of convolutions that share a weight add up
             before, best = found.get(layer.name, (0.0, 0.0))
             slow, fast = (layer.candidates[name] for name in ("dense", layer.choice))
             found[layer.name] = (before + slow, best + fast)
         return found
 
     def race(self, levels: Levels) -> tuple[Timing, Timing]:
-        """Times of the whole net, unpruned and with these levels, in turn."""
+        """Times of the whole net, dense and at these levels, measured in turn."""
         nets = {"dense": self._dense, "found": self._planned(levels).engine}
         times = race(nets, self._shapes, self.options.threads, NET_BUDGET_S)
         return times["dense"], times["found"]
 
     def dense_time(self) -> float:
-        """Median of the whole unpruned net, ms."""
+        """Median time of the whole dense net, in milliseconds."""
         return race({"dense": self._dense}, self._shapes, self.options.threads, NET_BUDGET_S)["dense"].median_ms
 
     @cached_property
@@ -180,7 +190,11 @@ class Net:
         return plan(job, loaded, table, pruned, rewritten.dense, method)
 
     def quality(self, levels: Levels) -> Quality:
-        """The net pruned to these levels, not trained, but with the batch-normalisation statistics of the samples."""
+        """Score the net at these levels, without training.
+
+        Batch normalisation uses the statistics of the samples. The stored ones belong to the dense weights, and the
+        first steps of a fine-tune replace them.
+        """
         graph = self._loaded.graph()
         apply_masks(graph, self.masks(levels))
         use_batch_statistics(graph)
@@ -192,7 +206,7 @@ class Net:
 
 
 def _cross_entropy(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64] | None) -> float:
-    """Mean of log sum exp(z) - z_label."""
+    """Mean cross-entropy, ``log sum exp(z) - z_label``, of logits z [N, classes]."""
     assert labels is not None
     z = logits.astype(np.float64)
     z -= z.max(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The trade-off of a search as one HTML page that needs nothing else."""
+"""Draw the trade-off of a search, as one HTML page that needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ __all__ = ["trade_off"]
 
 
 def trade_off(result: SearchResult, title: str) -> str:
-    """Score against latency and against MACs: what was searched, every level alone, and what was found."""
+    """The HTML page: score against latency and against MACs.
+
+    It shows the search at several budgets, every level applied to all layers alike, and the net that was found.
+    """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -47,7 +50,7 @@ def trade_off(result: SearchResult, title: str) -> str:
 
 
 def _lines(result: SearchResult) -> dict[str, list[Point]]:
-    """The points by line: one for what was searched, one for the levels of each granularity in all layers alike."""
+    """The points of each line: one line for the search, and one per granularity for levels applied to all layers."""
     dense = next(point for point in result.points if point.name == "dense")
     lines: dict[str, list[Point]] = {"searched": [dense]}
     for point in result.points:

@@ -1,4 +1,4 @@
-"""``trtkp search``: tables of latency and sensitivity, the search between them, and what it found, measured."""
+"""``trtkp search``: measure latency and sensitivity of each layer, choose levels, and time the net that was found."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ Unit = Literal["latency_ms", "macs"]
 
 #: Shares of the dense cost at which the trade-off is drawn.
 _FRONT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
-#: The whole net need not take what its layers take alone: how often the budget is corrected.
+#: Layers take a different time in the net than alone. If the net misses a latency target, the budget is cut by the
+#: excess and the search repeated, this often at most.
 _CORRECTIONS = 3
-#: A measured net may be this much slower than its target: the noise of a median.
+#: A measured net may exceed its latency target by this factor, which is the noise of a median.
 _SLACK = 1.01
-#: Steps of the bisection to the largest drop.
+#: Steps of the bisection over the budget for ``max_drop``: six find the budget to 1/64 of its range.
 _BISECTIONS = 6
 
 
 @dataclass(frozen=True)
 class Point:
-    """One net on the way: what its layers' times add up to, and how good it is one-shot.
+    """A pruned net on the trade-off, with its estimated latency and its quality without training.
 
     Attributes:
-        name: ``searched`` for a point of the trade-off, ``found`` for the result, else the level of all layers.
-        latency: share of the dense net's, by the tables.
-        macs: share of the dense net's.
+        name: ``searched`` for the search at one budget, ``found`` for the result, else the level of all layers.
+        latency: latency as a share of the dense net's, from the sum of the layers' times.
+        macs: MACs as a share of the dense net's.
         loss: see `Quality`.
         score: see `Quality`.
     """
@@ -58,32 +59,32 @@ class Point:
 
 @dataclass(frozen=True)
 class Measured:
-    """Latency of the whole net, dense and found, timed in turn; ms."""
+    """Median latency of the dense net and of the net that was found, timed in turn, in milliseconds."""
 
     dense_ms: float
     found_ms: float
 
     @property
     def share(self) -> float:
-        """Of the dense net's."""
+        """Latency of the net that was found, as a share of the dense net's."""
         return self.found_ms / self.dense_ms
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What was found, and what was tried on the way.
+    """The result of a search, and what was tried on the way.
 
     Attributes:
-        allocation: for ``--allocation``.
+        allocation: the allocation that was found, for ``--allocation``.
         found: the net with this allocation.
         dense: quality of the dense net.
-        measure: what the score is: accuracy or agreement; None where the net decides nothing.
-        measured: its latency, beside that of the dense net.
-        choices: layer to what it could have become.
-        chosen: layer to its choice.
-        points: the trade-off, and every level for all layers alike.
-        reached: the measured latency keeps to the target (true for other targets).
-        options: of the search.
+        measure: what the score is, accuracy or agreement; None if the net is not a classifier.
+        measured: latency of the dense net and of the net that was found.
+        choices: parameter name of a layer to all its choices.
+        chosen: parameter name of a layer to the choice that was made.
+        points: the trade-off: the search at several budgets, and every level applied to all layers.
+        reached: whether the measured latency keeps to the target; true for other targets.
+        options: the options of the search.
     """
 
     allocation: Allocation
@@ -110,16 +111,16 @@ def run_search(
     """Find a ratio and a granularity for every layer.
 
     Args:
-        model: model file, in any form that `trtkp.build` takes.
-        data: real inputs, as for calibration.
-        search_options: see there.
-        state: output of the search; what is measured is kept beside it until the search ends.
-        options: as of a build; the backend is onnxruntime.
-        progress: called as the work goes on.
+        model: model file in any format that `trtkp.build` reads.
+        data: real inputs, as for calibration, with labels if there are any.
+        search_options: method, levels, target and so on.
+        state: directory that the search will write. Measurements are kept beside it until the search ends.
+        options: shapes, threads and so on, as for a build. The backend is always onnxruntime.
+        progress: called with a phase, the steps done and the steps in all.
 
     Raises:
-        InputError: bad options, model or data, or a target that no choice reaches.
-        JobError: nothing keeps to ``max_drop``.
+        InputError: bad options, model or data, or no choice reaches the target.
+        JobError: no choice keeps the drop within ``max_drop``.
     """
     options = options or BuildOptions()
     net = Net(
@@ -135,7 +136,7 @@ def run_search(
 
 
 class _Search:
-    """One search, its tables first."""
+    """One search. The constructor measures the tables of latency and error; `result` searches."""
 
     def __init__(self, net: Net, options: SearchOptions, state: State, progress: Progress | None) -> None:
         self.net, self.options, self.state, self.progress = net, options, state, progress
@@ -144,7 +145,8 @@ class _Search:
         self.dense_ms = self._dense_ms()
         self.choices = self._tables()
         self.dense_macs = net.other_macs + sum(layer[0].macs for layer in self.choices.values())
-        # what the layers do not account for; layers alone may take longer than in the net
+        # the rest of the net takes the difference between its time and the sum of its layers. Timed alone, layers may
+        # add up to more than the net; their times are then scaled down and the rest is zero
         layers_ms = sum(layer[0].latency_ms for layer in self.choices.values())
         if not layers_ms:
             raise InputError("no level removes anything from any layer", file=net.path, remedy="give larger --ratios")
@@ -152,7 +154,7 @@ class _Search:
         self.rest = {"latency_ms": max(0.0, self.dense_ms / self.scale - layers_ms), "macs": float(net.other_macs)}
 
     def result(self) -> SearchResult:
-        """Search to the target, measure, correct."""
+        """Search for the target, time the net that was found, and correct the budget if it misses the target."""
         options = self.options
         points = self._uniform()
         if options.max_drop is not None:
@@ -185,7 +187,10 @@ class _Search:
         return float(self.state["dense ms"])
 
     def _tables(self) -> dict[str, list[Choice]]:
-        """Every layer at every level: timed with its like in the same run, and pruned alone for its error."""
+        """Measure each layer at each level: its time, and the error of the net when it alone is pruned.
+
+        All layers are pruned to one level and planned together, so the times of a level come from one run.
+        """
         levels = self.options.levels()[1:]
         times: dict[Level, dict[str, list[float]]] = {}
         for done, level in enumerate(levels):
@@ -204,16 +209,16 @@ class _Search:
             dense_ms = median(dense for dense, _ in timed.values()) if timed else 0.0
             found = [Choice(DENSE, dense_ms, self.net.macs(layer, DENSE), 0.0)]
             for level, error in zip(levels, self.state[name], strict=True):
-                if level in timed:  # where a level prunes nothing, there is no such choice
+                if level in timed:  # a level that removes nothing from this layer is no choice of its own
                     found.append(Choice(level, timed[level][1], self.net.macs(layer, level), error))
             choices[layer] = found
         return choices
 
     def _at(self, share: float, by: Unit, trials: int) -> dict[str, Choice]:
-        """The best choice found within a share of the dense net's cost.
+        """The best choice within a share of the dense net's cost.
 
         Raises:
-            InputError: even the cheapest choice takes more.
+            InputError: even the cheapest choice costs more.
         """
         budget = share * (self.dense_ms / self.scale if by == "latency_ms" else self.dense_macs) - self.rest[by]
 
@@ -228,12 +233,12 @@ class _Search:
             least = self._share(cheapest(self.choices, by=by), by)
             raise InputError(
                 f"the cheapest choice takes {least:.0%} of the dense net, the target is {share:.0%}",
-                file=self.net.path, remedy="give larger --ratios, or --filter-groups that this machine likes",
+                file=self.net.path, remedy="give larger --ratios, or --filter-groups that are faster on this machine",
             )  # fmt: skip
         return found.chosen
 
     def _at_latency(self, target: float) -> tuple[dict[str, Choice], Measured]:
-        """The best choice whose measured latency keeps to the target, or the fastest of those tried."""
+        """The best choice whose measured latency keeps to the target, or else the fastest that was tried."""
         share, tried = target, []
         for _ in range(_CORRECTIONS):
             chosen = self._at(share, "latency_ms", self.options.trials)
@@ -247,10 +252,10 @@ class _Search:
         return min(tried, key=lambda one: one[1].share)
 
     def _within_drop(self, points: float) -> tuple[dict[str, Choice], Measured]:
-        """The fastest choice whose one-shot score drops by no more, by bisection over the budget.
+        """The fastest choice whose score without training drops by at most ``points``, by bisection over the budget.
 
         Raises:
-            JobError: none does.
+            JobError: every choice drops by more.
         """
         low, high = self._share(cheapest(self.choices, by="latency_ms"), "latency_ms"), 1.0
         best = None
@@ -267,7 +272,7 @@ class _Search:
         if best is None:
             raise JobError(
                 f"no choice keeps the one-shot drop within {points:g} points", file=self.net.path,
-                remedy="allow more, and fine-tune what the search finds",
+                remedy="give a larger --max-drop, and fine-tune the net that the search finds",
             )  # fmt: skip
         return best, self._measured(best)
 
@@ -277,7 +282,7 @@ class _Search:
         return Measured(dense.median_ms, found.median_ms)
 
     def _uniform(self) -> list[Point]:
-        """Every level for all layers alike."""
+        """A point for every level, applied to all layers."""
         points = []
         levels = self.options.levels()
         for done, level in enumerate(levels):
@@ -290,7 +295,7 @@ class _Search:
         return points
 
     def _front(self) -> list[Point]:
-        """The plain sum's choice at round budgets."""
+        """Points at round budgets, by the plain sum of errors without the outer search."""
         points = []
         by: Unit = "macs" if self.options.target_flops is not None else "latency_ms"
         whole = self.dense_macs if by == "macs" else self.dense_ms / self.scale
@@ -307,7 +312,7 @@ class _Search:
         return Point(name, latency, macs, quality.loss, quality.score)
 
     def _share(self, layers: float, by: str) -> float:
-        """Cost of the whole net as a share of the dense one's, from that of its layers."""
+        """The cost of the whole net as a share of the dense net's, from the cost of its layers."""
         whole = self.dense_ms / self.scale if by == "latency_ms" else self.dense_macs
         return (layers + self.rest[by]) / whole
 

@@ -1,4 +1,4 @@
-"""What a search has measured so far, in a folder beside its output, so that a search that is killed goes on."""
+"""The measurements of a search under way, in a hidden folder beside its output, so that a killed search resumes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ __all__ = ["State"]
 
 
 class State:
-    """Numbers by name, written down as they come; one search at a time has them.
+    """Measured values by name. Each is written to disk at once, and a lock keeps a second search away.
+
+    Use it as a context manager. When the context ends without an error, the search is complete and the state is
+    removed.
 
     Args:
-        output: what the search will write; the state lies beside it, hidden.
-        key: of everything that the numbers depend on; numbers of another key are forgotten.
+        output: the directory that the search will write; the state lies beside it.
+        key: a hash of everything that the values depend on. Values that were stored under another key are dropped.
 
     Raises:
-        JobError: another search for this output is under way, or the state cannot be written.
+        JobError: on entry, another search for this output is under way; or the state cannot be written.
     """
 
     def __init__(self, output: Path, key: str) -> None:
@@ -52,14 +55,14 @@ class State:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None:  # the search is over
+        if kind is None:  # the search is complete; after an error the state stays, for the next attempt
             shutil.rmtree(self.folder, ignore_errors=True)
         Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
     @property
     def journal(self) -> Path:
-        """File for the trials."""
+        """Optuna's journal file for the trials."""
         return self.folder / "trials.log"
 
     def __contains__(self, name: str) -> bool:

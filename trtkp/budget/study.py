@@ -1,13 +1,13 @@
-"""The outer search: choices that spoil least when they meet, not only one by one.
+"""The outer search: it scores the whole net, and so corrects the assumption that the errors of layers add up.
 
-Errors of single layers do not simply add up: early layers spoil what later ones see, and a net forgives some stages
-more than others. So the errors that `choices.choose` adds up are bent,
+Errors of single layers do not simply add up. Early layers change the inputs of later ones, and some stages of a net
+tolerate more than others. The errors that `trtkp.budget.choices.choose` adds up are therefore changed to
 
     e_lk  ->  w_s(l) · e_lk^p,
 
 with a weight w for every stage of consecutive layers and one exponent p. Optuna's tree-structured Parzen estimator
-(Bergstra et al. 2011) looks for the weights and the exponent whose choice, which keeps to the budget by construction,
-gives the whole net the smallest loss. The first trial is the unbent sum.
+(Bergstra et al. 2011) looks for the weights and the exponent that give the whole net the smallest loss. Every trial
+solves the knapsack problem with its values, so every trial keeps to the budget. The first trial is the plain sum.
 """
 
 from __future__ import annotations
@@ -28,14 +28,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "search"]
 
-#: Stages that get a weight of their own.
+#: Stages that get a weight of their own. A weight per layer would be too many parameters for the usual 40 trials.
 MAX_STAGES = 8
+#: Bounds of the search: the exponent p, and the natural logarithm of a weight (a factor of 7.4 either way).
 _EXPONENT, _LOG_WEIGHT = (0.25, 1.5), (-2.0, 2.0)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A choice for every layer, and the loss of the whole net with it."""
+    """The best choice of a search.
+
+    Attributes:
+        chosen: parameter name of a layer to its choice.
+        loss: loss of the whole net with it.
+        trials: trials that were made, those of an interrupted run included.
+    """
 
     chosen: dict[str, Choice]
     loss: float
@@ -54,17 +61,17 @@ def search(
     name: str = "search",
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Outcome | None:
-    """The best choice found for all layers within a budget; None where even the cheapest is beyond it.
+    """Search the best choice for all layers within a budget; None if even the cheapest levels exceed it.
 
     Args:
-        choices: layer to its levels, in graph order.
-        budget: of all layers together, in the unit of ``by``.
-        by: ``latency_ms`` or ``macs``.
-        loss: of the whole net; asked once for every different choice.
-        trials: choices to try, those of an earlier run in ``storage`` included.
-        seed: of the sampler.
-        storage: journal file that keeps the trials of a search that is killed.
-        name: of this search in the journal.
+        choices: parameter name of a layer to its levels, in graph order.
+        budget: largest sum of the costs, in the unit of ``by``.
+        by: the cost, ``latency_ms`` or ``macs``.
+        loss: gives the loss of the whole net with a choice; called once for each different choice.
+        trials: number of trials, those of an interrupted run in ``storage`` included.
+        seed: seed of the sampler.
+        storage: journal file that keeps the trials of a search that is killed; None for none.
+        name: name of this search in the journal.
         progress: called with the trials done, the trials in all and the smallest loss so far.
     """
     import optuna
@@ -73,8 +80,8 @@ def search(
     stages = np.arange(len(layers)) * min(MAX_STAGES, len(layers)) // max(1, len(layers))
     known: dict[tuple[int, ...], float] = {}
 
-    def bent(exponent: float, log_weights: Sequence[float]) -> dict[str, Choice] | None:
-        return pick(choices, budget, by=by, bend=lambda i, errors: exp(log_weights[stages[i]]) * errors**exponent)
+    def solution(exponent: float, log_weights: Sequence[float]) -> dict[str, Choice] | None:
+        return pick(choices, budget, by=by, transform=lambda i, errors: exp(log_weights[stages[i]]) * errors**exponent)
 
     def evaluate(chosen: Mapping[str, Choice]) -> float:
         key = tuple(choices[layer].index(chosen[layer]) for layer in layers)
@@ -84,7 +91,7 @@ def search(
 
     def objective(trial: optuna.Trial) -> float:
         exponent = trial.suggest_float("exponent", *_EXPONENT)
-        chosen = bent(exponent, [trial.suggest_float(f"stage_{s}", *_LOG_WEIGHT) for s in range(stages.max() + 1)])
+        chosen = solution(exponent, [trial.suggest_float(f"stage_{s}", *_LOG_WEIGHT) for s in range(stages.max() + 1)])
         assert chosen is not None
         return evaluate(chosen)
 
@@ -96,7 +103,7 @@ def search(
         storage=_journal(storage),
         load_if_exists=True,
     )
-    # a search that goes on must not draw again what it drew at first
+    # the number of trials is part of the seed, so that a resumed search does not repeat its first trials
     study.sampler = optuna.samplers.TPESampler(seed=seed + _finished(study), multivariate=True)
     if not _finished(study):
         study.enqueue_trial({"exponent": 1.0, **{f"stage_{s}": 0.0 for s in range(stages.max() + 1)}})
@@ -107,7 +114,7 @@ def search(
 
     study.optimize(objective, n_trials=max(0, trials - _finished(study)), callbacks=[report])
     parameters = study.best_params
-    chosen = bent(parameters["exponent"], [parameters[f"stage_{s}"] for s in range(stages.max() + 1)])
+    chosen = solution(parameters["exponent"], [parameters[f"stage_{s}"] for s in range(stages.max() + 1)])
     assert chosen is not None
     return Outcome(chosen, study.best_value, _finished(study))
 

@@ -40,7 +40,7 @@ def read_images(path: Path, shape: Sequence[int]) -> tuple[npt.NDArray[np.uint8]
         JobError: Pillow is not installed.
     """
     if len(shape) != 3 or shape[0] not in _MODES:
-        raise InputError(f"the model takes {list(shape)}, no images of 1 or 3 channels", file=path)
+        raise InputError(f"the model takes {list(shape)}, not images of 1 or 3 channels", file=path)
     channels, height, width = shape
     files, labels = image_files(path)
     images = np.empty((len(files), channels, height, width), np.uint8)

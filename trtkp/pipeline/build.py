@@ -96,7 +96,7 @@ def _stored(path: Path, method: str | Method | None, settings: Mapping[str, Any]
     given = [f"--{key.replace('_', '-')}" for key, value in settings.items() if value is not None]
     if method is not None or given:
         what = given[0] if given else "--method"
-        raise InputError(f"{what} means nothing to a model that is pruned already", file=path, remedy="leave it out")
+        raise InputError(f"is pruned already, so {what} has no effect", file=path, remedy="leave it out")
     pruned = load_pruned(path)
     return pruned.model, pruned.method()
 
@@ -154,7 +154,7 @@ class FromModel(Start):
 
     Attributes:
         method: the one that prunes it.
-        data: see `build`.
+        data: labelled or unlabelled samples, as for `build`.
     """
 
     method: Method

@@ -92,12 +92,12 @@ def _from_bundle(
     options: BuildOptions,
     progress: Progress | None,
 ) -> Bundle:
-    """Check that the bundle can be quantised here, read what it is calibrated with, and build."""
+    """Check that the bundle can be quantised here, read samples and calibration, and build."""
     manifest, kind = bundle.manifest, options.kind
     assert kind is not None
     if manifest.precision != "fp32":
         raise InputError(
-            f"is a bundle in {manifest.precision}: ranges are measured in fp32", file=bundle.path,
+            f"is a bundle in {manifest.precision}, but ranges are measured in fp32", file=bundle.path,
             remedy="build it with --precision fp32, or calibrate the model itself",
         )  # fmt: skip
     if manifest.tensorrt is not None and manifest.tensorrt.plugin_layers:
@@ -124,9 +124,9 @@ def _from_bundle(
 def _options(manifest: Manifest, asked: BuildOptions) -> BuildOptions:
     """The bundle's backend and targets, and the requested precision, calibration and threads.
 
-    Options of TensorRT's builder take their defaults, and times of its tactics are neither read nor kept.
+    Options of TensorRT's builder get their defaults, and its timing cache is neither read nor written.
     """
-    # FP8 chooses its architectures anew: most of the usual ones do not know it
+    # for FP8 the backend chooses targets again: FP8 begins with sm89, and the bundle's targets may be older
     targets = tuple(manifest.targets) if asked.kind == "int8" else ()
     return BuildOptions(
         backend=manifest.backend,
@@ -142,13 +142,13 @@ def _options(manifest: Manifest, asked: BuildOptions) -> BuildOptions:
 
 @dataclass(frozen=True)
 class FromBundle(Start):
-    """A build that starts from an fp32 bundle, and keeps its graphs, its plan and the rest of its manifest.
+    """A build that starts from an fp32 bundle and keeps its graphs, its plan and the rest of its manifest.
 
     Attributes:
         bundle: the fp32 bundle.
         profile: smallest, usual and largest shape of every input.
-        samples: to calibrate with; None without data.
-        calibration: ranges and precisions to take as they are; None: to be measured.
+        samples: samples to calibrate with; None without data.
+        calibration: ranges and precisions to use as they are; None to measure them.
     """
 
     bundle: Bundle
@@ -166,7 +166,7 @@ class FromBundle(Start):
 
         bundle, manifest = self.bundle, self.bundle.manifest
         shutil.copy2(bundle.file("index_sets.safetensors"), staging)
-        # into memory: the new bundle may take the place of this one
+        # load all weights now: the new bundle may replace this one
         packed, engine = (
             ir.external_data.load_to_model(ir.load(bundle.file(name))) for name in ("model.onnx", "engine.onnx")
         )
@@ -185,5 +185,5 @@ class FromBundle(Start):
 
 
 def _relative(file: Path, output: Path) -> str:
-    """The path relative to the new bundle, as its manifest holds it."""
+    """The path relative to the new bundle, as the manifest records it."""
     return os.path.relpath(os.path.normpath(file), output.absolute().parent.resolve() / "bundle")

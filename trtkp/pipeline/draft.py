@@ -56,8 +56,8 @@ class Draft:
         manifest: all that is known so far. The rest of the build adds warnings and seconds, and fills in the date,
             files, engine, quantisation and accuracy.
         profile: smallest, usual and largest shape of every input.
-        samples: real inputs, to calibrate with and to measure accuracy on; None without data.
-        calibration: ranges and precisions to take as they are; None: to be measured.
+        samples: real inputs to calibrate with and to measure accuracy on; None without data.
+        calibration: ranges and precisions to use as they are; None to measure them.
         lowerings: lowering of every packed layer, by name.
         plugins: library of the plugins that ``engine.onnx`` may use; None where there is none.
         reference: graph whose accuracy is reported as that before: the unpruned net, or the bundle's ``engine.onnx``.

@@ -1,4 +1,4 @@
-"""From the masked dense net to ``engine.onnx``: dead parts → packing → plan → forms → folded Gathers."""
+"""From the masked dense net to ``engine.onnx``: remove dead parts → pack → plan → write lowerings → fold Gathers."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ __all__ = ["EngineGraph", "make_engine_graph"]
 
 @dataclass(frozen=True)
 class EngineGraph:
-    """``engine.onnx`` and how it came about.
+    """``engine.onnx`` and how it was made.
 
     Attributes:
-        model: standard operators, and packed ones where a plugin computes them.
-        plan: of the layers that are left.
-        dead: what was removed before the layers were packed.
-        dead_times: whole net before and after the removal, where it was timed.
-        gathers: Gathers of channels that the plan wrote, and those that are left.
-        notes: one line each.
+        model: the graph, in standard operators, and in packed operators where a plugin computes them.
+        plan: the plan of the layers that are left.
+        dead: filters and channels that were removed before the layers were packed.
+        dead_times: times of the whole net before and after that removal; None if it was not timed.
+        gathers: the Gathers of channels that the lowerings wrote, and those that could not be folded.
+        notes: remarks for the user, one line each.
     """
 
     model: ir.Model
@@ -62,31 +62,33 @@ def make_engine_graph(
     target: EngineTarget | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> EngineGraph:
-    """Plan a net, and write it in the forms of its plan.
+    """Plan a net, and write each layer in its lowering.
 
     Args:
-        dense: masked, batch normalisation folded; not changed.
-        index_sets: by parameter name, of the source's weights.
+        dense: the masked graph with batch normalisation folded; not changed.
+        index_sets: index sets of the source's weights, by parameter name.
         table: the net's convolutions.
-        shapes: input name to the shape that counts, the profile's ``opt``.
-        measure: time candidates, and the net without its dead parts, in ONNX Runtime or on the target's GPU.
-        threads: of ONNX Runtime.
+        shapes: input name to the shape to plan for, the profile's ``opt``.
+        measure: time the candidates of each layer, and the net without its dead parts, in ONNX Runtime or on the
+            target's GPU.
+        threads: CPU threads of ONNX Runtime.
         only: see `make_plan`.
         cache: see `make_plan`.
-        target: see `make_plan`; with plugins, lists are packed for the kernels' tiles.
-        progress: called as layers are planned.
+        target: see `make_plan`. With plugins, lists are packed for the tiles of the kernels.
+        progress: called with a phase, the layers done and the layers in all.
     """
     rest = dense.clone()
     places = {layer.node: layer.repeats * prod(layer.output_size) for layer in table.layers}
     dead = remove_dead(rest, places) if index_sets else DeadParts((), {})
     times, notes = None, []
     if dead.layers and measure and only is None:
+        # the smaller net is not always the faster one, so both are timed
         raced = race({"before": dense, "after": rest}, shapes, threads, NET_BUDGET_S, target)
         times = raced["before"], raced["after"]
         if times[1].median_ms > times[0].median_ms:
             notes.append(
-                f"the net without its dead parts took {times[1].median_ms:.3f} ms, with them "
-                f"{times[0].median_ms:.3f} ms: they stay"
+                f"filters and channels that nothing reads were kept: the net takes {times[1].median_ms:.3f} ms "
+                f"without them and {times[0].median_ms:.3f} ms with them"
             )
             dead = DeadParts((), {})
     if dead.layers:
@@ -108,7 +110,10 @@ def make_engine_graph(
 
 
 def _value_shapes(packed: ir.Model, table: LayerTable, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Shapes of what packed nodes read and write, whose channels may be fewer than the table's."""
+    """Shapes of the values that packed nodes read and write.
+
+    The layer table has the sizes of the whole net; after the removal of dead parts there may be fewer channels.
+    """
     batch = shapes[table.batch_input][0] if table.batch_input is not None else 1
     layers = {layer.node: layer for layer in table.layers}
     found: dict[str, Shape] = {}

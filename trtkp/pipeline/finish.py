@@ -119,7 +119,7 @@ def quantise_graphs(job: Job, draft: Draft, graphs: Graphs, staging: Path) -> tu
 
 
 def write_and_check(job: Job, draft: Draft, graphs: Graphs, quantised: Quantised | None, staging: Path) -> Checked:
-    """Write both graphs, and hold ``engine.onnx`` against the dense masked net before anything is published.
+    """Write both graphs, and compare ``engine.onnx`` with the dense masked net before anything is published.
 
     Raises:
         JobError: they differ by more than rounding explains.
@@ -218,5 +218,5 @@ def complete(
 
 
 def _fused(quantised: Quantised | None) -> bool:
-    """Whether ONNX Runtime makes integer kernels of Q/DQ pairs: where the graph was made for it, or has none."""
+    """Whether ONNX Runtime may turn Q/DQ pairs into integer kernels: if the graph was made for it, or has no pairs."""
     return quantised is None or quantised.calibration.fuse_qdq

@@ -42,7 +42,7 @@ class Planned:
 
 
 def plan(job: Job, loaded: Loaded, table: LayerTable, pruned: Pruned, dense: ir.Model, method: Method) -> Planned:
-    """Choose the lowering of every layer, and write the net so.
+    """Choose the lowering of every layer, and write the net in these lowerings.
 
     Args:
         job: the build.
@@ -50,7 +50,7 @@ def plan(job: Job, loaded: Loaded, table: LayerTable, pruned: Pruned, dense: ir.
         table: the net's convolutions.
         pruned: the index sets to pack.
         dense: the masked graph (`Rewritten.dense`); not changed.
-        method: gives the advice in the warning that nothing pays.
+        method: the method; if no packed layer is faster than dense, the warning holds its advice.
     """
     from trtkp.pipeline.engine_graph import make_engine_graph
     from trtkp.plan.cache import TimingCache
@@ -94,7 +94,7 @@ def _target(job: Job) -> EngineTarget | None:
     from trtkp.plan.target import EngineTarget
 
     options = job.options
-    # plugins compute in floating point: for a layer in 8 bits they would be slower
+    # plugins compute in floating point, which would be slower than TensorRT's own layers in 8 bits
     plugins = options.plugins and options.kind is None
     return EngineTarget.here(
         job.backend, precision=options.floating, plugins=plugins, level=options.level, trt=job.tensorrt

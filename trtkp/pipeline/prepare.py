@@ -41,7 +41,7 @@ class Loaded:
     Attributes:
         source: the model.
         profile: smallest, usual and largest shape of every input.
-        samples: of the data that was given; None without data.
+        samples: the samples of the given data; None without data.
         calibration: the calibration that was given; None without one.
     """
 
@@ -172,6 +172,6 @@ def rewrite(job: Job, loaded: Loaded, table: LayerTable, pruned: Pruned) -> Rewr
     nodes = pack_convolutions(packed, pruned.index_sets, {layer.node: layer.input_size for layer in table.layers})
     ops = {str(node.name): node.op_type for node in nodes}
     unpacked = {layer.node for layer in table.layers if layer.name in pruned.index_sets} - set(ops)
-    if unpacked:  # a promise of the format: a node for every index set
+    if unpacked:  # the bundle format promises a packed node for every index set
         raise JobError(f"no packed operator was made for {', '.join(sorted(unpacked))}", file=job.path)
     return Rewritten(dense, packed, ops)

@@ -1,4 +1,4 @@
-"""What builds and ``trtkp calibrate`` share around a quantised graph: its files, its check, its record."""
+"""Steps of a quantised build: read samples, write the calibration, check the graph, make the manifest's record."""
 
 from __future__ import annotations
 
@@ -33,10 +33,15 @@ __all__ = [
 
 
 def read_samples(data: LabelledData | str | PathLike[str], profile: Profile, options: CalibrationOptions) -> Samples:
-    """Samples from a path or from memory, held against the model's only input.
+    """Samples from a path or from memory, checked against the model's only input.
+
+    Args:
+        data: samples in memory, or a path for `trtkp.data.samples.load_samples`.
+        profile: smallest, usual and largest shape of every input.
+        options: normalisation of images.
 
     Raises:
-        InputError: the model has several inputs, or the data does not fit it or cannot be used.
+        InputError: the model has several inputs, or the data cannot be used or does not fit the model.
     """
     from trtkp.data.samples import Samples, load_samples
 
@@ -50,12 +55,12 @@ def read_samples(data: LabelledData | str | PathLike[str], profile: Profile, opt
 
 
 def state_file(output: Path) -> Path:
-    """Where an interrupted calibration for this bundle keeps its state: beside it, hidden."""
+    """The hidden file beside the bundle in which an interrupted calibration keeps its state."""
     return output.absolute().with_name(f".{output.absolute().name}.calibrating.npz")
 
 
 def save_quantised(result: Quantised, folder: Path) -> None:
-    """Write ``calibration.json``, and the few samples that verifying needs, into a bundle under construction."""
+    """Write ``calibration.json``, and the few samples that ``trtkp verify`` needs, into an unfinished bundle."""
     from safetensors.numpy import save_file
 
     save_calibration(result.calibration, folder / CALIBRATION)
@@ -66,10 +71,10 @@ def save_quantised(result: Quantised, folder: Path) -> None:
 def check_quantised(
     result: Quantised, engine: ir.Model, reference: ir.Model, profile: Profile, precision: str, file: Path
 ) -> None:
-    """Hold a quantised graph against the dense masked net, on samples within its ranges.
+    """Compare a quantised graph with the dense masked net, on inputs within the calibrated ranges.
 
     Raises:
-        JobError: its outputs are further away than rounding to 8 bits explains.
+        JobError: the outputs differ by more than rounding to 8 bits explains.
     """
     from trtkp.verification.bundle import compare_graphs, inputs_in_range
 
@@ -85,13 +90,13 @@ def check_quantised(
     )  # fmt: skip
     if check.status == "failed":
         raise JobError(
-            f"the quantised graph is far from the one in floating point: {check.summary}", file=file,
+            f"the quantised graph differs too much from the one in floating point: {check.summary}", file=file,
             remedy="use another --calibrator, more samples or a smaller --max-drop",
         )  # fmt: skip
 
 
 def quantisation_record(result: Quantised) -> QuantisationRecord:
-    """What the manifest says of it."""
+    """The manifest's record of a quantisation."""
     calibration = result.calibration
     return QuantisationRecord(
         fallback=calibration.fallback,

@@ -1,4 +1,4 @@
-"""What a build did, as the records of a bundle's manifest."""
+"""The parts of a bundle's manifest that say what a build did: layers, plan, TensorRT options, the paper's counting."""
 
 from __future__ import annotations
 
@@ -43,7 +43,14 @@ __all__ = [
 
 
 def paper_counts(method: Method, source: SourceModel, profile: Profile, accounting: Accounting) -> PaperCounts | None:
-    """The net as the authors of a method count it; None where that is unknown or the common counting."""
+    """The net as the authors of a method count it; None if that is unknown or if they count as we do.
+
+    Args:
+        method: the method.
+        source: the model.
+        profile: shapes of its inputs.
+        accounting: our own counts.
+    """
 
     def counted(counting: Counting) -> PaperCounts:
         params, flops = accounting.params, accounting.macs
@@ -62,7 +69,7 @@ def paper_counts(method: Method, source: SourceModel, profile: Profile, accounti
 
 @dataclass(frozen=True, eq=False)
 class _Counts:
-    """Counts of a net's graph for one sample: `trtkp.pruning.method.NetCounts`."""
+    """`trtkp.pruning.method.NetCounts` of a source's graph, for one sample."""
 
     source: SourceModel
     profile: Profile
@@ -98,15 +105,15 @@ def layer_records(
     paper: Mapping[str, int],
     left_dense: Mapping[str, str],
 ) -> list[LayerRecord]:
-    """Every convolution of the table, in its order.
+    """The record of each convolution, in the order of the layer table.
 
     Args:
         table: the net's convolutions.
-        accounting: made from the table.
-        index_sets: by parameter name.
-        plan: of the packed nodes.
-        ops: node name to its operator in ``model.onnx``.
-        paper: index bytes per parameter in the method's own format.
+        accounting: counts of these convolutions.
+        index_sets: index sets, by parameter name.
+        plan: the plan of the packed nodes.
+        ops: name of each packed node to its operator in ``model.onnx``.
+        paper: index bytes in the format of the method's paper, by parameter name.
         left_dense: parameter name to the reason why it was not pruned.
     """
     plans = {layer.node: layer for layer in plan.layers}
@@ -146,7 +153,13 @@ def layer_records(
 
 
 def plan_record(made: EngineGraph, *, forced: bool, threads: int | None) -> PlanRecord:
-    """How ``engine.onnx`` came about."""
+    """How ``engine.onnx`` was made.
+
+    Args:
+        made: the graph and its plan.
+        forced: whether the user asked for one lowering.
+        threads: CPU threads of ONNX Runtime, as the user gave them.
+    """
     plan, dead = made.plan, made.dead
     before, after = made.dead_times or (None, None)
     return PlanRecord(
@@ -169,7 +182,7 @@ def plan_record(made: EngineGraph, *, forced: bool, threads: int | None) -> Plan
 
 
 def tensorrt_record(request: BuildRequest, result: BuildResult) -> TensorRTRecord:
-    """What was asked of TensorRT's builder, and the plugins that the engine holds."""
+    """The options that TensorRT's builder was given, and the plugins in the engine."""
     gpus = find_gpus().gpus
     options = {name: value for name, value in asdict(request.trt).items() if name != "timing_cache"}
     return TensorRTRecord(

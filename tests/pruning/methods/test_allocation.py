@@ -112,7 +112,7 @@ def test_an_advice_and_a_ratio(new_layer: Callable[..., ConvLayer], tmp_path: Pa
     alone = VSKP(0.5, "uniform", alpha=0.9, filter_group=2).masks(layers[:1], weights)
     assert pruning.masks.keys() == {"a"}
     np.testing.assert_array_equal(pruning.masks["a"], alone["a"])
-    with pytest.raises(InputError, match=r"advice\.json: an advice says where to prune, not how much; give --ratio"):
+    with pytest.raises(InputError, match=r"advice\.json: advice says where to prune, not how much; give --ratio"):
         make_method("vskp", allocation=str(path))
     path.write_text(json.dumps({**advice, "version": 2}))
     with pytest.raises(InputError, match="not an allocation: version"):
@@ -190,7 +190,7 @@ def test_a_layer_that_is_chosen_but_not_in_the_file_is_named(
     method = make_method("pptkp", allocation=str(path))
     weights = {layer.name: np.ones(layer.weight_shape) for layer in layers}
     for ask in (lambda: method.masks(layers, weights), lambda: method.regulariser(net, layers)):
-        with pytest.raises(InputError, match=r"1\.weight.*the allocation file says nothing of it"):
+        with pytest.raises(InputError, match=r"1\.weight.*the allocation file does not name it"):
             ask()
 
 

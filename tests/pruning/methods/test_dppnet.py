@@ -258,7 +258,7 @@ class ComputedClassifier(OneConvolution):
         (Kept, "layer conv.weight: something else reads its weight too"),
         (ComputedBias, "layer conv.weight: its bias is computed"),
         (Buffer, "layer conv.weight: its weight is a buffer"),
-        (NoModule, "layer kernel: its weight is no module's own"),
+        (NoModule, "layer kernel: its weight does not belong to a module"),
     ],
 )
 def test_a_program_whose_convolution_cannot_be_converted(net: Any, words: str) -> None:
@@ -270,7 +270,7 @@ def test_a_program_whose_convolution_cannot_be_converted(net: Any, words: str) -
 
 def test_a_buffer_is_not_trained(new_layer: Any) -> None:
     layer = new_layer(filters=4, channels=4, name="conv.weight")
-    with pytest.raises(InputError, match=r"layer conv\.weight: a buffer, which is not trained; leave it out"):
+    with pytest.raises(InputError, match=r"layer conv\.weight: is a buffer and not trained; leave it out"):
         layer_parameters(Buffer(), [layer])
 
 
@@ -349,7 +349,7 @@ def test_penalty_by_hand_and_a_layer_that_is_gone() -> None:
     assert float(penalty.loss()) == pytest.approx(0.5 * float(torch.exp(-net[0].theta).sum()), rel=1e-6)
     with torch.no_grad():
         net[0].theta.fill_(10)
-    with pytest.raises(InputError, match="layer 0: every position of every pattern is gone"):
+    with pytest.raises(InputError, match="layer 0: its patterns have no position left"):
         freeze(net)
 
 

@@ -42,7 +42,7 @@ def test_refused_before_anything_is_done(work: Path, monkeypatch: pytest.MonkeyP
         assert not training_folder(Path("p")).exists()
         return str(error.value)
 
-    assert "--tensorboard means nothing without training; leave it out" in refused(options("runs", epochs=0))
+    assert "--tensorboard needs training; give --epochs, or leave it out" in refused(options("runs", epochs=0))
     assert "data.npz: exists and is not a directory; choose another --tensorboard" in refused(options("data.npz"))
     for folder in ("p", "p/runs", f"{training_folder(Path('p'))}/runs"):
         assert "lies in a directory that pruning replaces; choose another" in refused(options(folder))

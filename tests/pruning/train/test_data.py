@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from trtkp.errors import InputError
-from trtkp.pruning.train.data import Arrays, Loader, load_parts
+from trtkp.pruning.train.data import Arrays, Loader, load_split
 from trtkp.pruning.train.processes import Processes
 from trtkp.pruning.train.recipe import Preprocessing
 
@@ -47,7 +47,7 @@ def test_cifar_folders(tmp_path: Path, names: tuple[str, ...], test: str, labels
     held = cifar_batch(folder / test, 3, labels, 9)
     how = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     for path in (folder, tmp_path):
-        parts = load_parts(path, (3, 32, 32), how)
+        parts = load_split(path, (3, 32, 32), how)
         assert len(parts.train.labels) == 4 * len(names)
         x = parts.test.read(np.arange(3), None)
         want = (held.reshape(3, 3, 32, 32) / 255 - np.reshape(how.mean, (3, 1, 1))) / np.reshape(how.std, (3, 1, 1))
@@ -65,7 +65,7 @@ def test_folders_of_images(tmp_path: Path) -> None:
                 Image.fromarray(pixels).save(tmp_path / part / label / f"{i}.png")
     for crop in (False, True):
         how = Preprocessing(resized_crop=crop, flip=True)
-        parts = load_parts(tmp_path, (3, 16, 16), how)
+        parts = load_split(tmp_path, (3, 16, 16), how)
         assert parts.train.labels.tolist() == [0] * 4 + [1] * 4
         assert parts.test.labels.tolist() == [0, 0, 1, 1]
         epochs = [list(Loader(parts.train, how, batch=4, seed=1, processes=processes()).epoch(n)) for n in (0, 0, 1)]
@@ -79,15 +79,15 @@ def test_folders_of_images(tmp_path: Path) -> None:
 def test_archive_with_and_without_a_test_part(tmp_path: Path) -> None:
     x, y = np.random.default_rng(0).normal(size=(50, 1, 4, 4)).astype(np.float32), np.arange(50)
     np.savez(tmp_path / "one.npz", x=x, y=y)
-    parts = load_parts(tmp_path / "one.npz", (1, 4, 4), Preprocessing(holdout=0.2), seed=3)
+    parts = load_split(tmp_path / "one.npz", (1, 4, 4), Preprocessing(holdout=0.2), seed=3)
     train, test = set(parts.train.labels.tolist()), set(parts.test.labels.tolist())
     assert len(test) == 10
     assert train | test == set(range(50))
     assert not train & test
-    again = load_parts(tmp_path / "one.npz", (1, 4, 4), Preprocessing(holdout=0.2), seed=3)
+    again = load_split(tmp_path / "one.npz", (1, 4, 4), Preprocessing(holdout=0.2), seed=3)
     assert again.digest() == parts.digest()
     np.savez(tmp_path / "two.npz", x=x, y=y, x_test=x[:7], y_test=y[:7])
-    parts = load_parts(tmp_path / "two.npz", (1, 4, 4), PLAIN)
+    parts = load_split(tmp_path / "two.npz", (1, 4, 4), PLAIN)
     assert (len(parts.train.labels), len(parts.test.labels)) == (50, 7)
 
 
@@ -113,7 +113,7 @@ def test_a_last_batch_smaller_than_the_processes(tmp_path: Path) -> None:
         (tmp_path / label).mkdir()
         for i in range(5):
             Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / label / f"{i}.png")
-    data = load_parts(tmp_path, (3, 8, 8), Preprocessing(holdout=0.1)).train
+    data = load_split(tmp_path, (3, 8, 8), Preprocessing(holdout=0.1)).train
     assert len(data.labels) == 9
     shares = [
         list(Loader(data, PLAIN, batch=4, seed=0, processes=processes(rank, 4), augment=False).epoch(0))
@@ -165,4 +165,4 @@ def test_what_is_refused(tmp_path: Path) -> None:
         ("few.npz", "has 2 samples, none of them to measure accuracy on"),
     ):
         with pytest.raises(InputError, match=message):
-            load_parts(tmp_path / name, (1, 2, 2), PLAIN)
+            load_split(tmp_path / name, (1, 2, 2), PLAIN)

@@ -47,6 +47,6 @@ def test_there_are_none_unless_asked_for(tmp_path: Path) -> None:
 def test_a_place_that_cannot_hold_them(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     log = TrainingLog(tmp_path, tmp_path / "file" / "runs")
-    with pytest.raises(InputError, match="no event files can be written there") as error:
+    with pytest.raises(InputError, match="event files cannot be written there") as error:
         log.begin("finetune", 1)
     assert "\n" not in str(error.value)

@@ -95,7 +95,7 @@ def test_going_on_gives_the_weights_of_an_unbroken_run(
         if "2/3" in phase and done == 4:
             raise StopError
 
-    monkeypatch.setattr("trtkp.pruning.train.trainer._LOOK", 1)
+    monkeypatch.setattr("trtkp.pruning.train.trainer._CHECK_EVERY", 1)
     with pytest.raises(StopError):
         trainer(new_net(), checkpoint=file, seconds=0, progress=stop).run()
     found = load_checkpoint(file, "f")
@@ -246,7 +246,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
             self._iteration = iteration
 
     bad = Poison(net, masks_of(net))
-    with pytest.raises(JobError, match=r"no number any more in finetune, epoch 3; the last good checkpoint is .*state"):
+    with pytest.raises(
+        JobError, match=r"became NaN or infinite in finetune, epoch 3; the last good checkpoint is .*state"
+    ):
         Trainer(net, loader(data), RECIPE, regulariser=bad, checkpoint=file, fingerprint="f").run()
     found = load_checkpoint(file, "f")
     assert found is not None
@@ -269,9 +271,11 @@ def test_a_weight_that_is_no_number_is_never_kept(
             if self._iteration == steps:
                 net.get_parameter("3.weight").data[0, 0, 0, 0] = float("nan")
 
-    monkeypatch.setattr("trtkp.pruning.train.trainer._LOOK", 1)
+    monkeypatch.setattr("trtkp.pruning.train.trainer._CHECK_EVERY", 1)
     bad = Breaking(net, masks_of(net))
-    with pytest.raises(JobError, match="a weight is no number any more in finetune, epoch 3; the last good checkpoint"):
+    with pytest.raises(
+        JobError, match="a weight became NaN or infinite in finetune, epoch 3; the last good checkpoint"
+    ):
         Trainer(net, loader(data), RECIPE, regulariser=bad, checkpoint=file, fingerprint="f", seconds=seconds).run()
     found = load_checkpoint(file, "f")
     assert found is not None
@@ -304,7 +308,7 @@ def test_processes_see_that_they_do_not_agree(tmp_path: Path) -> None:
 def test_wrong_classes(new_net: NewNet, data: Arrays) -> None:
     with pytest.raises(InputError, match=r"labels 0\.\.2, the model has 2 classes"):
         Trainer(new_net(classes=2), loader(data), RECIPE).run()
-    with pytest.raises(InputError, match=r"the model gives \[16, 6, 8, 8\], training needs logits"):
+    with pytest.raises(InputError, match=r"the model's output is \[16, 6, 8, 8\], but training needs logits"):
         Trainer(new_net()[:3], loader(data), RECIPE).run()
 
 
@@ -401,5 +405,5 @@ def test_checkpoints_are_refused_in_one_line(new_net: NewNet, data: Arrays, tmp_
     with pytest.raises(InputError, match="is a checkpoint of another net, data, method or recipe"):
         load_checkpoint(file, "g")
     file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(InputError, match="no readable checkpoint"):
+    with pytest.raises(InputError, match="not a readable checkpoint"):
         load_checkpoint(file, "f")
