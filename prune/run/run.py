@@ -76,7 +76,12 @@ def prune(
 
     options = options or PruneOptions()
     training = options.training
-    chosen = method if isinstance(method, Method) else _made(method, training, settings)
+    if method is None or isinstance(method, str):
+        chosen = _made(method, training, settings)
+    elif settings:
+        raise InputError("a method object has its settings already", remedy=f"leave out {', '.join(settings)}")
+    else:
+        chosen = method
     chosen.check_training(
         prepare=training.prepare.epochs, regularise=training.regularise.epochs, finetune=training.finetune.epochs
     )
