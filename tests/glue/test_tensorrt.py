@@ -130,7 +130,7 @@ def test_loading_as_the_build_does(host: str, libraries: Path, tmp_path: Path) -
     assert "file too short" in output[0]
     assert "build it for this machine" in output[0]
     assert output[1:4] == ["0", str(OPERATORS), str(OPERATORS)]
-    assert ("TensorRT-RTX takes no plugins" in output[-1]) == (host == "tensorrt_rtx")
+    assert ("TensorRT-RTX supports no plugins" in output[-1]) == (host == "tensorrt_rtx")
 
 
 #: Creates plugins through the bindings, reads what they read, and has malformed fields refused.
