@@ -132,13 +132,14 @@ class Method(ABC):
         name: as in ``--method``; it is kept in manifests.
         converts: it makes another net, and overrides ``convert`` and ``deployed``.
         option: the option of the command line that chooses it in place of ``--method``.
-        searched_filter_group: filters that share a list in a search, where no other number is asked for.
+        searched_filter_group: filters that share a list in ``trtkp search``, where no other number is asked for; None
+            where a search cannot use the method.
     """
 
     name: str
     converts: ClassVar[bool] = False
     option: ClassVar[str | None] = None
-    searched_filter_group: ClassVar[int] = 64
+    searched_filter_group: ClassVar[int | None] = None
 
     # Settings
 

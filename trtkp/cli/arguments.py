@@ -5,9 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
+from trtkp.pruning.methods.registry import DEFAULT, METHODS
 from trtkp.settings import Setting
 
 __all__ = ["BundlePath", "Data", "FromZeros", "Json", "MethodName", "ModelPath"]
+
+
+def _names(*, converts: bool) -> str:
+    """The methods that ``--method`` takes: those that make another net, which needs training, or the others."""
+    return ", ".join(
+        name for name, method in METHODS.items() if method.converts == converts and method.option is None
+    )
+
 
 ModelPath: TypeAlias = Annotated[Path, Setting("Exported program, state dict or ONNX file.", argument=True)]
 BundlePath: TypeAlias = Annotated[Path, Setting("Directory that trtkp build wrote.", argument=True)]
@@ -22,9 +31,9 @@ Json: TypeAlias = Annotated[bool, Setting("Print one JSON document on standard o
 MethodName: TypeAlias = Annotated[
     str | None,
     Setting(
-        "Pruning method: kep, vskp, pptkp, soks, l1, none for the dense model; with trtkp prune also dppnet and "
-        "channels.",
-        default="kep",
+        f"Pruning method: {_names(converts=False)}, where none keeps the model dense; with trtkp prune also "
+        f"{_names(converts=True)}.",
+        default=DEFAULT,
         short="-m",
         group="Pruning",
         essential=True,

@@ -29,7 +29,7 @@ class Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the options that were asked for."""
-        known = parameters_of(self.callback)
+        known = {name: each for name, each in parameters_of(self.callback).items() if not each.refused}
         if self._read.get(HELP_ALL) or len(known) <= MANY:
             super().format_help(ctx, formatter)
             return
@@ -40,6 +40,8 @@ class Command(TyperCommand):
 
     def _shown(self, known: dict[str, Parameter]) -> Iterator[Any]:
         for param in self.params:
+            if getattr(param, "hidden", False):
+                continue
             parameter = known.get(str(param.name))
             owner = self._read.get(parameter.chosen_by) if parameter is not None and parameter.chosen_by else None
             if parameter is not None and owner in parameter.declared:

@@ -15,7 +15,7 @@ from trtkp.cli.parameters import Given, Only, command
 from trtkp.cli.totals import before_after, bound, print_paper
 from trtkp.comparison.words import bytes_text
 from trtkp.errors import InputError
-from trtkp.pruning.methods.registry import METHODS, make_method
+from trtkp.pruning.methods.registry import DEFAULT, METHODS, make_method
 from trtkp.pruning.run.options import PruneOptions, with_epochs
 from trtkp.pruning.train.recipe import Preprocessing, Recipe, Training, read_recipe
 from trtkp.settings import Setting
@@ -81,7 +81,7 @@ def prune(
 
     training = read_recipe(recipe) if recipe is not None else Training()
     training = replace(training, **seed, data=replace(training.data, **normal))
-    name = "from-zeros" if from_zeros else method or training.method or "kep"
+    name = "from-zeros" if from_zeros else method or training.method or DEFAULT
     of_recipe = training.settings if name == training.method else {}
     chosen = _listed(index, method, settings) or make_method(name, **of_recipe | settings)
     training = with_epochs(training, chosen, regularise=regularise_epochs, **stages)
