@@ -35,8 +35,12 @@ Allocation: TypeAlias = Annotated[
         searched=True,
     ),
 ]
-FilterGroup: TypeAlias = Annotated[int, Setting("Filters that share one list of kept positions or channels.", ge=1, searched=True)]
-ChannelBlock: TypeAlias = Annotated[int, Setting("Consecutive channels that are kept or removed together.", ge=1, searched=True)]
+FilterGroup: TypeAlias = Annotated[
+    int, Setting("Filters that share one list of kept positions or channels.", ge=1, searched=True)
+]
+ChannelBlock: TypeAlias = Annotated[
+    int, Setting("Consecutive channels that are kept or removed together.", ge=1, searched=True)
+]
 Cluster: TypeAlias = Annotated[bool, Setting("Group filters whose scores are alike, instead of consecutive filters.")]
 RoundTo: TypeAlias = Annotated[int, Setting("Round the number of channels that are kept to a multiple of this.", ge=1)]
 Pointwise: TypeAlias = Annotated[bool, Setting("Prune 1x1 layers too.")]

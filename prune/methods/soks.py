@@ -94,9 +94,7 @@ class SOKS(Method):
     groups: Annotated[
         int | None, Setting("Filter groups of a layer, of equal size.", ge=1, default="4", searched=True)
     ] = None
-    filter_group: Annotated[
-        int | None, Setting("Filters of a group, instead of --groups.", ge=1, searched=True)
-    ] = None
+    filter_group: Annotated[int | None, Setting("Filters of a group, instead of --groups.", ge=1, searched=True)] = None
     cluster: Cluster = False
     shapes: Annotated[
         str | None,

@@ -75,7 +75,7 @@ class SearchOptions:
     )
     filter_groups: Annotated[
         tuple[int, ...] | None,
-        Setting("Filter groups that a layer may have.", ge=1, default="64, for kep 1", group="Search", essential=True),
+        Setting("Filter groups that a layer may have.", ge=1, default="64, for kep 1", group="Search"),
     ] = None
     channel_blocks: Annotated[
         tuple[int, ...], Setting("Channel blocks that a layer may have.", ge=1, group="Search")

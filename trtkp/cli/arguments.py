@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
+from trtkp.data.options import SAMPLE_FILES
 from trtkp.pruning.methods.registry import DEFAULT, METHODS
 from trtkp.settings import Setting
 
@@ -13,9 +14,7 @@ __all__ = ["BundlePath", "Data", "FromZeros", "Json", "MethodName", "ModelPath"]
 
 def _names(*, converts: bool) -> str:
     """The methods that ``--method`` takes: those that make another net, which needs training, or the others."""
-    return ", ".join(
-        name for name, method in METHODS.items() if method.converts == converts and method.option is None
-    )
+    return ", ".join(name for name, method in METHODS.items() if method.converts == converts and method.option is None)
 
 
 ModelPath: TypeAlias = Annotated[Path, Setting("Exported program, state dict or ONNX file.", argument=True)]
@@ -23,7 +22,7 @@ BundlePath: TypeAlias = Annotated[Path, Setting("Directory that trtkp build wrot
 Data: TypeAlias = Annotated[
     Path | None,
     Setting(
-        "Samples to measure accuracy and to calibrate with: .npz of x and y, folder of images, or CIFAR batches.",
+        f"Samples to measure accuracy and to calibrate with: {SAMPLE_FILES}.",
         essential=True,
     ),
 ]
@@ -31,8 +30,7 @@ Json: TypeAlias = Annotated[bool, Setting("Print one JSON document on standard o
 MethodName: TypeAlias = Annotated[
     str | None,
     Setting(
-        f"Pruning method: {_names(converts=False)}, where none keeps the model dense; with trtkp prune also "
-        f"{_names(converts=True)}.",
+        f"Pruning method: {_names(converts=False)} (dense); with trtkp prune also {_names(converts=True)}.",
         default=DEFAULT,
         short="-m",
         group="Pruning",

@@ -31,8 +31,8 @@ __all__ = ["HELP_ALL", "MANY", "Given", "Only", "Parameter", "command", "paramet
 
 #: The parameter of ``--help-all``.
 HELP_ALL = "help_all"
-#: Commands with more options than this show the essential ones in ``--help``: more would not fit on a screen.
-MANY = 24
+#: Commands with more options than this show the essential ones in ``--help``: 45 lines of 80 columns hold no more.
+MANY = 14
 
 
 class Only:
@@ -149,7 +149,7 @@ class Parameter:
             note = typer.Option(
                 *self.spellings,
                 help=self.help(),
-                metavar=setting.metavar,
+                metavar=self._metavar,
                 show_default=False,
                 rich_help_panel=setting.group,
                 hidden=self.refused,
@@ -182,6 +182,17 @@ class Parameter:
         if setting.unit != 1:
             return _in_units(given, item)
         return not given if setting.negated else given
+
+    @property
+    def _metavar(self) -> str | None:
+        """What stands for the value in ``--help``: nothing for a switch; None for typer's own, such as <int>."""
+        if self.first.setting.metavar is not None:
+            return self.first.setting.metavar
+        if self.is_switch:
+            return ""
+        if self.first.item is Path:
+            return "path..."
+        return "numbers" if self.first.item in (int, float) else None
 
     def _refusal(self) -> InputError:
         flag = self.first.flag
@@ -238,7 +249,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _help_all() -> inspect.Parameter:
-    note = typer.Option("--help-all", help="Show all options and exit.", is_eager=True, callback=_show_all)
+    note = typer.Option("--help-all", help="Show all options and exit.", metavar="", is_eager=True, callback=_show_all)
     return inspect.Parameter(HELP_ALL, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, note])
 
 

@@ -11,6 +11,7 @@ from trtkp.budget.options import SearchOptions
 from trtkp.cli.arguments import Json, ModelPath
 from trtkp.cli.console import console, document, plain_table, progress
 from trtkp.cli.parameters import Given, Only, command
+from trtkp.data.options import SAMPLE_FILES
 from trtkp.pipeline.options import BuildOptions
 from trtkp.pruning.methods.registry import METHODS
 from trtkp.settings import Setting
@@ -27,11 +28,11 @@ def search(
     model: ModelPath,
     output: Annotated[
         Path,
-        Setting("Folder for allocation.json, search.json and trade-off.html.", short="-o", essential=True),
+        Setting("Folder for the allocation, the record and the plot.", short="-o", essential=True),
     ],
     data: Annotated[
         Path | None,
-        Setting("Samples to score nets on: .npz of x and y, folder of images, or CIFAR batches.", essential=True),
+        Setting(f"Samples to score nets on: {SAMPLE_FILES}.", essential=True),
     ] = None,
     searched: Annotated[dict[str, Any], Given({"": SearchOptions})],
     settings: Annotated[dict[str, Any], Given(METHODS, chosen_by="method", trained=False, searches=True)],
