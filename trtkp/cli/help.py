@@ -23,7 +23,7 @@ class Command(TyperCommand):
         """``--help`` itself; as for other switches, nothing stands for a value."""
         found = super().get_help_option(ctx)
         if found is not None:
-            found.metavar = ""  # type: ignore[attr-defined]  # of a parameter
+            found.metavar = ""
         return found
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
