@@ -29,7 +29,9 @@ class CalibrationOptions:
     calibrator: Annotated[
         str,
         Setting(
-            "How the ranges of activations are found: min-max, entropy or percentile.", choices=METHODS, group=_GROUP
+            "How the ranges of activations are found: min-max, entropy or percentile.",
+            choices=METHODS,
+            group=_GROUP,
         ),
     ] = "min-max"
     percentile: Annotated[
@@ -50,7 +52,7 @@ class CalibrationOptions:
         Setting(
             "Points of accuracy that may be lost; layers go back to --fallback until the loss is within it.",
             ge=0,
-            default="0.5 for a classifier",
+            default=f"{DEFAULT_MAX_DROP:g} for a classifier",
             group=_GROUP,
         ),
     ] = None

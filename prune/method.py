@@ -132,13 +132,14 @@ class Method(ABC):
         name: the value of ``--method``; manifests record it.
         converts: whether the method replaces the net by another one. It then overrides ``convert`` and ``deployed``.
         option: the command line option that selects this method instead of ``--method``, such as ``--from-zeros``.
-        searched_filter_group: filters that share a list in ``trtkp search`` unless the user asks for another number.
+        searched_filter_group: filters that share a list in ``trtkp search`` unless the user asks for another number; None
+            where a search cannot use the method.
     """
 
     name: str
     converts: ClassVar[bool] = False
     option: ClassVar[str | None] = None
-    searched_filter_group: ClassVar[int] = 64
+    searched_filter_group: ClassVar[int | None] = None
 
     # Settings
 

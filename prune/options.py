@@ -10,6 +10,7 @@ from trtkp.pruning.nm import FORMS
 from trtkp.settings import Setting
 
 __all__ = [
+    "ALLOCATIONS",
     "Allocation",
     "ChannelBlock",
     "Cluster",
@@ -22,16 +23,24 @@ __all__ = [
     "exact_floor",
 ]
 
+#: What ``--allocation`` takes besides a file.
+ALLOCATIONS = ("global", "uniform")
+
 Allocation: TypeAlias = Annotated[
     str,
     Setting(
         "What the ratio means: one threshold for the whole net (global) or the same share in every layer (uniform). "
         "The command line also takes a file, from trtkp search or trtkp advise --json.",
-        choices=("global", "uniform"),
+        choices=ALLOCATIONS,
+        searched=True,
     ),
 ]
-FilterGroup: TypeAlias = Annotated[int, Setting("Filters that share one list of kept positions or channels.", ge=1)]
-ChannelBlock: TypeAlias = Annotated[int, Setting("Consecutive channels that are kept or removed together.", ge=1)]
+FilterGroup: TypeAlias = Annotated[
+    int, Setting("Filters that share one list of kept positions or channels.", ge=1, searched=True)
+]
+ChannelBlock: TypeAlias = Annotated[
+    int, Setting("Consecutive channels that are kept or removed together.", ge=1, searched=True)
+]
 Cluster: TypeAlias = Annotated[bool, Setting("Group filters whose scores are alike, instead of consecutive filters.")]
 RoundTo: TypeAlias = Annotated[int, Setting("Round the number of channels that are kept to a multiple of this.", ge=1)]
 Pointwise: TypeAlias = Annotated[bool, Setting("Prune 1x1 layers too.")]

@@ -61,7 +61,8 @@ class Setting:
         default: the default in words, where the value (often None) does not say it.
         group: heading in ``--help``, such as "TensorRT".
         essential: shown by plain ``--help``; the others by ``--help-all``.
-        trained: of a pruning method, means something only where the model is trained.
+        trained: of a pruning method, has an effect only where the model is trained.
+        searched: of a pruning method, is chosen by ``trtkp search`` for every layer, or stands in for a ratio.
         command_line: False for settings of Python and recipe files alone.
         argument: a positional argument of the command line.
         flag: spelling on the command line, where it is not the name; "--on/--off" for a switch with two.
@@ -83,6 +84,7 @@ class Setting:
     group: str | None = None
     essential: bool = False
     trained: bool = False
+    searched: bool = False
     command_line: bool = True
     argument: bool = False
     flag: str | None = None

@@ -34,9 +34,9 @@ class Channels(Method):
     Scope: the output channels of every convolution; of those that are left out, they stay.
     """
 
-    ratio: Annotated[float, Setting("Share of the channels to remove; MACs fall by about its square.", ge=0, lt=1)] = (
-        0.5
-    )
+    ratio: Annotated[
+        float, Setting("Share of the channels to remove; MACs fall by about its square.", ge=0, lt=1, searched=True)
+    ] = 0.5
     allocation: Allocation = "global"
     round_to: RoundTo = 1
 

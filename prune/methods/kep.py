@@ -84,9 +84,12 @@ class KEP(Method):
     """
 
     n: Annotated[
-        int | None, Setting("Elements kept of every kernel plane, the same in all layers.", ge=1, default="4")
+        int | None,
+        Setting("Elements kept of every kernel plane, the same in all layers.", ge=1, default="4", searched=True),
     ] = None
-    ratio: Annotated[float | None, Setting("Share of the elements to remove, instead of --n.", ge=0, lt=1)] = None
+    ratio: Annotated[
+        float | None, Setting("Share of the elements to remove, instead of --n.", ge=0, lt=1, searched=True)
+    ] = None
     allocation: Allocation = "global"
     share: Annotated[
         str,

@@ -108,11 +108,14 @@ class PPTKP(Method):
     """
 
     ratio: Annotated[
-        float | None, Setting("Share of the kernels to remove.", ge=0, lt=1, default="0.5 without --point")
+        float | None,
+        Setting("Share of the kernels to remove.", ge=0, lt=1, default="0.5 without --point", searched=True),
     ] = None
     point: Annotated[
         int | None,
-        Setting("Pruning point to take instead of --ratio, counted from 1 at the smallest threshold.", ge=1),
+        Setting(
+            "Pruning point to take instead of --ratio, counted from 1 at the smallest threshold.", ge=1, searched=True
+        ),
     ] = None
     allocation: Allocation = "global"
     equalise: Annotated[bool, Setting("Keep the same number of kernels in every filter of a layer.")] = False
@@ -144,6 +147,7 @@ class PPTKP(Method):
     ] = False
 
     name = "pptkp"
+    searched_filter_group = 64
 
     def __post_init__(self) -> None:
         check(self)

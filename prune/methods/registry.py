@@ -16,12 +16,10 @@ from trtkp.pruning.methods.l1 import L1
 from trtkp.pruning.methods.pptkp import PPTKP
 from trtkp.pruning.methods.soks import SOKS
 from trtkp.pruning.methods.vskp import VSKP
+from trtkp.pruning.options import ALLOCATIONS
 from trtkp.settings import check_types, settings_of
 
-__all__ = ["METHODS", "check_settings", "made_before", "make_method"]
-
-#: What ``--allocation`` takes besides a file.
-ALLOCATIONS = ("global", "uniform")
+__all__ = ["DEFAULT", "METHODS", "check_settings", "made_before", "make_method"]
 
 METHODS: dict[str, type[Method]] = {
     "kep": KEP,
@@ -34,6 +32,9 @@ METHODS: dict[str, type[Method]] = {
     "none": Dense,
     "from-zeros": FromZeros,
 }
+
+#: The method where none is chosen.
+DEFAULT = KEP.name
 
 
 def make_method(name: str, **settings: Any) -> Method:

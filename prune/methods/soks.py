@@ -93,17 +93,21 @@ class SOKS(Method):
             ge=0,
             lt=1,
             default="0.5 without a search",
+            searched=True,
         ),
     ] = None
     allocation: Allocation = "global"
-    groups: Annotated[int | None, Setting("Filter groups of a layer, of equal size.", ge=1, default="4")] = None
-    filter_group: Annotated[int | None, Setting("Filters of a group, instead of --groups.", ge=1)] = None
+    groups: Annotated[
+        int | None, Setting("Filter groups of a layer, of equal size.", ge=1, default="4", searched=True)
+    ] = None
+    filter_group: Annotated[int | None, Setting("Filters of a group, instead of --groups.", ge=1, searched=True)] = None
     cluster: Cluster = False
     shapes: Annotated[
         str | None,
         Setting(
             "A fixed set of kernel shapes, which has its own number of groups; nothing is searched.",
             choices=tuple(SHAPES),
+            searched=True,
         ),
     ] = None
     nm: Nm = None

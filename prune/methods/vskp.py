@@ -81,7 +81,7 @@ class VSKP(Method):
     is set.
     """
 
-    ratio: Annotated[float, Setting("Share of the kernels to remove.", ge=0, lt=1)] = 0.5
+    ratio: Annotated[float, Setting("Share of the kernels to remove.", ge=0, lt=1, searched=True)] = 0.5
     allocation: Allocation = "global"
     alpha: Annotated[
         float, Setting("Weight of a kernel's magnitude against its direction; 1 is magnitude alone.", ge=0, le=1)
@@ -115,6 +115,7 @@ class VSKP(Method):
     nm: Nm = None
 
     name = "vskp"
+    searched_filter_group = 64
 
     def __post_init__(self) -> None:
         check(self)

@@ -35,9 +35,7 @@ class PruneOptions:
     training: Training = field(default_factory=Training)
     device: Annotated[
         str | None,
-        Setting(
-            "Where to train, such as cpu or cuda.", default="a GPU where there is one", group="Training", essential=True
-        ),
+        Setting("Where to train, such as cpu or cuda.", default="a GPU where there is one", group="Training"),
     ] = None
     restart: Annotated[bool, Setting("Start an interrupted training again from the beginning.", group="Training")] = (
         False

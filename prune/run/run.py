@@ -11,7 +11,7 @@ from trtkp.bundle.pruned import Pruned, PrunedManifest
 from trtkp.bundle.writer import check_replaceable
 from trtkp.errors import InputError
 from trtkp.pruning.method import Method, SettingValue
-from trtkp.pruning.methods.registry import make_method
+from trtkp.pruning.methods.registry import DEFAULT, make_method
 from trtkp.pruning.run.folder import forget_training
 from trtkp.pruning.run.options import PruneOptions, check_tensorboard
 from trtkp.pruning.run.outcome import Outcome
@@ -104,7 +104,7 @@ def prune(
 
 def _made(name: str | None, training: Training, settings: Mapping[str, SettingValue]) -> Method:
     """The method of this name, else the recipe's, else KEP; a recipe's settings hold for the method that it names."""
-    name = name or training.method or "kep"
+    name = name or training.method or DEFAULT
     of_recipe = training.settings if name == training.method else {}
     return make_method(name, **of_recipe | dict(settings))
 

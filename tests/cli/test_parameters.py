@@ -24,7 +24,7 @@ from trtkp.pruning.methods.registry import METHODS
 from trtkp.pruning.run.options import PruneOptions
 from trtkp.pruning.train.recipe import Preprocessing, Recipe
 from trtkp.serving.options import ServeOptions
-from trtkp.settings import Setting, describe, settings_of
+from trtkp.settings import Declared, Setting, describe, settings_of
 from trtkp.verification.bundle import verify
 
 from .conftest import Trtkp
@@ -72,7 +72,7 @@ def test_the_reference_has_every_command_and_option() -> None:
     for name, part in parts.items():
         for param in load_command(name).params:
             for spelling in (*param.opts, *param.secondary_opts):
-                assert f"`{spelling}`" in part, (name, spelling)
+                assert (f"`{spelling}`" in part) != getattr(param, "hidden", False), (name, spelling)
     for label, owner in METHODS.items():
         for item in settings_of(owner).values():
             assert item.setting.help in parts["prune"], (label, item.name)
@@ -82,17 +82,21 @@ def test_the_reference_has_every_command_and_option() -> None:
 
 
 def shown(trtkp: Trtkp, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("TERMINAL_WIDTH", "100")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
     done = trtkp(*arguments)
     assert done.status == 0
     return done.out
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_is_short(trtkp: Trtkp, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert len(shown(trtkp, monkeypatch, name, "--help").splitlines()) <= 50
+
+
 @pytest.mark.parametrize("name", ["build", "prune", "search"])
 def test_help_of_a_long_command_fits_a_screen(trtkp: Trtkp, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     text = shown(trtkp, monkeypatch, name, "--help")
-    assert len(text.splitlines()) <= 45
     assert "--help-all" in text
     assert "--alpha" not in text
     for essential in ("--output", "--method", "--data", "--input-shape", "--layers"):
@@ -113,8 +117,9 @@ def test_help_of_all_options_has_them_all(trtkp: Trtkp, monkeypatch: pytest.Monk
     params = load_command(name).params
     wanted = "--help-all" if any("--help-all" in param.opts for param in params) else "--help"
     text = shown(trtkp, monkeypatch, name, wanted)
-    for spelling in (each for param in params for each in param.opts if each.startswith("--")):
-        assert spelling in text
+    for param in params:
+        for spelling in (each for each in param.opts if each.startswith("--")):
+            assert (spelling in text) >= (not getattr(param, "hidden", False)), spelling
 
 
 def test_help_of_all_options_says_what_each_method_means(trtkp: Trtkp, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +136,30 @@ def test_a_setting_of_another_method_is_said_to_whose_it_is(trtkp: Trtkp, folder
     done = trtkp(*line.split(), "-o", "new", "--alpha", "0.5")
     assert done.status == 2
     assert done.message == "--alpha is a setting of vskp and dppnet, not of kep; leave it out, or use --method vskp"
+
+
+_ALL_SETTINGS = [(method, item) for method, kind in METHODS.items() for item in settings_of(kind).values()]
+
+
+@pytest.mark.parametrize("line", ["build missing.onnx", "search missing.onnx --target-flops 50%"])
+@pytest.mark.parametrize(("method", "item"), _ALL_SETTINGS, ids=[f"{name}-{each.name}" for name, each in _ALL_SETTINGS])
+def test_no_setting_of_a_method_is_an_unknown_option(trtkp: Trtkp, line: str, method: str, item: Declared) -> None:
+    """Every setting is taken, or refused with whose it is, whether or not that method is the chosen one."""
+    value = {bool: (), int: ("1",), float: ("0.5",)}.get(item.plain, (item.choices[0] if item.choices else "0.5",))
+    chosen = "kep" if item.name not in settings_of(METHODS["kep"]) else method
+    done = trtkp(*line.split(), "-o", "new", "--method", chosen, item.flag, *value)
+    assert done.status == 2
+    searched = line.startswith("search") and item.setting.searched
+    if searched:
+        assert done.message == f"the search chooses {item.flag}; leave it out"
+    elif item.setting.trained and all(other.setting.trained for _, other in _ALL_SETTINGS if other.name == item.name):
+        owners = " or ".join(name for name, other in _ALL_SETTINGS if other.name == item.name)
+        assert done.message == f"{item.flag} is a setting of training with {owners}; use trtkp prune"
+    elif chosen != method:
+        assert f"{item.flag} is a setting of " in done.message
+        assert "not of kep" in done.message
+    else:
+        assert "No such option" not in done.message
 
 
 def test_a_search_takes_the_settings_of_its_method(trtkp: Trtkp, folder: Path) -> None:

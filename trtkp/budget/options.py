@@ -11,13 +11,18 @@ from trtkp.engine.options import Threads
 from trtkp.errors import InputError
 from trtkp.model.options import Arch, InputShape, OptShapes, TrustPickle
 from trtkp.pipeline.options import TimingCache
+from trtkp.pruning.methods.registry import METHODS, check_settings
 from trtkp.pruning.options import Include, Skip
-from trtkp.settings import Setting, check
+from trtkp.settings import Setting, check, settings_of
 
 if TYPE_CHECKING:
     from trtkp.budget.choices import Level
 
 __all__ = ["AdviceOptions", "SearchOptions"]
+
+
+#: The methods that a search can use.
+_SEARCHED = tuple(name for name, method in METHODS.items() if method.searched_filter_group is not None)
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,13 @@ class SearchOptions:
     """What to search: exactly one target, and what each layer may become. Every layer may also stay dense.
 
     Raises:
-        InputError: no target or several, or a value out of range.
+        InputError: no target or several, a method that a search cannot use or a setting of it that a search chooses,
+            or a value out of range.
     """
 
     method: Annotated[
         str,
-        Setting("Pruning method, kep or vskp.", short="-m", group="Search", essential=True),
+        Setting(f"Pruning method: {', '.join(_SEARCHED)}.", short="-m", group="Search", essential=True),
     ] = "vskp"
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the method, the same in all layers."""
@@ -68,9 +74,9 @@ class SearchOptions:
         0.875,
     )
     filter_groups: Annotated[
-        tuple[int, ...],
-        Setting("Filter groups that a layer may have.", ge=1, default="64, for kep 1", group="Search", essential=True),
-    ] = (64,)
+        tuple[int, ...] | None,
+        Setting("Filter groups that a layer may have.", ge=1, default="64, for kep 1", group="Search"),
+    ] = None
     channel_blocks: Annotated[
         tuple[int, ...], Setting("Channel blocks that a layer may have.", ge=1, group="Search")
     ] = (1,)
@@ -111,6 +117,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        self._check_method()
         targets = [self.target_latency, self.target_flops, self.max_drop]
         if sum(target is not None for target in targets) != 1:
             raise InputError("a search has one target", remedy="give --target-latency, --target-flops or --max-drop")
@@ -118,8 +125,21 @@ class SearchOptions:
             if not getattr(self, name):
                 raise InputError(f"--{name.replace('_', '-')} is empty", remedy="give one or more numbers")
 
+    def _check_method(self) -> None:
+        check_settings(self.method, self.settings)
+        usual = METHODS[self.method].searched_filter_group
+        if usual is None:
+            raise InputError(f"a search cannot use --method {self.method}", remedy=f"use {' or '.join(_SEARCHED)}")
+        for name in self.settings:
+            item = settings_of(METHODS[self.method]).get(name)
+            if item is not None and item.setting.searched:
+                raise InputError(f"the search chooses {item.flag}", remedy="leave it out")
+        if self.filter_groups is None:
+            object.__setattr__(self, "filter_groups", (usual,))
+
     def levels(self) -> list[Level]:
         """Dense, and every combination."""
         from trtkp.budget.choices import DENSE, Level
 
-        return [DENSE, *(Level(*each) for each in product(self.ratios, self.filter_groups, self.channel_blocks))]
+        groups = self.filter_groups or ()
+        return [DENSE, *(Level(*each) for each in product(self.ratios, groups, self.channel_blocks))]

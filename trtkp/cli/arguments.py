@@ -5,21 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-from trtkp.pruning.methods.registry import METHODS
+from trtkp.data.options import SAMPLE_FILES
+from trtkp.pruning.methods.registry import DEFAULT, METHODS
 from trtkp.settings import Setting
 
 __all__ = ["BundlePath", "Data", "FromZeros", "Json", "MethodName", "ModelPath"]
 
-_MASKING = [name for name, kind in METHODS.items() if kind.option is None and not kind.converts]
-#: They need training, so ``trtkp build`` cannot take them.
-_CONVERTING = [name for name, kind in METHODS.items() if kind.converts]
+
+def _names(*, converts: bool) -> str:
+    """The methods that ``--method`` takes: those that make another net, which needs training, or the others."""
+    return ", ".join(name for name, method in METHODS.items() if method.converts == converts and method.option is None)
+
 
 ModelPath: TypeAlias = Annotated[Path, Setting("Exported program, state dict or ONNX file.", argument=True)]
 BundlePath: TypeAlias = Annotated[Path, Setting("Directory that trtkp build wrote.", argument=True)]
 Data: TypeAlias = Annotated[
     Path | None,
     Setting(
-        "Samples to measure accuracy and to calibrate with: .npz of x and y, folder of images, or CIFAR batches.",
+        f"Samples to measure accuracy and to calibrate with: {SAMPLE_FILES}.",
         essential=True,
     ),
 ]
@@ -27,8 +30,8 @@ Json: TypeAlias = Annotated[bool, Setting("Print one JSON document on standard o
 MethodName: TypeAlias = Annotated[
     str | None,
     Setting(
-        f"Pruning method: {', '.join(_MASKING)}; with trtkp prune also {', '.join(_CONVERTING)}.",
-        default="kep",
+        f"Pruning method: {_names(converts=False)} (dense); with trtkp prune also {_names(converts=True)}.",
+        default=DEFAULT,
         short="-m",
         group="Pruning",
         essential=True,

@@ -10,6 +10,7 @@ from trtkp.cli.arguments import Json
 from trtkp.cli.build import show
 from trtkp.cli.console import progress
 from trtkp.cli.parameters import Only, command
+from trtkp.data.options import SAMPLE_FILES
 from trtkp.pipeline.options import BuildOptions
 from trtkp.settings import Setting
 
@@ -23,7 +24,7 @@ def calibrate(
     output: Annotated[Path, Setting("Directory of the new bundle.", short="-o", essential=True)],
     data: Annotated[
         Path | None,
-        Setting("Samples to calibrate with: an .npz of x and y, a folder of images, or CIFAR batches.", essential=True),
+        Setting(f"Samples to calibrate with: {SAMPLE_FILES}.", essential=True),
     ] = None,
     precision: Annotated[Literal["int8", "fp8"], Setting("int8 or fp8.", short="-p", essential=True)] = "int8",
     calibration: CalibrationOptions,

@@ -1,4 +1,4 @@
-"""What ``--help`` shows: the essential options, with ``--method`` that method's settings, with ``--help-all`` all."""
+"""What ``--help`` shows: the essential options; with ``--method`` that method's settings; with ``--help-all`` all."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ class Command(TyperCommand):
     #: The options on the line as they were read: ``--help`` ends a command before it gets their values.
     _read: dict[str, Any]
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help`` itself; as for other switches, nothing stands for a value."""
+        found = super().get_help_option(ctx)
+        if found is not None:
+            found.metavar = ""
+        return found
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Note what was given, for the help."""
         try:
@@ -29,7 +36,7 @@ class Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the options that were asked for."""
-        known = parameters_of(self.callback)
+        known = {name: each for name, each in parameters_of(self.callback).items() if not each.refused}
         if self._read.get(HELP_ALL) or len(known) <= MANY:
             super().format_help(ctx, formatter)
             return
@@ -39,14 +46,15 @@ class Command(TyperCommand):
         super(Command, shown).format_help(ctx, formatter)
 
     def _shown(self, known: dict[str, Parameter]) -> Iterator[Any]:
+        chosen = any(each.chosen_by and self._read.get(each.chosen_by) in each.declared for each in known.values())
         for param in self.params:
+            if getattr(param, "hidden", False):
+                continue
             parameter = known.get(str(param.name))
             owner = self._read.get(parameter.chosen_by) if parameter is not None and parameter.chosen_by else None
             if parameter is not None and owner in parameter.declared:
-                own = copy.copy(param)
-                own.help, own.rich_help_panel = parameter.help(owner), f"Settings of {owner}"  # type: ignore[attr-defined]
-                yield own
-            elif parameter is None or parameter.essential:
+                yield _of_owner(param, parameter, str(owner))
+            elif parameter is None or parameter.is_required or (parameter.essential and not chosen):
                 yield param
 
     def _more(self, known: dict[str, Parameter]) -> str:
@@ -55,3 +63,14 @@ class Command(TyperCommand):
         if choice is None or self._read.get(choice) is not None:
             return "All options: --help-all."
         return f"All options: --help-all. The settings of a {choice}: --{choice} vskp --help."
+
+
+def _of_owner(param: Any, parameter: Parameter, owner: str) -> Any:
+    """An option as the settings of one owner show it; the spelling that switches off takes no column of its own."""
+    own = copy.copy(param)
+    own.help, own.rich_help_panel = parameter.help(owner), f"Settings of {owner}"
+    if own.secondary_opts:
+        if parameter.declared[owner].default is True:
+            own.help += f" Off with {own.secondary_opts[0]}."
+        own.secondary_opts = []
+    return own

@@ -31,8 +31,8 @@ __all__ = ["HELP_ALL", "MANY", "Given", "Only", "Parameter", "command", "paramet
 
 #: The parameter of ``--help-all``.
 HELP_ALL = "help_all"
-#: Commands with more options than this show the essential ones in ``--help``: more would not fit on a screen.
-MANY = 24
+#: Commands with more options than this show the essential ones in ``--help``: 45 lines of 80 columns hold no more.
+MANY = 14
 
 
 class Only:
@@ -49,27 +49,34 @@ class Given:
     Attributes:
         owners: settings classes or functions by the names that ``--help`` calls them; "" for a single one.
         chosen_by: the option whose value names an owner; ``--help`` shows an owner's settings when it is chosen.
-        trained: also settings that mean something in training alone.
-        without: settings to leave out.
+        trained: whether the command trains; if not, settings of training are refused.
+        searches: whether the command searches; if so, the settings that a search chooses are refused.
         only: the settings to take, where not all are.
     """
 
     owners: Mapping[str, Any]
     chosen_by: str | None = None
     trained: bool = True
-    without: tuple[str, ...] = ()
+    searches: bool = False
     only: tuple[str, ...] | None = None
 
     def parameters(self) -> Iterator[Parameter]:
-        """One parameter for each name, whoever has it."""
-        found: dict[str, dict[str, Declared]] = {}
+        """One parameter for each name, whoever has it; hidden ones for the names that the command refuses."""
+        taken: dict[str, dict[str, Declared]] = {}
+        refused: dict[str, dict[str, Declared]] = {}
         for label, owner in self.owners.items():
             for name, item in settings_of(owner).items():
-                taken = name in self.only if self.only is not None else name not in self.without
-                if taken and item.setting.command_line and (self.trained or not item.setting.trained):
-                    found.setdefault(name, {})[label] = item
-        for declared in found.values():
+                if item.setting.command_line and (self.only is None or name in self.only):
+                    into = refused if self._refuses(item) else taken
+                    into.setdefault(name, {})[label] = item
+        for declared in taken.values():
             yield Parameter(declared, optional=True, chosen_by=self.chosen_by)
+        for name, declared in refused.items():
+            if name not in taken:
+                yield Parameter(declared, optional=True, chosen_by=self.chosen_by, refused=True)
+
+    def _refuses(self, item: Declared) -> bool:
+        return (self.searches and item.setting.searched) or (not self.trained and item.setting.trained)
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,14 @@ class Parameter:
         declared: the setting by owner; several owners where methods share a name.
         optional: None stands for what was not given, and the owner's default holds.
         chosen_by: see `Given`.
+        refused: the command does not take it: it is hidden, and an error says what it belongs to. Without the
+            parameter, typer would say that there is no such option.
     """
 
     declared: Mapping[str, Declared]
     optional: bool = False
     chosen_by: str | None = None
+    refused: bool = False
 
     @cached_property
     def first(self) -> Declared:
@@ -139,9 +149,10 @@ class Parameter:
             note = typer.Option(
                 *self.spellings,
                 help=self.help(),
-                metavar=setting.metavar,
+                metavar=self._metavar,
                 show_default=False,
                 rich_help_panel=setting.group,
+                hidden=self.refused,
             )
         default = inspect.Parameter.empty if self.is_required else self._default()
         return inspect.Parameter(
@@ -152,11 +163,14 @@ class Parameter:
         """The setting's value from what typer read.
 
         Raises:
-            InputError: a text that is no list of numbers or no share, or a value that the setting does not take.
+            InputError: a setting that the command refuses, a text that is no list of numbers or no share, or a value
+                that the setting does not take.
         """
         item, setting = self.first, self.first.setting
         if given is None:
             return None if self.optional or item.default is MISSING else item.default
+        if self.refused:
+            raise self._refusal()
         if setting.none is not None and str(given) == setting.none:
             return None
         if item.item is str or item.item is Path:
@@ -169,6 +183,25 @@ class Parameter:
             return _in_units(given, item)
         return not given if setting.negated else given
 
+    @property
+    def _metavar(self) -> str | None:
+        """What stands for the value in ``--help``: nothing for a switch; None for typer's own, such as <int>."""
+        if self.first.setting.metavar is not None:
+            return self.first.setting.metavar
+        if self.is_switch:
+            return ""
+        if self.first.item is Path:
+            return "path..."
+        return "numbers" if self.first.item in (int, float) else None
+
+    def _refusal(self) -> InputError:
+        flag = self.first.flag
+        if self.first.setting.searched:
+            return InputError(f"the search chooses {flag}", remedy="leave it out")
+        return InputError(
+            f"{flag} is a setting of training with {' or '.join(self.declared)}", remedy="use trtkp prune"
+        )
+
     def _default(self) -> Any:
         item = self.first
         # typer reads texts where the setting is a list or a share; what was not given keeps the setting's default
@@ -178,6 +211,8 @@ class Parameter:
 
     def _annotation(self) -> Any:
         item = self.first
+        if self.refused and not self.is_switch:
+            return str | None  # refused whatever its value is
         if item.item is str or item.item is Path:
             kind: Any = list[item.item]  # type: ignore[name-defined]  # a type by then
         elif item.item is not None or item.setting.share:
@@ -204,7 +239,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         function(**{slot.name: slot.take(given) for slot in slots})
 
     passed = [slot.passed for slot in slots if slot.passed is not None]
-    if len(parameters) > MANY:
+    if sum(not each.refused for each in parameters) > MANY:
         passed.append(_help_all())
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     run.__signature__ = inspect.Signature([*(each.signature() for each in parameters), *passed])  # type: ignore[attr-defined]
@@ -233,7 +268,7 @@ def _check_names(function: Callable[..., None], parameters: Sequence[Parameter])
 
 
 def _help_all() -> inspect.Parameter:
-    note = typer.Option("--help-all", help="Show all options and exit.", is_eager=True, callback=_show_all)
+    note = typer.Option("--help-all", help="Show all options and exit.", metavar="", is_eager=True, callback=_show_all)
     return inspect.Parameter(HELP_ALL, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, note])
 
 

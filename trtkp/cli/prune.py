@@ -14,8 +14,9 @@ from trtkp.cli.console import console, document, plain_table, progress, warn
 from trtkp.cli.parameters import Given, Only, command
 from trtkp.cli.totals import before_after, bound, print_paper
 from trtkp.comparison.words import bytes_text
+from trtkp.data.options import SAMPLE_FILES
 from trtkp.errors import InputError
-from trtkp.pruning.methods.registry import METHODS, make_method
+from trtkp.pruning.methods.registry import DEFAULT, METHODS, make_method
 from trtkp.pruning.run.options import PruneOptions, with_epochs
 from trtkp.pruning.train.recipe import Preprocessing, Recipe, Training, read_recipe
 from trtkp.settings import Setting
@@ -45,8 +46,7 @@ def prune(
     data: Annotated[
         Path | None,
         Setting(
-            "Samples to train with and to measure accuracy on: an .npz of x and y, a folder of images for each class, "
-            "or CIFAR batches.",
+            f"Samples to train with and to measure accuracy on: {SAMPLE_FILES}.",
             group="Training",
             essential=True,
         ),
@@ -63,7 +63,6 @@ def prune(
             ge=0,
             default="as --epochs",
             group="Training",
-            essential=True,
         ),
     ] = None,
     seed: Annotated[dict[str, Any], Given({"": Training})],
@@ -81,7 +80,7 @@ def prune(
 
     training = read_recipe(recipe) if recipe is not None else Training()
     training = replace(training, **seed, data=replace(training.data, **normal))
-    name = "from-zeros" if from_zeros else method or training.method or "kep"
+    name = "from-zeros" if from_zeros else method or training.method or DEFAULT
     of_recipe = training.settings if name == training.method else {}
     chosen = _listed(index, method, settings) or make_method(name, **of_recipe | settings)
     training = with_epochs(training, chosen, regularise=regularise_epochs, **stages)

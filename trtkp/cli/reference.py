@@ -55,7 +55,7 @@ def _groups(command: Any, known: dict[str, Parameter]) -> dict[str, list[str]]:
             if param.name == HELP_ALL:
                 groups["Options"].append(f"| `--help-all` | | | {param.help} |")
             continue
-        if parameter.first.setting.argument:
+        if parameter.first.setting.argument or parameter.refused:
             continue
         for label, item in parameter.declared.items():
             if parameter.chosen_by:

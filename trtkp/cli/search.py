@@ -11,6 +11,7 @@ from trtkp.budget.options import SearchOptions
 from trtkp.cli.arguments import Json, ModelPath
 from trtkp.cli.console import console, document, plain_table, progress
 from trtkp.cli.parameters import Given, Only, command
+from trtkp.data.options import SAMPLE_FILES
 from trtkp.pipeline.options import BuildOptions
 from trtkp.pruning.methods.registry import METHODS
 from trtkp.settings import Setting
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["search"]
 
-#: Settings of the methods that a search chooses layer by layer, or that take the place of a ratio.
-_CHOSEN = ("n", "ratio", "point", "allocation", "filter_group", "channel_block", "groups", "shapes")
-
 
 @command
 def search(
@@ -30,14 +28,14 @@ def search(
     model: ModelPath,
     output: Annotated[
         Path,
-        Setting("Folder for allocation.json, search.json and trade-off.html.", short="-o", essential=True),
+        Setting("Folder for the allocation, the record and the plot.", short="-o", essential=True),
     ],
     data: Annotated[
         Path | None,
-        Setting("Samples to score nets on: .npz of x and y, folder of images, or CIFAR batches.", essential=True),
+        Setting(f"Samples to score nets on: {SAMPLE_FILES}.", essential=True),
     ] = None,
     searched: Annotated[dict[str, Any], Given({"": SearchOptions})],
-    settings: Annotated[dict[str, Any], Given(METHODS, chosen_by="method", trained=False, without=_CHOSEN)],
+    settings: Annotated[dict[str, Any], Given(METHODS, chosen_by="method", trained=False, searches=True)],
     options: Annotated[
         BuildOptions,
         Only("include", "skip", "arch", "input_shape", "trust_pickle", "min", "opt", "max", "threads"),
@@ -47,12 +45,8 @@ def search(
     """Find a ratio and a granularity for every layer, by measured latency and sensitivity."""
     from trtkp.budget.files import document as documented
     from trtkp.budget.search import search as search_model
-    from trtkp.pruning.method import Method
-    from trtkp.pruning.methods.registry import METHODS, check_settings
 
-    usual = METHODS.get(searched.get("method", "vskp"), Method).searched_filter_group
-    chosen = SearchOptions(**{"filter_groups": (usual,)} | searched, settings=settings)
-    check_settings(chosen.method, settings)
+    chosen = SearchOptions(**searched, settings=settings)
     with progress(quiet=json) as report:
         result = search_model(model, output, options=chosen, data=data, build=options, progress=report)
     if json:

@@ -21,7 +21,7 @@ from trtkp.comparison.ratio import ratio_of_medians
 from trtkp.comparison.result import Comparison, Costs, Entry, Latency, LayerTimes
 from trtkp.comparison.settings import build_command, build_settings
 from trtkp.comparison.subject import Subject, open_subjects
-from trtkp.data.options import Mean, Std
+from trtkp.data.options import SAMPLE_FILES, Mean, Std
 from trtkp.engine import NotRunnableError
 from trtkp.engine.base import Progress
 from trtkp.engine.options import Threads
@@ -54,7 +54,7 @@ def compare(
     data: Annotated[
         str | PathLike[str] | None,
         Setting(
-            "Samples to compare outputs and accuracy on: an .npz of x (and y), a folder of images, or CIFAR batches.",
+            f"Samples to compare outputs and accuracy on: {SAMPLE_FILES}.",
             essential=True,
         ),
     ] = None,

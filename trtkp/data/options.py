@@ -6,7 +6,10 @@ from typing import Annotated, TypeAlias
 
 from trtkp.settings import Setting
 
-__all__ = ["Mean", "Std"]
+__all__ = ["SAMPLE_FILES", "Mean", "Std"]
+
+#: The files that ``--data`` takes, in its help.
+SAMPLE_FILES = "an .npz of x and y, a folder of images, or CIFAR batches"
 
 Mean: TypeAlias = Annotated[
     tuple[float, ...],

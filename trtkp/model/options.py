@@ -21,23 +21,21 @@ InputShape: TypeAlias = Annotated[
 ]
 TrustPickle: TypeAlias = Annotated[
     bool,
-    Setting("Load files that can run code: pickled modules and TorchScript.", group="Model", essential=True),
+    Setting("Load files that can run code: pickled modules and TorchScript.", group="Model"),
 ]
 MinShapes: TypeAlias = Annotated[
     Sequence[str],
+    Setting("Smallest input shape, written as --opt is; repeatable.", group="Engine", metavar="shape"),
+]
+OptShapes: TypeAlias = Annotated[
+    Sequence[str],
     Setting(
-        "Smallest input shape, as 1x3x224x224 or name:1x3x224x224; repeatable.",
+        "Usual input shape, for which plans are made, as 1x3x224x224 or name:1x3x224x224; repeatable.",
         group="Engine",
         metavar="shape",
         essential=True,
     ),
 ]
-OptShapes: TypeAlias = Annotated[
-    Sequence[str],
-    Setting(
-        "Usual input shape, for which plans are made; repeatable.", group="Engine", metavar="shape", essential=True
-    ),
-]
 MaxShapes: TypeAlias = Annotated[
-    Sequence[str], Setting("Largest input shape; repeatable.", group="Engine", metavar="shape", essential=True)
+    Sequence[str], Setting("Largest input shape; repeatable.", group="Engine", metavar="shape")
 ]

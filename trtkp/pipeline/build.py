@@ -22,7 +22,7 @@ from trtkp.pipeline.options import BuildOptions, check_buildable
 from trtkp.pipeline.planning import plan
 from trtkp.pipeline.prepare import load, prune, rewrite, survey
 from trtkp.pruning.method import Method, SettingValue
-from trtkp.pruning.methods.registry import make_method
+from trtkp.pruning.methods.registry import DEFAULT, make_method
 
 if TYPE_CHECKING:
     from trtkp.data.labelled import LabelledData
@@ -81,7 +81,7 @@ def build(
     if is_pruned(source):
         source, chosen = _stored(source, method, settings)
     else:
-        method = "kep" if method is None else method
+        method = DEFAULT if method is None else method
         chosen = make_method(method, **settings) if isinstance(method, str) else method
     chosen.check_one_shot()
     backend = choose_backend(options.backend)

@@ -44,6 +44,7 @@ class BuildOptions:
         str,
         Setting(
             f"auto (the best that runs here), or one of {', '.join(BACKENDS)}.",
+            choices=("auto", *BACKENDS),
             short="-b",
             group="Engine",
             essential=True,
@@ -138,6 +139,11 @@ def check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool) 
         InputError: options that exclude each other, or one that the backend does not have.
         JobError: the backend cannot build here.
     """
+    from trtkp.plan.lowerings import LOWERINGS, PLUGIN  # imports the graph's libraries, which the help does without
+
+    if options.lowering not in ("auto", PLUGIN, *LOWERINGS):
+        known = ", ".join(("auto", *LOWERINGS, PLUGIN))
+        raise InputError(f"--lowering {options.lowering}: not known", remedy=f"use one of {known}")
     if options.kind is None and options.calibration_file is not None:
         raise InputError(f"--calibration means nothing to --precision {options.precision}", remedy="use int8 or fp8")
     if options.kind is not None:

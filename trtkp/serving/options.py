@@ -35,14 +35,24 @@ class ServeOptions:
         InputError: a value has another type or is out of range, a file is missing, or one of the TLS files is missing.
     """
 
-    host: Annotated[str, Setting("Address to listen on.", group=_LISTEN)] = "127.0.0.1"
-    port: Annotated[int, Setting("Port of HTTP; 0 for any free one.", ge=0, le=65535, group=_LISTEN)] = 8000
+    host: Annotated[str, Setting("Address to listen on.", group=_LISTEN, essential=True)] = "127.0.0.1"
+    port: Annotated[
+        int, Setting("Port of HTTP; 0 for any free one.", ge=0, le=65535, group=_LISTEN, essential=True)
+    ] = 8000
     grpc_port: Annotated[
         int | None,
-        Setting("Port of gRPC; 0 for any free one, -1 for no gRPC.", ge=0, le=65535, none="-1", group=_LISTEN),
+        Setting(
+            "Port of gRPC; 0 for any free one, -1 for no gRPC.",
+            ge=0,
+            le=65535,
+            none="-1",
+            group=_LISTEN,
+            essential=True,
+        ),
     ] = 8001
     max_batch: Annotated[
-        int | None, Setting("Largest batch.", ge=1, default="the largest that the bundle takes", group=_BATCHING)
+        int | None,
+        Setting("Largest batch.", ge=1, default="the largest that the bundle takes", group=_BATCHING, essential=True),
     ] = None
     max_delay_ms: Annotated[
         float,
@@ -91,12 +101,14 @@ class ServeOptions:
         Setting("Seconds that a shutdown waits for the answers to open requests.", ge=0, flag="--grace", group=_LIMITS),
     ] = 30.0
     token_file: Annotated[
-        Path | None, Setting("File with the bearer token.", default=f"${TOKEN_VARIABLE}", group=_SECURITY)
+        Path | None,
+        Setting("File with the bearer token.", default=f"${TOKEN_VARIABLE}", group=_SECURITY, essential=True),
     ] = None
     tls_cert: Annotated[
-        Path | None, Setting("PEM certificate chain; with --tls-key, HTTP and gRPC use TLS.", group=_SECURITY)
+        Path | None,
+        Setting("PEM certificate chain; with --tls-key, HTTP and gRPC use TLS.", group=_SECURITY, essential=True),
     ] = None
-    tls_key: Annotated[Path | None, Setting("PEM private key.", group=_SECURITY)] = None
+    tls_key: Annotated[Path | None, Setting("PEM private key.", group=_SECURITY, essential=True)] = None
     log_level: Annotated[
         str, Setting("info logs every request, warning only what went wrong.", choices=("info", "warning"))
     ] = "info"
