@@ -22,7 +22,7 @@ from trtkp.machine.timing import Timing, time_interleaved
 from trtkp.settings import Setting, check_values
 
 if TYPE_CHECKING:
-    from trtkp.engine.trt.latency import EngineLatency
+    from trtkp.engine.latency import EngineLatency
     from trtkp.shapes import Shape
 
 __all__ = ["BenchResult", "bench"]
