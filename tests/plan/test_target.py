@@ -170,11 +170,13 @@ def test_a_form_that_does_not_build_is_left_out(
     def opened(self: EngineTarget, model: ir.Model, shapes: Any, folder: Path) -> Any:
         if broken(model):
             raise JobError("no implementation was found")
-        return nullcontext(SimpleNamespace(inputs=(), timed=lambda feeds, graphs: SimpleNamespace(gpu=1.0)))
+        return nullcontext(SimpleNamespace(inputs=()))
 
     monkeypatch.setattr(EngineTarget, "_opened", opened)
     monkeypatch.setattr("trtkp.plan.target.random_feeds", lambda *_, **__: {})
-    made, target = net(grouped(0.25)), EngineTarget(known_gpu("L4"), library)
+    backend = get_backend("tensorrt")
+    monkeypatch.setattr(backend, "gpu_ms", lambda runner, feeds: 1.0)
+    made, target = net(grouped(0.25)), EngineTarget(known_gpu("L4"), library, backend)
     broken = plugin_nodes
     (layer,) = plan_on(made, target, measure=True, cache=TimingCache(tmp_path)).layers
     assert layer.choice == "dense"

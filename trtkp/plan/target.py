@@ -5,7 +5,7 @@ figures. The packed operator takes the time that `trtkp.kernels.prediction` give
 seconds on the same GPU, so they can be compared.
 
 *Measured*: every candidate becomes an engine of its own, between two cheap neighbours, and is timed on the GPU by
-events. This path is *unverified*: no GPU was at hand.
+events. This path is *unverified*: no GPU was available to test it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ from trtkp.plan.cost import Machine
 from trtkp.shapes import Shape, ShapeRange
 
 if TYPE_CHECKING:
-    from trtkp.engine.trt.runner import TrtEngineRunner
+    from trtkp.engine import Runner
 
 __all__ = ["EngineTarget", "machine_of", "plugin_nodes"]
 
@@ -161,6 +161,8 @@ class EngineTarget:
         Raises:
             JobError: an engine could not be built or run. That of ``dense`` always raises: nothing could be compared.
         """
+        backend = self.backend
+        assert backend is not None
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtkp-race-")))
             calls = {}
@@ -173,10 +175,10 @@ class EngineTarget:
                     failed[name] = error.message
                     continue
                 feeds = random_feeds(runner.inputs, shapes, seed=0)
-                calls[name] = lambda runner=runner, feeds=feeds: runner.timed(feeds, graphs=False).gpu
+                calls[name] = partial(backend.gpu_ms, runner, feeds)
             return _in_turn(calls, budget_s)
 
-    def _opened(self, model: ir.Model, shapes: Mapping[str, Shape], folder: Path) -> TrtEngineRunner:
+    def _opened(self, model: ir.Model, shapes: Mapping[str, Shape], folder: Path) -> Runner:
         assert self.backend is not None
         folder.mkdir()
         save_graph(model, folder / "model.onnx")
@@ -195,7 +197,7 @@ class EngineTarget:
                 trt=replace(self.trt or TrtOptions(), strip_weights=False, refit=False),
             )
         )
-        return self.backend.open(built.files[0])  # type: ignore[return-value]  # TrtBackend's
+        return self.backend.open(built.files[0])
 
 
 def installed_plugins() -> Library | None:
