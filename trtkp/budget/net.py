@@ -16,7 +16,7 @@ import onnx_ir as ir
 from trtkp.budget.choices import DENSE, Level
 from trtkp.calib.sensitivity import Scorer
 from trtkp.data.labelled import LabelledData
-from trtkp.engine import get_backend
+from trtkp.engine import cpu_backend
 from trtkp.errors import InputError
 from trtkp.graph.passes.batch_norm import fold_batch_norm
 from trtkp.graph.passes.batch_statistics import use_batch_statistics
@@ -80,7 +80,7 @@ class Net:
 
     def __post_init__(self) -> None:
         base = make_method(self.method, **self.settings, ratio=0.5, allocation="uniform")
-        self._job = Job(self.path, Path(), get_backend("onnxruntime"), self.options, self.progress)
+        self._job = Job(self.path, Path(), cpu_backend(), self.options, self.progress)
         self._loaded = load(self._job, self.data)
         if self._loaded.samples is None:
             raise InputError("a search scores the net on real inputs", remedy="give --data")
