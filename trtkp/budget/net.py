@@ -28,7 +28,7 @@ from trtkp.pipeline.options import BuildOptions
 from trtkp.pipeline.planning import Planned, plan
 from trtkp.pipeline.prepare import load, prune, rewrite, survey
 from trtkp.plan.cache import machine
-from trtkp.plan.planner import NET_BUDGET_S
+from trtkp.plan.planner import NET_TIME_LIMIT_S
 from trtkp.plan.race import race
 from trtkp.pruning.methods.allocation import Allocated, Allocation, LayerSettings
 from trtkp.pruning.methods.registry import make_method
@@ -154,12 +154,12 @@ class Net:
     def race(self, levels: Levels) -> tuple[Timing, Timing]:
         """Times of the whole net, unpruned and with these levels, in turn."""
         nets = {"dense": self._dense, "found": self._planned(levels).engine}
-        times = race(nets, self._shapes, self.options.threads, NET_BUDGET_S)
+        times = race(nets, self._shapes, self.options.threads, NET_TIME_LIMIT_S)
         return times["dense"], times["found"]
 
     def dense_time(self) -> float:
         """Median of the whole unpruned net, ms."""
-        return race({"dense": self._dense}, self._shapes, self.options.threads, NET_BUDGET_S)["dense"].median_ms
+        return race({"dense": self._dense}, self._shapes, self.options.threads, NET_TIME_LIMIT_S)["dense"].median_ms
 
     @cached_property
     def _dense(self) -> ir.Model:

@@ -104,7 +104,7 @@ def bench(
             used[name] = runner.threads
             backend = get_backend(bundle.manifest.backend)
             gpu[name] = partial(backend.gpu_latency, runner, feeds, batch=size, seconds=GPU_SECONDS)
-        timings = time_interleaved(calls, warmup=warmup, runs=runs, budget_s=seconds)
+        timings = time_interleaved(calls, warmup=warmup, runs=runs, time_limit_s=seconds)
         latencies = {name: measure() for name, measure in gpu.items()}
     return [
         BenchResult(

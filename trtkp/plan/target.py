@@ -147,7 +147,7 @@ class EngineTarget:
         self,
         models: Mapping[str, ir.Model],
         shapes: Mapping[str, Shape],
-        budget_s: float,
+        time_limit_s: float,
         failed: dict[str, str] | None,
     ) -> dict[str, Timing]:
         """GPU times of several models on the same random inputs, run in turn. Each is built into an engine first.
@@ -155,7 +155,7 @@ class EngineTarget:
         Args:
             models: the models by name, ``dense`` among them.
             shapes: input name to shape.
-            budget_s: seconds after which no new round starts.
+            time_limit_s: seconds after which no new round starts.
             failed: gets the reason for every model other than ``dense`` that cannot be built. None raises instead.
 
         Raises:
@@ -176,7 +176,7 @@ class EngineTarget:
                     continue
                 feeds = random_feeds(runner.inputs, shapes, seed=0)
                 calls[name] = partial(backend.gpu_ms, runner, feeds)
-            return _in_turn(calls, budget_s)
+            return _in_turn(calls, time_limit_s)
 
     def _opened(self, model: ir.Model, shapes: Mapping[str, Shape], folder: Path) -> Runner:
         assert self.backend is not None
@@ -230,12 +230,12 @@ def machine_of(gpu: Gpu, itemsize: int) -> Machine:
     return Machine(macs * cycles, gpu.bandwidth, LAUNCH_S, overlaps=True)
 
 
-def _in_turn(calls: Mapping[str, Callable[[], float]], budget_s: float) -> dict[str, Timing]:
-    """Times that the calls themselves report, in ms. Calls alternate, one round after the other, within the budget."""
+def _in_turn(calls: Mapping[str, Callable[[], float]], time_limit_s: float) -> dict[str, Timing]:
+    """Times that the calls themselves report, in ms. They alternate, round after round, within the time limit."""
     samples: dict[str, list[int]] = {name: [] for name in calls}
     start = time.perf_counter()
     for number in range(_WARMUP + _RUNS):
-        if number >= _WARMUP + MIN_RUNS and time.perf_counter() - start >= budget_s:
+        if number >= _WARMUP + MIN_RUNS and time.perf_counter() - start >= time_limit_s:
             break
         for name, call in calls.items():
             milliseconds = call()
