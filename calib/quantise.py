@@ -28,7 +28,7 @@ from trtkp.engine import Backend
 from trtkp.engine.base import QdqVariant, fuses_qdq
 from trtkp.errors import InputError
 from trtkp.machine.timing import Timing
-from trtkp.plan.planner import NET_BUDGET_S
+from trtkp.plan.planner import NET_TIME_LIMIT_S
 from trtkp.plan.race import race
 from trtkp.shapes import Profile
 
@@ -133,7 +133,7 @@ def quantise(
     floating = quantised = None
     if backend.runs_on_cpu:
         shapes = {name: limits.opt for name, limits in profile.items()}
-        times = race({"floating": planned, "quantised": engine}, shapes, threads, NET_BUDGET_S)
+        times = race({"floating": planned, "quantised": engine}, shapes, threads, NET_TIME_LIMIT_S)
         floating, quantised = times["floating"], times["quantised"]
         if quantised.median_ms > floating.median_ms:
             notes.append(

@@ -46,7 +46,7 @@ def main() -> None:
 def _convolutions() -> list[dict[str, Any]]:
     shapes = {"dense": (256, 256, 1), **{str(filters): (filters, CHANNELS, GROUPS) for filters in FILTERS}}
     timings = time_interleaved(
-        {name: _run(*shape) for name, shape in shapes.items()}, warmup=5, runs=60, budget_s=60.0
+        {name: _run(*shape) for name, shape in shapes.items()}, warmup=5, runs=60, time_limit_s=60.0
     )  # fmt: skip
     rates = {
         name: BATCH * SIZE * SIZE * 9 * prod(shapes[name]) / timing.median_ms / 1e6 for name, timing in timings.items()

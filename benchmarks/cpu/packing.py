@@ -50,7 +50,7 @@ LAYERS = ((64, 56), (128, 28), (256, 14), (512, 7))
 DENSITIES = (0.25, 0.4, 0.6, 0.75, 0.9)
 #: The positions, 1 to 9 row by row, that each quarter of a layer's filters keeps (SOKS's authors, ASKs).
 ASK_4A = ((1, 2, 4, 5), (2, 3, 5, 6), (4, 5, 7, 8), (5, 6, 8, 9))
-_BUDGET_S = 20.0
+_TIME_LIMIT_S = 20.0
 
 Row = dict[str, Any]
 
@@ -220,7 +220,7 @@ def _times(bundles: Mapping[str, trtkp.Bundle]) -> dict[str, Timing]:
             shapes = {key: (BATCH, *limits["opt"][1:]) for key, limits in bundle.manifest.profile.items()}
             feeds = random_feeds(runner.inputs, shapes, seed=0)
             calls[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)
-        return time_interleaved(calls, warmup=3, runs=60, budget_s=_BUDGET_S)
+        return time_interleaved(calls, warmup=3, runs=60, time_limit_s=_TIME_LIMIT_S)
 
 
 def _lowerings(bundle: trtkp.Bundle) -> dict[str, int]:

@@ -45,11 +45,11 @@ public:
 
 std::vector<Input> dynamicInputs(bool hasResidual, bool)
 {
-    std::vector<Input> inputs{{"X", Form::kACTIVATION}, {"weight", Form::kPLAIN}, {"taps", Form::kINDEX},
-        {"attention", Form::kPLAIN}, {"bias", Form::kPLAIN}};
+    std::vector<Input> inputs{{"X", InputRole::kACTIVATION}, {"weight", InputRole::kPLAIN}, {"taps", InputRole::kINDEX},
+        {"attention", InputRole::kPLAIN}, {"bias", InputRole::kPLAIN}};
     if (hasResidual)
     {
-        inputs.push_back({"residual", Form::kACTIVATION});
+        inputs.push_back({"residual", InputRole::kACTIVATION});
     }
     return inputs;
 }

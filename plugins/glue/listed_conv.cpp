@@ -58,15 +58,15 @@ public:
 
 std::vector<Input> listedInputs(char const* index, bool hasResidual, bool twoFour)
 {
-    std::vector<Input> inputs{{"X", Form::kACTIVATION}, {"weight", Form::kPLAIN}, {index, Form::kINDEX},
-        {"row_group", Form::kINDEX}, {"filters", Form::kINDEX}, {"bias", Form::kPLAIN}};
+    std::vector<Input> inputs{{"X", InputRole::kACTIVATION}, {"weight", InputRole::kPLAIN}, {index, InputRole::kINDEX},
+        {"row_group", InputRole::kINDEX}, {"filters", InputRole::kINDEX}, {"bias", InputRole::kPLAIN}};
     if (hasResidual)
     {
-        inputs.push_back({"residual", Form::kACTIVATION});
+        inputs.push_back({"residual", InputRole::kACTIVATION});
     }
     if (twoFour)
     {
-        inputs.push_back({"metadata", Form::kINDEX});
+        inputs.push_back({"metadata", InputRole::kINDEX});
     }
     return inputs;
 }

@@ -11,8 +11,8 @@ namespace trtkp::glue
 
 struct Family;
 
-// The type and memory format that TensorRT must give a tensor.
-enum class Form
+// What an operator takes an input for, which decides the type and memory format that TensorRT must give the tensor.
+enum class InputRole
 {
     kACTIVATION, // type and format of X
     kPLAIN,      // type of X, linear
@@ -22,7 +22,7 @@ enum class Form
 struct Input
 {
     char const* name;
-    Form form;
+    InputRole role;
 };
 
 struct Operator

@@ -179,7 +179,7 @@ int32_t Plugin::getOutputDataTypes(
                 ", not float32, float16 or bfloat16");
             for (int32_t i = 0; i < nbInputs; ++i)
             {
-                bool const isIndex = mOperator.inputs[i].form == Form::kINDEX;
+                bool const isIndex = mOperator.inputs[i].role == InputRole::kINDEX;
                 require(inputTypes[i] == (isIndex ? DataType::kINT32 : inputTypes[0]), mOperator.inputs[i].name,
                     " is of data type ", static_cast<int32_t>(inputTypes[i]), isIndex ? ", not int32" : ", unlike X");
             }
@@ -228,13 +228,13 @@ bool Plugin::supportsFormatCombination(
             require(pos >= 0 && pos < nbInputs + nbOutputs, "position ", pos, " is none");
             PluginTensorDesc const& tensor = inOut[pos].desc;
             DataType const type = inOut[0].desc.type;
-            switch (pos < nbInputs ? mOperator.inputs[pos].form : Form::kACTIVATION)
+            switch (pos < nbInputs ? mOperator.inputs[pos].role : InputRole::kACTIVATION)
             {
-            case Form::kACTIVATION:
+            case InputRole::kACTIVATION:
                 return isActivationType(type) && tensor.type == type && tensor.format == activationFormat(type);
-            case Form::kPLAIN:
+            case InputRole::kPLAIN:
                 return tensor.type == type && tensor.format == TensorFormat::kLINEAR;
-            case Form::kINDEX:
+            case InputRole::kINDEX:
                 return tensor.type == DataType::kINT32 && tensor.format == TensorFormat::kLINEAR;
             }
             return false;

@@ -19,7 +19,7 @@ enum class DataType : int32_t
     kBFLOAT16 = 2,
 };
 
-// What `index` holds for a filter group, and how a packed column k is made of a tap and a channel.
+// What `index` holds for a filter group, and how a packed column k encodes a tap and a channel.
 enum class ListKind : int32_t
 {
     kCHANNELS = 0, // L channels, K = R * S * L, tap-major; a padding entry is C

@@ -42,7 +42,7 @@ def test_results_are_in_order_and_complete(folder: Path) -> None:
         assert result.throughput == pytest.approx(4000 / result.timing.median_ms)
 
 
-def test_budget(folder: Path) -> None:
+def test_time_limit(folder: Path) -> None:
     assert trtkp.bench([folder / "dense"], runs=100_000, warmup=100_000, seconds=0.05)[0].timing.runs < 100_000
 
 

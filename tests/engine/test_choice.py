@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from trtkp.engine import BACKENDS, Availability, BuildRequest, NotRunnableError, choose_backend, get_backend
+from trtkp.engine import (
+    BACKENDS,
+    Availability,
+    BuildRequest,
+    NotRunnableError,
+    choose_backend,
+    cpu_backend,
+    get_backend,
+)
 from trtkp.errors import InputError
 from trtkp.machine import cpu, gpu
 from trtkp.machine.gpu import Gpu, GpuReport, find_gpus
@@ -55,6 +63,7 @@ def test_auto_takes_the_best_that_runs(
     _machine(monkeypatch, report, *packages)
     assert choose_backend("auto").name == expected
     assert choose_backend("tensorrt").name == "tensorrt"
+    assert cpu_backend().name == "onnxruntime"
 
 
 def test_auto_takes_onnxruntime_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:

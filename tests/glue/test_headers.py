@@ -111,7 +111,7 @@ def test_the_record_is_of_these_declarations(tmp_path: Path) -> None:
 
 
 def main() -> None:
-    """Compares with every version at hand and writes the record."""
+    """Compares with every version that is installed and writes the record."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         versions = []

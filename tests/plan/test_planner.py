@@ -22,7 +22,7 @@ from trtkp.plan.cost import CPU, GPU, Machine, predicted_time
 from trtkp.plan.lowerings import LOWERINGS
 from trtkp.plan.lowerings.gather import EQUAL_GROUPS
 from trtkp.plan.lowerings.work import Work
-from trtkp.plan.planner import Plan, apply_plan, make_plan
+from trtkp.plan.planner import Plan, PlanRequest, apply_plan, make_plan
 from trtkp.shapes import Shape
 from trtkp.verification.bundle import compare_graphs, dense_graph
 
@@ -100,7 +100,7 @@ class Net:
         return (self.batch, channels, self.size, self.size)
 
     def plan(self, *, measure: bool, **options: Any) -> Plan:
-        return make_plan(self.model, {"x": self.value_shapes["x"]}, self.value_shapes, measure=measure, **options)
+        return make_plan(self.model, {"x": self.value_shapes["x"]}, self.value_shapes, PlanRequest(measure, **options))
 
     def assert_exact(self, plan: Plan) -> None:
         precision = "fp16" if self.dtype is np.float16 else "fp32"

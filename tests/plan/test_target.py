@@ -26,7 +26,7 @@ from trtkp.machine.gpu import Gpu, GpuReport
 from trtkp.machine.timing import Timing
 from trtkp.plan.cache import TimingCache
 from trtkp.plan.lowerings import PLUGIN
-from trtkp.plan.planner import make_plan
+from trtkp.plan.planner import PlanRequest, make_plan
 from trtkp.plan.race import apply_plan, single_layer
 from trtkp.plan.target import EngineTarget, _in_turn, machine_of, plugin_nodes
 from trtkp.verification.bundle import compare_graphs, dense_graph
@@ -62,10 +62,8 @@ def net(mask: Any, dtype: Any = np.float16) -> Net:
 
 
 def plan_on(made: Net, target: EngineTarget, **options: Any) -> Any:
-    return make_plan(
-        made.model, {"x": made.value_shapes["x"]}, made.value_shapes, target=target,
-        **{"measure": False} | options,
-    )  # fmt: skip
+    request = PlanRequest(target=target, **{"measure": False} | options)
+    return make_plan(made.model, {"x": made.value_shapes["x"]}, made.value_shapes, request)
 
 
 @pytest.mark.parametrize("gpu", ["A100", "L4", "RTX 4090"])
@@ -134,7 +132,7 @@ class Clock(EngineTarget):
     """A target whose device is a table."""
 
     def race(
-        self, models: Mapping[str, ir.Model], shapes: Mapping[str, Any], budget_s: float, failed: Any = None
+        self, models: Mapping[str, ir.Model], shapes: Mapping[str, Any], time_limit_s: float, failed: Any = None
     ) -> dict[str, Timing]:
         table = {"dense": 2.0, "planned": 0.5, PLUGIN: 0.5}  # the net gains what its layer does
         raced.append(list(models))
@@ -170,11 +168,13 @@ def test_a_form_that_does_not_build_is_left_out(
     def opened(self: EngineTarget, model: ir.Model, shapes: Any, folder: Path) -> Any:
         if broken(model):
             raise JobError("no implementation was found")
-        return nullcontext(SimpleNamespace(inputs=(), timed=lambda feeds, graphs: SimpleNamespace(gpu=1.0)))
+        return nullcontext(SimpleNamespace(inputs=()))
 
     monkeypatch.setattr(EngineTarget, "_opened", opened)
     monkeypatch.setattr("trtkp.plan.target.random_feeds", lambda *_, **__: {})
-    made, target = net(grouped(0.25)), EngineTarget(known_gpu("L4"), library)
+    backend = get_backend("tensorrt")
+    monkeypatch.setattr(backend, "gpu_ms", lambda runner, feeds: 1.0)
+    made, target = net(grouped(0.25)), EngineTarget(known_gpu("L4"), library, backend)
     broken = plugin_nodes
     (layer,) = plan_on(made, target, measure=True, cache=TimingCache(tmp_path)).layers
     assert layer.choice == "dense"
@@ -217,7 +217,7 @@ def test_machine_of_a_gpu() -> None:
 def test_rounds_are_in_turn_and_in_milliseconds() -> None:
     seen: list[str] = []
     calls = {name: lambda name=name: seen.append(name) or {"a": 1.5, "b": 2.5}[name] for name in ("a", "b")}
-    times = _in_turn(calls, budget_s=60)  # type: ignore[arg-type]
+    times = _in_turn(calls, time_limit_s=60)  # type: ignore[arg-type]
     assert (times["a"].median_ms, times["b"].median_ms, times["a"].runs) == (1.5, 2.5, 30)
     assert seen[:4] == ["a", "b", "a", "b"]
-    assert _in_turn({"a": lambda: 1.0}, budget_s=0.0)["a"].runs == 3
+    assert _in_turn({"a": lambda: 1.0}, time_limit_s=0.0)["a"].runs == 3

@@ -26,7 +26,10 @@ from trtkp.pruning.methods.vskp_lists import Listed
 ROOT = Path(__file__).parents[2]
 #: Where a method, or a backend, is at home and may know itself by name.
 _HOMES = {"method": ROOT / "prune" / "methods", "backend": ROOT / "trtkp" / "engine"}
-_CLASSES = {kind.__name__ for kind in (Method, Stored, Listed, Allocated, *METHODS.values())}
+#: The base class is left out: `trtkp.prune` takes a method or its name, and has to tell them apart.
+_CLASSES = {kind.__name__ for kind in (Stored, Listed, Allocated, *METHODS.values())}
+#: Names of methods that are also words of other lists: they count only beside something called a method.
+_WORDS = {"l1", "none"}
 #: ``engine.onnx`` is a graph of every bundle; the other artefacts tell a backend.
 _BACKENDS = {*BACKENDS, *(get_backend(name).artefact for name in BACKENDS if get_backend(name).compiles)}
 _BACKEND_CLASSES = {kind.__name__ for name in BACKENDS for kind in type(get_backend(name)).__mro__}
@@ -53,10 +56,21 @@ def probes(tree: ast.AST, *, method: bool = True, backend: bool = True) -> Itera
             sides = [node.left, *node.comparators]
             words = {word for side in sides for part in ast.walk(side) if (word := _constant(part)) is not None}
             of_method = any("method" in ast.unparse(side) for side in sides)
-            if (backend and words & _BACKENDS) or (method and of_method and words & METHODS.keys()):
+            names = METHODS.keys() - (set() if of_method else _WORDS)
+            if (backend and words & _BACKENDS) or (method and words & names):
                 yield node.lineno, ast.unparse(node)
         if isinstance(node, ast.MatchValue) and _constant(node.value) in (_BACKENDS if backend else set()):
             yield node.lineno, ast.unparse(node)
+
+
+def imports_of(file: Path, package: str) -> Iterator[int]:
+    """Lines that import a package or a module of it; also inside of functions and for types only."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [f"{node.module}.{each.name}" for each in node.names] if isinstance(node, ast.ImportFrom) else []
+        names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        if any(f"{name}.".startswith(f"{package}.") for name in names):
+            yield node.lineno  # type: ignore[attr-defined]  # a statement
 
 
 def _constant(node: ast.AST) -> str | None:
@@ -80,6 +94,30 @@ def test_nothing_probes_for_a_method_or_a_backend_outside_of_its_home() -> None:
     assert found == []
 
 
+def test_only_engine_imports_what_the_tensorrt_flavours_share() -> None:
+    """Everything else opens, runs and times engines through `Backend` and `Runner`, and needs no cast to do so."""
+    home = _HOMES["backend"]
+    files = [file for file in _sources() if not file.is_relative_to(home)]
+    assert [f"{file.relative_to(ROOT)}:{line}" for file in files for line in imports_of(file, "trtkp.engine.trt")] == []
+    # above `trt`, only the table of the backends in `trtkp.engine` names its modules, as text
+    assert [file.name for file in home.glob("*.py") if list(imports_of(file, "trtkp.engine.trt"))] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("import trtkp.engine.trt.runner", [1]),
+        ("from trtkp.engine import trt", [1]),
+        ("def f():\n    from trtkp.engine.trt.runner import TrtEngineRunner", [2]),
+        ("from trtkp.engine.trtexec import x", []),
+        ("from trtkp.engine import base", []),
+    ],
+)
+def test_an_import_is_found(tmp_path: Path, text: str, lines: list[int]) -> None:
+    (tmp_path / "module.py").write_text(text, encoding="utf-8")
+    assert list(imports_of(tmp_path / "module.py", "trtkp.engine.trt")) == lines
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -89,6 +127,9 @@ def test_nothing_probes_for_a_method_or_a_backend_outside_of_its_home() -> None:
         "isinstance(method, (PPTKP, int))",
         'self.method.name != "from-zeros"',
         'method in ("vskp", "l1")',
+        'name == "pptkp"',
+        'record.origin != "from-zeros"',
+        'kind in ("kep", "dense")',
         'backend.name == "tensorrt"',
         'form == "onnxruntime"',
         'backend.artefact != "model.engine"',
@@ -101,7 +142,8 @@ def test_a_probe_is_found(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['getattr(torch, "float16")', "isinstance(x, Path)", 'choice == "dense"', 'method == "entropy"']
+    "text",
+    ['getattr(torch, "float16")', "isinstance(x, Path)", 'choice == "dense"', 'method == "entropy"', 'norm == "l1"'],
 )
 def test_what_is_no_probe_is_left_alone(text: str) -> None:
     assert list(probes(ast.parse(text))) == []

@@ -212,8 +212,8 @@ def _weighed(
         elif left <= 0:
             found = blank.model_copy(update={"reason": "not timed: give a larger --seconds"})
         else:
-            budget = min(_MOST_S, max(_LEAST_S, left / (len(order) - done)))
-            found = _weigh(layer, blank, batch, options.threads, cache, budget)
+            time_limit_s = min(_MOST_S, max(_LEAST_S, left / (len(order) - done)))
+            found = _weigh(layer, blank, batch, options.threads, cache, time_limit_s)
         advice |= dict.fromkeys(alike[layer], found)
     if progress is not None and order:
         progress("Timing layers", len(order), len(order))
@@ -229,7 +229,7 @@ def _with_shares(layers: dict[str, LayerAdvice]) -> dict[str, LayerAdvice]:
 
 
 def _weigh(
-    layer: ConvLayer, blank: LayerAdvice, batch: int, threads: int | None, cache: TimingCache, budget_s: float
+    layer: ConvLayer, blank: LayerAdvice, batch: int, threads: int | None, cache: TimingCache, time_limit_s: float
 ) -> LayerAdvice:
     """Time each granularity and density, in the lowering that is predicted to be fastest, against dense, in turn."""
     count = batch * layer.repeats
@@ -253,7 +253,7 @@ def _weigh(
             models[label] = single_layer(node, lowering, shapes)
             option = option.model_copy(update={"lowering": lowering})
         candidates.append((option, label))
-    times = race_cached(models, shapes, threads, cache, budget_s)
+    times = race_cached(models, shapes, threads, cache, time_limit_s)
     options = []
     for option, label in candidates:
         gain = times[label].gain_over(times["dense"]) if label is not None else 1.0

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from trtkp.budget.choices import DENSE, Level
 from trtkp.calib.sensitivity import Scorer
 from trtkp.data.labelled import LabelledData
-from trtkp.engine import get_backend
+from trtkp.engine import cpu_backend
 from trtkp.errors import InputError
 from trtkp.graph.passes.batch_norm import fold_batch_norm
 from trtkp.graph.passes.batch_statistics import use_batch_statistics
@@ -28,7 +28,7 @@ from trtkp.pipeline.options import BuildOptions
 from trtkp.pipeline.planning import Planned, plan
 from trtkp.pipeline.prepare import load, prune, rewrite, survey
 from trtkp.plan.cache import machine
-from trtkp.plan.planner import NET_BUDGET_S
+from trtkp.plan.planner import NET_TIME_LIMIT_S
 from trtkp.plan.race import race
 from trtkp.pruning.methods.allocation import Allocated, Allocation, LayerSettings
 from trtkp.pruning.methods.registry import make_method
@@ -90,7 +90,7 @@ class Net:
 
     def __post_init__(self) -> None:
         base = make_method(self.method, **self.settings, ratio=0.5, allocation="uniform")
-        self._job = Job(self.path, Path(), get_backend("onnxruntime"), self.options, self.progress)
+        self._job = Job(self.path, Path(), cpu_backend(), self.options, self.progress)
         self._loaded = load(self._job, self.data)
         if self._loaded.samples is None:
             raise InputError("a search scores the net on real inputs", remedy="give --data")
@@ -164,12 +164,12 @@ class Net:
     def race(self, levels: Levels) -> tuple[Timing, Timing]:
         """Times of the whole net, dense and at these levels, measured in turn."""
         nets = {"dense": self._dense, "found": self._planned(levels).engine}
-        times = race(nets, self._shapes, self.options.threads, NET_BUDGET_S)
+        times = race(nets, self._shapes, self.options.threads, NET_TIME_LIMIT_S)
         return times["dense"], times["found"]
 
     def dense_time(self) -> float:
         """Median time of the whole dense net, in milliseconds."""
-        return race({"dense": self._dense}, self._shapes, self.options.threads, NET_BUDGET_S)["dense"].median_ms
+        return race({"dense": self._dense}, self._shapes, self.options.threads, NET_TIME_LIMIT_S)["dense"].median_ms
 
     @cached_property
     def _dense(self) -> ir.Model:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trtkp.budget.files import check_output, write
 from trtkp.budget.options import SearchOptions
 from trtkp.budget.run import SearchResult, run_search
+from trtkp.engine import cpu_backend
 from trtkp.machine.packages import require
 from trtkp.pipeline.options import BuildOptions
 
@@ -69,7 +70,7 @@ def search(
     require("a search", "search", _PACKAGES)
     folder = Path(output)
     check_output(folder)
-    build = replace(build or BuildOptions(), backend="onnxruntime")
+    build = replace(build or BuildOptions(), backend=cpu_backend().name)
     result = run_search(model, data, options, state=folder, options=build, progress=progress)
     write(result, folder, f"{Path(model).name}, {options.method}")
     return result

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from trtkp.engine.base import Runner
+    from trtkp.engine.options import RunOptions
     from trtkp.index.index_set import IndexSet
 
 __all__ = ["Bundle", "check_files", "load", "read_record"]
@@ -139,13 +140,12 @@ class Bundle(Closing):
             self._runner = self.open()
         return self._runner.run(feeds)
 
-    def open(self, *, threads: int | None = None, **options: Any) -> Runner:
+    def open(self, *, threads: int | None = None, options: RunOptions | None = None) -> Runner:
         """Open the bundle's engine in a new runner, which the caller closes.
 
         Args:
             threads: CPU threads, for backends that compute on the CPU.
-            options: further arguments of the backend's own ``open``, such as TensorRT's
-                ``options=RunOptions(graphs=True)``.
+            options: contexts, CUDA graphs, host code and refitting, for TensorRT and TensorRT-RTX.
 
         Raises:
             NotRunnableError: the engine cannot run on this machine.
@@ -167,9 +167,9 @@ class Bundle(Closing):
         if record is not None and record.strip_weights:
             from trtkp.engine.options import RunOptions
 
-            given = options.get("options") or RunOptions()
-            options["options"] = replace(given, refit_from=given.refit_from or self.file("engine.onnx"))
-        return backend.open(self.file(backend.artefact), threads=threads, **options)
+            options = options or RunOptions()
+            options = replace(options, refit_from=options.refit_from or self.file("engine.onnx"))
+        return backend.open(self.file(backend.artefact), threads=threads, options=options)
 
     def check_plugin_library(self, library: Path) -> None:
         """Check that a plugin library is the one the engine was built with.

@@ -62,6 +62,8 @@ def _read(path: Path | None, precision: str) -> LabelledData | Path | None:
 
 def show(bundle: Bundle, *, json: bool) -> None:
     """What ``build`` made."""
+    from trtkp.engine import get_backend
+
     manifest = bundle.manifest
     if json:
         document({"bundle": str(bundle.path), **manifest.model_dump(mode="json")})
@@ -75,7 +77,7 @@ def show(bundle: Bundle, *, json: bool) -> None:
     out.print(f"  plan   {plan_text(bundle)}")
     for line in rewrites(bundle):
         out.print(line)
-    engine = manifest.files.get("model.engine", manifest.files["engine.onnx"])
+    engine = manifest.files[get_backend(manifest.backend).artefact]
     out.print(f"  engine {bytes_text(engine.bytes)}{_targets(bundle)}, built in {sum(manifest.seconds.values()):.1f} s")
     for warning in manifest.warnings:
         warn(warning)

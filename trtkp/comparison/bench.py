@@ -22,10 +22,13 @@ from trtkp.machine.timing import Timing, time_interleaved
 from trtkp.settings import Setting, check_values
 
 if TYPE_CHECKING:
-    from trtkp.engine.trt.latency import EngineLatency
+    from trtkp.engine.latency import EngineLatency
     from trtkp.shapes import Shape
 
 __all__ = ["BenchResult", "bench"]
+
+#: Seconds for which a TensorRT engine is timed by GPU events, without and with CUDA graphs each: trtexec's default.
+GPU_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,6 @@ def bench(
     warmup: Annotated[int, Setting("Untimed rounds.", ge=0)] = 10,
     runs: Annotated[int, Setting("Timed rounds; fewer when the seconds are over.", ge=1)] = 100,
     seconds: Annotated[float | None, Setting("Seconds that all rounds, or the load, may take.", gt=0)] = 20.0,
-    gpu_seconds: float = 3.0,
 ) -> list[BenchResult]:
     """Measure the latency of bundles on random inputs, in turn.
 
@@ -68,7 +70,6 @@ def bench(
         warmup: number of untimed rounds.
         runs: number of timed rounds; fewer if ``seconds`` have passed.
         seconds: time limit of all rounds together; None for no limit.
-        gpu_seconds: seconds for which a TensorRT engine is timed by GPU events, without and with CUDA graphs each.
 
     Returns:
         One result per bundle, in the order given.
@@ -102,8 +103,8 @@ def bench(
             calls[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)
             used[name] = runner.threads
             backend = get_backend(bundle.manifest.backend)
-            gpu[name] = partial(backend.gpu_latency, runner, feeds, batch=size, seconds=gpu_seconds)
-        timings = time_interleaved(calls, warmup=warmup, runs=runs, budget_s=seconds)
+            gpu[name] = partial(backend.gpu_latency, runner, feeds, batch=size, seconds=GPU_SECONDS)
+        timings = time_interleaved(calls, warmup=warmup, runs=runs, time_limit_s=seconds)
         latencies = {name: measure() for name, measure in gpu.items()}
     return [
         BenchResult(

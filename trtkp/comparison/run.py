@@ -173,7 +173,7 @@ def _time(
                     {name: partial(runner.run, feeds) for name, runner in runners.items()},
                     warmup=warmup,
                     runs=-(-runs // openings),
-                    budget_s=None if seconds is None else seconds / openings,
+                    time_limit_s=None if seconds is None else seconds / openings,
                 )
                 for name, nanoseconds in taken.items():
                     samples[batch][name].append(nanoseconds)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trtkp.bundle import Bundle, load
 from trtkp.comparison.result import SourceKind
-from trtkp.engine import Backend, Runner, backend_of_engine, get_backend
+from trtkp.engine import Backend, Runner, backend_of_engine, cpu_backend, get_backend
 from trtkp.errors import InputError
 
 __all__ = ["Subject", "open_subjects"]
@@ -106,7 +106,7 @@ def _subject(item: str | PathLike[str] | Bundle, path: Path, label: str) -> Subj
     if path.suffix in (".engine", ".plan", ".trt"):
         raise InputError("is not a TensorRT engine, or is incomplete", file=path, remedy="build it again")
     _check_onnx(path)
-    return Subject(str(path), label, "onnx", path, get_backend("onnxruntime"))
+    return Subject(str(path), label, "onnx", path, cpu_backend())
 
 
 def _check_onnx(path: Path) -> None:

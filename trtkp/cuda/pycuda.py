@@ -1,4 +1,4 @@
-"""The GPU through pycuda. *Unverified*: pycuda has to be compiled against a CUDA toolkit, and none was at hand."""
+"""The GPU through pycuda. *Unverified*: pycuda is compiled against a CUDA toolkit, and none was available."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ __all__ = [
     "Runner",
     "backend_of_engine",
     "choose_backend",
+    "cpu_backend",
     "get_backend",
 ]
 
@@ -70,6 +71,11 @@ def backend_of_engine(start: bytes) -> Backend | None:
     """
     backends = map(get_backend, BACKENDS)
     return next((backend for backend in backends if start[:4] in backend.magic), None)
+
+
+def cpu_backend() -> Backend:
+    """Return the first backend whose engines run on this machine's CPU. It runs every ONNX graph, on any machine."""
+    return next(backend for backend in map(get_backend, BACKENDS) if backend.runs_on_cpu)
 
 
 def choose_backend(name: str = "auto") -> Backend:

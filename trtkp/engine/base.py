@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, TypeAlias
 
-from trtkp.engine.options import TrtOptions
+from trtkp.engine.options import RunOptions, TrtOptions
 from trtkp.errors import NotRunnableError
 from trtkp.shapes import Profile, TensorSpec
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from trtkp.engine.trt.latency import EngineLatency
+    from trtkp.engine.latency import EngineLatency
 
 __all__ = [
     "Availability",
@@ -259,12 +259,13 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def open(self, path: Path, *, threads: int | None = None) -> Runner:
+    def open(self, path: Path, *, threads: int | None = None, options: RunOptions | None = None) -> Runner:
         """Open an artefact in a new runner, which the caller closes.
 
         Args:
             path: the artefact.
             threads: CPU threads, for backends that compute on the CPU; None for the number of physical cores.
+            options: contexts, CUDA graphs, host code and refitting, for backends that compile; the others ignore them.
 
         Raises:
             InputError: the file does not exist.
@@ -294,6 +295,18 @@ class Backend(ABC):
             The architectures; empty for the library's default.
         """
         return tuple(targets)
+
+    def gpu_ms(self, runner: Runner, feeds: Mapping[str, np.ndarray]) -> float:
+        """Run an opened engine once, and measure the milliseconds its kernels take by GPU events.
+
+        Args:
+            runner: a runner of this backend.
+            feeds: the inputs of the run.
+
+        Raises:
+            NotRunnableError: the backend does not run engines on a GPU.
+        """
+        raise NotRunnableError(f"backend {self.name} has no GPU to time engines on")
 
     def gpu_latency(
         self, runner: Runner, feeds: Mapping[str, np.ndarray], *, batch: int, seconds: float

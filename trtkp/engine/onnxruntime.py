@@ -29,6 +29,7 @@ from trtkp.engine.base import (
     QdqVariant,
 )
 from trtkp.engine.feeds import check_feeds, check_profile
+from trtkp.engine.options import RunOptions
 from trtkp.errors import InputError, JobError, NotRunnableError
 from trtkp.machine.cpu import usable_cores
 from trtkp.machine.packages import importable, installed_version
@@ -113,9 +114,15 @@ class OnnxRuntimeBackend(Backend):
         return profile(path, feeds, threads=threads, runs=runs)
 
     def open(
-        self, path: Path, *, threads: int | None = None, provider: Provider = "cpu", spin: bool = False
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        options: RunOptions | None = None,
+        provider: Provider = "cpu",
+        spin: bool = False,
     ) -> OrtRunner:
-        """Open an ONNX file; see `OrtRunner` for the arguments and errors."""
+        """Open an ONNX file; see `OrtRunner` for the arguments and errors. ``options`` is without effect."""
         return OrtRunner(path, threads=threads, provider=provider, spin=spin)
 
 

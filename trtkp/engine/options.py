@@ -55,7 +55,7 @@ class TrtOptions:
     hardware_compatible: Annotated[
         HardwareLevel,
         Setting(
-            "GPUs that the engine runs on besides the one at hand: none, ampere+ or same-compute-capability.",
+            "GPUs that the engine runs on besides the one it was built on: none, ampere+ or same-compute-capability.",
             group="TensorRT",
         ),
     ] = "none"

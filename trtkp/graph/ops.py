@@ -1,7 +1,7 @@
 """The ONNX operators of domain ``trtkp``, version 1, and their bodies as model-local functions.
 
-This table is the single definition of the operators; the plugin creators follow it. An operator's name is made of its
-base (`BASES` or `DYNAMIC`), ``24`` if its weights are 2:4, ``Add`` if it takes a residual, and its activation
+This table is the single definition of the operators; the plugin creators follow it. An operator's name consists of
+its base (`BASES` or `DYNAMIC`), ``24`` if its weights are 2:4, ``Add`` if it takes a residual, and its activation
 (`ACTIVATIONS`), as in ``StripeConvAddRelu`` or ``KernelIndexConv24Relu``. The epilogue is part of the name because
 TensorRT's parser finds functions by their name alone and takes no optional inputs.
 

@@ -184,7 +184,7 @@ def _tap_major(index: IndexSet) -> list[npt.NDArray[np.int64]]:
 def _base(index: IndexSet) -> str:
     """The operator that takes an index set.
 
-    A stripe with a 2:4 refinement stays a `StripeConv` only if its quads are whole and made of consecutive channels, as
+    A stripe with a 2:4 refinement stays a `StripeConv` only if its quads are whole and hold consecutive channels, as
     that operator has no list of channels that could say otherwise.
     """
     if index.nm_mask is not None and index.kind is Kind.STRIPE:

@@ -8,7 +8,7 @@ from statistics import median
 from trtkp.kernels.layer import Task
 from trtkp.kernels.prediction import Gpu, Layer, predict
 
-__all__ = ["RUNS", "candidates", "choose", "forget"]
+__all__ = ["RUNS", "candidates", "choose"]
 
 #: Tactics that are predicted to take more than this many times the best prediction are not timed. The factor is large
 #: because the model is unverified.
@@ -71,8 +71,3 @@ def choose(
         times = {name: median(time_ms(name)) for name in names}
         _CHOSEN[key] = min(times, key=times.__getitem__), True
     return _CHOSEN[key][0]
-
-
-def forget() -> None:
-    """Forget all choices, as after a change of the library."""
-    _CHOSEN.clear()

@@ -17,7 +17,7 @@ import numpy as np
 
 __all__ = ["MIN_RUNS", "Timing", "sample_interleaved", "time_interleaved"]
 
-#: Timed rounds that run even when the budget is spent. With fewer than three, one outlier decides the median.
+#: Timed rounds that run even when the time limit has passed. With fewer than three, one outlier decides the median.
 MIN_RUNS = 3
 
 
@@ -29,7 +29,7 @@ class Timing:
         median_ms: the figure to compare by.
         p10_ms: 10th percentile, linearly interpolated.
         p90_ms: 90th percentile, linearly interpolated.
-        runs: number of timed runs, fewer than requested if the budget ran out.
+        runs: number of timed runs, fewer than requested if the time limit passed.
 
     Example:
         >>> fast, slow = Timing(2.0, 1.5, 3.0, runs=30), Timing(4.0, 2.0, 5.0, runs=30)
@@ -57,15 +57,15 @@ class Timing:
 
 
 def time_interleaved(
-    calls: Mapping[str, Callable[[], object]], *, warmup: int, runs: int, budget_s: float | None
+    calls: Mapping[str, Callable[[], object]], *, warmup: int, runs: int, time_limit_s: float | None
 ) -> dict[str, Timing]:
     """Time callables in alternation. A `Timing` for each name, in the order of ``calls``; see `sample_interleaved`."""
-    samples = sample_interleaved(calls, warmup=warmup, runs=runs, budget_s=budget_s)
+    samples = sample_interleaved(calls, warmup=warmup, runs=runs, time_limit_s=time_limit_s)
     return {name: Timing.from_nanoseconds(taken) for name, taken in samples.items()}
 
 
 def sample_interleaved(
-    calls: Mapping[str, Callable[[], object]], *, warmup: int, runs: int, budget_s: float | None
+    calls: Mapping[str, Callable[[], object]], *, warmup: int, runs: int, time_limit_s: float | None
 ) -> dict[str, list[int]]:
     """Time callables in alternation: A B C, B C A, C A B, ...
 
@@ -76,8 +76,8 @@ def sample_interleaved(
         calls: name to a callable. A call does one complete run and returns when it is done, so a GPU must synchronise.
         warmup: untimed rounds before the timed ones.
         runs: timed rounds.
-        budget_s: seconds after which no new round starts, warm-up included. One warm-up round, if any is requested, and
-            ``min(runs, MIN_RUNS)`` timed rounds run in any case. None means no limit.
+        time_limit_s: seconds after which no new round starts, warm-up included. One warm-up round, if any is requested,
+            and ``min(runs, MIN_RUNS)`` timed rounds run in any case. None means no limit.
 
     Returns:
         Nanoseconds of every run by name, in the order of ``calls``. Runs with the same position are of the same round.
@@ -92,17 +92,17 @@ def sample_interleaved(
     samples: dict[str, list[int]] = {name: [] for name in names}
     start = time.perf_counter()
 
-    def spent() -> bool:
-        return budget_s is not None and time.perf_counter() - start >= budget_s
+    def passed() -> bool:
+        return time_limit_s is not None and time.perf_counter() - start >= time_limit_s
 
     with _no_garbage_collection():
         for done in range(warmup):
-            if done and spent():
+            if done and passed():
                 break
             for name in names:
                 calls[name]()
         for done in range(runs):
-            if done >= MIN_RUNS and spent():
+            if done >= MIN_RUNS and passed():
                 break
             first = done % len(names) if names else 0  # the callable that runs first in this round
             for name in names[first:] + names[:first]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -17,13 +16,9 @@ from trtkp.graph.passes.dead import DeadParts, remove_dead
 from trtkp.graph.passes.pack import pack_convolutions, packed_nodes
 from trtkp.index.index_set import IndexSet
 from trtkp.machine.timing import Timing
-from trtkp.plan.cache import TimingCache
-from trtkp.plan.planner import NET_BUDGET_S, Plan, make_plan
+from trtkp.plan.planner import NET_TIME_LIMIT_S, Plan, PlanRequest, make_plan
 from trtkp.plan.race import apply_plan, race
 from trtkp.shapes import Shape
-
-if TYPE_CHECKING:
-    from trtkp.plan.target import EngineTarget
 
 __all__ = ["EngineGraph", "make_engine_graph"]
 
@@ -54,13 +49,7 @@ def make_engine_graph(
     index_sets: Mapping[str, IndexSet],
     table: LayerTable,
     shapes: Mapping[str, Shape],
-    *,
-    measure: bool,
-    threads: int | None = None,
-    only: str | Mapping[str, str] | None = None,
-    cache: TimingCache | None = None,
-    target: EngineTarget | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    request: PlanRequest,
 ) -> EngineGraph:
     """Plan a net, and write each layer in its lowering.
 
@@ -69,21 +58,16 @@ def make_engine_graph(
         index_sets: index sets of the source's weights, by parameter name.
         table: the net's convolutions.
         shapes: input name to the shape to plan for, the profile's ``opt``.
-        measure: time the candidates of each layer, and the net without its dead parts, in ONNX Runtime or on the
-            target's GPU.
-        threads: CPU threads of ONNX Runtime.
-        only: see `make_plan`.
-        cache: see `make_plan`.
-        target: see `make_plan`. With plugins, lists are packed for the tiles of the kernels.
-        progress: called with a phase, the layers done and the layers in all.
+        request: how to plan. If it measures, the net without its dead parts is timed too; if its target has plugins,
+            lists are packed for the tiles of the kernels.
     """
     rest = dense.clone()
     places = {layer.node: layer.repeats * prod(layer.output_size) for layer in table.layers}
     dead = remove_dead(rest, places) if index_sets else DeadParts((), {})
     times, notes = None, []
-    if dead.layers and measure and only is None:
+    if dead.layers and request.measure and request.only is None:
         # the smaller net is not always the faster one, so both are timed
-        raced = race({"before": dense, "after": rest}, shapes, threads, NET_BUDGET_S, target)
+        raced = race({"before": dense, "after": rest}, shapes, request.threads, NET_TIME_LIMIT_S, request.target)
         times = raced["before"], raced["after"]
         if times[1].median_ms > times[0].median_ms:
             notes.append(
@@ -96,12 +80,9 @@ def make_engine_graph(
     else:
         rest = dense.clone()
     sizes = {layer.node: layer.input_size for layer in table.layers}
-    packed, tiles = rest.clone(), target is not None and target.library is not None
+    packed, tiles = rest.clone(), request.has_plugins
     pack_convolutions(packed, index_sets, sizes, tiles=tiles)
-    plan = make_plan(
-        packed, shapes, _value_shapes(packed, table, shapes), measure=measure, threads=threads, only=only,
-        cache=cache, target=target, progress=progress,
-    )  # fmt: skip
+    plan = make_plan(packed, shapes, _value_shapes(packed, table, shapes), request)
     leaving = {node: choice for node, choice in plan.choices.items() if choice != "dense"}
     pack_convolutions(rest, index_sets, sizes, only=leaving.keys(), tiles=tiles)
     engine = apply_plan(rest, leaving)

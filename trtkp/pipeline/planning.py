@@ -54,6 +54,7 @@ def plan(job: Job, loaded: Loaded, table: LayerTable, pruned: Pruned, dense: ir.
     """
     from trtkp.pipeline.engine_graph import make_engine_graph
     from trtkp.plan.cache import TimingCache
+    from trtkp.plan.planner import PlanRequest
 
     options = job.options
     only: str | dict[str, str] | None = None if options.lowering == "auto" else options.lowering
@@ -67,12 +68,14 @@ def plan(job: Job, loaded: Loaded, table: LayerTable, pruned: Pruned, dense: ir.
         pruned.index_sets,
         table,
         {name: shapes.opt for name, shapes in loaded.profile.items()},
-        measure=options.measure and runs_here,
-        threads=options.threads,
-        only=only,
-        cache=cache,
-        target=target,
-        progress=job.progress,
+        PlanRequest(
+            measure=options.measure and runs_here,
+            threads=options.threads,
+            only=only,
+            cache=cache,
+            target=target,
+            progress=job.progress,
+        ),
     )
     warnings = [*cache.problems, *made.notes]
     all_dense = pruned.index_sets and set(made.plan.choices.values()) == {"dense"}

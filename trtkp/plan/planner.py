@@ -25,13 +25,13 @@ from trtkp.machine.timing import Timing
 from trtkp.plan.cache import TimingCache
 from trtkp.plan.cost import CPU, GPU, predicted_time
 from trtkp.plan.lowerings import LOWERINGS, PLUGIN
-from trtkp.plan.race import LAYER_BUDGET_S, apply_plan, race, race_layer
+from trtkp.plan.race import apply_plan, race, race_layer
 from trtkp.shapes import Shape
 
 if TYPE_CHECKING:
     from trtkp.plan.target import EngineTarget
 
-__all__ = ["MEASURED_GAIN", "PREDICTED_GAIN", "LayerPlan", "Plan", "apply_plan", "make_plan", "weigh"]
+__all__ = ["MEASURED_GAIN", "PREDICTED_GAIN", "LayerPlan", "Plan", "PlanRequest", "apply_plan", "make_plan", "weigh"]
 
 #: A layer leaves dense for a measured speed-up of at least this. Less is noise: in ``benchmarks/results/packing.json``
 #: layers that stayed dense measured 0.99 to 1.03 times their own dense time. The gain must show in the median *and* in
@@ -49,7 +49,7 @@ MAX_TIMED, WORTH_TIMING = 4, 1.3
 #: Beyond it, the planner looks for a smaller set of packed layers that is faster.
 SLACK = 0.05
 #: Seconds for one race of the whole net, and for the whole search for a faster subset of the packed layers.
-NET_BUDGET_S, SUBSET_BUDGET_S = 4.0, 20.0
+NET_TIME_LIMIT_S, SUBSET_TIME_LIMIT_S = 4.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -106,17 +106,39 @@ class Plan:
         return {layer.node: layer.choice for layer in self.layers}
 
 
+@dataclass(frozen=True)
+class PlanRequest:
+    """How to plan a net.
+
+    Attributes:
+        measure: time the candidates, in ONNX Runtime or on the target's GPU. False predicts.
+        threads: threads of ONNX Runtime.
+        only: one lowering for every layer, or a mapping from layer name to lowering. It is used wherever it applies,
+            with dense elsewhere, and nothing is timed.
+        cache: times of earlier builds. The default is empty, and times every distinct layer anew.
+        target: the GPU of a TensorRT engine, and its plugins.
+        progress: called with the phase, the number of layers done, and the number of layers.
+    """
+
+    measure: bool
+    threads: int | None = None
+    only: str | Mapping[str, str] | None = None
+    cache: TimingCache = field(default_factory=TimingCache.in_memory)
+    target: EngineTarget | None = None
+    progress: Callable[[str, int, int], None] | None = None
+
+    @property
+    def has_plugins(self) -> bool:
+        """Whether the packed operator itself is a candidate: the target has the plugin library."""
+        return self.target is not None and self.target.library is not None
+
+    def forced(self, layer: str) -> str | None:
+        """The lowering that was asked for a layer; None if the planner chooses."""
+        return self.only if self.only is None or isinstance(self.only, str) else self.only.get(layer, "dense")
+
+
 def make_plan(
-    model: ir.Model,
-    shapes: Mapping[str, Shape],
-    value_shapes: Mapping[str, Shape],
-    *,
-    measure: bool,
-    threads: int | None = None,
-    only: str | Mapping[str, str] | None = None,
-    cache: TimingCache | None = None,
-    target: EngineTarget | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    model: ir.Model, shapes: Mapping[str, Shape], value_shapes: Mapping[str, Shape], request: PlanRequest
 ) -> Plan:
     """Plan a packed model.
 
@@ -124,71 +146,55 @@ def make_plan(
         model: the packed model, with nodes of domain ``trtkp``. It is not changed.
         shapes: input name to the shape to plan for, which is the profile's ``opt``.
         value_shapes: shape of every packed node's inputs and outputs at ``shapes``.
-        measure: time the candidates, in ONNX Runtime or on the target's GPU. False predicts.
-        threads: threads of ONNX Runtime.
-        only: one lowering for every layer, or a mapping from layer name to lowering. It is used wherever it applies,
-            with dense elsewhere, and nothing is timed.
-        cache: times of earlier builds. None times every distinct layer anew.
-        target: the GPU of a TensorRT engine, and its plugins.
-        progress: called with the phase, the number of layers done, and the number of layers.
+        request: how to plan.
 
     Raises:
-        InputError: ``only`` names an unknown lowering, or ``plugin`` where there are no plugins.
+        InputError: ``request.only`` names an unknown lowering, or ``plugin`` where there are no plugins.
     """
-    has_plugins = target is not None and target.library is not None
-    known = [*LOWERINGS, *([PLUGIN] if has_plugins else [])]
+    _check_lowerings(request)
+    nodes, progress = packed_nodes(model), request.progress
+    layers = []
+    for done, node in enumerate(nodes):
+        if progress is not None:
+            progress("Planning layers", done, len(nodes))
+        wanted = request.forced(weight_name(node) or "")
+        if wanted is not None:
+            layers.append(_named(_forced(wanted, read_packed(node)[1]), node))
+        else:
+            layers.append(weigh(node, value_shapes, request))
+    if progress is not None and nodes:
+        progress("Planning layers", len(nodes), len(nodes))
+    plan = Plan(tuple(layers), measured=request.measure and request.only is None)
+    return _checked_whole(model, plan, shapes, request) if plan.measured else plan
+
+
+def _check_lowerings(request: PlanRequest) -> None:
+    only = request.only
+    known = [*LOWERINGS, *([PLUGIN] if request.has_plugins else [])]
     for wanted in [only] if isinstance(only, str) else (only or {}).values():
-        if wanted == PLUGIN and not has_plugins:
+        if wanted == PLUGIN and not request.has_plugins:
             raise InputError(
                 "--lowering plugin: only the backend tensorrt has it, with the plugin library",
                 remedy="see trtkp doctor",
             )
         if wanted not in known:
             raise InputError(f"--lowering {wanted}: not known", remedy=f"use one of auto, {', '.join(known)}")
-    nodes = packed_nodes(model)
-    cache = cache if cache is not None else TimingCache.in_memory()
-    layers = []
-    for done, node in enumerate(nodes):
-        if progress is not None:
-            progress("Planning layers", done, len(nodes))
-        if only is not None:
-            wanted = only if isinstance(only, str) else only.get(weight_name(node) or "", "dense")
-            layers.append(_named(_forced(wanted, read_packed(node)[1]), node))
-        else:
-            layers.append(weigh(node, value_shapes, measure=measure, threads=threads, cache=cache, target=target))
-    if progress is not None and nodes:
-        progress("Planning layers", len(nodes), len(nodes))
-    plan = Plan(tuple(layers), measured=measure and only is None)
-    return _checked_whole(model, plan, shapes, threads, target, progress) if plan.measured else plan
 
 
-def weigh(
-    node: ir.Node,
-    value_shapes: Mapping[str, Shape],
-    *,
-    measure: bool,
-    threads: int | None,
-    cache: TimingCache,
-    budget_s: float = LAYER_BUDGET_S,
-    target: EngineTarget | None = None,
-) -> LayerPlan:
-    """Plan one packed node: predict all its lowerings, time the promising ones, choose. Arguments as in `make_plan`.
+def weigh(node: ir.Node, value_shapes: Mapping[str, Shape], request: PlanRequest) -> LayerPlan:
+    """Plan one packed node: predict all its lowerings, time the promising ones, choose.
 
     Args:
         node: the packed node.
         value_shapes: shapes of its inputs and outputs.
-        measure: time the candidates; else predict.
-        threads: threads of ONNX Runtime.
-        cache: times of earlier builds.
-        budget_s: seconds that the race of this layer may take.
-        target: the GPU of a TensorRT engine.
+        request: how to plan.
     """
     _, packed = read_packed(node)
     reasons = {name: reason for name, low in LOWERINGS.items() if (reason := low.applies(packed)) is not None}
-    costs = _predictions(node, packed, reasons, value_shapes, measure=measure, target=target)
+    costs = _predictions(node, packed, reasons, value_shapes, request)
     if len(costs) == 1:
         return _named(LayerPlan("", "", "dense", "no other lowering applies", False, costs, reasons), node)
-    if not measure:
+    if not request.measure:
         return _named(_by_prediction(costs, reasons), node)
     # In the order of the predictions, so that the time for measuring goes to the most promising candidates.
     hopeful = sorted((name for name in costs if name != "dense"), key=lambda name: costs[name])
@@ -201,7 +207,7 @@ def weigh(
         return _named(LayerPlan("", "", "dense", why, False, {"dense": 1.0}, reasons), node)
     timed.sort(key=[*LOWERINGS, PLUGIN].index)  # the order of the table, in which the manifest lists candidates
     failed: dict[str, str] = {}
-    times = race_layer(node, timed, value_shapes, threads, cache, budget_s, target, failed)
+    times = race_layer(node, timed, value_shapes, request.threads, request.cache, target=request.target, failed=failed)
     reasons |= {name: f"cannot be built: {failed.get(name, 'as another')}" for name in timed if name not in times}
     return _named(_by_time(times, reasons), node)
 
@@ -224,24 +230,21 @@ def _predictions(
     packed: PackedConv,
     reasons: dict[str, str],
     value_shapes: Mapping[str, Shape],
-    *,
-    measure: bool,
-    target: EngineTarget | None,
+    request: PlanRequest,
 ) -> dict[str, float]:
-    """Predicted times of the lowerings that apply, as shares of the dense time.
+    """The predicted time of every lowering that applies, as a share of the dense time.
 
     Args:
         node: the packed node.
         packed: its arrays.
-        reasons: lowerings that do not apply, which are left out. With a target it also gets the reason why the plugin
-            does not apply, if it does not.
-        value_shapes: shapes of the node's input and output.
-        measure: predict for this CPU, to rank what is worth timing; else for a GPU.
-        target: the GPU of a TensorRT engine.
+        reasons: lowerings that do not apply; gets the reason why the plugin does not.
+        value_shapes: shapes of the node's inputs and outputs.
+        request: how to plan.
     """
+    target = request.target
     read, written = (value_shapes[str(value.name)] for value in (node.inputs[0], node.outputs[0]) if value is not None)
     itemsize = packed.weight.dtype.itemsize
-    machine = CPU if measure else GPU[itemsize]
+    machine = CPU if request.measure else GPU[itemsize]
     if target is not None:
         from trtkp.plan.target import machine_of
 
@@ -285,9 +288,7 @@ def _checked_whole(
     model: ir.Model,
     plan: Plan,
     shapes: Mapping[str, Shape],
-    threads: int | None,
-    target: EngineTarget | None,
-    progress: Callable[[str, int, int], None] | None,
+    request: PlanRequest,
 ) -> Plan:
     """Time the planned net against the dense net, and send back to dense what does not pay there.
 
@@ -297,10 +298,10 @@ def _checked_whole(
     leaving = [layer for layer in plan.layers if layer.choice != "dense"]
     if not leaving:
         return plan
-    if progress is not None:
-        progress("Timing the net", 0, 1)
+    if request.progress is not None:
+        request.progress("Timing the net", 0, 1)
     # First the whole plan. Only if the net misses what its layers promise, a smaller set of packed layers is searched.
-    search = _Search(model, shapes, threads, target)
+    search = _Search(model, shapes, request.threads, request.target)
     everything = [layer.node for layer in sorted(leaving, key=_relative_gain, reverse=True)]
     dense, planned = search.time(plan, everything)
     expected = dense.median_ms - sum(layer.gain_ms for layer in leaving)
@@ -360,7 +361,7 @@ class _Search:
             "planned": apply_plan(self.model, choices),
         }
         fold_channel_gathers(models["planned"])  # as the build does for engine.onnx
-        times = race(models, self.shapes, self.threads, NET_BUDGET_S, self.target)
+        times = race(models, self.shapes, self.threads, NET_TIME_LIMIT_S, self.target)
         return times["dense"], times["planned"]
 
     def fewer(self, plan: Plan, ordered: list[str], gain: float) -> list[str]:
@@ -376,7 +377,7 @@ class _Search:
         """
         best, kept = gain, ordered
         start, least, most = time.perf_counter(), 0, len(ordered)
-        while most - least > 1 and time.perf_counter() - start < SUBSET_BUDGET_S:
+        while most - least > 1 and time.perf_counter() - start < SUBSET_TIME_LIMIT_S:
             count = (least + most) // 2
             dense, planned = self.time(plan, ordered[:count])
             if planned.gain_over(dense) > best:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["apply_plan", "race", "race_cached", "race_layer", "single_layer", "structure"]
 
 #: Seconds that the race of one distinct layer may take. A 10 ms layer in five lowerings gets nine timed rounds of it.
-LAYER_BUDGET_S = 0.6
-#: Untimed and timed rounds of a race, unless its budget ends it earlier.
+LAYER_TIME_LIMIT_S = 0.6
+#: Untimed and timed rounds of a race, unless its time limit ends it earlier.
 WARMUP, RUNS = 3, 30
 
 
@@ -59,7 +59,7 @@ def race(
     models: Mapping[str, ir.Model],
     shapes: Mapping[str, Shape],
     threads: int | None,
-    budget_s: float,
+    time_limit_s: float,
     target: EngineTarget | None = None,
     failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
@@ -69,12 +69,12 @@ def race(
         models: the models, by name.
         shapes: input name to shape.
         threads: threads of ONNX Runtime.
-        budget_s: seconds after which no new round starts.
+        time_limit_s: seconds after which no new round starts.
         target: the GPU to run on; None runs ONNX Runtime on this CPU.
         failed: with a target, gets the reason for every model that cannot be built. Those have no time.
     """
     if target is not None:
-        return target.race(models, shapes, budget_s, failed)
+        return target.race(models, shapes, time_limit_s, failed)
     from trtkp.engine.onnxruntime import OrtRunner
 
     with ExitStack() as stack:
@@ -83,7 +83,7 @@ def race(
             runner = stack.enter_context(OrtRunner(model, threads=threads))
             feeds = random_feeds(runner.inputs, shapes, seed=0)
             calls[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)
-        return time_interleaved(calls, warmup=WARMUP, runs=RUNS, budget_s=budget_s)
+        return time_interleaved(calls, warmup=WARMUP, runs=RUNS, time_limit_s=time_limit_s)
 
 
 def race_layer(
@@ -92,13 +92,13 @@ def race_layer(
     value_shapes: Mapping[str, Shape],
     threads: int | None,
     cache: TimingCache,
-    budget_s: float = LAYER_BUDGET_S,
+    time_limit_s: float = LAYER_TIME_LIMIT_S,
     target: EngineTarget | None = None,
     failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
     """Times of the named lowerings of one packed node, each as a model of its own; see `race`."""
     models = {name: single_layer(node, name, value_shapes) for name in names}
-    return race_cached(models, value_shapes, threads, cache, budget_s, target, failed)
+    return race_cached(models, value_shapes, threads, cache, time_limit_s, target, failed)
 
 
 def race_cached(
@@ -106,7 +106,7 @@ def race_cached(
     shapes: Mapping[str, Shape],
     threads: int | None,
     cache: TimingCache,
-    budget_s: float,
+    time_limit_s: float,
     target: EngineTarget | None = None,
     failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
@@ -122,7 +122,9 @@ def race_cached(
     times = cache.get(distinct, threads, where)
     if times is None:
         labels = {key: next(name for name in models if structures[name] == key) for key in distinct}
-        timed = race({labels[key]: model for key, model in distinct.items()}, shapes, threads, budget_s, target, failed)
+        timed = race(
+            {labels[key]: model for key, model in distinct.items()}, shapes, threads, time_limit_s, target, failed
+        )
         times = {key: timed[label] for key, label in labels.items() if label in timed}
         if len(times) == len(distinct):  # the cache holds complete races only
             cache.put(times, threads, where)

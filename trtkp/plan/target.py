@@ -5,7 +5,7 @@ figures. The packed operator takes the time that `trtkp.kernels.prediction` give
 seconds on the same GPU, so they can be compared.
 
 *Measured*: every candidate becomes an engine of its own, between two cheap neighbours, and is timed on the GPU by
-events. This path is *unverified*: no GPU was at hand.
+events. This path is *unverified*: no GPU was available to test it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ from trtkp.plan.cost import Machine
 from trtkp.shapes import Shape, ShapeRange
 
 if TYPE_CHECKING:
-    from trtkp.engine.trt.runner import TrtEngineRunner
+    from trtkp.engine import Runner
 
 __all__ = ["EngineTarget", "machine_of", "plugin_nodes"]
 
@@ -147,7 +147,7 @@ class EngineTarget:
         self,
         models: Mapping[str, ir.Model],
         shapes: Mapping[str, Shape],
-        budget_s: float,
+        time_limit_s: float,
         failed: dict[str, str] | None,
     ) -> dict[str, Timing]:
         """GPU times of several models on the same random inputs, run in turn. Each is built into an engine first.
@@ -155,12 +155,14 @@ class EngineTarget:
         Args:
             models: the models by name, ``dense`` among them.
             shapes: input name to shape.
-            budget_s: seconds after which no new round starts.
+            time_limit_s: seconds after which no new round starts.
             failed: gets the reason for every model other than ``dense`` that cannot be built. None raises instead.
 
         Raises:
             JobError: an engine could not be built or run. That of ``dense`` always raises: nothing could be compared.
         """
+        backend = self.backend
+        assert backend is not None
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtkp-race-")))
             calls = {}
@@ -173,10 +175,10 @@ class EngineTarget:
                     failed[name] = error.message
                     continue
                 feeds = random_feeds(runner.inputs, shapes, seed=0)
-                calls[name] = lambda runner=runner, feeds=feeds: runner.timed(feeds, graphs=False).gpu
-            return _in_turn(calls, budget_s)
+                calls[name] = partial(backend.gpu_ms, runner, feeds)
+            return _in_turn(calls, time_limit_s)
 
-    def _opened(self, model: ir.Model, shapes: Mapping[str, Shape], folder: Path) -> TrtEngineRunner:
+    def _opened(self, model: ir.Model, shapes: Mapping[str, Shape], folder: Path) -> Runner:
         assert self.backend is not None
         folder.mkdir()
         save_graph(model, folder / "model.onnx")
@@ -195,7 +197,7 @@ class EngineTarget:
                 trt=replace(self.trt or TrtOptions(), strip_weights=False, refit=False),
             )
         )
-        return self.backend.open(built.files[0])  # type: ignore[return-value]  # TrtBackend's
+        return self.backend.open(built.files[0])
 
 
 def installed_plugins() -> Library | None:
@@ -228,12 +230,12 @@ def machine_of(gpu: Gpu, itemsize: int) -> Machine:
     return Machine(macs * cycles, gpu.bandwidth, LAUNCH_S, overlaps=True)
 
 
-def _in_turn(calls: Mapping[str, Callable[[], float]], budget_s: float) -> dict[str, Timing]:
-    """Times that the calls themselves report, in ms. Calls alternate, one round after the other, within the budget."""
+def _in_turn(calls: Mapping[str, Callable[[], float]], time_limit_s: float) -> dict[str, Timing]:
+    """Times that the calls themselves report, in ms. They alternate, round after round, within the time limit."""
     samples: dict[str, list[int]] = {name: [] for name in calls}
     start = time.perf_counter()
     for number in range(_WARMUP + _RUNS):
-        if number >= _WARMUP + MIN_RUNS and time.perf_counter() - start >= budget_s:
+        if number >= _WARMUP + MIN_RUNS and time.perf_counter() - start >= time_limit_s:
             break
         for name, call in calls.items():
             milliseconds = call()

@@ -278,7 +278,7 @@ def check_built(
     options = RunOptions(
         allow_host_code=request.trt.carries_code, refit_from=request.onnx if request.trt.strip_weights else None
     )
-    with backend.open(result.files[0], options=options) as runner:  # type: ignore[call-arg]  # TrtBackend's
+    with backend.open(result.files[0], options=options) as runner:
         shapes = ({name: getattr(limits, size) for name, limits in request.profile.items()} for size in ("min", "opt"))
         feeds = [random_feeds(runner.inputs, each, seed=0) for each in shapes]
         check = _against_graph(runner, request.onnx, feeds, TOLERANCE[precision], fuse_qdq=fuse_qdq)

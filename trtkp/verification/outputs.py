@@ -1,7 +1,7 @@
 """Run an engine and the graph it was built from on the same inputs, with Polygraphy's comparator.
 
-Polygraphy runs both (the graph in ONNX Runtime), and can save inputs and outputs for its own command line. Its
-element-wise tolerances are not used: the caller decides by the relative Frobenius error of every output.
+Polygraphy runs both, the graph in ONNX Runtime. Its element-wise tolerances are not used: the caller decides by the
+relative Frobenius error of every output.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 Pair = tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]
 
 
-def run_both(
-    engine: Runner, onnx: Path, feeds: Sequence[Arrays], *, fuse_qdq: bool = True, save: Path | None = None
-) -> list[Pair]:
+def run_both(engine: Runner, onnx: Path, feeds: Sequence[Arrays], *, fuse_qdq: bool = True) -> list[Pair]:
     """Run an engine, and its graph in ONNX Runtime, on the same inputs.
 
     Args:
@@ -36,7 +34,6 @@ def run_both(
         onnx: the graph from which it was built.
         feeds: inputs in the engine's types, one entry per run.
         fuse_qdq: as for `OrtRunner`.
-        save: directory for ``inputs.json`` and ``outputs.json`` in Polygraphy's format.
 
     Returns:
         For every run, the outputs of the engine and those of the graph.
@@ -71,8 +68,6 @@ def run_both(
         results = Comparator.run(
             [EngineRunner(name="engine"), OnnxrtRunner(reference.session, name="onnxruntime")],
             data_loader=[OrderedDict(feed) for feed in feeds],
-            save_inputs_path=None if save is None else str(save / "inputs.json"),
-            save_outputs_path=None if save is None else str(save / "outputs.json"),
         )
     ours, theirs = results["engine"], results["onnxruntime"]
     return [(dict(found), dict(wanted)) for found, wanted in zip(ours, theirs, strict=True)]

@@ -244,8 +244,11 @@ def test_timing_cache_of_tactics(machine: None, model: Path, tmp_path: Path, tim
     assert not list(timing_cache.glob("*.tactics"))
 
 
-def test_bench_reports_what_trtexec_does(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    (result,) = trtkp.bench([bundle], batch=2, runs=3, gpu_seconds=0.05)
+def test_bench_reports_what_trtexec_does(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trtkp.comparison.bench.GPU_SECONDS", 0.05)
+    (result,) = trtkp.bench([bundle], batch=2, runs=3)
     assert [found.graphs for found in result.gpu] == [False, True]
     for found in result.gpu:
         # a tick of the stand-in's clock between two events

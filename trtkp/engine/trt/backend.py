@@ -14,8 +14,9 @@ from typing import ClassVar
 import numpy as np
 
 from trtkp.engine.base import Backend, EngineProfile, Runner
+from trtkp.engine.latency import EngineLatency
 from trtkp.engine.options import RunOptions
-from trtkp.engine.trt.latency import EngineLatency, measure_latency
+from trtkp.engine.trt.latency import measure_latency
 from trtkp.engine.trt.runner import TrtEngineRunner
 from trtkp.errors import InputError, NotRunnableError
 
@@ -72,6 +73,11 @@ class TrtBackend(Backend):
             options = replace(options, allow_host_code=True)
         module = importlib.import_module(self._module())
         return TrtEngineRunner(path, module, options=options, plugins=self._plugins())
+
+    def gpu_ms(self, runner: Runner, feeds: Mapping[str, np.ndarray]) -> float:
+        """GPU time of one run without CUDA graphs."""
+        assert isinstance(runner, TrtEngineRunner)
+        return runner.timed(feeds, graphs=False).gpu
 
     def gpu_latency(
         self, runner: Runner, feeds: Mapping[str, np.ndarray], *, batch: int, seconds: float

@@ -12,29 +12,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from trtkp.engine.latency import EngineLatency
 from trtkp.engine.trt.context import RunTimes
 from trtkp.machine.timing import Timing
 
-__all__ = ["EngineLatency", "measure_latency"]
+__all__ = ["measure_latency"]
 
 #: Seconds of warm-up, seconds of measurement, and least number of queries: trtexec's defaults, for comparable figures.
 WARMUP_S, SECONDS, RUNS = 0.2, 3.0, 10
-
-
-@dataclass(frozen=True)
-class EngineLatency:
-    """Latency of an engine; the timings are in milliseconds, ``throughput`` in samples per second."""
-
-    graphs: bool
-    batch: int
-    gpu: Timing
-    h2d: Timing
-    d2h: Timing
-    latency: Timing
-    enqueue: Timing
-    throughput: float
 
 
 def measure_latency(

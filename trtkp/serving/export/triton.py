@@ -134,7 +134,7 @@ def _copy(bundle: Bundle, platform: str, folder: Path) -> None:
                 "its engine was built without weights, and Triton cannot refit an engine", file=bundle.path,
                 remedy="build without --strip-weights",
             )  # fmt: skip
-        shutil.copyfile(bundle.file("model.engine"), folder / "model.plan")
+        shutil.copyfile(bundle.file(get_backend(bundle.manifest.backend).artefact), folder / "model.plan")
         return
     shutil.copyfile(bundle.file("engine.onnx"), folder / "model.onnx")
     for name in bundle.manifest.files:
