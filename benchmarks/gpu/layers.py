@@ -55,7 +55,7 @@ def measure_ceilings(part: Part, device: Device) -> None:
 
 
 def measure_layers(part: Part, device: Device, net: str, batch: int) -> None:
-    """Every form of every shape of a net; cuDNN's time of the shape stands beside it."""
+    """Every kind of list for every shape of a net, beside cuDNN's time of the shape."""
     shapes = SHAPES["tiny" if device.emulated else net]
     batch = min(batch, 2) if device.emulated else batch
     for shape in shapes:

@@ -204,8 +204,8 @@ def test_shapes_are_those_of_the_net() -> None:
 
 
 @pytest.mark.parametrize("shape", [Shape(64, 128, 3, 7), Shape(256, 64, 1, 7)], ids=lambda shape: shape.name)
-def test_forms(shape: Shape) -> None:
-    """Every form of the issue: its density, its groups and its blocks."""
+def test_kinds_of_lists(shape: Shape) -> None:
+    """Every kind of list: its density, its groups and its blocks."""
     names = [form.name for form in forms()]
     assert len(set(names)) == len(names)
     for group in (32, 64, 128):

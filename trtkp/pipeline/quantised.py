@@ -33,7 +33,7 @@ __all__ = [
 
 
 def read_samples(data: LabelledData | str | PathLike[str], profile: Profile, options: CalibrationOptions) -> Samples:
-    """Samples from a path or from memory, held against the model's only input.
+    """Samples from a path or from memory, checked against the model's only input.
 
     Raises:
         InputError: the model has several inputs, or the data does not fit it or cannot be used.
