@@ -135,7 +135,9 @@ def test_folder_in_place_of_a_file(bundle: Path, capsys: pytest.CaptureFixture[s
         (lambda m: m["files"]["model.onnx"].update(bytes="many"), r"files\.model\.onnx\.bytes: "),
     ],
 )
-def test_a_manifest_that_breaks_the_schema_is_refused(bundle: Path, change: Callable[[Manifest], None], words: str) -> None:
+def test_a_manifest_that_breaks_the_schema_is_refused(
+    bundle: Path, change: Callable[[Manifest], None], words: str
+) -> None:
     rewrite(bundle, change)
     with pytest.raises(InputError, match=words) as caught:
         trtkp.load(bundle)

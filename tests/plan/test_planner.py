@@ -103,8 +103,8 @@ class Net:
 def race(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
     """Replaces the clock: gives the contenders of every race, each of which has run once.
 
-    Every lowering that applies is timed, however slow it is predicted to be. ``net`` are the times of the dense net and of
-    the planned one.
+    Every lowering that applies is timed, however slow it is predicted to be. ``net`` are the times of the dense net and
+    of the planned one.
     """
 
     def install(

@@ -134,8 +134,9 @@ def test_decompressed_bytes_count_as_pending(bundles: Path, tmp_path: Path) -> N
         assert server.request("POST", "/v2/models/kep/infer", json=head).status_code == 200
 
 
+@pytest.mark.serial
 def test_slow_heads_and_too_many_connections(bundles: Path, tmp_path: Path) -> None:
-    """A client whose request head is slow or missing is cut off after ``--timeout``; beyond ``--connections``, refused."""
+    """A client with a slow or missing request head is cut off after ``--timeout``; too many are refused."""
     limits = ("--timeout", "3", "--connections", "3", "--max-delay", "1500")
     with running(tmp_path, bundles / "kep", "--threads", "1", *limits) as server, ExitStack() as stack:
         host, port = server.host.split(":")
