@@ -62,6 +62,7 @@ test: $(STAMP) ## Run every test, slow ones included
 # neither slow nor serial.
 WHOLE := benchmarks budget cli emulation examples glue packaging pipeline serving
 test-fast: export OMP_NUM_THREADS = 1
+test-fast: export PYTHONUTF8 = 1
 test-fast: $(STAMP) ## Run the quick tests of each package
 	@$(BIN)/python -m pytest -m "not slow and not serial" $(addprefix --ignore=tests/,$(WHOLE)) -n $(JOBS)
 

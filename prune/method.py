@@ -132,8 +132,8 @@ class Method(ABC):
         name: the value of ``--method``; manifests record it.
         converts: whether the method replaces the net by another one. It then overrides ``convert`` and ``deployed``.
         option: the command line option that selects this method instead of ``--method``, such as ``--from-zeros``.
-        searched_filter_group: filters that share a list in ``trtkp search`` unless the user asks for another number, or None
-            where a search cannot use the method.
+        searched_filter_group: filters that share a list in ``trtkp search`` unless the user asks for another number;
+            None where a search cannot use the method.
     """
 
     name: str

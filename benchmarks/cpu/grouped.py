@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.provenance import provenance
+from trtkp.graph.save import session_source
 from trtkp.machine.timing import time_interleaved
 from trtkp.plan.lowerings import regroup
 
@@ -66,13 +68,13 @@ def _run(filters: int, channels: int, groups: int) -> Callable[[], object]:
     """A function that runs a layer once; ``filters`` and ``channels`` are those of one group."""
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = THREADS
-    model = _model(filters, channels, groups)
-    session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    with session_source(_model(filters, channels, groups)) as source:
+        session = ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
     x = np.random.default_rng(0).standard_normal((BATCH, channels * groups, SIZE, SIZE), np.float32)
     return partial(session.run, None, {"x": x})
 
 
-def _model(filters: int, channels: int, groups: int) -> bytes:
+def _model(filters: int, channels: int, groups: int) -> onnx.ModelProto:
     weight = np.random.default_rng(1).standard_normal((filters * groups, channels, 3, 3), np.float32)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "w"], ["y"], group=groups, pads=[1, 1, 1, 1])], "grouped",
@@ -80,8 +82,7 @@ def _model(filters: int, channels: int, groups: int) -> bytes:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [BATCH, filters * groups, SIZE, SIZE])],
         [numpy_helper.from_array(weight, "w")],
     )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    return bytes(model.SerializeToString())
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
 def _regrouping() -> list[dict[str, Any]]:

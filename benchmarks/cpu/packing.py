@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import helper, numpy_helper
 
@@ -40,6 +41,7 @@ from examples.nets import export, settle_batch_norm
 from examples.nets.resnet import resnet50, resnet56_cifar
 from examples.nets.vgg import vgg16_cifar
 from trtkp.engine.feeds import random_feeds
+from trtkp.graph.save import save_graph
 from trtkp.machine.timing import Timing, time_interleaved
 from trtkp.pruning.masked import apply_masks
 from trtkp.pruning.train.trainer import fine_tune
@@ -270,7 +272,8 @@ def _layer_model(folder: Path, width: int, size: int, kept: np.ndarray) -> Path:
     initializers = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")]
     graph = helper.make_graph(nodes, "layer", [x], [y], initializers)
     path = folder / f"{width}-{len(list(folder.glob('*.onnx')))}.onnx"
-    onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    save_graph(ir.from_proto(model), path)
     return path
 
 

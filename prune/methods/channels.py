@@ -81,7 +81,7 @@ class Channels(Method):
         from trtkp.pruning.modules import with_modules
 
         del seed
-        require("--method channels", "benchmarks", {"torch_pruning": "torch-pruning"})
+        require("--method channels", "channels", {"torch_pruning": "torch-pruning"})
         import torch_pruning
 
         net, chosen = with_modules(model), {layer.name for layer in layers}

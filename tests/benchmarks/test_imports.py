@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if 'if __name__ == "__main__"' in path.read_text())
+COMMANDS = sorted(
+    ".".join(path.relative_to(FOLDER).with_suffix("").parts)
+    for folder in ("cpu", "kernels")
+    for path in (FOLDER / folder).glob("*.py")
+    if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
+)
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 8
 
 
 @pytest.mark.parametrize("name", COMMANDS)

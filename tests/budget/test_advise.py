@@ -23,7 +23,7 @@ Clock = Callable[[str], float]
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Clock], list[list[str]]]:
-    """Replaces the clock by a function of what runs; every form has run once."""
+    """Replaces the clock by a function of what runs; every lowering has run once."""
 
     def install(time_of: Clock) -> list[list[str]]:
         races: list[list[str]] = []

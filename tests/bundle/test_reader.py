@@ -30,7 +30,7 @@ def rewrite(bundle: Path, change: Callable[[Manifest], None]) -> None:
 
 
 def assert_refused(bundle: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every door is shut, with status 2 and one line that names the file."""
+    """Every way of opening the bundle fails with status 2 and one line that names the file."""
     with pytest.raises(IntegrityError) as caught:
         trtkp.load(bundle)
     assert caught.value.file == str(bundle / name)
@@ -135,7 +135,9 @@ def test_folder_in_place_of_a_file(bundle: Path, capsys: pytest.CaptureFixture[s
         (lambda m: m["files"]["model.onnx"].update(bytes="many"), r"files\.model\.onnx\.bytes: "),
     ],
 )
-def test_manifest_is_held_to_its_form(bundle: Path, change: Callable[[Manifest], None], words: str) -> None:
+def test_a_manifest_that_breaks_the_schema_is_refused(
+    bundle: Path, change: Callable[[Manifest], None], words: str
+) -> None:
     rewrite(bundle, change)
     with pytest.raises(InputError, match=words) as caught:
         trtkp.load(bundle)

@@ -1,4 +1,4 @@
-"""Where pairs stand: the rules of both forms, on graphs small enough to read."""
+"""Where pairs stand: the rules of both variants, on graphs small enough to read."""
 
 from __future__ import annotations
 

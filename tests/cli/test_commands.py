@@ -209,17 +209,18 @@ def test_advise(trtkp: Trtkp, folder: Path) -> None:
     assert trtkp("advise", "net.onnx", "--batch", "0").message == "--batch 0: out of range; give 1 or more"
 
 
-def test_inspect_forms(trtkp: Trtkp, folder: Path) -> None:
-    done = trtkp("inspect", "kep", "--forms")
+def test_inspect_lowerings(trtkp: Trtkp, folder: Path) -> None:
+    done = trtkp("inspect", "kep", "--lowerings")
     assert done.status == 0
     manifest = package.load("kep").manifest
     for layer in manifest.layers:
-        for form in (*layer.candidates, *layer.inapplicable):
-            assert form in done.out
+        for lowering in (*layer.candidates, *layer.inapplicable):
+            assert lowering in done.out
         assert str(layer.why) in done.out or layer.lowering is None
     assert done.out.splitlines()[-1].startswith("  plan   forced: ")
+    assert trtkp("inspect", "kep", "--forms").out == done.out  # its name before 0.2
     assert trtkp("build", "net.onnx", "-o", "new", "--method", "vskp", "--ratio", "0.5").status == 0
-    weighed = trtkp("inspect", "new", "--forms").out
+    weighed = trtkp("inspect", "new", "--lowerings").out
     for layer in package.load("new").manifest.layers:
         assert layer.candidates.keys() >= layer.spread.keys()
         assert all(f"{cost:.3f}" in weighed for cost in layer.candidates.values() if layer.measured)

@@ -146,7 +146,7 @@ def test_models(trtkp: Trtkp, folder: Path, model: str, options: str, words: str
     assert not Path("new").exists()
 
 
-def test_data_of_another_form(trtkp: Trtkp, folder: Path) -> None:
+def test_data_of_another_layout(trtkp: Trtkp, folder: Path) -> None:
     np.savez("small.npz", x=np.zeros((2, 3, 4, 4), np.float32), y=np.zeros(2, np.int64))
     done = trtkp("build", "net.onnx", "-o", "new", "--data", "small.npz")
     assert "--data has samples of shape [3, 4, 4], the model takes [3, 8, 8]" in done.message

@@ -1,4 +1,4 @@
-"""Options are made from the settings classes: none is lost, all are explained, and each is said to whose it is."""
+"""Options are made from the settings classes: none is lost, all have help, and errors say which method owns one."""
 
 from __future__ import annotations
 

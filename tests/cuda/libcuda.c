@@ -1,4 +1,4 @@
-/* A stand-in for NVIDIA's driver library: what trtkp.runtime calls of it, on host memory.
+/* A stand-in for NVIDIA's driver library: what trtkp.cuda calls of it, on host memory.
  *
  * Work sent to a stream is done when the stream is synchronised. While a stream captures, its work goes into a graph.
  * The driver bindings ask cuGetProcAddress for everything, by names without version suffixes.

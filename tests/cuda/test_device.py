@@ -128,7 +128,7 @@ def test_gpu_of_a_driver(driver: Path) -> None:
 
 
 @pytest.mark.skipif(bool(find_gpus().gpus), reason="this machine has a GPU")
-def test_without_a_gpu_every_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_every_reason_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     if importable("cuda"):
         with pytest.raises(NotRunnableError, match=r"the GPU cannot be used: .*cuda.bindings: "):
             open_device()

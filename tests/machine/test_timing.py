@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
-import time
+from collections.abc import Callable
+from itertools import cycle
 
 import pytest
 
+from trtkp.machine import timing as timing_module
 from trtkp.machine.timing import MIN_RUNS, Timing, time_interleaved
 
 
@@ -19,18 +21,48 @@ def test_calls_take_turns_and_the_first_one_rotates() -> None:
     assert {timing.runs for timing in timings.values()} == {4}
 
 
-def test_slower_call_measures_slower() -> None:
-    timings = time_interleaved(
-        {"slow": lambda: time.sleep(0.004), "fast": lambda: None}, warmup=0, runs=5, time_limit_s=None
-    )
-    assert timings["slow"].median_ms >= 4 > timings["fast"].median_ms
-    for timing in timings.values():
-        assert timing.p10_ms <= timing.median_ms <= timing.p90_ms
+class Clock:
+    """Stands still, but for what a call says that it took."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def perf_counter_ns(self) -> int:
+        return self.now_ns
+
+    def perf_counter(self) -> float:
+        return self.now_ns / 1e9
+
+    def taking(self, *milliseconds: int) -> Callable[[], None]:
+        """A call that takes these times in turn."""
+        times = cycle(milliseconds)
+
+        def call() -> None:
+            self.now_ns += next(times) * 1_000_000
+
+        return call
 
 
-def test_the_time_limit_ends_the_rounds_but_not_before_the_minimum() -> None:
-    timings = time_interleaved({"a": lambda: time.sleep(0.01)}, warmup=100, runs=1000, time_limit_s=0.0)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    fake = Clock()
+    monkeypatch.setattr(timing_module, "time", fake)
+    return fake
+
+
+def test_each_call_has_its_own_times(clock: Clock) -> None:
+    calls = {"slow": clock.taking(4), "fast": clock.taking(1), "uneven": clock.taking(2, 6)}
+    timings = time_interleaved(calls, warmup=0, runs=5, time_limit_s=None)
+    assert timings["slow"] == Timing(4.0, 4.0, 4.0, 5)
+    assert timings["fast"] == Timing(1.0, 1.0, 1.0, 5)
+    assert timings["uneven"] == Timing(2.0, 2.0, 6.0, 5)
+
+
+def test_the_time_limit_ends_the_rounds_but_not_before_the_minimum(clock: Clock) -> None:
+    timings = time_interleaved({"a": clock.taking(10)}, warmup=100, runs=1000, time_limit_s=0.0)
     assert timings["a"].runs == MIN_RUNS
+    # one round of warm-up, then rounds until 70 ms are spent
+    assert time_interleaved({"a": clock.taking(10)}, warmup=1, runs=1000, time_limit_s=0.07)["a"].runs == 6
     assert time_interleaved({"a": lambda: None}, warmup=0, runs=2, time_limit_s=0.0)["a"].runs == 2
 
 

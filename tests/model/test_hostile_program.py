@@ -1,4 +1,4 @@
-"""Every door of ``torch.export.load``: shown open where it can be shown, and shut here."""
+"""Every way in which ``torch.export.load`` runs code from a file: shown where it can be, and refused by trtkp."""
 
 from __future__ import annotations
 

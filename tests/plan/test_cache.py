@@ -40,7 +40,7 @@ def test_other_threads_forms_or_machines_are_timed(tmp_path: Path, monkeypatch: 
         json.dumps({n: {"median_ms": "x", "p10_ms": 1, "p90_ms": 1, "runs": 1} for n in "ab"}).encode(),
     ],
 )  # fmt: skip
-def test_a_damaged_file_is_left_out_and_told(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_left_out_and_reported(tmp_path: Path, content: bytes) -> None:
     TimingCache(tmp_path).put(TIMES, None)
     (file,) = tmp_path.iterdir()
     file.write_bytes(content)

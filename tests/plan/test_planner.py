@@ -114,8 +114,8 @@ class Net:
 def race(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
     """Replaces the clock: gives the contenders of every race, each of which has run once.
 
-    Every form that applies is timed, however slow it is predicted to be. ``net`` are the times of the dense net and of
-    the planned one.
+    Every lowering that applies is timed, however slow it is predicted to be. ``net`` are the times of the dense net and
+    of the planned one.
     """
 
     def install(
@@ -213,7 +213,7 @@ def test_the_lists_do_not_matter_to_the_time(race: Any) -> None:
     assert set(plan.choices.values()) == {"gather"}
 
 
-def test_forms_that_are_the_same_are_timed_once(race: Any, granule: int) -> None:
+def test_equal_lowerings_are_timed_once(race: Any, granule: int) -> None:
     """One group of kernels: the list as it is and the union of one group are one engine."""
     races = race({"dense": 1.0, "gather": 0.5})
     plan = Net([kernels(0.5, channels=2 * granule)]).plan(measure=True)
@@ -280,7 +280,7 @@ def test_nothing_to_weigh_is_not_timed(race: Any) -> None:
     assert set(plan.layers[0].inapplicable) == set(LOWERINGS) - {"dense"}
 
 
-def test_progress_is_told(race: Any) -> None:
+def test_progress_is_reported(race: Any) -> None:
     race({})
     steps: list[tuple[str, int, int]] = []
     Net([taps(4), taps(4, 5)]).plan(measure=True, progress=lambda *step: steps.append(step))
@@ -406,7 +406,7 @@ def test_a_form_that_was_asked_for(race: Any, granule: int, name: str) -> None:
     net.assert_exact(plan)
 
 
-def test_unknown_form() -> None:
+def test_unknown_lowering() -> None:
     with pytest.raises(InputError, match="--lowering winograd: not known; use one of auto, dense, box, rectangles"):
         Net([taps(4)]).plan(measure=False, only="winograd")
 

@@ -1,4 +1,4 @@
-"""Settings of the methods are of the types that their fields have, whoever gives them."""
+"""Settings of the methods have the types of their fields, wherever they come from."""
 
 from __future__ import annotations
 

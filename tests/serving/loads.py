@@ -38,7 +38,7 @@ def build_digits(target: Path) -> trtkp.Bundle:
 def mixed_traffic(
     server: Server, model: str, tensor: str, pool: np.ndarray, expected: np.ndarray, requests: int, clients: int = 16
 ) -> dict[str, Any]:
-    """Requests of mixed sizes, rows drawn from a pool; every answer is held against the rows it should be of.
+    """Requests of mixed sizes, rows drawn from a pool; every answer is compared with the rows that it should be for.
 
     Half of the clients use gRPC, half HTTP in binary. ``wrong`` lists what was lost, refused or another's.
     """

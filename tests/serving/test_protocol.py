@@ -114,7 +114,7 @@ def test_decompression_has_a_limit(bundles: Path, tmp_path: Path) -> None:
 
 
 def test_decompressed_bytes_count_as_pending(bundles: Path, tmp_path: Path) -> None:
-    """A few kilobytes that wait as megabytes are held against ``--max-pending`` as megabytes."""
+    """A few kilobytes that wait as megabytes count as megabytes towards ``--max-pending``."""
     limits = ("--max-body", "2", "--max-pending", "3", "--max-delay", "1500")
     with running(tmp_path, bundles / "kep", "--threads", "1", *limits) as server:
         head = {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}]}
@@ -134,8 +134,9 @@ def test_decompressed_bytes_count_as_pending(bundles: Path, tmp_path: Path) -> N
         assert server.request("POST", "/v2/models/kep/infer", json=head).status_code == 200
 
 
+@pytest.mark.serial
 def test_slow_heads_and_too_many_connections(bundles: Path, tmp_path: Path) -> None:
-    """Who drips a head, or sends none, is cut off after ``--timeout``; who comes beyond ``--connections``, refused."""
+    """A client with a slow or missing request head is cut off after ``--timeout``; too many are refused."""
     limits = ("--timeout", "3", "--connections", "3", "--max-delay", "1500")
     with running(tmp_path, bundles / "kep", "--threads", "1", *limits) as server, ExitStack() as stack:
         host, port = server.host.split(":")

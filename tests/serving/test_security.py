@@ -56,7 +56,7 @@ def test_token_and_tls(bundles: Path, tmp_path: Path) -> None:
         assert "secret" not in server.log_file.read_text()
 
 
-def test_only_loopback_unless_told(bundles: Path, tmp_path: Path) -> None:
+def test_only_loopback_by_default(bundles: Path, tmp_path: Path) -> None:
     with running(tmp_path, bundles / "kep", "--threads", "1") as server:
         assert server.host.startswith("127.0.0.1:")
         assert server.grpc.startswith("127.0.0.1:")

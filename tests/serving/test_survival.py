@@ -104,6 +104,7 @@ def test_changed_bundle_is_not_started_again(bundles: Path, tmp_path: Path) -> N
         until(lambda: server.request("GET", "/v2/health/ready").status_code == 200)
 
 
+@pytest.mark.serial
 def test_hung_worker(bundles: Path, tmp_path: Path) -> None:
     with running(tmp_path, bundles / "kep", "--threads", "1", "--timeout", "1") as server:
         server.workers[0].suspend()

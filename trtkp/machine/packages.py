@@ -5,12 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from trtkp.errors import JobError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["importable", "installed_version", "require"]
 

@@ -310,7 +310,7 @@ def _checked_whole(
         kept = search.fewer(plan, everything, planned.gain_over(dense))
         # Timed once more: the best of several noisy races looks better than it is.
         dense, planned = search.time(plan, kept)
-    # No engine that was measured may be slower than the dense one.
+    # No engine that was measured may be slower than the same graph with every layer dense.
     if planned.gain_over(dense) < 1:
         kept = []
     return _reduced(plan, everything, kept, dense, planned)

@@ -212,7 +212,7 @@ def test_missing_plugin_library_is_named(bundle: Bundle, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_measured_plan(machine: None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every form is an engine, timed on the device: on this one all take as long, so every layer stays dense."""
+    """Every lowering is an engine, timed on the device: on this one all take as long, so every layer stays dense."""
     monkeypatch.setattr("trtkp.plan.planner.WORTH_TIMING", float("inf"))
     bundle = build(model, tmp_path / "bundle", lowering="auto", timing_cache=False)
     packed = [layer for layer in bundle.manifest.layers if layer.kind != "dense"]

@@ -126,7 +126,7 @@ def test_values_that_mean_nothing(options: dict[str, Any], words: str) -> None:
         (TrtOptions(embed_plugins=True), "this TensorRT cannot embed plugins"),
     ],
 )
-def test_a_library_that_lacks_an_option_is_told(options: TrtOptions, words: str, request_: BuildRequest) -> None:
+def test_an_option_that_the_library_lacks_is_reported(options: TrtOptions, words: str, request_: BuildRequest) -> None:
     """On a stand-in of a library without flags: asking, and not versions, decides."""
     bare = SimpleNamespace(
         __name__="tensorrt",

@@ -134,7 +134,7 @@ def test_scales_of_resize_stay(stored: str, new_graph: Any, run: Any, relative_e
     assert kinds[str(node.inputs[0].name)] == ir.DataType.FLOAT16
 
 
-def test_constant_nodes_of_every_form(new_graph: Any, run: Any, relative_error: Any) -> None:
+def test_constant_nodes_of_every_kind(new_graph: Any, run: Any, relative_error: Any) -> None:
     graph = new_graph()
     y = conv(graph, graph.input("x", ("n", 4, 8, 8)))
     y = graph.op("Mul", y, graph.op("Constant", value_float=0.5))

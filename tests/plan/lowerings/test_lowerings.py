@@ -1,4 +1,4 @@
-"""Every form that a packed layer can take, exact against the oracle wherever it says that it applies."""
+"""Every lowering of a packed layer equals the oracle wherever it says that it applies."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_outputs_that_would_change_and_a_missing_package(monkeypatch: pytest.Mon
     with pytest.raises(InputError, match="--method channels makes a smaller net; use trtkp prune"):
         build(tmp_path / "net.pt2", tmp_path / "b", method="channels")
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
-    with pytest.raises(JobError, match=r"needs torch-pruning; pip install 'trtkp\[benchmarks\]'"):
+    with pytest.raises(JobError, match=r"needs torch-pruning; pip install 'trtkp\[channels\]'"):
         prune(tmp_path / "net.pt2", tmp_path / "q", method="channels")
     assert not (tmp_path / "q").exists()
 

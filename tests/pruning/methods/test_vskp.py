@@ -1,4 +1,4 @@
-"""V-SKP against an independent computation, kernel by kernel; its index forms; budgets in exact integers."""
+"""V-SKP against an independent computation, kernel by kernel; its index formats; budgets in exact integers."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_bad_settings(settings_: dict[str, Any]) -> None:
         VSKP(**settings_)
 
 
-def test_bad_index_forms() -> None:
+def test_bad_index_formats() -> None:
     ragged = np.zeros((2, 3, 1, 1), bool)
     ragged[0, :2] = True
     with pytest.raises(InputError, match="equal numbers"):

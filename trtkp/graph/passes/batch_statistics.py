@@ -2,7 +2,7 @@
 
 The stored statistics belong to the dense weights, and the first steps of any fine-tuning correct them. With the stored
 statistics a net that lost half of its MACs scores near chance, and candidates cannot be told apart; with those of the
-batch they can (docs/search.md).
+batch they can (docs/guides/search.md).
 """
 
 from __future__ import annotations
