@@ -9,8 +9,8 @@
 // kDirectRowsApart rows of the tile apart and lie side by side in shared memory, so one 4-byte access reads both at any
 // tap, and the lanes of a warp have no bank conflicts at stride 1.
 //
-// It beats a dense layer only below about 3 % of the weights, by counting instructions (docs/architecture/kernels.md). It is there
-// so that lists as the papers have them, one for each filter, run as they are.
+// It beats a dense layer only below about 3 % of the weights, by counting instructions (docs/architecture/kernels.md).
+// It is there so that lists as the papers have them, one for each filter, run as they are.
 #pragma once
 
 #include "device.cuh"

@@ -3,7 +3,8 @@
 // operand (block_loader.cuh, single_loader.cuh).
 //
 // Everything that a step has to decide per pixel and column is prepared, so that few instructions remain beside the
-// arithmetic. With 128 x 128 tiles on sm_90 these are 1.38 per HMMA, against 4.94 in mma.cuh (docs/architecture/kernels.md):
+// arithmetic. With 128 x 128 tiles on sm_90 these are 1.38 per HMMA, against 4.94 in mma.cuh
+// (docs/architecture/kernels.md):
 // - All threads together fill a table of the list's units (16-byte chunks or single columns) for many steps ahead. It
 //   has the offset of a unit from its pixel, and the bits of its kernel row and column.
 // - Every pixel has a word with the kernel rows and columns at which it is outside the image. One AND of the two says
