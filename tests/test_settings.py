@@ -124,7 +124,7 @@ def test_a_mapping_becomes_an_instance() -> None:
     [
         ([1], "the file is no mapping of names"),
         ({1: 2}, "the file is no mapping of names"),
-        ({"nothing": 1}, "the file: nothing means nothing; use hidden, inner, level, mode, name, names, on, path"),
+        ({"nothing": 1}, "the file: nothing is not known; use hidden, inner, level, mode, name, names, on, path"),
         ({"inner": 3}, "inner is no mapping of names"),
         ({"inner": {"share": 2}}, "inner.share 2: out of range; give 0 to below 1"),
         ({"inner": {"share": "much"}}, "setting inner.share: 'much' is of the wrong type; give a number"),

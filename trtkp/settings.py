@@ -330,7 +330,7 @@ def from_mapping(cls: Callable[..., T], given: Any, where: str) -> T:
     values = {}
     for key, value in given.items():
         if key not in types:
-            raise InputError(f"{where}: {key} means nothing", remedy=f"use {', '.join(sorted(types))}")
+            raise InputError(f"{where}: {key} is not known", remedy=f"use {', '.join(sorted(types))}")
         if value is None and NoneType not in _parts(types[key]):
             raise InputError(f"setting {prefix}{key}: nothing is given", remedy=f"give {_words(types[key])}")
         values[key] = from_mapping(nested[key], value, key) if key in nested else _from_file(value, types[key])

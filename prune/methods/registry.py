@@ -19,7 +19,7 @@ from trtkp.pruning.methods.vskp import VSKP
 from trtkp.pruning.options import ALLOCATIONS
 from trtkp.settings import check_types, settings_of
 
-__all__ = ["DEFAULT", "METHODS", "check_settings", "made_before", "make_method"]
+__all__ = ["DEFAULT", "METHODS", "check_settings", "given_method", "made_before", "make_method"]
 
 METHODS: dict[str, type[Method]] = {
     "kep": KEP,
@@ -35,6 +35,20 @@ METHODS: dict[str, type[Method]] = {
 
 #: The method where none is chosen.
 DEFAULT = KEP.name
+
+
+def given_method(method: Method, settings: Mapping[str, Any]) -> Method:
+    """Return the method object that a caller gave, which has its settings already.
+
+    Raises:
+        InputError: settings were given beside it; they would have no effect.
+    """
+    if settings:
+        raise InputError(
+            f"{type(method).__name__} was given with its settings, so {', '.join(settings)} would have no effect",
+            remedy="set them on the object, or give the method by name",
+        )
+    return method
 
 
 def make_method(name: str, **settings: Any) -> Method:

@@ -110,7 +110,7 @@ class VSKP(Method):
     ] = False
     reactivate: Annotated[
         bool,
-        Setting("After the fine-tune, let the next layer read filters that it left unmoved again.", trained=True),
+        Setting("After the fine-tune, restore the kernels that read a filter whose weights it did not change.", trained=True),
     ] = False
     nm: Nm = None
 

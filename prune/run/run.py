@@ -11,7 +11,7 @@ from trtkp.bundle.pruned import Pruned, PrunedManifest
 from trtkp.bundle.writer import check_replaceable
 from trtkp.errors import InputError
 from trtkp.pruning.method import Method, SettingValue
-from trtkp.pruning.methods.registry import DEFAULT, make_method
+from trtkp.pruning.methods.registry import DEFAULT, given_method, make_method
 from trtkp.pruning.run.folder import forget_training
 from trtkp.pruning.run.options import PruneOptions, check_tensorboard
 from trtkp.pruning.run.outcome import Outcome
@@ -78,10 +78,8 @@ def prune(
     training = options.training
     if method is None or isinstance(method, str):
         chosen = _made(method, training, settings)
-    elif settings:
-        raise InputError("a method object has its settings already", remedy=f"leave out {', '.join(settings)}")
     else:
-        chosen = method
+        chosen = given_method(method, settings)
     chosen.check_training(
         prepare=training.prepare.epochs, regularise=training.regularise.epochs, finetune=training.finetune.epochs
     )

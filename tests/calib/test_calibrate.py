@@ -303,7 +303,7 @@ def test_tensorrt_rtx(folder: Path, tmp_path: Path, kind: Any, fallback: Any) ->
         ("calibrate int8 --data data.npz -o b", "is a bundle in int8, but ranges are measured in fp32"),
         ("calibrate kep --data data.npz -o b --mean 1,x", "--mean 1,x: not numbers separated by commas"),
         ("build net.pt2 -b onnxruntime -p int8 -o b", "--precision int8 needs samples of real inputs"),
-        ("build net.pt2 -b onnxruntime --calibration c.json -o b", "--calibration means nothing to --precision fp32"),
+        ("build net.pt2 -b onnxruntime --calibration c.json -o b", "--calibration has no effect with --precision fp32"),
         ("build net.pt2 -b tensorrt-rtx --target sm86 -p fp8 --data data.npz -o b", "sm86 does not compute in FP8"),
     ],
 )

@@ -57,7 +57,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
         ("-b cuda", "--backend cuda: not known; use one of auto, tensorrt, tensorrt-rtx, onnxruntime"),
         ("--threads 0", "--threads 0: out of range; give 1 or more"),
         ("--threads many", "Invalid value for '--threads'"),
-        ("-b onnxruntime --target sm86", "--target sm86 means nothing to backend onnxruntime"),
+        ("-b onnxruntime --target sm86", "backend onnxruntime has no option --target sm86"),
         ("--min 8x3x8x8 --opt 4x3x8x8", "min 8, opt 4"),
         ("--min 4x3x8x8 --max 2x3x8x8", "min 4"),
         ("--opt 4x3x8", "has 3 dimensions"),

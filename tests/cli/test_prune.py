@@ -187,7 +187,7 @@ def test_an_onnx_file_is_pruned_one_shot(trtkp: Trtkp, folder: Path) -> None:
         ("--lr 0 --epochs 1 --data data.npz", "--lr 0: out of range; give more than 0"),
         ("--amp int8 --epochs 1 --data data.npz", "--amp int8: not known; use one of fp32, bf16, fp16"),
         ("--recipe no.yaml", "no.yaml: not a readable recipe"),
-        ("--recipe bad.yaml", "bad.yaml: finetune: epoch means nothing; use"),
+        ("--recipe bad.yaml", "bad.yaml: finetune: epoch is not known; use"),
         ("--recipe type.yaml", "type.yaml: setting finetune.epochs: 'many' is of the wrong type; give a whole number"),
         ("--allocation ratios.json", "ratios.json: not an allocation"),
     ],

@@ -24,7 +24,7 @@ from trtkp.pruning import run as pruning
         ({"threads": 0}, "--threads 0"),
         ({"backend": "tpu"}, "no backend 'tpu'"),
         ({"lowering": "winograd"}, "--lowering winograd: not known; use one of auto, dense, box"),
-        ({"targets": ("sm86",)}, "--target sm86 means nothing to backend onnxruntime"),
+        ({"targets": ("sm86",)}, "backend onnxruntime has no option --target sm86"),
         ({"include": ("w9*",)}, r"no convolution is called w9\*; the model has w0, w1, w2"),
         ({"skip": ("w9",)}, "no convolution is called w9"),
         ({"min": ("8x3x8x8",), "opt": ("4x3x8x8",)}, "min <= opt <= max"),
@@ -68,6 +68,13 @@ def test_a_layer_of_which_nothing_would_be_left(classifier: Path, tmp_path: Path
             command(classifier, tmp_path / "b", method="soks", ratio=0.99, groups=1, remove_filters=True)
         assert caught.value.file == str(classifier)
         assert caught.value.layer in ("w0", "w1", "w2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_beside_a_method_object(classifier: Path, tmp_path: Path) -> None:
+    for command in (trtkp.prune, trtkp.build):
+        with pytest.raises(InputError, match="KEP was given with its settings, so share would have no effect"):
+            command(classifier, tmp_path / "b", method=trtkp.KEP(n=2), share="per-layer")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,7 +22,7 @@ from trtkp.pipeline.options import BuildOptions, check_buildable
 from trtkp.pipeline.planning import plan
 from trtkp.pipeline.prepare import load, prune, rewrite, survey
 from trtkp.pruning.method import Method, SettingValue
-from trtkp.pruning.methods.registry import DEFAULT, make_method
+from trtkp.pruning.methods.registry import DEFAULT, given_method, make_method
 
 if TYPE_CHECKING:
     from trtkp.data.labelled import LabelledData
@@ -80,9 +80,10 @@ def build(
     source = Path(model)
     if is_pruned(source):
         source, chosen = _stored(source, method, settings)
+    elif method is None or isinstance(method, str):
+        chosen = make_method(method or DEFAULT, **settings)
     else:
-        method = DEFAULT if method is None else method
-        chosen = make_method(method, **settings) if isinstance(method, str) else method
+        chosen = given_method(method, settings)
     chosen.check_one_shot()
     backend = choose_backend(options.backend)
     check_buildable(backend, options, has_data=data is not None)

@@ -145,7 +145,7 @@ def check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool) 
         known = ", ".join(("auto", *LOWERINGS, PLUGIN))
         raise InputError(f"--lowering {options.lowering}: not known", remedy=f"use one of {known}")
     if options.kind is None and options.calibration_file is not None:
-        raise InputError(f"--calibration means nothing to --precision {options.precision}", remedy="use int8 or fp8")
+        raise InputError(f"--calibration has no effect with --precision {options.precision}", remedy="use int8 or fp8")
     if options.kind is not None:
         backend.check_quantisable(options.kind, options.targets)
         if not has_data and options.calibration_file is None:
@@ -159,7 +159,7 @@ def check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool) 
         )
     if options.targets and not backend.takes_targets:
         raise InputError(
-            f"--target {options.targets[0]} means nothing to backend {backend.name}", remedy="use -b tensorrt-rtx"
+            f"backend {backend.name} has no option --target {options.targets[0]}", remedy="use -b tensorrt-rtx"
         )
     for target in options.targets:  # which of them exist, the library knows
         if not re.fullmatch(r"sm\d{2,3}|current", target.lower()):

@@ -134,7 +134,7 @@ def test_the_recipes_prepare_the_data_as_they_say(file: Path) -> None:
     ("text", "message"),
     [
         ("finetune: [1, 2]", "finetune is no mapping"),
-        ("finetun: {}", "the recipe: finetun means nothing; use data, finetune"),
+        ("finetun: {}", "the recipe: finetun is not known; use data, finetune"),
         ("finetune: {lr: fast}", "setting finetune.lr: 'fast' is of the wrong type; give a number"),
         ("finetune: {schedule: steps}", "finetune.schedule steps: not known; use one of constant, cosine, multistep"),
         ("finetune: {nesterov: 1}", "setting finetune.nesterov: 1 is of the wrong type; give true or false"),
