@@ -110,7 +110,9 @@ class VSKP(Method):
     ] = False
     reactivate: Annotated[
         bool,
-        Setting("After the fine-tune, restore the kernels that read a filter whose weights it did not change.", trained=True),
+        Setting(
+            "After the fine-tune, restore the kernels that read a filter whose weights it did not change.", trained=True
+        ),
     ] = False
     nm: Nm = None
 
