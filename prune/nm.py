@@ -19,13 +19,13 @@ import numpy.typing as npt
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import QUAD, QUAD_KEPT, IndexSet, from_mask
 
-__all__ = ["FORMS", "expected_kept", "in_expected_order", "list_ratio", "refined", "two_four_mask"]
+__all__ = ["NM_PATTERNS", "expected_kept", "in_expected_order", "list_ratio", "refined", "two_four_mask"]
 
 #: What ``--nm`` takes.
-FORMS = ("2:4",)
+NM_PATTERNS = ("2:4",)
 
 
-def list_ratio(ratio: float, nm: str | None = FORMS[0]) -> float:
+def list_ratio(ratio: float, nm: str | None = NM_PATTERNS[0]) -> float:
     """The share of a layer that lists remove, so that lists and 2:4 together remove ``ratio``: ``2 · ratio - 1``.
 
     Up to a ratio of 0.5 the lists remove nothing, because 2:4 alone removes half. Without ``nm`` the lists remove

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import floor
 from typing import Annotated, TypeAlias
 
-from trtkp.pruning.nm import FORMS
+from trtkp.pruning.nm import NM_PATTERNS
 from trtkp.settings import Setting
 
 __all__ = [
@@ -49,7 +49,7 @@ Nm: TypeAlias = Annotated[
     Setting(
         "2:4 sparsity inside the lists: each filter keeps two of every four listed weights. The ratio is what lists "
         "and 2:4 remove together.",
-        choices=FORMS,
+        choices=NM_PATTERNS,
     ),
 ]
 Include: TypeAlias = Annotated[

@@ -41,11 +41,12 @@ def given_method(method: Method, settings: Mapping[str, Any]) -> Method:
     """Return the method object that a caller gave, which has its settings already.
 
     Raises:
-        InputError: settings were given beside it; they would have no effect.
+        InputError: settings that are not None were given beside it; they would have no effect.
     """
-    if settings:
+    given = [name for name, value in settings.items() if value is not None]
+    if given:
         raise InputError(
-            f"{type(method).__name__} was given with its settings, so {', '.join(settings)} would have no effect",
+            f"{type(method).__name__} was given with its settings, so {', '.join(given)} would have no effect",
             remedy="set them on the object, or give the method by name",
         )
     return method

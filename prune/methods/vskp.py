@@ -189,7 +189,7 @@ class VSKP(Method):
         """Refuse ``fully_connected``, whose layers have no ratio there, and ``reactivate``, which links layers."""
         for setting in ("fully_connected", "reactivate"):
             if getattr(self, setting):
-                flag = setting.replace("_", "-")
+                flag = "--" + setting.replace("_", "-")
                 raise InputError(f"{flag} does not work with an allocation file", remedy="leave it out")
 
     def check_training(self, *, prepare: int, regularise: int, finetune: int) -> None:

@@ -33,10 +33,10 @@ from trtkp.pruning.methods.vskp import (
 )
 from trtkp.pruning.scope import no_kernel_to_drop
 
-__all__ = ["FORMS", "Listed", "save_index"]
+__all__ = ["FORMATS", "Listed", "save_index"]
 
 #: What ``--form`` takes.
-FORMS: dict[str, Callable[[IndexSet], npt.NDArray[Any]]] = {"bitmap": kernel_bitmap, "list": index_list}
+FORMATS: dict[str, Callable[[IndexSet], npt.NDArray[Any]]] = {"bitmap": kernel_bitmap, "list": index_list}
 
 
 def save_index(path: str | PathLike[str], index_sets: Mapping[str, IndexSet], form: str) -> None:
@@ -50,14 +50,14 @@ def save_index(path: str | PathLike[str], index_sets: Mapping[str, IndexSet], fo
     Raises:
         InputError: the format is unknown, it cannot hold the index sets, or the file cannot be written.
     """
-    if form not in FORMS:
-        raise InputError(f"--form {form}: not known", remedy=f"use {' or '.join(FORMS)}")
+    if form not in FORMATS:
+        raise InputError(f"--form {form}: not known", remedy=f"use {' or '.join(FORMATS)}")
     arrays = {}
     for name, index in sorted(index_sets.items()):
         if index.nm_mask is not None:
             raise InputError("V-SKP's index formats cannot hold 2:4 inside lists", layer=name)
         try:
-            arrays[name] = FORMS[form](index)
+            arrays[name] = FORMATS[form](index)
         except InputError as error:
             raise InputError(error.message, layer=name, remedy=error.remedy) from None
     if not arrays:

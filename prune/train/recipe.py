@@ -194,7 +194,7 @@ def read_recipe(path: str | PathLike[str]) -> Training:
         The training, for `trtkp.PruneOptions`.
 
     Raises:
-        InputError: the file is no recipe, a name means nothing, or a value is wrong; the message says which.
+        InputError: the file is no recipe, a name is not known, or a value is wrong; the message says which.
         JobError: PyYAML is not installed.
 
     Example:

@@ -225,7 +225,7 @@ def test_settings_by_layers_answer_as_their_method() -> None:
             assert getattr(method, said) == getattr(shared, said), said
     for setting in ("fully_connected", "reactivate"):
         flag = setting.replace("_", "-")
-        with pytest.raises(InputError, match=f"{flag} does not work with an allocation file; leave it out"):
+        with pytest.raises(InputError, match=f"^--{flag} does not work with an allocation file; leave it out"):
             Allocated(Allocation("vskp", {}, {setting: True}), make_method)
 
 
