@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from trtkp.pruning.train.recipe import Preprocessing, Recipe, Training, read_recipe
     from trtkp.serving.addresses import Addresses
     from trtkp.serving.options import ServeOptions
-    from trtkp.serving.serve import serve
+    from trtkp.serving.server.start import serve
     from trtkp.verification.bundle import VerificationReport, verify
 
 #: Public name to the module that holds it, imported at first use.
@@ -114,7 +114,7 @@ _HOME = {
     "prune": "trtkp.pruning.run.run",
     "read_recipe": "trtkp.pruning.train.recipe",
     "search": "trtkp.budget.search",
-    "serve": "trtkp.serving.serve",
+    "serve": "trtkp.serving.server.start",
     "verify": "trtkp.verification.bundle",
     "write_report": "trtkp.comparison.report.page",
 }

@@ -67,7 +67,7 @@ def _bench_server(
         raise InputError("--load times a running server, not bundles", remedy="name its model with --model")
     if model is None:
         raise InputError("--load needs the model's name", remedy="give --model")
-    from trtkp.serving.serve import require_packages
+    from trtkp.serving.server.start import require_packages
 
     require_packages()
     from trtkp.serving.server.load import measure_load

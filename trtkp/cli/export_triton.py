@@ -30,7 +30,7 @@ def export_triton(
     json: Json = False,
 ) -> None:
     """Write a Triton model repository, and the tritonserver command that serves it."""
-    from trtkp.serving.serve import require_packages
+    from trtkp.serving.server.start import require_packages
 
     require_packages()
     from trtkp.serving.export.triton import export_triton as export

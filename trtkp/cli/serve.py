@@ -28,7 +28,7 @@ ServedBundles: TypeAlias = Annotated[
 @command
 def serve(*, bundles: ServedBundles, options: ServeOptions, json: Json = False) -> None:
     """Serve bundles: Open Inference Protocol (KServe v2) over HTTP and gRPC, with dynamic batching."""
-    from trtkp.serving.serve import serve as serve_bundles
+    from trtkp.serving.server.start import serve as serve_bundles
 
     serve_bundles(bundles, options, lambda addresses: _show(addresses, json=json))
 
