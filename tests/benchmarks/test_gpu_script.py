@@ -88,7 +88,7 @@ def test_dry_run_of_every_kind_of_part(library_path: Path, tmp_path: Path) -> No
 
     again = script(*options, **environment)
     assert again.returncode == 0
-    assert again.stdout.count(": done before") == len(DRY)
+    assert again.stdout.count(": done already") == len(DRY)
     after = json.loads((tmp_path / "gpu.json").read_text())
     assert after["parts"] == document["parts"]
     assert len(after["runs"]) == 2

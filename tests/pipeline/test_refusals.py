@@ -22,7 +22,7 @@ from trtkp.pruning import run as pruning
     [
         ({"precision": "int4"}, "--precision int4: not known; use one of fp32, fp16, int8, fp8"),
         ({"threads": 0}, "--threads 0"),
-        ({"backend": "tpu"}, "no backend 'tpu'"),
+        ({"backend": "tpu"}, "--backend tpu: not known; use one of auto, tensorrt"),
         ({"lowering": "winograd"}, "--lowering winograd: not known; use one of auto, dense, box"),
         ({"targets": ("sm86",)}, "backend onnxruntime has no option --target sm86"),
         ({"include": ("w9*",)}, r"no convolution is called w9\*; the model has w0, w1, w2"),

@@ -57,7 +57,7 @@ def get_backend(name: str) -> Backend:
         InputError: no backend has that name.
     """
     if name not in BACKENDS:
-        raise InputError(f"no backend {name!r}", remedy=f"choose one of {', '.join(BACKENDS)}, auto")
+        raise InputError(f"--backend {name}: not known", remedy=f"use one of {', '.join(('auto', *BACKENDS))}")
     module, cls = BACKENDS[name]
     backend: Backend = getattr(importlib.import_module(module), cls)()
     return backend

@@ -44,7 +44,6 @@ class BuildOptions:
         str,
         Setting(
             f"auto (the best that runs here), or one of {', '.join(BACKENDS)}.",
-            choices=("auto", *BACKENDS),
             short="-b",
             group="Engine",
             essential=True,
