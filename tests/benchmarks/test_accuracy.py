@@ -97,7 +97,9 @@ def test_one_command_runs_times_and_writes(tmp_path: Path, monkeypatch: pytest.M
     page = (tmp_path / "accuracy.md").read_text()
     assert "| l1 56% |" in page
     assert "latency, of dense" in page
-    assert (tmp_path / "accuracy-latency.svg").read_text().count('r="3"') == 1
+    # a dot, or one that lies outside: on a busy machine the pruned net can take longer than the dense one
+    plot = (tmp_path / "accuracy-latency.svg").read_text()
+    assert plot.count('r="3"') + plot.count("(1 lie outside)") == 1
 
 
 def test_the_net_is_of_the_size_that_the_page_says() -> None:
