@@ -60,7 +60,7 @@ test: $(STAMP) ## Run every test, slow ones included
 
 # Folders whose tests build, serve or compile something as a whole. They take about half of the time of all tests that are
 # neither slow nor serial.
-WHOLE := benchmarks budget cli emulation examples glue packaging pipeline serving
+WHOLE := benchmarks budget calib cli comparison emulation examples glue packaging pipeline serving
 test-fast: export OMP_NUM_THREADS = 1
 test-fast: export PYTHONUTF8 = 1
 test-fast: $(STAMP) ## Run the quick tests of each package
