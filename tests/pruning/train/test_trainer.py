@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,16 @@ save_file(net.state_dict(), out)
 """
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many threads as the other processes have: sums are bit for bit the same only in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_killed_and_started_again(new_net: NewNet, data: Arrays, tmp_path: Path) -> None:
     """kill -9 at any moment: what is on disk is whole, and leads to the same weights."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
