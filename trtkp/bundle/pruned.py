@@ -150,6 +150,6 @@ def load_pruned(path: str | PathLike[str]) -> Pruned:
         ('kep', 'model.onnx')
     """
     path = Path(path)
-    manifest = read_record(path, PrunedManifest)
+    manifest, _ = read_record(path, PrunedManifest)
     check_files(path, manifest.files)
     return Pruned(path, manifest)

@@ -36,11 +36,12 @@ Record = TypeVar("Record", bound=BaseModel)
 _AGAIN = "build the bundle again"
 
 
-def load(path: str | PathLike[str]) -> Bundle:
+def load(path: str | PathLike[str], *, digest: str | None = None) -> Bundle:
     """Open a bundle and check every file against the manifest.
 
     Args:
         path: the bundle's directory.
+        digest: the `Bundle.digest` that it must have; None for any bundle.
 
     Returns:
         The bundle. Its engine is opened at the first `Bundle.run`, and closed by `Bundle.close` or at the end of
@@ -48,7 +49,7 @@ def load(path: str | PathLike[str]) -> Bundle:
 
     Raises:
         InputError: the directory holds no bundle, or one of another format version.
-        IntegrityError: a file is missing, was changed, or has another size.
+        IntegrityError: a file is missing, was changed, or has another size, or the bundle has another digest.
 
     Example:
         >>> import numpy as np
@@ -59,9 +60,13 @@ def load(path: str | PathLike[str]) -> Bundle:
         {'y': (2, 5)}
     """
     path = Path(path)
-    manifest = read_record(path, Manifest)
+    manifest, found = read_record(path, Manifest)
+    if digest is not None and found != digest:
+        raise IntegrityError(
+            f"holds another bundle than the one that was loaded here ({found[:12]}, not {digest[:12]})", file=path
+        )
     check_files(path, manifest.files)
-    return Bundle(path, manifest)
+    return Bundle(path, manifest, found)
 
 
 def check_files(path: Path, files: Mapping[str, FileRecord]) -> None:
@@ -91,11 +96,13 @@ class Bundle(Closing):
     Attributes:
         path: the bundle's directory.
         manifest: the parsed manifest.
+        digest: SHA-256 of the manifest. It holds the hashes of all other files, so bundles of one digest are equal.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
         self.path = path
         self.manifest = manifest
+        self.digest = digest
         self._runner: Runner | None = None
 
     def file(self, name: str) -> Path:
@@ -194,8 +201,8 @@ class Bundle(Closing):
             self._runner = None
 
 
-def read_record(path: Path, kind: type[Record]) -> Record:
-    """Check the hash of a directory's manifest, then parse it.
+def read_record(path: Path, kind: type[Record]) -> tuple[Record, str]:
+    """Check the hash of a directory's manifest, then parse it. Returns the manifest and its SHA-256.
 
     Args:
         path: the directory.
@@ -226,7 +233,7 @@ def read_record(path: Path, kind: type[Record]) -> Record:
             f"was changed since it was built (it does not match {MANIFEST_HASH})", file=file, remedy=_AGAIN
         )
     try:
-        return kind.model_validate_json(text)
+        return kind.model_validate_json(text), stated[:64].decode()
     except ValidationError as error:
         first = error.errors()[0]  # one line of output: the first problem is enough to act on
         if first["loc"] in (("version",), ("format",)):

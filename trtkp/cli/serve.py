@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -27,10 +29,22 @@ ServedBundles: TypeAlias = Annotated[
 
 @command
 def serve(*, bundles: ServedBundles, options: ServeOptions, json: Json = False) -> None:
-    """Serve bundles: Open Inference Protocol (KServe v2) over HTTP and gRPC, with dynamic batching."""
+    """Serve bundles: Open Inference Protocol (KServe v2) over HTTP and gRPC, with dynamic batching.
+
+    SIGTERM ends the server after the accepted requests, SIGHUP loads the bundles anew.
+    """
     from trtkp.serving.server.start import serve as serve_bundles
 
-    serve_bundles(bundles, options, lambda addresses: _show(addresses, json=json))
+    shown: list[threading.Thread] = []
+
+    def show(addresses: Addresses) -> None:
+        # In a thread, since whoever reads standard output may stall, and the server must not wait for it.
+        shown.append(threading.Thread(target=_show, args=(addresses,), kwargs={"json": json}, daemon=True))
+        shown[0].start()
+
+    serve_bundles(bundles, options, show)
+    if shown and shown[0].is_alive():
+        os._exit(0)  # the thread still waits and holds the lock of standard output, which the interpreter's end needs
 
 
 def _show(addresses: Addresses, *, json: bool) -> None:

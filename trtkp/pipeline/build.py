@@ -9,8 +9,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtkp.bundle import Bundle, BundleWriter
+from trtkp.bundle import Bundle, BundleWriter, Manifest
 from trtkp.bundle.pruned import is_pruned, load_pruned
+from trtkp.bundle.reader import read_record
 from trtkp.bundle.writer import check_replaceable
 from trtkp.engine import choose_backend
 from trtkp.errors import InputError
@@ -145,8 +146,8 @@ class Build:
                 with phase("accuracy"):
                     accuracy = measure_accuracy(job, draft, checked, quantised, draft.labelled)
             done = Done(checked, built, quantised, accuracy)
-            manifest = writer.publish(lambda files: complete(job, draft, done, phase.seconds, files))
-        return Bundle(job.output, manifest)
+            writer.publish(lambda files: complete(job, draft, done, phase.seconds, files))
+        return Bundle(job.output, *read_record(job.output, Manifest))
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -46,7 +47,16 @@ class Metrics:
         self.queued = Gauge("trtkp_queue_requests", "Waiting requests", labels, registry=registry)
         self.ready = Gauge("trtkp_model_ready", "1 if the model is ready", labels, registry=registry)
         self.resident = Gauge("trtkp_worker_resident_bytes", "Resident memory of a worker", labels, registry=registry)
+        self.bundle = Info(
+            "trtkp_bundle", "The bundle that is served, by the SHA-256 of its manifest", labels, registry=registry
+        )
         registry.register(_GpuMemory())
+
+    def forget(self, model: str, version: str) -> None:
+        """Remove the gauges of a version that is no longer served; its counters stay, as Prometheus expects."""
+        for family in (self.queued, self.ready, self.resident, self.bundle):
+            with contextlib.suppress(KeyError):
+                family.remove(model, version)
 
     def of(self, model: str, version: str) -> ModelMetrics:
         """The metrics of one version of a model."""
@@ -62,10 +72,14 @@ class ModelMetrics:
         self.compute_seconds = metrics.compute_seconds.labels(model, version)
         self.batch_rows = metrics.batch_rows.labels(model, version)
         self.restarts = metrics.restarts.labels(model, version)
+        self._bundle = metrics.bundle.labels(model, version)
         self._gauges = [gauge.labels(model, version) for gauge in (metrics.queued, metrics.ready, metrics.resident)]
 
-    def watch(self, queued: Callable[[], int], ready: Callable[[], bool], pid: Callable[[], int | None]) -> None:
-        """Set the functions that the gauges call whenever Prometheus reads them."""
+    def watch(
+        self, queued: Callable[[], int], ready: Callable[[], bool], pid: Callable[[], int | None], digest: str
+    ) -> None:
+        """Set the functions that the gauges call whenever Prometheus reads them, and the digest of the bundle."""
+        self._bundle.info({"digest": digest})
         readers = (queued, ready, lambda: _resident_bytes(pid()))
         for gauge, reader in zip(self._gauges, readers, strict=True):
             gauge.set_function(reader)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 
 import numpy as np
@@ -51,11 +52,17 @@ class Model:
         contract: its inputs, outputs and batch limits.
         options: batching, limits, instances and threads.
         metrics: the metrics of this model and version.
+
+    Attributes:
+        contract: as given.
+        statistics: totals since the start.
+        problem: why no worker can be started at the moment; empty if nothing is wrong.
     """
 
     def __init__(self, bundle: Bundle, contract: Contract, options: ServeOptions, metrics: ModelMetrics) -> None:
         self.contract = contract
         self.statistics = Statistics()
+        self.problem = ""
         self._bundle = bundle
         self._options = options
         self._metrics = metrics
@@ -63,7 +70,20 @@ class Model:
         self._batcher = Batcher(rows, options.max_delay_ms / 1e3, options.queue)
         self._worker: WorkerProcess | None = None
         self._watch: asyncio.Task[None] | None = None
-        metrics.watch(lambda: len(self._batcher), lambda: self.ready, lambda: self.worker_pid)
+
+    @property
+    def path(self) -> Path:
+        """Where the bundle is."""
+        return self._bundle.path
+
+    @property
+    def digest(self) -> str:
+        """The digest of the bundle that is served."""
+        return self._bundle.digest
+
+    def publish(self) -> None:
+        """Let the metrics of this model and version show this object; the newest one after a reload."""
+        self._metrics.watch(lambda: len(self._batcher), lambda: self.ready, lambda: self.worker_pid, self.digest)
 
     @property
     def ready(self) -> bool:
@@ -103,7 +123,8 @@ class Model:
             QueueFull: the queue is full.
         """
         if self._worker is None:
-            raise Unavailable(f"model {self.contract.name} is not ready", remedy="try again later")
+            why = f": {self.problem}" if self.problem else ""
+            raise Unavailable(f"model {self.contract.name} is not ready{why}", remedy="try again later")
         self._batcher.check_room()
 
     async def infer(self, feeds: Feeds, timeout_s: float) -> dict[str, np.ndarray]:
@@ -164,9 +185,14 @@ class Model:
         pause = _PAUSES[0]
         while True:
             try:
-                return await self._open()
+                worker = await self._open()
             except TrtkpError as error:
-                log("worker cannot start", level=logging.ERROR, **self._name, error=str(error))
+                if error.message != self.problem:  # once, not at every attempt
+                    log("worker cannot start", level=logging.ERROR, **self._name, error=str(error))
+                self.problem = error.message  # for clients: what is wrong, but no path
+            else:
+                self.problem = ""
+                return worker
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSES[1])
 
@@ -183,7 +209,8 @@ class Model:
                 error = Unavailable(f"the engine did not answer for {self._options.timeout_s:g} s and was restarted")
                 worker.kill()
                 return
-            except Unavailable:
+            except Unavailable:  # dead, or out of step with the protocol, which only a new process mends
+                worker.kill()
                 return
             except ServeError as refusal:
                 error = refusal

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from time import monotonic
 
 import numpy as np
 
+from trtkp.bundle import Bundle
+from trtkp.errors import TrtkpError
 from trtkp.serving.contract import Contract, RawTensor
 from trtkp.serving.errors import NotFound, ServeError, Unavailable
 from trtkp.serving.logs import log
@@ -46,7 +49,7 @@ class Inference:
     timeout_s: float | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Exchange:
     """What metrics and logs record about one request."""
 
@@ -75,13 +78,15 @@ class Service:
         self.metrics = Metrics()
         self.draining = False
         self._bodies = 0
-        self._in_flight = 0
+        self._open: set[Exchange] = set()
+        self._reloading = False
         self._changed = asyncio.Event()
+        self._paths = [Path(os.path.abspath(path)) for path in bundles]  # noqa: PTH100 - resolve() follows links
         self.models: dict[str, dict[str, Model]] = {}
-        for name, version, bundle in find_bundles(bundles):
-            contract = Contract.of(bundle, name, version, self.options.max_batch)
-            model = Model(bundle, contract, self.options, self.metrics.of(name, version))
-            self.models.setdefault(name, {})[version] = model
+        for name, version, bundle in find_bundles(self._paths):
+            self.models.setdefault(name, {})[version] = self._model(name, version, bundle)
+        for model in self.all_models:
+            model.publish()
 
     @property
     def all_models(self) -> list[Model]:
@@ -99,26 +104,47 @@ class Service:
         Raises:
             TrtkpError: an engine cannot run on this machine.
         """
+        await _start(self.all_models)
+        log("ready", models=self._names(), bundles=self._digests())
+
+    async def reload(self) -> bool:
+        """Serve what is at the bundles' paths now, and return whether that succeeded.
+
+        Bundles that were replaced, and versions that were added, are started beside those that are served. When all
+        have finished their warm-up they take over at once; the old ones answer the requests that they have accepted,
+        and then end. If anything fails, the log says why and nothing changes.
+        """
+        if self._reloading or self.draining:
+            log("reload ignored", level=logging.WARNING, error="another one, or the shutdown, is in progress")
+            return False
+        self._reloading = True
         try:
-            async with asyncio.TaskGroup() as group:
-                for model in self.all_models:
-                    group.create_task(model.start())
-        except ExceptionGroup as errors:
-            await self.stop()
-            raise errors.exceptions[0] from None
-        log("ready", models={name: list(versions) for name, versions in self.models.items()})
+            models: dict[str, dict[str, Model]] = {}
+            for name, version, bundle in await asyncio.to_thread(find_bundles, self._paths):  # hashes every file
+                models.setdefault(name, {})[version] = self._successor(name, version, bundle)
+            served = set(self.all_models)
+            await _start([new for versions in models.values() for new in versions.values() if new not in served])
+        except (TrtkpError, OSError) as error:
+            log("reload failed", level=logging.ERROR, error=str(error))
+            return False
+        finally:
+            self._reloading = False
+        self.models = models
+        retired = served - set(self.all_models)
+        for model in retired:
+            self.metrics.forget(model.contract.name, model.contract.version)
+        for model in self.all_models:
+            model.publish()
+        log("reloaded", models=self._names(), bundles=self._digests())
+        await asyncio.gather(*(self._retire(model) for model in retired))
+        return True
 
     async def drain(self) -> None:
         """Refuse new requests, and wait for those in progress, but no longer than the grace period."""
         self.draining = True
-        log("draining", in_flight=self._in_flight)
-        try:
-            async with asyncio.timeout(self.options.grace_s):
-                while self._in_flight:
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            log("gave up waiting", level=logging.WARNING, in_flight=self._in_flight)
+        log("draining", in_flight=len(self._open))
+        if not await self._finished(lambda: not self._open):
+            log("gave up waiting", level=logging.WARNING, in_flight=len(self._open))
 
     async def stop(self) -> None:
         """End every worker."""
@@ -163,7 +189,7 @@ class Service:
             ServeError: raised inside the context; any other exception is logged with its type and becomes one.
         """
         exchange = Exchange(protocol, request_id)
-        self._in_flight += 1
+        self._open.add(exchange)
         try:
             if self.draining:
                 raise Unavailable("the server is shutting down")
@@ -178,7 +204,7 @@ class Service:
             exchange.status, exchange.error = 500, f"{type(error).__name__}: {error}"
             raise ServeError("internal error, see the server's log") from error
         finally:
-            self._in_flight -= 1
+            self._open.discard(exchange)
             self._changed.set()
             self._record(exchange)
 
@@ -196,6 +222,42 @@ class Service:
             yield
         finally:
             self._bodies -= size
+
+    def _model(self, name: str, version: str, bundle: Bundle) -> Model:
+        contract = Contract.of(bundle, name, version, self.options.max_batch)
+        return Model(bundle, contract, self.options, self.metrics.of(name, version))
+
+    def _successor(self, name: str, version: str, bundle: Bundle) -> Model:
+        """The model that serves a bundle after a reload: the one that does so already, or a new one."""
+        served = self.models.get(name, {}).get(version)
+        same = served is not None and served.digest == bundle.digest and served.path == bundle.path
+        return served if served is not None and same else self._model(name, version, bundle)
+
+    async def _retire(self, model: Model) -> None:
+        """Stop a model that no new request finds, once those that found it are answered."""
+        if not await self._finished(lambda: all(exchange.model is not model for exchange in self._open)):
+            log("gave up waiting", level=logging.WARNING, model=model.contract.name, version=model.contract.version)
+        await model.stop()
+
+    async def _finished(self, condition: Callable[[], bool]) -> bool:
+        """Wait until requests have ended so that a condition holds; False if it takes longer than the grace period."""
+        try:
+            async with asyncio.timeout(self.options.grace_s):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _names(self) -> dict[str, list[str]]:
+        return {name: list(versions) for name, versions in self.models.items()}
+
+    def _digests(self) -> dict[str, dict[str, str]]:
+        return {
+            name: {version: model.digest[:12] for version, model in versions.items()}
+            for name, versions in self.models.items()
+        }
 
     def _record(self, exchange: Exchange) -> None:
         seconds = monotonic() - exchange.started
@@ -215,3 +277,18 @@ class Service:
             ms=round(seconds * 1e3, 3),
             error=exchange.error,
         )
+
+
+async def _start(models: Sequence[Model]) -> None:
+    """Start models side by side; if one fails, stop the others.
+
+    Raises:
+        TrtkpError: an engine cannot run on this machine.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            for model in models:
+                group.create_task(model.start())
+    except ExceptionGroup as errors:
+        await asyncio.gather(*(model.stop() for model in models))
+        raise errors.exceptions[0] from None

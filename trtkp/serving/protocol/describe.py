@@ -53,6 +53,7 @@ def index(service: Service) -> list[dict[str, str]]:
             "name": model.contract.name,
             "version": model.contract.version,
             "state": "READY" if model.ready else "UNAVAILABLE",
+            "reason": model.problem,
         }
         for model in service.all_models
     ]

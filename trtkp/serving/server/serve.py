@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ import uvicorn
 
 from trtkp.errors import InputError
 from trtkp.serving.addresses import Addresses
-from trtkp.serving.logs import log, start_logging
+from trtkp.serving.logs import log, start_logging, stop_logging
 from trtkp.serving.models.service import Service
 from trtkp.serving.options import ServeOptions
 from trtkp.serving.protocol.connection import timed_connections
@@ -35,6 +36,7 @@ def serve(
     """Serve bundles until SIGTERM or SIGINT.
 
     The first signal refuses new requests and waits for those in progress; a second one ends the server without waiting.
+    SIGHUP reloads the bundles.
 
     Args:
         bundles: bundles, or directories of numbered bundles.
@@ -80,9 +82,10 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
             await _first(starting, asyncio.create_task(stop.wait()), listening)
             if starting.done():
                 starting.result()
-                if on_ready is not None:
-                    on_ready(_addresses(service, options, http, rpc_port))
-                await _first(asyncio.create_task(stop.wait()), listening)
+                with _reload_on_hangup(service, stop):
+                    if on_ready is not None:
+                        on_ready(_addresses(service, options, http, rpc_port))
+                    await _first(asyncio.create_task(stop.wait()), listening)
             else:
                 starting.cancel()
                 await asyncio.gather(starting, return_exceptions=True)
@@ -94,6 +97,7 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
             await asyncio.gather(listening, return_exceptions=True)
             await service.stop()
             log("stopped")
+            stop_logging()
 
 
 class _HttpServer(uvicorn.Server):
@@ -104,6 +108,40 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
+@contextlib.contextmanager
+def _reload_on_hangup(service: Service, stop: _StopSignals) -> Iterator[None]:
+    """Context in which SIGHUP reloads the bundles. Outside of it, the signal ends the process by default.
+
+    The system also sends it when a terminal is closed, which ends the programs that were started there, this one too.
+    """
+    loop, reloads = asyncio.get_running_loop(), set[asyncio.Task[bool]]()
+    had_terminal = _has_terminal()
+
+    def reload() -> None:
+        if had_terminal and not _has_terminal():
+            stop.count()
+            return
+        task = asyncio.ensure_future(service.reload())
+        reloads.add(task)  # the loop itself keeps only a weak reference to a task
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        for task in reloads:
+            task.cancel()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 class _StopSignals:
     """Counts the SIGTERM and SIGINT signals received."""
 
@@ -112,7 +150,11 @@ class _StopSignals:
         self._changed = asyncio.Condition()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, lambda: asyncio.ensure_future(self._count()))
+            loop.add_signal_handler(number, self.count)
+
+    def count(self) -> None:
+        """Count a signal."""
+        self._counting = asyncio.ensure_future(self._count())
 
     async def wait(self, count: int = 1) -> None:
         """Return once ``count`` signals have been received."""

@@ -36,7 +36,8 @@ def serve(
     """Serve bundles by the Open Inference Protocol (KServe v2), over HTTP and gRPC, until SIGTERM or SIGINT.
 
     The first signal refuses new requests and waits for those in progress; a second one ends the server without waiting.
-    Call it in the main thread, which alone receives signals.
+    SIGHUP loads the bundles anew: those that were replaced or added take over once they have finished their warm-up,
+    and if one cannot be loaded, nothing changes. Call it in the main thread, which alone receives signals.
 
     Args:
         bundles: bundles, or directories of numbered bundles, which are the versions of one model.

@@ -52,7 +52,12 @@ class Arena(Closing):
     def new(cls) -> Arena:
         """Make an empty arena, in memory on Linux and in an unnamed temporary file elsewhere."""
         if hasattr(os, "memfd_create"):
-            return cls(os.memfd_create("trtkp"))
+            import fcntl
+
+            descriptor = os.memfd_create("trtkp", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            # If the other process could shrink it, reading behind its new end would kill this one (SIGBUS).
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            return cls(descriptor)
         with tempfile.TemporaryFile() as file:
             return cls(os.dup(file.fileno()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 import subprocess
 import threading
@@ -19,11 +20,24 @@ from trtkp.machine.processes import child_command
 from trtkp.serving.batcher import Job
 from trtkp.serving.contract import Contract
 from trtkp.serving.errors import ServeError, Unavailable
+from trtkp.serving.logs import log
 from trtkp.serving.worker.arena import Arena, layout
 
-__all__ = ["Instance", "WorkerProcess"]
+__all__ = ["Instance", "WorkerProcess", "descriptors"]
 
 _GONE = "the worker died while it computed this request"
+
+#: Longest piece of a line that a worker writes to standard error and that is logged at once, in bytes.
+_LINE = 4096
+
+
+def descriptors(instances: int) -> int:
+    """Return how many file descriptors the server needs to start a worker with this number of instances.
+
+    Every instance takes two arenas and both ends of a socket, of which the worker's end is closed once the worker runs.
+    The process takes two pipes, and `subprocess.Popen` a third one to report why a program could not be executed.
+    """
+    return 4 * instances + 6
 
 
 class Instance:
@@ -62,7 +76,7 @@ class Instance:
 
         Raises:
             ServeError: the engine failed on the batch.
-            Unavailable: the worker died.
+            Unavailable: the worker died, or it no longer follows the protocol.
             TimeoutError: the worker did not answer in time.
         """
         places = self._write(jobs)
@@ -72,8 +86,18 @@ class Instance:
         except ConnectionError:
             raise Unavailable(_GONE, remedy="try again") from None
         if "error" in answer:
-            raise ServeError(answer["error"])
-        return self._split(jobs, self.outputs.views(answer["outputs"])), answer["ms"]
+            raise ServeError(str(answer["error"]))
+        try:
+            outputs, milliseconds = self.outputs.views(answer["outputs"]), float(answer["ms"])
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            OSError,
+        ):  # an engine has written over the worker's memory
+            raise Unavailable(_GONE, remedy="try again") from None
+        return self._split(jobs, outputs), milliseconds
 
     def close(self) -> None:
         """Close the socket, which ends the worker's thread, and close the arenas."""
@@ -114,10 +138,14 @@ class Instance:
         return results
 
     async def _receive(self) -> dict[str, Any]:
-        line = await self._reader.readline()
-        if not line.endswith(b"\n"):  # the worker died, perhaps in the middle of a line
+        try:
+            line = await self._reader.readline()
+            answer = json.loads(line)
+        except ValueError:  # the worker died in the middle of a line, or sends something else
+            raise ConnectionResetError from None
+        if not isinstance(answer, dict):
             raise ConnectionResetError
-        return json.loads(line)
+        return answer
 
 
 class WorkerProcess:
@@ -134,6 +162,7 @@ class WorkerProcess:
         self.ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._watch, args=(loop,), daemon=True).start()
+        threading.Thread(target=self._relay, daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -154,6 +183,7 @@ class WorkerProcess:
             JobError: the bundle was changed, the engine cannot run on this machine, or the process died.
         """
         made: list[Instance] = []
+        process = None
         try:
             for _ in range(instances):
                 made.append(Instance(contract))  # noqa: PERF401 - if one fails, those made before it are closed below
@@ -161,15 +191,19 @@ class WorkerProcess:
             process = subprocess.Popen(  # noqa: ASYNC220 - returns at once; a thread waits for the end of the process
                 child_command("trtkp.serving.worker.worker"),
                 stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,  # never the server's own, whose reader may stall
                 pass_fds=[number for channel in channels for number in channel],
             )
-        except OSError as error:
+            worker = cls(process, made)
+        except (OSError, RuntimeError) as error:  # no descriptor, no memory, no process; RuntimeError: no thread
             for instance in made:
                 instance.close()
-            raise JobError(f"cannot start a worker ({error.strerror})", file=bundle.path) from None
-        worker = cls(process, made)
+            if process is not None:
+                _end(process)
+            raise JobError(f"cannot start a worker ({getattr(error, 'strerror', error)})", file=bundle.path) from None
         job = {
             "bundle": str(bundle.path.absolute()),
+            "digest": bundle.digest,
             "threads": threads,
             "instances": channels,
             "warm_up": _warm_up(bundle, contract),
@@ -184,6 +218,9 @@ class WorkerProcess:
         except ConnectionError:
             status = await worker.stop()
             raise JobError(f"the worker ended with status {status} before it was ready", file=bundle.path) from None
+        except OSError as error:
+            await worker.stop()
+            raise JobError(f"cannot start a worker ({error.strerror})", file=bundle.path) from None
         except BaseException:
             await worker.stop()
             raise
@@ -201,10 +238,27 @@ class WorkerProcess:
         """Kill the process without waiting; ``ended`` is set soon after."""
         self._process.kill()
 
+    def _relay(self) -> None:
+        """Log what the worker and its libraries write to standard error, so that they never wait for a reader."""
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            while line := lines.readline(_LINE):
+                text = line.decode(errors="replace").rstrip()
+                if text:
+                    log("worker", level=logging.WARNING, pid=self._process.pid, text=text)
+
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._process.wait()
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(self.ended.set)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def _warm_up(bundle: Bundle, contract: Contract) -> list[dict[str, list[int]]]:

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from io import BufferedRWPair
 from typing import Any
 
@@ -25,11 +26,13 @@ import numpy as np
 
 from trtkp.bundle import Bundle, load
 from trtkp.engine import Runner
-from trtkp.errors import TrtkpError
+from trtkp.errors import IntegrityError, TrtkpError
 from trtkp.machine.processes import die_with_parent
 from trtkp.serving.worker.arena import Arena, layout
 
 __all__ = ["main"]
+
+_AGAIN = "build the bundle again"
 
 
 def main() -> None:
@@ -41,7 +44,8 @@ def main() -> None:
     job = json.loads(sys.stdin.buffer.readline())
     bundle: Bundle | TrtkpError
     try:
-        bundle = load(job["bundle"])  # checks every hash again: the files may have changed since the server started
+        # Every hash is checked again: the files may have changed since the server started, to another bundle's even.
+        bundle = load(job["bundle"], digest=job["digest"])
     except TrtkpError as error:
         bundle = error
     threads = [threading.Thread(target=_guarded, args=(bundle, job, channel)) for channel in job["instances"]]
@@ -73,7 +77,8 @@ def _instance(
             raise bundle
         runner = bundle.open(threads=job["threads"])
         for shapes in job["warm_up"]:
-            runner.run({spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in runner.inputs})
+            feeds = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in runner.inputs}
+            _check_outputs(bundle, runner.run(feeds))
     except TrtkpError as error:
         _send(lines, error=error.message, file=error.file, remedy=error.remedy)
         return
@@ -81,6 +86,27 @@ def _instance(
         _send(lines, ready=True)
         for line in lines:
             _send(lines, **_answer(runner, json.loads(line), inputs, outputs))
+
+
+def _check_outputs(bundle: Bundle, results: Mapping[str, np.ndarray]) -> None:
+    """Check that the engine returns the outputs that the manifest promises to clients.
+
+    Raises:
+        IntegrityError: an output is missing, or has another type or rank.
+    """
+    for record in bundle.manifest.outputs:
+        value = results.get(record.name)
+        if value is None:
+            raise IntegrityError(
+                f"the engine has no output {record.name}, only {', '.join(results)}", file=bundle.path, remedy=_AGAIN
+            )
+        fixed = [size for size in record.shape if isinstance(size, int)]
+        sizes = [size for size, dim in zip(value.shape, record.shape, strict=False) if isinstance(dim, int)]
+        if value.dtype.name != record.dtype or value.ndim != len(record.shape) or sizes != fixed:
+            raise IntegrityError(
+                f"output {record.name} of the engine is {value.dtype.name}{list(value.shape)}, but the manifest says "
+                f"{record.dtype}{record.shape}", file=bundle.path, remedy=_AGAIN,
+            )  # fmt: skip
 
 
 def _answer(runner: Runner, request: dict[str, Any], inputs: Arena, outputs: Arena) -> dict[str, Any]:
