@@ -6,8 +6,10 @@ import asyncio
 import errno
 import json
 import os
+import re
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ import pytest
 import trtkp
 import trtkp.serving.worker.process
 from tests.serving.servers import images
+from trtkp.bundle.manifest import hash_line
 from trtkp.errors import JobError
 from trtkp.serving.batcher import Job
 from trtkp.serving.contract import Contract
@@ -152,3 +155,104 @@ def test_nothing_left_to_start_a_worker_with(bundle: Path, monkeypatch: pytest.M
     with pytest.raises(JobError, match=r"cannot start a worker \(Too many open files"):
         asyncio.run(start())
     assert open_files() <= before
+
+
+def test_garbled_answers_end_the_worker(bundles: Path) -> None:
+    """An engine may write over the memory of its worker, whose messages then make no sense."""
+    contract = Contract.of(trtkp.load(bundles / "kep"), "kep")
+    for event in (
+        {},
+        {"outputs": 3},
+        {"outputs": [["y", "float32", [2, 5], 1 << 40]], "ms": 1.0},
+        {"outputs": [["y"]]},
+    ):
+        with pytest.raises(Unavailable, match="the worker died"):
+            answered(contract, lambda _, event=event: event, [2])
+
+
+def test_arena_cannot_shrink() -> None:
+    """Reading behind the end of shared memory that the worker has cut off would kill the server."""
+    with Arena.new() as arena:
+        arena.reserve(8192)
+        if not hasattr(os, "memfd_create"):
+            pytest.skip("memory without a file cannot be sealed on this system")
+        with pytest.raises(PermissionError):
+            os.ftruncate(arena.descriptor, 4096)
+        arena.reserve(16384)
+
+
+def test_engine_without_an_output(bundles: Path, tmp_path: Path) -> None:
+    """The engine is asked for what the manifest promises before the model is ready."""
+    for number, (change, words) in enumerate(
+        (
+            (lambda record: {**record, "name": "z"}, "the engine has no output z, only y"),
+            (lambda record: {**record, "dtype": "float16"}, "output y of the engine is float32[16, 5], but"),
+            (lambda record: {**record, "shape": [record["shape"][0], 6]}, "output y of the engine is float32"),
+        )
+    ):
+        bundle = shutil.copytree(bundles / "kep", tmp_path / str(number))
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        manifest["outputs"] = [change(record) for record in manifest["outputs"]]
+        text = json.dumps(manifest).encode()
+        (bundle / "manifest.json").write_bytes(text)
+        (bundle / "manifest.sha256").write_bytes(hash_line(text))
+        with pytest.raises(JobError, match=re.escape(words.split("[")[0])):
+            start(bundle)
+
+
+def start(bundle: Path, instances: int = 1) -> None:
+    """Start a worker and stop it."""
+
+    async def once() -> None:
+        opened = trtkp.load(bundle)
+        worker = await WorkerProcess.start(opened, Contract.of(opened, "kep"), instances, 1)
+        await worker.stop()
+
+    asyncio.run(once())
+
+
+@pytest.mark.parametrize("instances", [1, 3])
+def test_descriptors_of_a_worker(bundles: Path, instances: int) -> None:
+    """Exactly so many descriptors suffice; without them the start fails in a line, and none is lost in 20 attempts."""
+    code = f"""
+import asyncio, os, resource
+from pathlib import Path
+import trtkp
+from trtkp.bundle.manifest import hash_line
+from trtkp.errors import JobError
+from trtkp.serving.contract import Contract
+from trtkp.serving.worker.process import WorkerProcess, descriptors
+
+async def main():
+    bundle = trtkp.load({str(bundles / "kep")!r})
+    contract = Contract.of(bundle, "kep")
+    await (await WorkerProcess.start(bundle, contract, {instances}, 1)).stop()  # imports and caches
+    used = len(os.listdir("/proc/self/fd")) - 1
+    top = max(int(name) for name in os.listdir("/proc/self/fd"))
+    assert top < used + 1, (top, used)  # no gaps, so a limit on numbers is one on their count
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for number in range(descriptors({instances})):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + number, hard))
+        try:
+            await WorkerProcess.start(bundle, contract, {instances}, 1)
+        except JobError as error:
+            assert "cannot start a worker" in str(error), error
+        else:
+            raise AssertionError(f"{{number}} were enough")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + descriptors({instances}), hard))
+    await (await WorkerProcess.start(bundle, contract, {instances}, 1)).stop()
+    await asyncio.sleep(0.5)  # the thread that reads the worker's words closes its pipe
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    assert len(os.listdir("/proc/self/fd")) - 1 == used
+
+asyncio.run(main())
+"""
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert done.returncode == 0, done.stderr

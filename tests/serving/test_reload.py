@@ -141,7 +141,7 @@ def test_closed_terminal_ends_the_server(bundles: Path, tmp_path: Path) -> None:
         pid, terminal = pty.fork()
         if pid == 0:  # the child leads a session of its own, with this terminal
             os.dup2(out.fileno(), 1)
-            os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": root})
+            os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": root})  # noqa: S606 - as meant
     try:
         until(lambda: "ready" in (tmp_path / "out").read_text())
     finally:

@@ -72,6 +72,11 @@ class Model:
         self._watch: asyncio.Task[None] | None = None
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Name and version."""
+        return self.contract.name, self.contract.version
+
+    @property
     def path(self) -> Path:
         """Where the bundle is."""
         return self._bundle.path

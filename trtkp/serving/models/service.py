@@ -131,8 +131,8 @@ class Service:
             self._reloading = False
         self.models = models
         retired = served - set(self.all_models)
-        for model in retired:
-            self.metrics.forget(model.contract.name, model.contract.version)
+        for name, version in {model.key for model in retired} - {model.key for model in self.all_models}:
+            self.metrics.forget(name, version)
         for model in self.all_models:
             model.publish()
         log("reloaded", models=self._names(), bundles=self._digests())
