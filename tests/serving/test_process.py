@@ -160,14 +160,114 @@ def test_nothing_left_to_start_a_worker_with(bundle: Path, monkeypatch: pytest.M
 def test_garbled_answers_end_the_worker(bundles: Path) -> None:
     """An engine may write over the memory of its worker, whose messages then make no sense."""
     contract = Contract.of(trtkp.load(bundles / "kep"), "kep")
-    for event in (
+    events: list[dict[str, Any]] = [
         {},
         {"outputs": 3},
         {"outputs": [["y", "float32", [2, 5], 1 << 40]], "ms": 1.0},
         {"outputs": [["y"]]},
-    ):
+    ]
+    while events:
         with pytest.raises(Unavailable, match="the worker died"):
-            answered(contract, lambda _, event=event: event, [2])
+            answered(contract, lambda _: events.pop(), [2])
+
+
+def test_arena_cannot_shrink() -> None:
+    """Reading behind the end of shared memory that the worker has cut off would kill the server."""
+    with Arena.new() as arena:
+        arena.reserve(8192)
+        if not hasattr(os, "memfd_create"):
+            pytest.skip("memory without a file cannot be sealed on this system")
+        with pytest.raises(PermissionError):
+            os.ftruncate(arena.descriptor, 4096)
+        arena.reserve(16384)
+
+
+def test_engine_without_an_output(bundles: Path, tmp_path: Path) -> None:
+    """The engine is asked for what the manifest promises before the model is ready."""
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"name": "z"}, "the engine has no output z, only y"),
+        ({"dtype": "float16"}, "output y of the engine is float32"),
+        ({"shape": ["N", 6]}, "output y of the engine is float32"),
+    ]
+    for number, (change, words) in enumerate(changes):
+        bundle = shutil.copytree(bundles / "kep", tmp_path / str(number))
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        manifest["outputs"][0] |= change
+        text = json.dumps(manifest).encode()
+        (bundle / "manifest.json").write_bytes(text)
+        (bundle / "manifest.sha256").write_bytes(hash_line(text))
+        with pytest.raises(JobError, match=words):
+            start(bundle)
+
+
+def start() -> None:
+        bundle = trtkp.load(path)
+        (path / "engine.onnx").write_bytes(bytes((path / "engine.onnx").stat().st_size))  # after the server's own look
+        await WorkerProcess.start(bundle, Contract.of(bundle, "kep"), 2, 1)
+
+    asyncio.run(start())
+
+
+@pytest.fixture
+def bundle(bundles: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(bundles / "kep", tmp_path / "kep")
+
+
+def test_a_start_that_the_worker_refuses(bundle: Path) -> None:
+    before = open_files()
+    with pytest.raises(JobError, match=r"engine\.onnx.*: was changed since it was built") as caught:
+        started(bundle)
+    assert Path(str(caught.value.file)).name == "engine.onnx"
+    assert open_files() <= before
+
+
+def test_a_worker_that_ends_before_it_is_ready(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_files()
+    monkeypatch.setattr(
+        trtkp.serving.worker.process, "child_command", lambda _: [sys.executable, "-c", "raise SystemExit(3)"]
+    )
+    with pytest.raises(JobError, match="kep: the worker ended with status 3 before it was ready"):
+        started(bundle)
+    assert open_files() <= before
+
+
+@pytest.mark.parametrize("call", ["socket.socketpair", "subprocess.Popen"])
+def test_nothing_left_to_start_a_worker_with(bundle: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Out of descriptors or processes: said, to be tried again, and nothing stays open."""
+    calls = iter([socket.socketpair])
+
+    def second_fails(*arguments: Any, **options: Any) -> Any:
+        take = next(calls, None)
+        if "Popen" in call or take is None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return take(*arguments, **options)
+
+    before = open_files()
+
+    async def start() -> None:
+        loaded = trtkp.load(bundle)
+        contract = Contract.of(loaded, "kep")
+        with monkeypatch.context() as patch:
+            patch.setattr(f"trtkp.serving.worker.process.{call}", second_fails)
+            await WorkerProcess.start(loaded, contract, 2, 1)
+
+    with pytest.raises(JobError, match=r"cannot start a worker \(Too many open files"):
+        asyncio.run(start())
+    assert open_files() <= before
+
+
+def test_garbled_answers_end_the_worker(bundles: Path) -> None:
+    """An engine may write over the memory of its worker, whose messages then make no sense."""
+    contract = Contract.of(trtkp.load(bundles / "kep"), "kep")
+    events: list[dict[str, Any]] = [
+        {},
+        {"outputs": 3},
+        {"outputs": [["y", "float32", [2, 5], 1 << 40]], "ms": 1.0},
+        {"outputs": [["y"]]},
+    ]
+    while events:
+        with pytest.raises(Unavailable, match="the worker died"):
+            answered(contract, lambda _: events.pop(), [2])
 
 
 def test_arena_cannot_shrink() -> None:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from trtkp.bundle.calibration import LayerChoice, Scores
 from trtkp.engine import BACKENDS
@@ -60,7 +60,7 @@ def _plain_name(name: str) -> str:
 
 def _known_backend(name: str) -> str:
     if name not in BACKENDS:
-        raise ValueError(f"{name!r} is none of {', '.join(BACKENDS)}")
+        raise ValueError(f"{name[:80]!r} is none of {', '.join(BACKENDS)}")
     return name
 
 
@@ -294,3 +294,22 @@ class Manifest(_Record):
     seconds: dict[str, float]
     warnings: list[str] = []
     files: dict[FileName, FileRecord]
+
+    @model_validator(mode="after")
+    def _check_tensors(self) -> Manifest:
+        """Check what users of the manifest rely on: there are inputs and outputs, and a range for every size."""
+        for kind, records in (("inputs", self.inputs), ("outputs", self.outputs)):
+            names = [record.name for record in records]
+            if not names or len(set(names)) < len(names):
+                raise ValueError(f"the {kind} are {'not unique' if names else 'empty'}")
+        if set(self.profile) != {record.name for record in self.inputs}:
+            raise ValueError("the profile does not name the inputs")
+        for record in self.inputs:
+            limits = self.profile[record.name]
+            ends = [limits.get(end, []) for end in ("min", "opt", "max")]
+            if any(len(end) != len(record.shape) for end in ends) or not all(
+                0 <= low <= usual <= high and (isinstance(dim, str) or low == high == dim)
+                for low, usual, high, dim in zip(*ends, record.shape, strict=True)
+            ):
+                raise ValueError(f"the profile of input {record.name[:80]} does not fit its shape")
+        return self

@@ -238,7 +238,7 @@ def read_record(path: Path, kind: type[Record]) -> tuple[Record, str]:
         first = error.errors()[0]  # one line of output: the first problem is enough to act on
         if first["loc"] in (("version",), ("format",)):
             message = (
-                f"{'.'.join(map(str, first['loc']))} is {first['input']}, this trtkp reads "
+                f"{'.'.join(map(str, first['loc']))} is {str(first['input'])[:80]}, this trtkp reads "
                 f"{kind.model_fields['format'].default} version {kind.model_fields['version'].default}"
             )
         else:

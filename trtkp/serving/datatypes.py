@@ -33,7 +33,7 @@ def datatype_of(dtype: str) -> str:
     """
     if dtype not in _NAMES:
         raise InputError(
-            f"type {dtype} is not in the Open Inference Protocol",
+            f"type {dtype[:40]} is not in the Open Inference Protocol",
             remedy="build with inputs and outputs in fp32 or fp16",
         )
     return _NAMES[dtype]
