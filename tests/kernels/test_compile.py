@@ -63,9 +63,9 @@ KERNELS_OF = {
     "tf32.cu": 2,
 }
 #: What `make test` leaves out.
-OTHER_ARCHITECTURES = (86, 87, 89, 100, 120)
+OTHER_ARCHITECTURES = (86, 87, 89, 100, 110, 120)
 #: Bytes that nvcc 13.0 spills all the same, with two blocks on an SM: three registers in a loop of 432 instructions.
-SPILLED = {("single_128x64 bfloat16", 100): 12, ("single_128x64 float16", 100): 12}
+SPILLED = {(f"single_128x64 {dtype}", sm): 12 for dtype in ("bfloat16", "float16") for sm in (100, 110)}
 #: Kernels whose products are matrix instructions.
 TENSOR_CORES = re.compile(r"(mma|dynamic|single|single_tf32|tf32|sparse|sparse_singles)_\d+x\d+")
 
@@ -83,7 +83,7 @@ def test_resources(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(
     not os.environ.get("TRTKP_EVERY_ARCHITECTURE"),
-    reason="minutes of nvcc: `make test-architectures` compiles for sm_86, 87, 89, 100 and 120",
+    reason="minutes of nvcc: `make test-architectures` compiles for sm_86, 87, 89, 100, 110 and 120",
 )
 @pytest.mark.parametrize("name", sorted(path.name for path in KERNELS.glob("*.cu")))
 def test_resources_on_other_architectures(name: str) -> None:

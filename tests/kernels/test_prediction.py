@@ -133,7 +133,7 @@ def test_gpus_by_name() -> None:
 
 def test_published_figures_agree_with_each_other() -> None:
     """Rate by clock and SMs: fp16 products with fp32 sums a cycle that the whitepapers give for an SM."""
-    published = {"A100": 1024, "L4": 512, "RTX 4090": 256, "Orin": 1024, "H100": 2048, "H200": 2048}
+    published = {"A100": 1024, "L4": 512, "RTX 4090": 256, "Orin": 1024, "Thor": 4096, "H100": 2048, "H200": 2048}
     for name, gpu in GPUS.items():
         assert gpu.macs_per_cycle == pytest.approx(published[name], rel=3e-3)
         assert gpu.source

@@ -101,7 +101,7 @@ def test_all_is_what_this_compiler_knows(tmp_path: Path) -> None:
     status, output = configure(ROOT, tmp_path, environment="all")
     assert status == 0, output
     known = subprocess.run(["nvcc", "--list-gpu-code"], check=True, capture_output=True, text=True).stdout.split()
-    wanted = [str(sm) for sm in (80, 86, 87, 89, 90, 100, 120) if f"sm_{sm}" in known]
+    wanted = [str(sm) for sm in (80, 86, 87, 89, 90, 100, 110, 120) if f"sm_{sm}" in known]
     assert f"kernels for {' '.join(wanted)} with nvcc" in output
 
 
@@ -115,7 +115,7 @@ def test_without_a_compiler_it_says_what_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("80", "80"), ("80;120", "80;120"), ("native", "native"), ("all", "80;86;87;89;90;100;120")],
+    [("80", "80"), ("80;120", "80;120"), ("native", "native"), ("all", "80;86;87;89;90;100;110;120")],
 )
 def test_the_architectures_reach_the_plugins(
     value: str, expected: str, tree_with_kernels: Path, tmp_path: Path

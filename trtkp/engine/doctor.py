@@ -20,6 +20,7 @@ from typing import Literal, TypeAlias
 from trtkp.engine import BACKENDS, choose_backend, get_backend
 from trtkp.machine.cpu import allowed_cpus, usable_cores
 from trtkp.machine.gpu import find_gpus
+from trtkp.machine.jetson import find_jetson
 from trtkp.machine.packages import importable, installed_version
 
 __all__ = ["Finding", "Status", "doctor"]
@@ -27,6 +28,7 @@ __all__ = ["Finding", "Status", "doctor"]
 #: ``ok``: present and usable. ``missing``: can be installed. ``unavailable``: cannot be used on this machine.
 Status: TypeAlias = Literal["ok", "missing", "unavailable"]
 
+_JETSON_GUIDE = "see docs/guides/jetson.md"
 _LIBRARY = Path(__file__).parents[1] / "lib" / "libtrtkp.so"
 
 
@@ -107,6 +109,7 @@ def doctor() -> list[Finding]:
     return [
         _python(),
         _machine(),
+        *_jetson(),
         *packages[:after_onnx],
         _onnxruntime(),
         *packages[after_onnx:],
@@ -131,6 +134,22 @@ def _machine() -> Finding:
     model = _cpu_model()
     detail = f"{usable_cores()} usable cores of {len(allowed_cpus())} logical CPUs{size}"
     return Finding("cpu", "ok", None, f"{model}: {detail}" if model else detail)
+
+
+def _jetson(root: Path = Path("/")) -> list[Finding]:
+    """What matters on a Jetson board; nothing on another machine."""
+    jetson = find_jetson(root)
+    if jetson is None:
+        return []
+    version = f"JetPack {jetson.jetpack}" if jetson.jetpack else None
+    linux = f", Jetson Linux {jetson.linux}" if jetson.linux else ""
+    detail = f"{jetson.model or 'unknown board'}{linux}"
+    if jetson.jetpack is None or jetson.jetpack < 6:
+        return [Finding("jetson", "unavailable", version, detail, f"install JetPack 7.2.2 or later; {_JETSON_GUIDE}")]
+    if jetson.jetpack == 6:
+        detail += ": its TensorRT 10.3 has no Python 3.11 package, so engines are built with trtexec"
+        return [Finding("jetson", "ok", version, detail, _JETSON_GUIDE)]
+    return [Finding("jetson", "ok", version, f"{detail}: build here with TensorRT for SBSA")]
 
 
 def _cpu_model() -> str:
