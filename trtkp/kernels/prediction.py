@@ -133,8 +133,8 @@ GPUS = {
         # an assumption.
         _gpu("Orin", 87, 16, 1.3, 42.5, 204.8, 4,
              "NVIDIA Jetson AGX Orin Series Technical Brief v1.2 (64 GB); SMs, clock and L2 by deviceQuery"),
-        # The sparse fp4 rate is 2070 TFLOPS. That dense fp16 with fp32 sums runs at an eighth of it, as on the B200, and
-        # that `mma.sync` reaches Hopper's share of that, are assumptions.
+        # The sparse fp4 rate is 2070 TFLOPS. That dense fp16 with fp32 sums runs at an eighth of it, as on the B200,
+        # and that `mma.sync` reaches Hopper's share of that, are assumptions.
         _gpu("Thor", 110, 20, 1.575, 258.75, 273, 32,
              "NVIDIA Jetson Thor datasheet (T5000: 2070 sparse fp4 TFLOPS, 273 GB/s); SMs and L2 by the driver",
              HOPPER_MMA_SHARE),
