@@ -8,11 +8,11 @@ import ipaddress
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 import uvicorn
 
 from trtkp.errors import InputError
@@ -21,8 +21,9 @@ from trtkp.serving.logs import log, start_logging
 from trtkp.serving.models.service import Service
 from trtkp.serving.options import ServeOptions
 from trtkp.serving.protocol.connection import timed_connections
+from trtkp.serving.protocol.http2.server import Http2Server, Limits
 from trtkp.serving.protocol.rest import make_app
-from trtkp.serving.protocol.rpc import make_grpc_server
+from trtkp.serving.protocol.rpc import rpc_methods
 
 __all__ = ["serve"]
 
@@ -71,10 +72,15 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
     async with contextlib.AsyncExitStack() as stack:
         http = _listen(options.host, options.port)
         stack.callback(http.close)
-        rpc, rpc_port = _bind_grpc(service, options, token)
+        rpc, rpc_port = None, 0
+        if options.grpc_port is not None:
+            rpc_socket = _listen(options.host, options.grpc_port)
+            stack.callback(rpc_socket.close)
+            rpc_port = rpc_socket.getsockname()[1]
+            rpc = _rpc_server(service, options, token)
         listening = asyncio.create_task(server.serve([http]))  # before the workers: health probes get "not ready yet"
         if rpc is not None:
-            await rpc.start()
+            await rpc.listen(rpc_socket, _tls(options))
         try:
             starting = asyncio.create_task(service.start())
             await _first(starting, asyncio.create_task(stop.wait()), listening)
@@ -86,6 +92,8 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
             else:
                 starting.cancel()
                 await asyncio.gather(starting, return_exceptions=True)
+            if rpc is not None:
+                rpc.drain()
             await _first(asyncio.create_task(service.drain()), asyncio.create_task(stop.wait(2)))
         finally:
             server.should_exit = True
@@ -165,23 +173,41 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _bind_grpc(service: Service, options: ServeOptions, token: str | None) -> tuple[grpc.aio.Server | None, int]:
-    if options.grpc_port is None:
-        return None, 0
-    server = make_grpc_server(service, token)
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    address = f"{host}:{options.grpc_port}"
-    try:
-        if options.tls_cert is not None and options.tls_key is not None:
-            pair = (options.tls_key.read_bytes(), options.tls_cert.read_bytes())
-            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
-        else:
-            port = server.add_insecure_port(address)
-    except (RuntimeError, OSError):
-        port = 0
-    if port == 0:
-        raise InputError(f"gRPC cannot listen on {address}", remedy="choose another --host or --grpc-port")
-    return server, port
+def _rpc_server(service: Service, options: ServeOptions, token: str | None) -> Http2Server:
+    timeout = options.timeout_s
+    limits = Limits(head_s=timeout, body_s=timeout, idle_s=75.0, write_s=timeout, answer_s=timeout)
+    return Http2Server(rpc_methods(service), limits, lambda connection: Acc(service), token)
+
+
+class Acc:
+    def __init__(self, service: Service) -> None:
+        self.s, self.n = service, 0
+
+    def grow(self, n: int) -> None:
+        if self.s._bodies + n > self.s.options.pending_bytes:
+            from trtkp.serving.errors import Unavailable
+
+            raise Unavailable("full")
+        self.s._bodies += n
+        self.n += n
+
+    def shrink(self, n: int) -> None:
+        self.s._bodies -= n
+        self.n -= n
+        assert self.n >= 0, self.n
+
+    def close(self) -> None:
+        self.shrink(self.n)
+
+
+def _tls(options: ServeOptions) -> ssl.SSLContext | None:
+    """The certificate for gRPC; None without TLS. Uvicorn has loaded the files before, so they are right."""
+    if options.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(options.tls_cert, options.tls_key)
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 def _addresses(service: Service, options: ServeOptions, http: socket.socket, grpc_port: int) -> Addresses:

@@ -1,0 +1,523 @@
+"""One HTTP/2 connection with the gRPC calls on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import h2.events as h2e
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import GoAwayFrame
+
+from trtkp.serving.errors import BadRequest, ServeError, TimedOut
+from trtkp.serving.logs import log
+from trtkp.serving.protocol.http2.call import MESSAGE_BYTES, Call
+from trtkp.serving.protocol.http2.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Flood, FrameGate
+from trtkp.serving.protocol.http2.head import RESPONSE, CallHead, Headers, NotGrpc, Status, Unimplemented, trailers
+
+if TYPE_CHECKING:
+    from trtkp.serving.protocol.http2.server import Http2Server
+
+__all__ = ["Connection"]
+
+#: Calls of a connection at once; a client keeps further ones back until one is answered.
+_CALLS = 100
+#: Bytes that a client may send ahead. Of a stream: as much as may wait behind the message that is being answered.
+#: Of the connection: opened again with every byte that arrives, since each is counted, or refused, at once.
+_STREAM_WINDOW, _CONNECTION_WINDOW = 1 << 20, 1 << 24
+#: Memory of a call without its messages, here and in h2 (measured: 9 KB).
+_CALL_BYTES = 1 << 14
+#: Calls of a connection that the account does not count if they ask for the server's health.
+_FREE_CALLS = 4
+#: Frames that are interpreted before other connections get their turn: about 1 ms.
+_FRAMES = 16
+#: Bytes that are given to the transport before it may say that its buffer is full.
+_WRITE_BYTES = 1 << 18
+#: Seconds in which calls that were on their way are refused before a connection closes.
+_LINGER_S = 0.5
+#: In a GOAWAY: streams of every number are still answered.
+_ALL_STREAMS = 2**31 - 1
+
+
+class _H2(H2Connection):
+    #: h2 remembers how streams ended, by default of 65,536, which is 6 MB for each connection.
+    MAX_CLOSED_STREAMS = 1024
+
+    def __init__(self) -> None:
+        super().__init__(
+            H2Configuration(
+                client_side=False,
+                header_encoding=None,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        self.local_settings = Settings(
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: _CALLS,
+                SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADER_BYTES,
+                SettingCodes.INITIAL_WINDOW_SIZE: _STREAM_WINDOW,
+                SettingCodes.MAX_FRAME_SIZE: MAX_FRAME_BYTES,
+            },
+        )
+        self.decoder.max_header_list_size = MAX_HEADER_BYTES
+
+
+class Connection(asyncio.Protocol):
+    """Takes the frames of a client, and answers its calls.
+
+    Every byte of a message is counted by the account of its call as it arrives, or the call is refused. Answers leave as
+    the client opens its windows and reads.
+
+    Args:
+        server: the server, with its methods, limits and accounts.
+    """
+
+    def __init__(self, server: Http2Server) -> None:
+        self.calls: dict[int, Call] = {}
+        self.idle_since = monotonic()
+        self.queued = False  # waits in the server's line
+        self._server = server
+        self._transport: asyncio.Transport = None  # type: ignore[assignment] - connection_made comes first
+        self._h2 = _H2()
+        self._gate = FrameGate()
+        self._opened = False  # the client has sent its preface and settings
+        self._blocked = False  # the transport's buffer is full
+        self._blocked_since = 0.0
+        self._reading = True
+        self._closing = False
+        self._highest = 0  # the last stream that was begun
+        self._unacknowledged = 0
+        self._refused: dict[int, Headers | None] = {}  # streams and their answers; None to let the client try again
+        self._ended: set[int] = set()  # of the refused streams, those that the client has ended
+        self._taken: dict[int, Call] = {}  # calls whose windows are to be opened
+        self._outgoing: dict[int, Call] = {}  # calls with output, in the order in which they get their turn
+        self._starved: dict[int, Call] = {}  # of these, those whose window is closed
+
+    # --- the transport ------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        if not self._server.admit(self):
+            transport.abort()
+            return
+        ssl = transport.get_extra_info("ssl_object")
+        if ssl is not None and ssl.selected_alpn_protocol() != "h2":
+            transport.close()
+            return
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(_CONNECTION_WINDOW - 65_535)
+        self._write()
+
+    def data_received(self, data: bytes) -> None:
+        self._gate.add(data)
+        self.work()
+
+    def eof_received(self) -> bool:
+        return False  # the transport closes itself
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._closing = True
+        for call in list(self.calls.values()):
+            call.cancel()
+            self._end(call)
+        self._server.forget(self)
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        self._blocked_since = monotonic()
+        self._control_reading()
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._flush()
+        self._control_reading()
+
+    def _control_reading(self) -> None:
+        """Read nothing while bytes wait to be interpreted, or while answers to pings and settings are not read."""
+        reading = not self._gate.waiting and not self._blocked
+        if reading != self._reading and not self._transport.is_closing():
+            self._reading = reading
+            if reading:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    # --- frames in ----------------------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Interpret some of the frames that have arrived; the rest waits in the server's line."""
+        if self._transport.is_closing():
+            return
+        try:
+            events = self._h2.receive_data(self._gate.take(_FRAMES))
+            for event in events:
+                if (handler := self._HANDLERS.get(type(event))) is not None:
+                    handler(self, event)
+        except Flood as flood:
+            self._quit(ErrorCodes.ENHANCE_YOUR_CALM, str(flood))
+            return
+        except ProtocolError:  # h2 has put its GOAWAY into the output
+            self._write()
+            self._transport.close()
+            return
+        self._flush()
+        if self._gate.goaway:
+            self.close_when_idle()
+        if self._gate.waiting and not self.queued:
+            self.queued = True
+            self._server.queue(self)
+        self._control_reading()
+
+    # h2 interprets all frames of a turn before their events are handled here, so a stream may be reset already when its
+    # request is looked at. Nothing is therefore sent before the turn ends, in `_flush`.
+
+    def _on_request(self, event: h2e.RequestReceived) -> None:
+        number = self._highest = event.stream_id
+        self._opened = True
+        if self._closing:
+            self._refused[number] = None
+            return
+        try:
+            head = CallHead.of(event.headers)
+            method = self._server.methods.get(head.path)
+            if method is None:
+                raise Unimplemented(f"no method {head.path[:80]}")
+            if not method.open:
+                head.authorise(self._server.token)
+            self._server.check_lane(self, method)
+            account = self._server.account(self)
+            self.calls[number] = Call(self, number, head, method, account)
+            if not method.health or len(self.calls) > _FREE_CALLS:
+                account.grow(_CALL_BYTES)
+        except NotGrpc as refusal:
+            self._refused[number] = [(b":status", b"%d" % refusal.status)]
+        except ServeError as error:
+            self._refused[number] = [*RESPONSE, *trailers(Status[error.code], str(error))]
+            if (call := self.calls.get(number)) is not None:
+                self._end(call)
+
+    def _on_data(self, event: h2e.DataReceived) -> None:
+        size = event.flow_controlled_length
+        self._unacknowledged += size
+        if self._unacknowledged >= _CONNECTION_WINDOW // 2:
+            self._h2.increment_flow_control_window(self._unacknowledged)
+            self._unacknowledged = 0
+        call = self.calls.get(event.stream_id)
+        if call is None or call.trailers is not None:  # refused; the frame was on its way
+            return
+        call.unacknowledged += size
+        try:
+            if event.data:
+                self._take(call, event.data)
+        except ServeError as error:
+            self._fail(call, error)
+            return
+        if event.stream_ended is None and (call.method.stream is None or not call.waiting):
+            self.consumed(call)
+
+    def _take(self, call: Call, data: bytes) -> None:
+        if call.method.stream is not None and not call.reader.inside and not call.waiting:
+            call.began = monotonic()
+        before = len(call.waiting)
+        if not call.method.health:
+            call.account.grow(len(data))
+        call.waiting.extend(call.reader.feed(data))
+        if call.method.stream is not None:
+            call.account.grow(MESSAGE_BYTES * (len(call.waiting) - before))
+        if call.method.stream is None:
+            if len(call.waiting) + call.reader.inside > 1:
+                raise BadRequest(f"more than one message for {call.head.path}")
+        elif call.waiting:
+            if call.task is None:
+                call.task = self._server.run(self._stream(call))
+            call.wake()
+        part = call.reader.part
+        if not call.checked and part is not None and not call.waiting:
+            call.checked = True
+            call.method.check(part, call.reader.length)  # type: ignore[misc] - unchecked calls have one
+
+    def consumed(self, call: Call) -> None:
+        """Let the client send as much as was taken from its stream."""
+        if call.unacknowledged >= _STREAM_WINDOW // 2 and not call.ended:
+            self._taken[call.id] = call
+            if call.task is not None:
+                self._server.loop.call_soon(self._flush)
+
+    def _on_end(self, event: h2e.StreamEnded) -> None:
+        call = self.calls.get(event.stream_id)
+        if call is None:
+            self._ended.add(event.stream_id)
+            return
+        call.ended = True
+        method = call.method
+        if call.trailers is not None:
+            return
+        if call.reader.inside or (method.stream is None and not call.waiting):
+            self._fail(call, BadRequest("the stream ends before its message does"))
+        elif method.quick is not None:
+            self._answer(call, method.quick)
+        elif method.stream is None:
+            call.task = self._server.run(self._unary(call))
+        elif call.task is None:
+            self._finish(call)
+        else:
+            call.wake()
+
+    def _on_reset(self, event: h2e.StreamReset) -> None:
+        if (call := self.calls.get(event.stream_id)) is not None:
+            call.cancel()
+            self._end(call)
+        else:
+            self._refused.pop(event.stream_id, None)
+
+    def _on_window(self, event: h2e.WindowUpdated) -> None:
+        if event.stream_id == 0:
+            self._outgoing.update(self._starved)
+            self._starved.clear()
+        elif (call := self._starved.pop(event.stream_id, None)) is not None:
+            self._outgoing[call.id] = call
+
+    def _on_settings(self, event: h2e.RemoteSettingsChanged) -> None:
+        self._opened = True
+        self._outgoing.update(self._starved)  # the initial window may have changed
+        self._starved.clear()
+
+    _HANDLERS: ClassVar[dict[type, Callable[[Connection, Any], None]]] = {
+        h2e.RequestReceived: _on_request,
+        h2e.DataReceived: _on_data,
+        h2e.StreamEnded: _on_end,
+        h2e.StreamReset: _on_reset,
+        h2e.WindowUpdated: _on_window,
+        h2e.RemoteSettingsChanged: _on_settings,
+    }
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def _answer(self, call: Call, quick: Callable[[bytes | bytearray], bytes]) -> None:
+        message = call.waiting.popleft()
+        try:
+            if message.compressed:
+                call.waiting.append(message)
+                call.task = self._server.run(self._inflated(call, quick))
+                return
+            call.send([quick(message.data)])
+        except ServeError as error:
+            self._fail(call, error)
+        else:
+            self._finish(call)
+
+    async def _inflated(self, call: Call, quick: Callable[[bytes | bytearray], bytes]) -> None:
+        try:
+            data = await call.receive()
+            assert data is not None
+            call.send([quick(data)])
+        except ServeError as error:
+            self._fail(call, error)
+        else:
+            self._finish(call)
+        self._flush()
+
+    async def _unary(self, call: Call) -> None:
+        try:
+            data = await call.receive()
+            assert data is not None
+            assert call.method.unary is not None
+            call.send(await call.method.unary(data, call))
+        except ServeError as error:
+            self._fail(call, error)
+        else:
+            self._finish(call)
+        self._flush()
+
+    async def _stream(self, call: Call) -> None:
+        assert call.method.stream is not None
+        try:
+            while (data := await call.receive()) is not None:
+                call.busy = True
+                call.send(await call.method.stream(data, call))
+                call.busy = False
+                call.began = monotonic()
+                self._outgoing[call.id] = call
+                self._flush()
+                await call.sent()
+        except ServeError as error:
+            self._fail(call, error)
+        else:
+            self._finish(call)
+        self._flush()
+
+    def _fail(self, call: Call, error: ServeError) -> None:
+        call.finish(Status[error.code], str(error))
+        self._outgoing[call.id] = call
+
+    def _finish(self, call: Call) -> None:
+        call.finish()
+        self._outgoing[call.id] = call
+
+    def _end(self, call: Call) -> None:
+        """Forget a call: it was answered in full, or the client has gone."""
+        if self.calls.pop(call.id, None) is None:
+            return
+        self._outgoing.pop(call.id, None)
+        self._starved.pop(call.id, None)
+        call.account.close()
+        if not self.calls:
+            self.idle_since = monotonic()
+            self._server.idle(self)
+            if self._closing:
+                self._close_soon()
+
+    # --- frames out ---------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Send as much output as windows and the transport take, a frame of each call in turn."""
+        if self._transport.is_closing():
+            return
+        self._send_refusals()
+        for call in self._taken.values():
+            if not call.ended and call.id in self.calls and call.unacknowledged:
+                self._h2.increment_flow_control_window(call.unacknowledged, call.id)
+                call.unacknowledged = 0
+        self._taken.clear()
+        size = 0
+        while self._outgoing and not self._blocked:
+            number, call = next(iter(self._outgoing.items()))
+            del self._outgoing[number]
+            sent = self._advance(call)
+            size += sent
+            if call.trailers is not None and not call.output:
+                self._close_stream(call)
+            elif call.output and sent:
+                self._outgoing[number] = call
+            elif call.output:
+                self._starved[number] = call
+            else:
+                call.wake()
+            if size >= _WRITE_BYTES:
+                self._write()
+                size = 0
+        self._write()
+
+    def _send_refusals(self) -> None:
+        """Answer by headers alone, and tell the client to send no more."""
+        for number, headers in self._refused.items():
+            if headers is not None:
+                self._h2.send_headers(number, headers, end_stream=True)
+            if headers is None or number not in self._ended:
+                self._h2.reset_stream(number, ErrorCodes.REFUSED_STREAM if headers is None else ErrorCodes.NO_ERROR)
+        self._refused.clear()
+        self._ended.clear()
+
+    def _advance(self, call: Call) -> int:
+        """Send one frame of a call's output, and return its size; 0 if its window is closed."""
+        if call.output and not call.answered:
+            call.answered = True
+            self._h2.send_headers(call.id, RESPONSE)
+        if not call.output:
+            return 0
+        part = call.output[0]
+        size = min(len(part), self._h2.local_flow_control_window(call.id), self._h2.max_outbound_frame_size)
+        if size <= 0:
+            return 0
+        self._h2.send_data(call.id, part[:size])
+        if size == len(part):
+            call.output.popleft()
+        else:
+            call.output[0] = part[size:]
+        call.account.shrink(size)
+        call.moved = monotonic()
+        return size
+
+    def _close_stream(self, call: Call) -> None:
+        assert call.trailers is not None
+        headers = call.trailers if call.answered else [*RESPONSE, *call.trailers]
+        self._h2.send_headers(call.id, headers, end_stream=True)
+        if not call.ended:
+            self._h2.reset_stream(call.id, ErrorCodes.NO_ERROR)
+        self._gate.call_answered()
+        self._end(call)
+
+    def _write(self) -> None:
+        if data := self._h2.data_to_send():
+            self._transport.write(data)
+
+    # --- limits of time, and the end ----------------------------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """End what took too long: the client's preface, a message, an idle stream, output that nobody reads."""
+        limits = self._server.limits
+        if not self.calls:
+            if now - self.idle_since > (limits.idle_s if self._opened else limits.head_s):
+                self.close_when_idle()
+            elif self._blocked and now - self._blocked_since > limits.write_s:
+                self._transport.abort()
+            return
+        if self._blocked and now - self._blocked_since > limits.write_s:
+            self._transport.abort()
+            return
+        for call in list(self.calls.values()):
+            if call.output:
+                if now - call.moved > limits.write_s or now - call.began > limits.answer_s:
+                    call.cancel()
+                    self._h2.reset_stream(call.id, ErrorCodes.CANCEL)
+                    self._end(call)
+            elif call.trailers is None and (error := self._late(call, now)) is not None:
+                call.cancel()
+                self._fail(call, error)
+        self._flush()
+
+    def _late(self, call: Call, now: float) -> TimedOut | None:
+        limits = self._server.limits
+        if call.method.stream is None and call.task is not None:
+            return None  # the work has its own limit
+        if call.head.end is not None and now > call.head.end:
+            return TimedOut("the client's deadline has passed")
+        if call.busy:
+            return None
+        if call.method.stream is not None and not call.reader.inside:
+            return TimedOut(f"no message for {limits.idle_s:g} s") if now - call.began > limits.idle_s else None
+        if now - call.began > limits.body_s:
+            return TimedOut(f"the message did not arrive within {limits.body_s:g} s")
+        return None
+
+    def drain(self) -> None:
+        """Ask the client to make new calls elsewhere; those that come anyway are answered."""
+        self._goaway(_ALL_STREAMS)
+
+    def close_when_idle(self) -> None:
+        """Answer the calls in progress, refuse others, and end the connection."""
+        if not self._closing:
+            self._closing = True
+            self._goaway(self._highest)
+            if not self.calls:
+                self._close_soon()
+
+    def close(self) -> None:
+        """End the connection now."""
+        if not self._closing:
+            self._goaway(self._highest)
+        self._closing = True
+        self._transport.close()
+
+    def _goaway(self, last: int) -> None:
+        # not h2's: after its own GOAWAY it sends nothing more, while calls in progress are still to be answered
+        if not self._transport.is_closing():
+            self._transport.write(GoAwayFrame(last_stream_id=last).serialize())
+
+    def _close_soon(self) -> None:
+        # A call that was on its way is refused meanwhile; closing at once would reset it without an answer.
+        self._server.loop.call_later(_LINGER_S, self._transport.close)
+
+    def _quit(self, code: ErrorCodes, reason: str) -> None:
+        log("connection ended", protocol="grpc", error=reason)
+        self._h2.close_connection(code, reason.encode())
+        self._write()
+        self._transport.close()

@@ -1,0 +1,174 @@
+"""Messages of gRPC in the bytes of a stream: a flag of compression, the length in four bytes, the content."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from trtkp.serving.errors import BadRequest, TooLarge
+
+__all__ = ["PREFIX_BYTES", "Account", "Message", "MessageReader", "inflate", "prefix"]
+
+PREFIX_BYTES = 5
+
+#: Bytes that are inflated before other requests get their turn: 1 to 2 ms.
+_SLICE = 1 << 18
+
+
+class Account(Protocol):
+    """Memory that a request holds."""
+
+    def grow(self, size: int) -> None:
+        """Hold more bytes; raises a `ServeError` if there are none."""
+
+    def shrink(self, size: int) -> None:
+        """Give bytes back."""
+
+    def close(self) -> None:
+        """Give all bytes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The content of a message as received, and whether it is compressed."""
+
+    data: bytes | bytearray
+    compressed: bool
+
+
+class MessageReader:
+    """Cuts the bytes of a stream into messages. A message that is too large is refused by its length alone.
+
+    Args:
+        limit: returns the most bytes that a message may have.
+
+    Attributes:
+        length: bytes of the last message that began.
+
+    Example:
+        >>> reader = MessageReader(lambda: 100)
+        >>> list(reader.feed(bytes([0, 0, 0, 0, 2]) + b"a")), reader.inside
+        ([], True)
+        >>> list(reader.feed(b"b"))
+        [Message(data=bytearray(b'ab'), compressed=False)]
+    """
+
+    __slots__ = ("_compressed", "_head", "_limit", "_part", "length")
+
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self._limit = limit
+        self._head = b""
+        self._part: bytearray | None = None  # the message that is incomplete
+        self.length = 0
+        self._compressed = False
+
+    @property
+    def inside(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return self._part is not None or bool(self._head)
+
+    @property
+    def part(self) -> bytearray | None:
+        """The bytes of the incomplete message so far."""
+        return self._part
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Take bytes in, and give the messages that they complete.
+
+        Raises:
+            BadRequest: the flag of compression is neither 0 nor 1.
+            TooLarge: a message's length is above the limit.
+        """
+        start, end = 0, len(data)
+        while start < end:
+            if self._part is None:
+                if self._head or end - start < PREFIX_BYTES:
+                    missing = PREFIX_BYTES - len(self._head)
+                    self._head += data[start : start + missing]
+                    start += missing
+                    if len(self._head) < PREFIX_BYTES:
+                        return
+                    head, self._head = self._head, b""
+                else:
+                    head = data[start : start + PREFIX_BYTES]
+                    start += PREFIX_BYTES
+                self._begin(head)
+                if end - start >= self.length:
+                    stop = start + self.length
+                    yield Message(data[start:stop], self._compressed)
+                    start = stop
+                else:
+                    self._part = bytearray()
+            if self._part is not None:
+                stop = start + self.length - len(self._part)
+                self._part += data[start:stop]
+                start = stop
+                if len(self._part) == self.length:
+                    part, self._part = self._part, None
+                    yield Message(part, self._compressed)
+
+    def _begin(self, head: bytes) -> None:
+        if head[0] > 1:
+            raise BadRequest(f"a message begins with {head[0]}, which is no flag of compression")
+        self._compressed = head[0] == 1
+        self.length = int.from_bytes(head[1:], "big")
+        if self.length > (limit := self._limit()):
+            raise TooLarge(f"a message of {self.length} bytes is larger than {limit} bytes")
+
+
+async def inflate(data: bytes | bytearray, encoding: str, limit: int, account: Account) -> bytearray:
+    """Undo the compression of a message, and let other requests have their turn meanwhile.
+
+    Args:
+        data: the compressed content.
+        encoding: ``gzip`` or ``deflate``.
+        limit: largest size in bytes. A few bytes could otherwise expand to gigabytes.
+        account: counts the bytes as they appear.
+
+    Raises:
+        BadRequest: the data is broken or incomplete.
+        TooLarge: the message is larger than the limit.
+        ServeError: the account has no room.
+
+    Example:
+        >>> class Free:
+        ...     def grow(self, size): ...
+        ...     def shrink(self, size): ...
+        ...     def close(self): ...
+        >>> asyncio.run(inflate(zlib.compress(b"abc"), "deflate", 100, Free()))
+        bytearray(b'abc')
+    """
+    inflater = zlib.decompressobj(wbits=47)  # 32 to detect the header, gzip's or zlib's, plus 15 for any window size
+    plain = bytearray()
+    view = memoryview(data)
+    for start in range(0, len(view), _SLICE):  # in pieces: what zlib leaves over of its input is a copy each time
+        rest: bytes | memoryview = view[start : start + _SLICE]
+        more = True
+        while more and not inflater.eof:  # a shorter one has used all of the input
+            try:
+                piece = inflater.decompress(rest, _SLICE)
+            except zlib.error:
+                raise BadRequest(f"the message is not valid {encoding}") from None
+            if len(plain) + len(piece) > limit:
+                raise TooLarge(f"the decompressed message is larger than {limit} bytes")
+            account.grow(len(piece))
+            plain += piece
+            rest = inflater.unconsumed_tail
+            if more := len(piece) == _SLICE:
+                await asyncio.sleep(0)
+    if not inflater.eof:
+        raise BadRequest(f"the {encoding} message is cut short")
+    return plain
+
+
+def prefix(length: int) -> bytes:
+    """The bytes before a message that is not compressed.
+
+    Example:
+        >>> prefix(258).hex()
+        '0000000102'
+    """
+    return b"\0" + length.to_bytes(4, "big")

@@ -1,0 +1,142 @@
+"""The gRPC server: its listening socket, its connections, and their turns in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from time import monotonic, perf_counter
+from typing import Any
+
+from trtkp.serving.protocol.http2.call import Method
+from trtkp.serving.protocol.http2.connection import Connection
+from trtkp.serving.protocol.http2.messages import Account
+
+__all__ = ["Http2Server", "Limits"]
+
+#: Seconds between two looks at all connections for what took too long.
+_SWEEP_S = 0.5
+#: Seconds of a turn of the event loop for frames that had to wait.
+_TURN_S = 0.005
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds that a client has: for its first frames, for a message, between messages or calls, to read."""
+
+    head_s: float
+    body_s: float
+    idle_s: float
+    write_s: float
+    answer_s: float
+
+
+class Http2Server:
+    """Serves gRPC methods. Made in the running event loop; `listen` starts it.
+
+    Args:
+        methods: the methods by their paths, such as ``/grpc.health.v1.Health/Check``.
+        limits: the limits of time.
+        account: makes the account of a call on a connection.
+        token: bearer token that methods that are not open require; None for no token.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        limits: Limits,
+        account: Callable[[Connection], Account],
+        token: str | None = None,
+    ) -> None:
+        self.methods = methods
+        self.limits = limits
+        self.account = account
+        self.token = token
+        self.loop = asyncio.get_running_loop()
+        self._connections: set[Connection] = set()
+        self._line: deque[Connection] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def listen(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
+        """Accept connections from a socket that is bound and listens."""
+        timeout = self.limits.head_s if context is not None else None
+        self._listener = await self.loop.create_server(
+            lambda: Connection(self), sock=listener, ssl=context, ssl_handshake_timeout=timeout
+        )
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    def drain(self) -> None:
+        """Ask all clients to make new calls elsewhere."""
+        for connection in self._connections:
+            connection.drain()
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept nothing more, wait so long for calls in progress, and end all connections."""
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._connections):
+            connection.close_when_idle()
+        end = monotonic() + grace_s
+        while any(connection.calls for connection in self._connections) and monotonic() < end:
+            await asyncio.sleep(0.02)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self._connections):
+            connection.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- for connections ----------------------------------------------------------------------------------------------
+
+    def admit(self, connection: Connection) -> bool:
+        """Take a new connection in; False if there is no room."""
+        self._connections.add(connection)
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """Forget a connection that has ended."""
+        self._connections.discard(connection)
+
+    def idle(self, connection: Connection) -> None:
+        """Note that all calls of a connection were answered."""
+
+    def check_lane(self, connection: Connection, method: Method) -> None:
+        """Check that a connection may call a method; raises a `ServeError`."""
+
+    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start the work of a call."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def queue(self, connection: Connection) -> None:
+        """Give a connection whose frames wait a further turn, after all others that wait."""
+        if not self._line:
+            self.loop.call_soon(self._work)
+        self._line.append(connection)
+
+    def _work(self) -> None:
+        end = perf_counter() + _TURN_S
+        line, self._line = self._line, deque()
+        while line and perf_counter() < end:
+            connection = line.popleft()
+            connection.queued = False
+            connection.work()
+        waiting = bool(self._line)
+        self._line.extendleft(reversed(line))
+        if line and not waiting:
+            self.loop.call_soon(self._work)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = monotonic()
+            for connection in list(self._connections):
+                connection.check(now)
