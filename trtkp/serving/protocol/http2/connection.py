@@ -13,12 +13,12 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import GoAwayFrame, WindowUpdateFrame
 
 from trtkp.serving.errors import BadRequest, ServeError, TimedOut
 from trtkp.serving.logs import log
 from trtkp.serving.protocol.http2.call import MESSAGE_BYTES, Call
-from trtkp.serving.protocol.http2.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Flood, FrameGate
+from trtkp.serving.protocol.http2.frames import MAX_CONTENT_BYTES, MAX_HEADER_BYTES, BadFrame, Content, FrameCutter
 from trtkp.serving.protocol.http2.head import RESPONSE, CallHead, Headers, NotGrpc, Status, Unimplemented, trailers
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = ["Connection"]
 
 #: Calls of a connection at once; a client keeps further ones back until one is answered.
 _CALLS = 100
+_FIRST_WINDOW = 65_535  # of a connection, by the standard
 #: Bytes that a client may send ahead. Of a stream: as much as may wait behind the message that is being answered.
 #: Of the connection: opened again with every byte that arrives, since each is counted, or refused, at once.
 _STREAM_WINDOW, _CONNECTION_WINDOW = 1 << 20, 1 << 24
@@ -37,7 +38,7 @@ _CALL_BYTES = 1 << 14
 _FREE_CALLS = 4
 #: Frames that are interpreted before other connections get their turn: about 1 ms.
 _FRAMES = 16
-#: Bytes that are given to the transport before it may say that its buffer is full.
+#: Bytes of answers that are sent before other connections get their turn: about 1 ms.
 _WRITE_BYTES = 1 << 18
 #: Seconds in which calls that were on their way are refused before a connection closes.
 _LINGER_S = 0.5
@@ -64,7 +65,7 @@ class _H2(H2Connection):
                 SettingCodes.MAX_CONCURRENT_STREAMS: _CALLS,
                 SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADER_BYTES,
                 SettingCodes.INITIAL_WINDOW_SIZE: _STREAM_WINDOW,
-                SettingCodes.MAX_FRAME_SIZE: MAX_FRAME_BYTES,
+                SettingCodes.MAX_FRAME_SIZE: MAX_CONTENT_BYTES,
             },
         )
         self.decoder.max_header_list_size = MAX_HEADER_BYTES
@@ -87,14 +88,14 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._transport: asyncio.Transport = None  # type: ignore[assignment] - connection_made comes first
         self._h2 = _H2()
-        self._gate = FrameGate()
+        self._frames = FrameCutter()
         self._opened = False  # the client has sent its preface and settings
         self._blocked = False  # the transport's buffer is full
         self._blocked_since = 0.0
         self._reading = True
         self._closing = False
         self._highest = 0  # the last stream that was begun
-        self._unacknowledged = 0
+        self._window = _CONNECTION_WINDOW  # bytes that the client may send
         self._refused: dict[int, Headers | None] = {}  # streams and their answers; None to let the client try again
         self._ended: set[int] = set()  # of the refused streams, those that the client has ended
         self._taken: dict[int, Call] = {}  # calls whose windows are to be opened
@@ -113,11 +114,11 @@ class Connection(asyncio.Protocol):
             transport.close()
             return
         self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(_CONNECTION_WINDOW - 65_535)
         self._write()
+        self._open_window(0, _CONNECTION_WINDOW - _FIRST_WINDOW)
 
     def data_received(self, data: bytes) -> None:
-        self._gate.add(data)
+        self._frames.add(data)
         self.work()
 
     def eof_received(self) -> bool:
@@ -142,7 +143,7 @@ class Connection(asyncio.Protocol):
 
     def _control_reading(self) -> None:
         """Read nothing while bytes wait to be interpreted, or while answers to pings and settings are not read."""
-        reading = not self._gate.waiting and not self._blocked
+        reading = not self._frames.waiting and not self._blocked
         if reading != self._reading and not self._transport.is_closing():
             self._reading = reading
             if reading:
@@ -157,31 +158,37 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         try:
-            events = self._h2.receive_data(self._gate.take(_FRAMES))
-            for event in events:
-                if (handler := self._HANDLERS.get(type(event))) is not None:
-                    handler(self, event)
-        except Flood as flood:
-            self._quit(ErrorCodes.ENHANCE_YOUR_CALM, str(flood))
+            for part in self._frames.take(_FRAMES):
+                if isinstance(part, Content):
+                    self._on_content(part)
+                    continue
+                for event in self._h2.receive_data(part):
+                    if (handler := self._HANDLERS.get(type(event))) is not None:
+                        handler(self, event)
+        except BadFrame as bad:
+            self._quit(bad.code, str(bad))
             return
         except ProtocolError:  # h2 has put its GOAWAY into the output
             self._write()
             self._transport.close()
             return
         self._flush()
-        if self._gate.goaway:
+        if self._frames.goaway:
             self.close_when_idle()
-        if self._gate.waiting and not self.queued:
+        if self._frames.waiting and not self.queued:
             self.queued = True
             self._server.queue(self)
         self._control_reading()
 
-    # h2 interprets all frames of a turn before their events are handled here, so a stream may be reset already when its
-    # request is looked at. Nothing is therefore sent before the turn ends, in `_flush`.
+    # h2 interprets several frames before their events are handled here, so a stream may be reset already when its request
+    # is looked at. Nothing is therefore sent before the turn ends, in `_flush`.
 
     def _on_request(self, event: h2e.RequestReceived) -> None:
         number = self._highest = event.stream_id
         self._opened = True
+        if (stream := self._h2.streams.get(number)) is not None:
+            # h2 would miss the content that does not pass through it, if the client said how long it is.
+            stream._expected_content_length = None  # noqa: SLF001
         if self._closing:
             self._refused[number] = None
             return
@@ -204,26 +211,32 @@ class Connection(asyncio.Protocol):
             if (call := self.calls.get(number)) is not None:
                 self._end(call)
 
-    def _on_data(self, event: h2e.DataReceived) -> None:
-        size = event.flow_controlled_length
-        self._unacknowledged += size
-        if self._unacknowledged >= _CONNECTION_WINDOW // 2:
-            self._h2.increment_flow_control_window(self._unacknowledged)
-            self._unacknowledged = 0
-        call = self.calls.get(event.stream_id)
-        if call is None or call.trailers is not None:  # refused; the frame was on its way
-            return
+    def _on_content(self, content: Content) -> None:
+        number, data, size = content
+        self._window -= size
+        if self._window < 0:
+            raise BadFrame("more content than the connection's window", ErrorCodes.FLOW_CONTROL_ERROR)
+        if self._window <= _CONNECTION_WINDOW // 2:
+            self._open_window(0, _CONNECTION_WINDOW - self._window)
+            self._window = _CONNECTION_WINDOW
+        call = self.calls.get(number)
+        if call is None or call.trailers is not None or call.ended:
+            if number > self._highest:
+                raise BadFrame("content of a stream that was not opened", ErrorCodes.PROTOCOL_ERROR)
+            return  # refused, reset or answered; the frame was on its way
         call.unacknowledged += size
+        if call.unacknowledged > _STREAM_WINDOW:
+            raise BadFrame("more content than the stream's window", ErrorCodes.FLOW_CONTROL_ERROR)
         try:
-            if event.data:
-                self._take(call, event.data)
+            if data:
+                self._take(call, data)
         except ServeError as error:
             self._fail(call, error)
             return
-        if event.stream_ended is None and (call.method.stream is None or not call.waiting):
+        if call.method.stream is None or not call.waiting:
             self.consumed(call)
 
-    def _take(self, call: Call, data: bytes) -> None:
+    def _take(self, call: Call, data: memoryview) -> None:
         if call.method.stream is not None and not call.reader.inside and not call.waiting:
             call.began = monotonic()
         before = len(call.waiting)
@@ -292,7 +305,6 @@ class Connection(asyncio.Protocol):
 
     _HANDLERS: ClassVar[dict[type, Callable[[Connection, Any], None]]] = {
         h2e.RequestReceived: _on_request,
-        h2e.DataReceived: _on_data,
         h2e.StreamEnded: _on_end,
         h2e.StreamReset: _on_reset,
         h2e.WindowUpdated: _on_window,
@@ -384,7 +396,7 @@ class Connection(asyncio.Protocol):
         self._send_refusals()
         for call in self._taken.values():
             if not call.ended and call.id in self.calls and call.unacknowledged:
-                self._h2.increment_flow_control_window(call.unacknowledged, call.id)
+                self._open_window(call.id, call.unacknowledged)
                 call.unacknowledged = 0
         self._taken.clear()
         size = 0
@@ -402,8 +414,8 @@ class Connection(asyncio.Protocol):
             else:
                 call.wake()
             if size >= _WRITE_BYTES:
-                self._write()
-                size = 0
+                self._server.loop.call_soon(self._flush)
+                break
         self._write()
 
     def _send_refusals(self) -> None:
@@ -442,8 +454,12 @@ class Connection(asyncio.Protocol):
         self._h2.send_headers(call.id, headers, end_stream=True)
         if not call.ended:
             self._h2.reset_stream(call.id, ErrorCodes.NO_ERROR)
-        self._gate.call_answered()
+        self._frames.call_answered()
         self._end(call)
+
+    def _open_window(self, stream: int, size: int) -> None:
+        # not h2's, which does not see the content that used the window up
+        self._transport.write(WindowUpdateFrame(stream, window_increment=size).serialize())
 
     def _write(self) -> None:
         if data := self._h2.data_to_send():

@@ -75,7 +75,7 @@ class MessageReader:
         """The bytes of the incomplete message so far."""
         return self._part
 
-    def feed(self, data: bytes) -> Iterator[Message]:
+    def feed(self, data: bytes | memoryview) -> Iterator[Message]:
         """Take bytes in, and give the messages that they complete.
 
         Raises:
@@ -93,12 +93,12 @@ class MessageReader:
                         return
                     head, self._head = self._head, b""
                 else:
-                    head = data[start : start + PREFIX_BYTES]
+                    head = bytes(data[start : start + PREFIX_BYTES])
                     start += PREFIX_BYTES
                 self._begin(head)
                 if end - start >= self.length:
                     stop = start + self.length
-                    yield Message(data[start:stop], self._compressed)
+                    yield Message(bytes(data[start:stop]), self._compressed)
                     start = stop
                 else:
                     self._part = bytearray()
