@@ -125,9 +125,9 @@ class _Answers:
             limit = largest_message(model.contract)
             if length > limit:
                 raise TooLarge(f"a message of {length} bytes is larger than {limit} bytes, the most that {name} needs")
-        except ServeError as refusal:
+        except ServeError:
             with self._service.exchange("grpc", uuid.uuid4().hex):  # counts and logs it
-                raise refusal
+                raise
 
     async def infer(self, data: bytes | bytearray, call: Call) -> Answer:
         """``ModelInfer``."""

@@ -177,8 +177,10 @@ async def values(name: str, datatype: str, contents: _Buffer) -> memoryview:
     made = np.empty(len(sent), dtype)
     for start in range(0, len(sent), _SLICE):
         part = np.array(sent[start : start + _SLICE])
-        if dtype.kind in "iu" and (low := np.iinfo(dtype)) and (part.min() < low.min or part.max() > low.max):
-            raise BadRequest(f"input {name[:80]}: values outside {low.min}..{low.max} of {datatype}")
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            if part.min() < limits.min or part.max() > limits.max:
+                raise BadRequest(f"input {name[:80]}: values outside {limits.min}..{limits.max} of {datatype}")
         made[start : start + _SLICE] = part
         await asyncio.sleep(0)
     return made.view(np.uint8).data

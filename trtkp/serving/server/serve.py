@@ -72,15 +72,15 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
     async with contextlib.AsyncExitStack() as stack:
         http = _listen(options.host, options.port)
         stack.callback(http.close)
-        rpc, rpc_port = None, 0
+        rpc, rpc_socket, rpc_port = None, None, 0
         if options.grpc_port is not None:
             rpc_socket = _listen(options.host, options.grpc_port)
             stack.callback(rpc_socket.close)
             rpc_port = rpc_socket.getsockname()[1]
-            rpc = _rpc_server(service, options, token)
         listening = asyncio.create_task(server.serve([http]))  # before the workers: health probes get "not ready yet"
-        if rpc is not None:
-            await rpc.listen(rpc_socket, _tls(options))
+        if rpc_socket is not None:
+            rpc = _rpc_server(service, options, token)
+            rpc.listen(rpc_socket, _tls(options))
         try:
             starting = asyncio.create_task(service.start())
             await _first(starting, asyncio.create_task(stop.wait()), listening)

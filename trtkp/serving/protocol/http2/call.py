@@ -92,7 +92,7 @@ class Call:
         self.waiting: deque[Message] = deque()  # complete messages that were not taken yet
         self.ended = False  # the client sends no more
         self.answered = False  # the first headers were sent
-        self.checked = method.check is None
+        self.checked = False  # the method has seen the first bytes of a message
         self.task: asyncio.Task[None] | None = None
         self.output: deque[memoryview] = deque()
         self.trailers: Headers | None = None

@@ -74,8 +74,8 @@ class _H2(H2Connection):
 class Connection(asyncio.Protocol):
     """Takes the frames of a client, and answers its calls.
 
-    Every byte of a message is counted by the account of its call as it arrives, or the call is refused. Answers leave as
-    the client opens its windows and reads.
+    Every byte of a message is counted by the account of its call as it arrives, or the call is refused. Answers leave
+    as the client opens its windows and reads.
 
     Args:
         server: the server, with its methods, limits and accounts.
@@ -86,9 +86,11 @@ class Connection(asyncio.Protocol):
         self.idle_since = monotonic()
         self.queued = False  # waits in the server's line
         self._server = server
-        self._transport: asyncio.Transport = None  # type: ignore[assignment] - connection_made comes first
+        self._transport: Any = None  # an asyncio.Transport, once the connection was made
         self._h2 = _H2()
         self._frames = FrameCutter()
+        self._backlog = server.account(self)  # frames that wait
+        self._held = 0
         self._opened = False  # the client has sent its preface and settings
         self._blocked = False  # the transport's buffer is full
         self._blocked_since = 0.0
@@ -105,38 +107,43 @@ class Connection(asyncio.Protocol):
     # --- the transport ------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Send the server's settings."""
         self._transport = transport
-        if not self._server.admit(self):
-            transport.abort()
-            return
+        self._server.remember(self)
         ssl = transport.get_extra_info("ssl_object")
         if ssl is not None and ssl.selected_alpn_protocol() != "h2":
-            transport.close()
+            self._close()
             return
         self._h2.initiate_connection()
         self._write()
         self._open_window(0, _CONNECTION_WINDOW - _FIRST_WINDOW)
 
     def data_received(self, data: bytes) -> None:
+        """Interpret what arrived, or the first frames of it."""
         self._frames.add(data)
         self.work()
 
     def eof_received(self) -> bool:
+        """Close the connection: a client that sends no more frames cannot open windows either."""
         return False  # the transport closes itself
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Give up all calls."""
         self._closing = True
         for call in list(self.calls.values()):
             call.cancel()
             self._end(call)
+        self._backlog.close()
         self._server.forget(self)
 
     def pause_writing(self) -> None:
+        """Send nothing: the client reads too slowly."""
         self._blocked = True
         self._blocked_since = monotonic()
         self._control_reading()
 
     def resume_writing(self) -> None:
+        """Go on sending."""
         self._blocked = False
         self._flush()
         self._control_reading()
@@ -170,25 +177,34 @@ class Connection(asyncio.Protocol):
             return
         except ProtocolError:  # h2 has put its GOAWAY into the output
             self._write()
-            self._transport.close()
+            self._close()
             return
         self._flush()
         if self._frames.goaway:
             self.close_when_idle()
-        if self._frames.waiting and not self.queued:
-            self.queued = True
-            self._server.queue(self)
+        self._backlog.shrink(self._held)
+        self._held = self._frames.waiting
+        if self._held:
+            try:
+                self._backlog.grow(self._held)
+            except ServeError:
+                self._held = 0
+                self._quit(ErrorCodes.ENHANCE_YOUR_CALM, "no memory for the frames that wait")
+                return
+            if not self.queued:
+                self.queued = True
+                self._server.queue(self)
         self._control_reading()
 
-    # h2 interprets several frames before their events are handled here, so a stream may be reset already when its request
-    # is looked at. Nothing is therefore sent before the turn ends, in `_flush`.
+    # h2 interprets several frames before their events are handled here, so a stream may be reset already when its
+    # request is looked at. Nothing is therefore sent before the turn ends, in `_flush`.
 
     def _on_request(self, event: h2e.RequestReceived) -> None:
         number = self._highest = event.stream_id
         self._opened = True
         if (stream := self._h2.streams.get(number)) is not None:
             # h2 would miss the content that does not pass through it, if the client said how long it is.
-            stream._expected_content_length = None  # noqa: SLF001
+            stream._expected_content_length = None
         if self._closing:
             self._refused[number] = None
             return
@@ -253,9 +269,9 @@ class Connection(asyncio.Protocol):
                 call.task = self._server.run(self._stream(call))
             call.wake()
         part = call.reader.part
-        if not call.checked and part is not None and not call.waiting:
+        if not call.checked and call.method.check is not None and part is not None:
             call.checked = True
-            call.method.check(part, call.reader.length)  # type: ignore[misc] - unchecked calls have one
+            call.method.check(part, call.reader.length)
 
     def consumed(self, call: Call) -> None:
         """Let the client send as much as was taken from its stream."""
@@ -470,15 +486,12 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """End what took too long: the client's preface, a message, an idle stream, output that nobody reads."""
         limits = self._server.limits
-        if not self.calls:
-            if now - self.idle_since > (limits.idle_s if self._opened else limits.head_s):
-                self.close_when_idle()
-            elif self._blocked and now - self._blocked_since > limits.write_s:
-                self._transport.abort()
-            return
-        if self._blocked and now - self._blocked_since > limits.write_s:
+        if (self._blocked or self._transport.is_closing()) and now - self._blocked_since > limits.write_s:
             self._transport.abort()
+        if self._transport.is_closing():
             return
+        if not self.calls and now - self.idle_since > (limits.idle_s if self._opened else limits.head_s):
+            self.close_when_idle()
         for call in list(self.calls.values()):
             if call.output:
                 if now - call.moved > limits.write_s or now - call.began > limits.answer_s:
@@ -520,8 +533,14 @@ class Connection(asyncio.Protocol):
         """End the connection now."""
         if not self._closing:
             self._goaway(self._highest)
+        self._close()
+
+    def _close(self) -> None:
+        """Close the connection when the client has read what was sent; `check` does not wait for that for ever."""
         self._closing = True
-        self._transport.close()
+        if not self._transport.is_closing():
+            self._blocked_since = monotonic()
+            self._transport.close()
 
     def _goaway(self, last: int) -> None:
         # not h2's: after its own GOAWAY it sends nothing more, while calls in progress are still to be answered
@@ -530,10 +549,10 @@ class Connection(asyncio.Protocol):
 
     def _close_soon(self) -> None:
         # A call that was on its way is refused meanwhile; closing at once would reset it without an answer.
-        self._server.loop.call_later(_LINGER_S, self._transport.close)
+        self._server.loop.call_later(_LINGER_S, self._close)
 
     def _quit(self, code: ErrorCodes, reason: str) -> None:
         log("connection ended", protocol="grpc", error=reason)
         self._h2.close_connection(code, reason.encode())
         self._write()
-        self._transport.close()
+        self._close()

@@ -56,7 +56,7 @@ class Content(NamedTuple):
 
 
 class FrameCutter:
-    """Cuts the bytes of one connection into content and frames for h2, a few frames at a time.
+    r"""Cuts the bytes of one connection into content and frames for h2, a few frames at a time.
 
     Frames that carry no request (RST_STREAM, PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty or padded DATA, parts of
     headers) cost the sender nothing. Each takes from a budget, which time and answered calls fill up again.
@@ -72,7 +72,7 @@ class FrameCutter:
 
     Example:
         >>> cutter = FrameCutter()
-        >>> cutter.add(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes([0, 0, 2, 0, 1, 0, 0, 0, 1]) + b"ab")
+        >>> cutter.add(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 2, 0, 1, 0, 0, 0, 1]) + b"ab")
         >>> preface, content, end = cutter.take(frames=8)
         >>> len(preface), content.stream, bytes(content.data), end.hex()
         (24, 1, b'ab', '000000000100000001')
@@ -178,7 +178,7 @@ class FrameCutter:
         self._ends = bool(flags & _END_STREAM)
         self._left = length
         position += _HEAD_BYTES
-        if not length and not self._ends or flags & _PADDED:
+        if flags & _PADDED or not (length or self._ends):
             self._charge()
         if flags & _PADDED:
             self._padding = data[position] if length else 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import socket
 import ssl
 from collections import deque
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import Any
 
+from trtkp.serving.logs import log
 from trtkp.serving.protocol.http2.call import Method
 from trtkp.serving.protocol.http2.connection import Connection
 from trtkp.serving.protocol.http2.messages import Account
@@ -57,18 +60,17 @@ class Http2Server:
         self.token = token
         self.loop = asyncio.get_running_loop()
         self._connections: set[Connection] = set()
+        self._changed = asyncio.Event()  # calls or connections have ended
         self._line: deque[Connection] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listener: asyncio.Server | None = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
+        self._always: list[asyncio.Task[None]] = []
 
-    async def listen(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
-        """Accept connections from a socket that is bound and listens."""
-        timeout = self.limits.head_s if context is not None else None
-        self._listener = await self.loop.create_server(
-            lambda: Connection(self), sock=listener, ssl=context, ssl_handshake_timeout=timeout
-        )
-        self._sweeper = asyncio.create_task(self._sweep())
+    def listen(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
+        """Accept connections from a socket that is bound and listens; it is closed at the end."""
+        listener.setblocking(False)
+        self._listener = listener
+        self._always = [self.loop.create_task(self._accept(listener, context)), self.loop.create_task(self._sweep())]
 
     def drain(self) -> None:
         """Ask all clients to make new calls elsewhere."""
@@ -77,15 +79,18 @@ class Http2Server:
 
     async def stop(self, grace_s: float) -> None:
         """Accept nothing more, wait so long for calls in progress, and end all connections."""
+        for task in self._always:
+            task.cancel()
+        await asyncio.gather(*self._always, return_exceptions=True)
         if self._listener is not None:
             self._listener.close()
         for connection in list(self._connections):
             connection.close_when_idle()
-        end = monotonic() + grace_s
-        while any(connection.calls for connection in self._connections) and monotonic() < end:
-            await asyncio.sleep(0.02)
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while any(connection.calls for connection in self._connections):
+                    self._changed.clear()
+                    await self._changed.wait()
         for connection in list(self._connections):
             connection.close()
         for task in self._tasks:
@@ -94,17 +99,18 @@ class Http2Server:
 
     # --- for connections ----------------------------------------------------------------------------------------------
 
-    def admit(self, connection: Connection) -> bool:
-        """Take a new connection in; False if there is no room."""
+    def remember(self, connection: Connection) -> None:
+        """Look after a connection that was made."""
         self._connections.add(connection)
-        return True
 
     def forget(self, connection: Connection) -> None:
         """Forget a connection that has ended."""
         self._connections.discard(connection)
+        self._changed.set()
 
     def idle(self, connection: Connection) -> None:
         """Note that all calls of a connection were answered."""
+        self._changed.set()
 
     def check_lane(self, connection: Connection, method: Method) -> None:
         """Check that a connection may call a method; raises a `ServeError`."""
@@ -133,6 +139,30 @@ class Http2Server:
         self._line.extendleft(reversed(line))
         if line and not waiting:
             self.loop.call_soon(self._work)
+
+    async def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+        # Not the loop's own server, which accepts as many connections at once as wait, and with TLS tells of them after
+        # the handshake only: they could not be limited.
+        while True:
+            try:
+                link, _ = await self.loop.sock_accept(listener)
+            except OSError as error:  # no descriptors are left, or the client has gone
+                log("cannot accept a connection", level=logging.WARNING, protocol="grpc", error=error.strerror)
+                await asyncio.sleep(_SWEEP_S)
+                continue
+            self.run(self._open(link, context))
+
+    async def _open(self, link: socket.socket, context: ssl.SSLContext | None) -> None:
+        connection = Connection(self)
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: connection,
+                link,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else self.limits.head_s,
+            )
+        except (OSError, TimeoutError):  # the handshake failed, or the client has gone
+            link.close()
 
     async def _sweep(self) -> None:
         while True:
