@@ -109,7 +109,10 @@ def test_decompression_has_a_limit(bundles: Path, tmp_path: Path) -> None:
         )
         answer = server.request("POST", "/v2/models/kep/infer", data=b" " * 200_000)
         assert answer.status_code == 413
-        with server.grpc_client() as client, pytest.raises(InferenceServerException, match="a message of 153631 bytes is larger than"):
+        with (
+            server.grpc_client() as client,
+            pytest.raises(InferenceServerException, match="a message of 153631 bytes is larger than"),
+        ):
             client.infer("kep", batch_input(triton_grpc, images(200)))
 
 

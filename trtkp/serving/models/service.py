@@ -15,6 +15,7 @@ from time import monotonic
 
 import numpy as np
 
+from trtkp.serving.admission.memory import Memory
 from trtkp.serving.contract import Contract, RawTensor
 from trtkp.serving.errors import NotFound, ServeError, Unavailable
 from trtkp.serving.logs import log
@@ -74,7 +75,7 @@ class Service:
         self.options = options or ServeOptions()
         self.metrics = Metrics()
         self.draining = False
-        self._bodies = 0
+        self.memory = Memory(self.options.pending_bytes)
         self._in_flight = 0
         self._changed = asyncio.Event()
         self.models: dict[str, dict[str, Model]] = {}
@@ -187,15 +188,11 @@ class Service:
         """Context in which the server holds ``size`` bytes of a request's body.
 
         Raises:
-            Unavailable: all bodies together would exceed the limit.
+            NoMemory: there is no room for it.
         """
-        if self._bodies + size > self.options.pending_bytes:
-            raise Unavailable("the bodies of waiting requests have reached their limit", remedy="try again later")
-        self._bodies += size
-        try:
+        with self.memory.account(object()) as account:
+            account.grow(size)
             yield
-        finally:
-            self._bodies -= size
 
     def _record(self, exchange: Exchange) -> None:
         seconds = monotonic() - exchange.started

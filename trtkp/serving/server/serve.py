@@ -17,11 +17,13 @@ import uvicorn
 
 from trtkp.errors import InputError
 from trtkp.serving.addresses import Addresses
+from trtkp.serving.admission.connections import Connections
+from trtkp.serving.admission.deadlines import Deadlines
 from trtkp.serving.logs import log, start_logging
 from trtkp.serving.models.service import Service
 from trtkp.serving.options import ServeOptions
 from trtkp.serving.protocol.connection import timed_connections
-from trtkp.serving.protocol.http2.server import Http2Server, Limits
+from trtkp.serving.protocol.http2.server import Http2Server
 from trtkp.serving.protocol.rest import make_app
 from trtkp.serving.protocol.rpc import rpc_methods
 
@@ -79,7 +81,9 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
             rpc_port = rpc_socket.getsockname()[1]
         listening = asyncio.create_task(server.serve([http]))  # before the workers: health probes get "not ready yet"
         if rpc_socket is not None:
-            rpc = _rpc_server(service, options, token)
+            rpc = Http2Server(
+                rpc_methods(service), Deadlines.of(options), service.memory, Connections(options.connections), token
+            )
             rpc.listen(rpc_socket, _tls(options))
         try:
             starting = asyncio.create_task(service.start())
@@ -171,33 +175,6 @@ def _listen(host: str, port: int) -> socket.socket:
         message = f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}"
         raise InputError(message, remedy="choose another --host or --port") from None
     return listener
-
-
-def _rpc_server(service: Service, options: ServeOptions, token: str | None) -> Http2Server:
-    timeout = options.timeout_s
-    limits = Limits(head_s=timeout, body_s=timeout, idle_s=75.0, write_s=timeout, answer_s=timeout)
-    return Http2Server(rpc_methods(service), limits, lambda connection: Acc(service), token)
-
-
-class Acc:
-    def __init__(self, service: Service) -> None:
-        self.s, self.n = service, 0
-
-    def grow(self, n: int) -> None:
-        if self.s._bodies + n > self.s.options.pending_bytes:
-            from trtkp.serving.errors import Unavailable
-
-            raise Unavailable("full")
-        self.s._bodies += n
-        self.n += n
-
-    def shrink(self, n: int) -> None:
-        self.s._bodies -= n
-        self.n -= n
-        assert self.n >= 0, self.n
-
-    def close(self) -> None:
-        self.shrink(self.n)
 
 
 def _tls(options: ServeOptions) -> ssl.SSLContext | None:

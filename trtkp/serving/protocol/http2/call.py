@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
+from trtkp.serving.admission.memory import Account
 from trtkp.serving.errors import BadRequest
 from trtkp.serving.protocol.http2.head import CallHead, Headers, Status, trailers
-from trtkp.serving.protocol.http2.messages import PREFIX_BYTES, Account, Message, MessageReader, inflate, prefix
+from trtkp.serving.protocol.http2.messages import PREFIX_BYTES, Message, MessageReader, inflate, prefix
 
 if TYPE_CHECKING:
     from trtkp.serving.protocol.http2.connection import Connection
@@ -77,6 +78,7 @@ class Call:
         "moved",
         "output",
         "reader",
+        "size",
         "task",
         "trailers",
         "unacknowledged",
@@ -99,7 +101,10 @@ class Call:
         self.busy = False  # a message of a stream is being answered
         self.held = 0  # bytes of the message that was received last
         self.unacknowledged = 0  # bytes for which the client's window was not opened again
-        self.began = self.moved = monotonic()  # start of what is awaited: a message, or that output is read
+        self.size = 0  # bytes of the output since there was none
+        self.began = self.moved = (
+            monotonic()
+        )  # start of the message that comes, or of the output, and its last progress
         self._changed: asyncio.Event | None = None
         self._connection = connection
 
@@ -145,6 +150,8 @@ class Call:
         self.account.grow(size + PREFIX_BYTES)
         if not self.output:
             self.began = self.moved = monotonic()
+            self.size = 0
+        self.size += size
         if size < _JOIN:
             self.output.append(memoryview(b"".join((prefix(size), *answer))))
         else:

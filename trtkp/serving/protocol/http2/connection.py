@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +18,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame, WindowUpdateFrame
 
-from trtkp.serving.errors import BadRequest, ServeError, TimedOut
+from trtkp.serving.errors import BadRequest, ServeError, TimedOut, Unavailable
 from trtkp.serving.logs import log
 from trtkp.serving.protocol.http2.call import MESSAGE_BYTES, Call
 from trtkp.serving.protocol.http2.frames import MAX_CONTENT_BYTES, MAX_HEADER_BYTES, BadFrame, Content, FrameCutter
@@ -78,18 +81,20 @@ class Connection(asyncio.Protocol):
     as the client opens its windows and reads.
 
     Args:
-        server: the server, with its methods, limits and accounts.
+        server: the server, with its methods and limits.
+        link: the socket.
     """
 
-    def __init__(self, server: Http2Server) -> None:
+    def __init__(self, server: Http2Server, link: socket.socket) -> None:
         self.calls: dict[int, Call] = {}
         self.idle_since = monotonic()
         self.queued = False  # waits in the server's line
         self._server = server
+        self._link = link
         self._transport: Any = None  # an asyncio.Transport, once the connection was made
         self._h2 = _H2()
         self._frames = FrameCutter()
-        self._backlog = server.account(self)  # frames that wait
+        self._backlog = server.memory.account(self)  # frames that wait
         self._held = 0
         self._opened = False  # the client has sent its preface and settings
         self._blocked = False  # the transport's buffer is full
@@ -215,9 +220,11 @@ class Connection(asyncio.Protocol):
                 raise Unimplemented(f"no method {head.path[:80]}")
             if not method.open:
                 head.authorise(self._server.token)
-            self._server.check_lane(self, method)
-            account = self._server.account(self)
+            if not method.health and self._server.connections.health_only(self):
+                raise Unavailable("all connections are in use", remedy="try again later")
+            account = self._server.memory.account(self)
             self.calls[number] = Call(self, number, head, method, account)
+            self._server.connections.busy(self)
             if not method.health or len(self.calls) > _FREE_CALLS:
                 account.grow(_CALL_BYTES)
         except NotGrpc as refusal:
@@ -255,6 +262,7 @@ class Connection(asyncio.Protocol):
     def _take(self, call: Call, data: memoryview) -> None:
         if call.method.stream is not None and not call.reader.inside and not call.waiting:
             call.began = monotonic()
+        call.moved = monotonic()
         before = len(call.waiting)
         if not call.method.health:
             call.account.grow(len(data))
@@ -266,7 +274,7 @@ class Connection(asyncio.Protocol):
                 raise BadRequest(f"more than one message for {call.head.path}")
         elif call.waiting:
             if call.task is None:
-                call.task = self._server.run(self._stream(call))
+                call.task = self._server.run(self._work(call, self._stream(call)))
             call.wake()
         part = call.reader.part
         if not call.checked and call.method.check is not None and part is not None:
@@ -294,7 +302,7 @@ class Connection(asyncio.Protocol):
         elif method.quick is not None:
             self._answer(call, method.quick)
         elif method.stream is None:
-            call.task = self._server.run(self._unary(call))
+            call.task = self._server.run(self._work(call, self._unary(call)))
         elif call.task is None:
             self._finish(call)
         else:
@@ -330,57 +338,49 @@ class Connection(asyncio.Protocol):
     # --- answers ------------------------------------------------------------------------------------------------------
 
     def _answer(self, call: Call, quick: Callable[[bytes | bytearray], bytes]) -> None:
-        message = call.waiting.popleft()
+        if call.waiting[0].compressed:
+            call.task = self._server.run(self._work(call, self._answer_later(call, quick)))
+            return
         try:
-            if message.compressed:
-                call.waiting.append(message)
-                call.task = self._server.run(self._inflated(call, quick))
-                return
-            call.send([quick(message.data)])
+            call.send([quick(call.waiting.popleft().data)])
         except ServeError as error:
             self._fail(call, error)
         else:
             self._finish(call)
 
-    async def _inflated(self, call: Call, quick: Callable[[bytes | bytearray], bytes]) -> None:
+    async def _work(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
+        """Run the work of a call and end the call, whatever happens."""
         try:
-            data = await call.receive()
-            assert data is not None
-            call.send([quick(data)])
+            await work
         except ServeError as error:
             self._fail(call, error)
+        except Exception as error:  # a fault of the server
+            log("call failed", level=logging.ERROR, path=call.head.path, error=f"{type(error).__name__}: {error}")
+            self._fail(call, ServeError("internal error, see the server's log"))
         else:
             self._finish(call)
         self._flush()
+
+    async def _answer_later(self, call: Call, quick: Callable[[bytes | bytearray], bytes]) -> None:
+        data = await call.receive()
+        assert data is not None
+        call.send([quick(data)])
 
     async def _unary(self, call: Call) -> None:
-        try:
-            data = await call.receive()
-            assert data is not None
-            assert call.method.unary is not None
-            call.send(await call.method.unary(data, call))
-        except ServeError as error:
-            self._fail(call, error)
-        else:
-            self._finish(call)
-        self._flush()
+        data = await call.receive()
+        assert data is not None
+        assert call.method.unary is not None
+        call.send(await call.method.unary(data, call))
 
     async def _stream(self, call: Call) -> None:
         assert call.method.stream is not None
-        try:
-            while (data := await call.receive()) is not None:
-                call.busy = True
-                call.send(await call.method.stream(data, call))
-                call.busy = False
-                call.began = monotonic()
-                self._outgoing[call.id] = call
-                self._flush()
-                await call.sent()
-        except ServeError as error:
-            self._fail(call, error)
-        else:
-            self._finish(call)
-        self._flush()
+        while (data := await call.receive()) is not None:
+            call.busy = True
+            call.send(await call.method.stream(data, call))
+            call.busy = False
+            self._outgoing[call.id] = call
+            self._flush()
+            await call.sent()
 
     def _fail(self, call: Call, error: ServeError) -> None:
         call.finish(Status[error.code], str(error))
@@ -485,16 +485,16 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """End what took too long: the client's preface, a message, an idle stream, output that nobody reads."""
-        limits = self._server.limits
-        if (self._blocked or self._transport.is_closing()) and now - self._blocked_since > limits.write_s:
+        deadlines = self._server.deadlines
+        if (self._blocked or self._transport.is_closing()) and now - self._blocked_since > deadlines.step_s:
             self._transport.abort()
         if self._transport.is_closing():
             return
-        if not self.calls and now - self.idle_since > (limits.idle_s if self._opened else limits.head_s):
+        if not self.calls and now - self.idle_since > (deadlines.idle_s if self._opened else deadlines.step_s):
             self.close_when_idle()
         for call in list(self.calls.values()):
             if call.output:
-                if now - call.moved > limits.write_s or now - call.began > limits.answer_s:
+                if now - call.moved > deadlines.step_s or now - call.began > deadlines.transfer_s(call.size):
                     call.cancel()
                     self._h2.reset_stream(call.id, ErrorCodes.CANCEL)
                     self._end(call)
@@ -504,7 +504,7 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def _late(self, call: Call, now: float) -> TimedOut | None:
-        limits = self._server.limits
+        deadlines = self._server.deadlines
         if call.method.stream is None and call.task is not None:
             return None  # the work has its own limit
         if call.head.end is not None and now > call.head.end:
@@ -512,10 +512,22 @@ class Connection(asyncio.Protocol):
         if call.busy:
             return None
         if call.method.stream is not None and not call.reader.inside:
-            return TimedOut(f"no message for {limits.idle_s:g} s") if now - call.began > limits.idle_s else None
-        if now - call.began > limits.body_s:
-            return TimedOut(f"the message did not arrive within {limits.body_s:g} s")
+            return TimedOut(f"no message for {deadlines.idle_s:g} s") if now - call.moved > deadlines.idle_s else None
+        if now - call.moved > deadlines.step_s or now - call.began > deadlines.transfer_s(call.reader.length):
+            return TimedOut("the message did not arrive in time")
         return None
+
+    def drop(self) -> None:
+        """End the connection at once, whatever its state."""
+        if self._transport is None:  # during the handshake
+            with suppress(OSError):
+                self._link.shutdown(socket.SHUT_RDWR)
+        else:
+            self._goaway(self._highest)
+            if self._blocked or self._transport.get_extra_info("ssl_object") is not None:
+                self._transport.abort()  # closing would wait for the client
+            else:
+                self._transport.close()
 
     def drain(self) -> None:
         """Ask the client to make new calls elsewhere; those that come anyway are answered."""

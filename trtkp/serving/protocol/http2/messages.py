@@ -6,29 +6,16 @@ import asyncio
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
+from trtkp.serving.admission.memory import Account
 from trtkp.serving.errors import BadRequest, TooLarge
 
-__all__ = ["PREFIX_BYTES", "Account", "Message", "MessageReader", "inflate", "prefix"]
+__all__ = ["PREFIX_BYTES", "Message", "MessageReader", "inflate", "prefix"]
 
 PREFIX_BYTES = 5
 
 #: Bytes that are inflated before other requests get their turn: 1 to 2 ms.
 _SLICE = 1 << 18
-
-
-class Account(Protocol):
-    """Memory that a request holds."""
-
-    def grow(self, size: int) -> None:
-        """Hold more bytes; raises a `ServeError` if there are none."""
-
-    def shrink(self, size: int) -> None:
-        """Give bytes back."""
-
-    def close(self) -> None:
-        """Give all bytes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +121,8 @@ async def inflate(data: bytes | bytearray, encoding: str, limit: int, account: A
         ServeError: the account has no room.
 
     Example:
-        >>> class Free:
-        ...     def grow(self, size): ...
-        ...     def shrink(self, size): ...
-        ...     def close(self): ...
-        >>> asyncio.run(inflate(zlib.compress(b"abc"), "deflate", 100, Free()))
+        >>> from trtkp.serving.admission.memory import Memory
+        >>> asyncio.run(inflate(zlib.compress(b"abc"), "deflate", 100, Memory(1000).account("connection")))
         bytearray(b'abc')
     """
     inflater = zlib.decompressobj(wbits=47)  # 32 to detect the header, gzip's or zlib's, plus 15 for any window size

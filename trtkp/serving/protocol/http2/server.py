@@ -8,17 +8,18 @@ import logging
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping
 from time import monotonic, perf_counter
 from typing import Any
 
+from trtkp.serving.admission.connections import Connections
+from trtkp.serving.admission.deadlines import Deadlines
+from trtkp.serving.admission.memory import Memory
 from trtkp.serving.logs import log
 from trtkp.serving.protocol.http2.call import Method
 from trtkp.serving.protocol.http2.connection import Connection
-from trtkp.serving.protocol.http2.messages import Account
 
-__all__ = ["Http2Server", "Limits"]
+__all__ = ["Http2Server"]
 
 #: Seconds between two looks at all connections for what took too long.
 _SWEEP_S = 0.5
@@ -26,40 +27,32 @@ _SWEEP_S = 0.5
 _TURN_S = 0.005
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Seconds that a client has: for its first frames, for a message, between messages or calls, to read."""
-
-    head_s: float
-    body_s: float
-    idle_s: float
-    write_s: float
-    answer_s: float
-
-
 class Http2Server:
     """Serves gRPC methods. Made in the running event loop; `listen` starts it.
 
     Args:
         methods: the methods by their paths, such as ``/grpc.health.v1.Health/Check``.
-        limits: the limits of time.
-        account: makes the account of a call on a connection.
+        deadlines: how long clients may take.
+        memory: counts what calls hold.
+        connections: holds the limit of connections.
         token: bearer token that methods that are not open require; None for no token.
     """
 
     def __init__(
         self,
         methods: Mapping[str, Method],
-        limits: Limits,
-        account: Callable[[Connection], Account],
+        deadlines: Deadlines,
+        memory: Memory,
+        connections: Connections,
         token: str | None = None,
     ) -> None:
         self.methods = methods
-        self.limits = limits
-        self.account = account
+        self.deadlines = deadlines
+        self.memory = memory
+        self.connections = connections
         self.token = token
         self.loop = asyncio.get_running_loop()
-        self._connections: set[Connection] = set()
+        self._made: set[Connection] = set()
         self._changed = asyncio.Event()  # calls or connections have ended
         self._line: deque[Connection] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -74,7 +67,7 @@ class Http2Server:
 
     def drain(self) -> None:
         """Ask all clients to make new calls elsewhere."""
-        for connection in self._connections:
+        for connection in self._made:
             connection.drain()
 
     async def stop(self, grace_s: float) -> None:
@@ -84,14 +77,14 @@ class Http2Server:
         await asyncio.gather(*self._always, return_exceptions=True)
         if self._listener is not None:
             self._listener.close()
-        for connection in list(self._connections):
+        for connection in list(self._made):
             connection.close_when_idle()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                while any(connection.calls for connection in self._connections):
+                while any(connection.calls for connection in self._made):
                     self._changed.clear()
                     await self._changed.wait()
-        for connection in list(self._connections):
+        for connection in list(self._made):
             connection.close()
         for task in self._tasks:
             task.cancel()
@@ -101,19 +94,18 @@ class Http2Server:
 
     def remember(self, connection: Connection) -> None:
         """Look after a connection that was made."""
-        self._connections.add(connection)
+        self._made.add(connection)
 
     def forget(self, connection: Connection) -> None:
         """Forget a connection that has ended."""
-        self._connections.discard(connection)
+        self._made.discard(connection)
+        self.connections.remove(connection)
         self._changed.set()
 
     def idle(self, connection: Connection) -> None:
         """Note that all calls of a connection were answered."""
+        self.connections.idle(connection)
         self._changed.set()
-
-    def check_lane(self, connection: Connection, method: Method) -> None:
-        """Check that a connection may call a method; raises a `ServeError`."""
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start the work of a call."""
@@ -153,20 +145,22 @@ class Http2Server:
             self.run(self._open(link, context))
 
     async def _open(self, link: socket.socket, context: ssl.SSLContext | None) -> None:
-        connection = Connection(self)
+        connection = Connection(self, link)
+        self.connections.add(connection)
         try:
             await self.loop.connect_accepted_socket(
                 lambda: connection,
                 link,
                 ssl=context,
-                ssl_handshake_timeout=None if context is None else self.limits.head_s,
+                ssl_handshake_timeout=None if context is None else self.deadlines.step_s,
             )
-        except (OSError, TimeoutError):  # the handshake failed, or the client has gone
-            link.close()
+        except (OSError, TimeoutError, asyncio.CancelledError):  # the handshake failed, or the client has gone
+            connection.drop()
+            self.forget(connection)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
             now = monotonic()
-            for connection in list(self._connections):
+            for connection in list(self._made):
                 connection.check(now)
