@@ -116,7 +116,6 @@ def test_cancelled_calls_and_deadlines(bundles: Path, tmp_path: Path) -> None:
         while time.monotonic() < end and len(lines := [line for line in server.log if line["event"] == "request"]) < 2:
             time.sleep(0.02)
         assert [line["status"] for line in lines] == [499, 499] or [line["status"] for line in lines] == [499, 504]
-        assert server.request("GET", "/metrics").text.count('trtkp_queue_requests{model="kep",version="1"} 0.0') == 1
 
 
 def test_health_by_grpc_itself(channel: grpc.Channel) -> None:

@@ -119,6 +119,8 @@ class _Answers:
     def admit(self, part: bytes | bytearray, length: int) -> None:
         """Refuse a message that is still arriving if its model is unknown, has no room, or needs no such message."""
         name, version = name_of(part)
+        if not name:  # another field comes first
+            return
         try:
             model = self._service.find(name, version)
             model.check_room()

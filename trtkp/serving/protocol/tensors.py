@@ -9,6 +9,7 @@ is left. That is small: its objects take up to 50 times the bytes of a hostile m
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -137,11 +138,11 @@ def name_of(part: _Buffer) -> tuple[str, str]:
 
 
 def largest_message(contract: Contract) -> int:
-    """Most bytes of an inference message that a model can need, in whichever of its forms."""
+    """Most bytes of an inference message that a model can need, in whichever form its tensors are sent."""
     total = _HEAD_BYTES
     for tensor in contract.inputs.values():
-        count = int(np.prod(tensor.high, dtype=object))
-        total += count * (tensor.dtype.itemsize if tensor.datatype in _AS_THEY_LIE else _VALUE_BYTES)
+        count = math.prod(tensor.high)
+        total += max(count * tensor.dtype.itemsize, min(count * _VALUE_BYTES, _CONTENTS_BYTES))
     return total
 
 

@@ -39,6 +39,8 @@ _STREAM_WINDOW, _CONNECTION_WINDOW = 1 << 20, 1 << 24
 _CALL_BYTES = 1 << 14
 #: Calls of a connection that the account does not count if they ask for the server's health.
 _FREE_CALLS = 4
+#: Bytes of an incomplete message that are enough to see which model it is for.
+_CHECK_BYTES = 1 << 10
 #: Frames that are interpreted before other connections get their turn: about 1 ms.
 _FRAMES = 16
 #: Bytes of answers that are sent before other connections get their turn: about 1 ms.
@@ -277,9 +279,10 @@ class Connection(asyncio.Protocol):
                 call.task = self._server.run(self._work(call, self._stream(call)))
             call.wake()
         part = call.reader.part
-        if not call.checked and call.method.check is not None and part is not None:
+        if not call.checked and call.method.check is not None and part is not None and len(part) >= _CHECK_BYTES:
             call.checked = True
-            call.method.check(part, call.reader.length)
+            if not call.reader.compressed:
+                call.method.check(part, call.reader.length)
 
     def consumed(self, call: Call) -> None:
         """Let the client send as much as was taken from its stream."""

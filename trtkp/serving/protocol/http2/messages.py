@@ -34,6 +34,7 @@ class MessageReader:
 
     Attributes:
         length: bytes of the last message that began.
+        compressed: whether that message is compressed.
 
     Example:
         >>> reader = MessageReader(lambda: 100)
@@ -43,14 +44,14 @@ class MessageReader:
         [Message(data=bytearray(b'ab'), compressed=False)]
     """
 
-    __slots__ = ("_compressed", "_head", "_limit", "_part", "length")
+    __slots__ = ("_head", "_limit", "_part", "compressed", "length")
 
     def __init__(self, limit: Callable[[], int]) -> None:
         self._limit = limit
         self._head = b""
         self._part: bytearray | None = None  # the message that is incomplete
         self.length = 0
-        self._compressed = False
+        self.compressed = False
 
     @property
     def inside(self) -> bool:
@@ -85,7 +86,7 @@ class MessageReader:
                 self._begin(head)
                 if end - start >= self.length:
                     stop = start + self.length
-                    yield Message(bytes(data[start:stop]), self._compressed)
+                    yield Message(bytes(data[start:stop]), self.compressed)
                     start = stop
                 else:
                     self._part = bytearray()
@@ -95,12 +96,12 @@ class MessageReader:
                 start = stop
                 if len(self._part) == self.length:
                     part, self._part = self._part, None
-                    yield Message(part, self._compressed)
+                    yield Message(part, self.compressed)
 
     def _begin(self, head: bytes) -> None:
         if head[0] > 1:
             raise BadRequest(f"a message begins with {head[0]}, which is no flag of compression")
-        self._compressed = head[0] == 1
+        self.compressed = head[0] == 1
         self.length = int.from_bytes(head[1:], "big")
         if self.length > (limit := self._limit()):
             raise TooLarge(f"a message of {self.length} bytes is larger than {limit} bytes")
