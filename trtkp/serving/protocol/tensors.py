@@ -41,6 +41,8 @@ _CONTENTS = {
 }
 #: Types whose packed values lie in a message as they lie in a tensor. The others are integers of varying length.
 _AS_THEY_LIE = ("BOOL", "FP32", "FP64")
+#: Types that hold every integer of their kind.
+_WIDEST = {"i": np.int64, "u": np.uint64}
 #: Most bytes of one value: a tag, and up to ten bytes of an integer.
 _VALUE_BYTES = 11
 #: Most bytes of contents that protobuf parses: 60 ms in the worst case (packed integers or empty texts).
@@ -103,13 +105,14 @@ class InferMessage:
                         if inner == _TENSOR_CONTENTS:
                             contents.append(tensor[value:last])
                         else:
+                            _check_size(len(head) + len(rest) + last - first, fields)
                             rest += tensor[first:last]
-                        _check_size(len(head) + len(rest), fields)
                     head += _tag(_INPUTS, len(rest)) + rest
                     parsed.contents.append(
                         (contents[0] if len(contents) == 1 else b"".join(contents)) if contents else None
                     )
                 else:
+                    _check_size(len(head) + end - start, fields)
                     head += view[start:end]
                 _check_size(len(head), fields)
             parsed.request = pb.ModelInferRequest.FromString(bytes(head))
