@@ -96,7 +96,7 @@ def _varint(number: int) -> bytes:
         (b"\x2a\x00" * 2_000_000, "more than 4096 fields"),  # inputs
         (b"\x3a\x00" * 2_000_000, "more than 4096 fields"),  # raw tensors
         (b"\x2a" + _varint(4_000_000) + b"\x22\x00" * 2_000_000, "more than 4096 fields"),  # parameters of an input
-        (b"\x2a" + _varint(4_000_000) + b"\x1a" + _varint(3_999_996) + bytes(3_999_996), "more than 65536 bytes"),
+        (b"\x2a" + _varint(4_000_000) + b"\x1a" + _varint(3_999_995) + bytes(3_999_995), "more than 65536 bytes"),
         (b"\x0a" + _varint(4_000_000) + b"a" * 4_000_000, "more than 65536 bytes"),
     ],
     ids=["inputs", "raw", "parameters", "shape", "name"],

@@ -180,8 +180,8 @@ async def values(name: str, datatype: str, contents: _Buffer) -> memoryview:
     dtype = DATATYPES[datatype]
     made = np.empty(len(sent), dtype)
     for start in range(0, len(sent), _SLICE):
-        part = np.array(sent[start : start + _SLICE])
-        if dtype.kind in "iu":
+        part = np.array(sent[start : start + _SLICE], _WIDEST.get(dtype.kind))
+        if dtype.kind in _WIDEST:
             limits = np.iinfo(dtype)
             if part.min() < limits.min or part.max() > limits.max:
                 raise BadRequest(f"input {name[:80]}: values outside {limits.min}..{limits.max} of {datatype}")
