@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import ssl
 from collections import deque
@@ -15,7 +14,7 @@ from typing import Any
 from trtkp.serving.admission.connections import Connections
 from trtkp.serving.admission.deadlines import Deadlines
 from trtkp.serving.admission.memory import Memory
-from trtkp.serving.logs import log
+from trtkp.serving.protocol.accept import Acceptor
 from trtkp.serving.protocol.http2.call import Method
 from trtkp.serving.protocol.http2.connection import Connection
 
@@ -57,13 +56,16 @@ class Http2Server:
         self._line: deque[Connection] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
-        self._always: list[asyncio.Task[None]] = []
+        self._acceptor: Acceptor | None = None
+        self._sweeping: asyncio.Task[None] | None = None
 
     def listen(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
         """Accept connections from a socket that is bound and listens; it is closed at the end."""
-        listener.setblocking(False)
         self._listener = listener
-        self._always = [self.loop.create_task(self._accept(listener, context)), self.loop.create_task(self._sweep())]
+        self._acceptor = Acceptor(
+            listener, lambda link: Connection(self, link), self.connections, context, self.deadlines.step_s
+        )
+        self._sweeping = self.loop.create_task(self._sweep())
 
     def drain(self) -> None:
         """Ask all clients to make new calls elsewhere."""
@@ -72,9 +74,10 @@ class Http2Server:
 
     async def stop(self, grace_s: float) -> None:
         """Accept nothing more, wait so long for calls in progress, and end all connections."""
-        for task in self._always:
-            task.cancel()
-        await asyncio.gather(*self._always, return_exceptions=True)
+        if self._acceptor is not None:
+            self._acceptor.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         if self._listener is not None:
             self._listener.close()
         for connection in list(self._made):
@@ -131,32 +134,6 @@ class Http2Server:
         self._line.extendleft(reversed(line))
         if line and not waiting:
             self.loop.call_soon(self._work)
-
-    async def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
-        # Not the loop's own server, which accepts as many connections at once as wait, and with TLS tells of them after
-        # the handshake only: they could not be limited.
-        while True:
-            try:
-                link, _ = await self.loop.sock_accept(listener)
-            except OSError as error:  # no descriptors are left, or the client has gone
-                log("cannot accept a connection", level=logging.WARNING, protocol="grpc", error=error.strerror)
-                await asyncio.sleep(_SWEEP_S)
-                continue
-            self.run(self._open(link, context))
-
-    async def _open(self, link: socket.socket, context: ssl.SSLContext | None) -> None:
-        connection = Connection(self, link)
-        self.connections.add(connection)
-        try:
-            await self.loop.connect_accepted_socket(
-                lambda: connection,
-                link,
-                ssl=context,
-                ssl_handshake_timeout=None if context is None else self.deadlines.step_s,
-            )
-        except (OSError, TimeoutError, asyncio.CancelledError):  # the handshake failed, or the client has gone
-            connection.drop()
-            self.forget(connection)
 
     async def _sweep(self) -> None:
         while True:
