@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import resource
+from pathlib import Path
 
 from trtkp.errors import InputError
 from trtkp.serving.admission.connections import RESERVE
@@ -38,7 +38,9 @@ def affordable_connections(wanted: int, workers: int, instances: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    kept = _SPARE + RESERVE + 2 * workers * (_WORKER + instances * _INSTANCE) + len(os.listdir("/proc/self/fd"))
+    kept = (
+        _SPARE + RESERVE + 2 * workers * (_WORKER + instances * _INSTANCE) + len(list(Path("/proc/self/fd").iterdir()))
+    )
     left = hard - kept if hard != resource.RLIM_INFINITY else wanted
     if left < 1:
         raise InputError(

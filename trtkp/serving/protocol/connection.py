@@ -95,6 +95,7 @@ class HttpConnection(HttpToolsProtocol):
         self._server = server
         self._link = link
         self._until: float | None = monotonic() + server.deadlines.step_s  # of the head, or of an idle connection
+        self._connected = False
         self._head = self._fields = 0
         self._in_head = False
         self._unread = 0  # bytes that the client has not read yet
@@ -108,7 +109,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def drop(self) -> None:
         """End the connection at once, whatever the client has not read yet."""
-        if self.transport is not None:
+        if self._connected:
             self.transport.abort()  # closing would wait for the client
         else:  # during the handshake
             with contextlib.suppress(OSError):
@@ -123,18 +124,22 @@ class HttpConnection(HttpToolsProtocol):
         if stuck or (self._until is not None and now > self._until):
             self.drop()
 
-    # --- what Uvicorn is told ------------------------------------------------------------------------------------------
+    # --- what Uvicorn is told ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Look after the connection."""
         super().connection_made(transport)
+        self._connected = True
         self._server.made.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
         self._server.made.discard(self)
         self._server.limit.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Parse what arrived."""
         super().data_received(data)
         # The parser tells of a field when it is complete, and keeps what it has of it however long it grows.
         if self._in_head:
@@ -143,6 +148,7 @@ class HttpConnection(HttpToolsProtocol):
                 self.send_400_response("the head is too large")
 
     def on_message_begin(self) -> None:
+        """Start the time of a head, unless an earlier request is in progress."""
         super().on_message_begin()
         self._head = self._fields = 0
         self._in_head = True
@@ -150,15 +156,18 @@ class HttpConnection(HttpToolsProtocol):
             self._until = monotonic() + self._server.deadlines.step_s
 
     def on_url(self, url: bytes) -> None:
+        """Count the bytes of a path."""
         super().on_url(url)
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a field."""
         super().on_header(name, value)
         self._fields += 1
         self._count(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
+        """Begin a request, or end the connection if too many wait already."""
         self._until = None
         self._in_head = False
         self._all_read_by = math.inf
@@ -169,6 +178,7 @@ class HttpConnection(HttpToolsProtocol):
             raise HttpParserError("too many requests ahead of an answer")
 
     def on_response_complete(self) -> None:
+        """Become idle."""
         super().on_response_complete()
         if self.cycle.response_complete:  # none was sent ahead
             deadlines, now = self._server.deadlines, monotonic()
@@ -177,6 +187,7 @@ class HttpConnection(HttpToolsProtocol):
             self._server.limit.idle(self)
 
     def send_400_response(self, msg: str) -> None:
+        """Say what is wrong, unless nobody listens."""
         if not self.transport.is_closing():
             super().send_400_response(msg)
 

@@ -151,8 +151,10 @@ class _Endpoints:
                         account.grow(len(chunk))
                         body += chunk
                         continue
-                    async for piece in decompress(chunk, inflater, limit - len(body), account, self._service.turns):
+                    async for piece in decompress(chunk, inflater, account, self._service.turns):
                         body += piece
+                        if len(body) > limit:
+                            raise TooLarge(f"the decompressed body is larger than {limit} bytes")
         except ClientDisconnect:
             raise BadRequest("the body ended early") from None
         except TimeoutError:

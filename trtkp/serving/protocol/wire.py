@@ -20,7 +20,7 @@ from pydantic_core import to_json
 from trtkp.serving.admission.memory import Account
 from trtkp.serving.admission.turns import Turns
 from trtkp.serving.contract import Contract, RawTensor
-from trtkp.serving.errors import BadRequest, TooLarge
+from trtkp.serving.errors import BadRequest
 from trtkp.serving.models.service import Inference
 from trtkp.serving.protocol.numbers import HEAD_BYTES, cut_arrays, read_numbers, write_numbers
 
@@ -176,27 +176,23 @@ async def encode(
     return [*head, *tail], {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(sum(map(len, head)))}
 
 
-async def decompress(
-    part: bytes, inflater: zlib._Decompress, limit: int, account: Account, turns: Turns
-) -> AsyncIterator[bytes]:
+async def decompress(part: bytes, inflater: zlib._Decompress, account: Account, turns: Turns) -> AsyncIterator[bytes]:
     """Decompress a piece of a body, in slices that are counted before the next is made.
 
     Args:
         part: the piece.
         inflater: `inflater_of` the body.
-        limit: most bytes that may come out.
-        account: counts them.
+        account: counts the bytes that come out. A few could otherwise expand to gigabytes.
         turns: of requests that need the event loop for longer.
 
     Raises:
         BadRequest: the data is broken.
-        TooLarge: more than the limit comes out. A few bytes could otherwise expand to gigabytes.
         NoMemory: there is no room for it.
 
     Example:
         >>> async def whole() -> list[bytes]:
         ...     account, turns = Memory(1 << 20).account("me"), Turns()
-        ...     pieces = decompress(zlib.compress(b"{}"), inflater_of("deflate"), 1024, account, turns)
+        ...     pieces = decompress(zlib.compress(b"{}"), inflater_of("deflate"), account, turns)
         ...     return [piece async for piece in pieces]
         >>> asyncio.run(whole())
         [b'{}']
@@ -208,9 +204,6 @@ async def decompress(
             except zlib.error:
                 raise BadRequest("the body is not valid gzip or deflate") from None
             part = inflater.unconsumed_tail
-            if len(plain) > limit:
-                raise TooLarge("the decompressed body is larger than any that the model needs")
-            limit -= len(plain)
             account.grow(len(plain))
             yield plain
 

@@ -116,17 +116,17 @@ class _HttpServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, connections: HttpConnections) -> None:
         super().__init__(config)
         self._connections = connections
-        self.close = lambda: None
+        self._close: Callable[[], None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.servers = []
         [listener] = sockets or []
-        context = self.config.ssl
-        self.close = self._connections.accept(listener, self.config, self.server_state, context)
+        self._close = self._connections.accept(listener, self.config, self.server_state, self.config.ssl)
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.close()
+        if self._close is not None:
+            self._close()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
