@@ -103,6 +103,7 @@ class Connection(asyncio.Protocol):
         self._blocked_since = 0.0
         self._reading = True
         self._closing = False
+        self._flushing = False  # `_flush` will be called
         self._highest = 0  # the last stream that was begun
         self._window = _CONNECTION_WINDOW  # bytes that the client may send
         self._refused: dict[int, Headers | None] = {}  # streams and their answers; None to let the client try again
@@ -289,7 +290,7 @@ class Connection(asyncio.Protocol):
         if call.unacknowledged >= _STREAM_WINDOW // 2 and not call.ended:
             self._taken[call.id] = call
             if call.task is not None:
-                self._server.loop.call_soon(self._flush)
+                self._flush_soon()
 
     def _on_end(self, event: h2e.StreamEnded) -> None:
         call = self.calls.get(event.stream_id)
@@ -362,7 +363,7 @@ class Connection(asyncio.Protocol):
             self._fail(call, ServeError("internal error, see the server's log"))
         else:
             self._finish(call)
-        self._flush()
+        self._flush_soon()
 
     async def _answer_later(self, call: Call, quick: Callable[[bytes | bytearray], bytes]) -> None:
         data = await call.receive()
@@ -382,7 +383,7 @@ class Connection(asyncio.Protocol):
             call.send(await call.method.stream(data, call))
             call.busy = False
             self._outgoing[call.id] = call
-            self._flush()
+            self._flush_soon()
             await call.sent()
 
     def _fail(self, call: Call, error: ServeError) -> None:
@@ -408,8 +409,15 @@ class Connection(asyncio.Protocol):
 
     # --- frames out ---------------------------------------------------------------------------------------------------
 
+    def _flush_soon(self) -> None:
+        """Send output at the end of this turn: the answers of a batch leave together, in one write (0.2 ms each)."""
+        if not self._flushing:
+            self._flushing = True
+            self._server.loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         """Send as much output as windows and the transport take, a frame of each call in turn."""
+        self._flushing = False
         if self._transport.is_closing():
             return
         self._send_refusals()
@@ -433,7 +441,7 @@ class Connection(asyncio.Protocol):
             else:
                 call.wake()
             if size >= _WRITE_BYTES:
-                self._server.loop.call_soon(self._flush)
+                self._flush_soon()
                 break
         self._write()
 
