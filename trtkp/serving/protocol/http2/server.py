@@ -23,6 +23,10 @@ __all__ = ["Http2Server"]
 
 #: Seconds between two looks at all connections for what took too long.
 _SWEEP_S = 0.5
+#: Bytes that are read from a connection before others get their turn.
+_READ_BYTES = 1 << 17
+#: Connections that are accepted before others get their turn: 1 ms.
+_ACCEPT = 8
 #: Seconds of a turn of the event loop for frames that had to wait.
 _TURN_S = 0.005
 
@@ -53,17 +57,19 @@ class Http2Server:
         self.token = token
         self.loop = asyncio.get_running_loop()
         self._made: set[Connection] = set()
+        self.buffer = memoryview(bytearray(_READ_BYTES))  # into which every connection reads, one after the other
         self._changed = asyncio.Event()  # calls or connections have ended
         self._line: deque[Connection] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
-        self._always: list[asyncio.Task[None]] = []
+        self._sweeping: asyncio.Task[None] | None = None
 
     def listen(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
         """Accept connections from a socket that is bound and listens; it is closed at the end."""
         listener.setblocking(False)
         self._listener = listener
-        self._always = [self.loop.create_task(self._accept(listener, context)), self.loop.create_task(self._sweep())]
+        self._sweeping = self.loop.create_task(self._sweep())
+        self._listen(listener, context)
 
     def drain(self) -> None:
         """Ask all clients to make new calls elsewhere."""
@@ -72,11 +78,10 @@ class Http2Server:
 
     async def stop(self, grace_s: float) -> None:
         """Accept nothing more, wait so long for calls in progress, and end all connections."""
-        for task in self._always:
-            task.cancel()
-        await asyncio.gather(*self._always, return_exceptions=True)
         if self._listener is not None:
+            self.loop.remove_reader(self._listener)
             self._listener.close()
+            self._listener = None
         for connection in list(self._made):
             connection.close_when_idle()
         with contextlib.suppress(TimeoutError):
@@ -88,6 +93,8 @@ class Http2Server:
             connection.close()
         for task in self._tasks:
             task.cancel()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # --- for connections ----------------------------------------------------------------------------------------------
@@ -104,7 +111,6 @@ class Http2Server:
 
     def idle(self, connection: Connection) -> None:
         """Note that all calls of a connection were answered."""
-        self.connections.idle(connection)
         self._changed.set()
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -132,16 +138,24 @@ class Http2Server:
         if line and not waiting:
             self.loop.call_soon(self._work)
 
-    async def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _listen(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+        if self._listener is not None:
+            self.loop.add_reader(listener, self._accept, listener, context)
+
+    def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
         # Not the loop's own server, which accepts as many connections at once as wait, and with TLS tells of them after
         # the handshake only: they could not be limited.
-        while True:
+        for _ in range(_ACCEPT):
             try:
-                link, _ = await self.loop.sock_accept(listener)
+                link, _ = listener.accept()
+            except BlockingIOError:
+                return
             except OSError as error:  # no descriptors are left, or the client has gone
                 log("cannot accept a connection", level=logging.WARNING, protocol="grpc", error=error.strerror)
-                await asyncio.sleep(_SWEEP_S)
-                continue
+                self.loop.remove_reader(listener)
+                self.loop.call_later(_SWEEP_S, self._listen, listener, context)
+                return
+            link.setblocking(False)
             self.run(self._open(link, context))
 
     async def _open(self, link: socket.socket, context: ssl.SSLContext | None) -> None:
