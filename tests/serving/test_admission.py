@@ -70,8 +70,7 @@ def test_the_connection_that_was_idle_longest_makes_room() -> None:
     first, second, third, fourth, fifth = (Link() for _ in range(5))
     for link in (first, second, third):
         connections.add(link)
-    connections.busy(first)
-    connections.idle(first)  # now the second was idle longest
+    connections.touch(first)  # now the second was idle longest
     connections.add(fourth)
     assert [link.dropped for link in (first, second, third)] == [False, True, False]
     connections.busy(third)

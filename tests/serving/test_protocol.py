@@ -169,10 +169,9 @@ def test_slow_heads_and_too_many_connections(bundles: Path, tmp_path: Path) -> N
             outcomes.put("ok" if error is None else str(error.status()))
 
         with server.grpc_client() as client:
-            assert client.is_server_ready()  # connected: now all leave at once
-            for _ in range(6):
+            for _ in range(6):  # calls of one connection
                 client.async_infer("kep", batch_input(triton_grpc, images(1)), done)
-            assert Counter(outcomes.get(timeout=10) for _ in range(6)) == {"ok": 3, "StatusCode.RESOURCE_EXHAUSTED": 3}
+            assert Counter(outcomes.get(timeout=10) for _ in range(6)) == {"ok": 6}
 
 
 def test_plain_http(server: Server, answers: Answers) -> None:

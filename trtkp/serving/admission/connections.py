@@ -14,15 +14,16 @@ class Link(Protocol):
     """A connection, as this module sees it."""
 
     def drop(self) -> None:
-        """End the connection at once: no request is in progress, or it is one of the reserve."""
+        """End the connection at once, whatever its state."""
 
 
 class Connections:
     """Holds the limit of connections, over all protocols.
 
-    When it is reached, the connection that has had no request for the longest time is dropped for a new one. If all
-    are busy, the new one is taken in a small reserve, in which only questions about the server's health are answered,
-    and the oldest of the reserve is dropped for the next. So a health probe can always connect.
+    When it is reached, a new connection takes the place of the one whose client has done nothing for the longest time:
+    sent no bytes of a request, read none of an answer. Connections for which the server is computing stay. If all are
+    such, the new one is taken in a small reserve, in which only questions about the server's health are answered, and
+    the oldest of the reserve is dropped for the next. So a health probe can always connect.
 
     Args:
         limit: connections at once, besides the reserve.
@@ -45,7 +46,7 @@ class Connections:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._busy: set[Link] = set()
-        self._idle: dict[Link, None] = {}  # in the order in which they became idle
+        self._idle: dict[Link, None] = {}  # the server waits for their clients; the last that did something comes last
         self._reserve: dict[Link, None] = {}
 
     def __len__(self) -> int:
@@ -70,15 +71,21 @@ class Connections:
         self._reserve.pop(link, None)
 
     def busy(self, link: Link) -> None:
-        """Note that a connection has a request."""
+        """Note that the server has all of a request and computes its answer."""
         if link in self._idle:
             del self._idle[link]
             self._busy.add(link)
 
     def idle(self, link: Link) -> None:
-        """Note that all requests of a connection were answered."""
+        """Note that nothing is computed for a connection any more."""
         if link in self._busy:
             self._busy.remove(link)
+            self._idle[link] = None
+
+    def touch(self, link: Link) -> None:
+        """Note that the client has sent or read something."""
+        if link in self._idle:
+            del self._idle[link]
             self._idle[link] = None
 
     def health_only(self, link: Link) -> bool:

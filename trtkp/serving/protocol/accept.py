@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
@@ -15,6 +14,8 @@ from trtkp.serving.logs import log
 
 __all__ = ["Acceptor"]
 
+#: Connections that are accepted before others get their turn: 1 ms.
+_ACCEPT = 8
 #: Seconds until the next attempt when no descriptor is left.
 _PAUSE_S = 0.5
 
@@ -42,28 +43,39 @@ class Acceptor:
         handshake_s: float,
     ) -> None:
         listener.setblocking(False)
+        self._listener = listener
         self._make = make
         self._connections = connections
         self._context = context
         self._handshake_s = handshake_s
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
-        self._task = self._loop.create_task(self._accept(listener))
+        self._open_to_all = True
+        self._listen()
 
     def close(self) -> None:
         """Accept nothing more."""
-        self._task.cancel()
+        self._open_to_all = False
+        self._loop.remove_reader(self._listener)
         for task in self._opening:
             task.cancel()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
+    def _listen(self) -> None:
+        if self._open_to_all:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPT):
             try:
-                link, _ = await self._loop.sock_accept(listener)
+                link, _address = self._listener.accept()
+            except BlockingIOError:
+                return
             except OSError as error:  # no descriptors are left, or the client has gone
                 log("cannot accept a connection", level=logging.WARNING, error=error.strerror)
-                await asyncio.sleep(_PAUSE_S)
-                continue
+                self._loop.remove_reader(self._listener)
+                self._loop.call_later(_PAUSE_S, self._listen)
+                return
+            link.setblocking(False)
             connection = self._make(link)
             self._connections.add(connection)
             task = self._loop.create_task(self._open(connection, link))
@@ -79,7 +91,5 @@ class Acceptor:
                 ssl_handshake_timeout=None if self._context is None else self._handshake_s,
             )
         except (OSError, TimeoutError, asyncio.CancelledError):  # the handshake failed, or the client has gone
-            with contextlib.suppress(OSError):
-                connection.drop()
+            connection.drop()
             self._connections.remove(connection)
-            link.close()

@@ -79,7 +79,7 @@ class HttpConnections:
 
 
 class HttpConnection(HttpToolsProtocol):
-    """One connection. It is idle, and makes room for others, until the head of a request is complete.
+    """One connection. It can make room for others unless the server computes an answer for it.
 
     Args:
         server: all connections.
@@ -119,6 +119,8 @@ class HttpConnection(HttpToolsProtocol):
         """Drop the connection if the client takes too long to send a head, or to read."""
         unread = self.transport.get_write_buffer_size()
         if unread == 0 or unread != self._unread:
+            if unread != self._unread:
+                self._server.limit.touch(self)
             self._unread, self._read_at = unread, now
         stuck = unread > 0 and (now - self._read_at > self._server.deadlines.step_s or now > self._all_read_by)
         if stuck or (self._until is not None and now > self._until):
@@ -140,6 +142,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived."""
+        self._server.limit.touch(self)
         super().data_received(data)
         # The parser tells of a field when it is complete, and keeps what it has of it however long it grows.
         if self._in_head:
@@ -171,11 +174,21 @@ class HttpConnection(HttpToolsProtocol):
         self._until = None
         self._in_head = False
         self._all_read_by = math.inf
-        self._server.limit.busy(self)
         super().on_headers_complete()
         if len(self.pipeline) > _AHEAD:
             self.drop()
             raise HttpParserError("too many requests ahead of an answer")
+
+    def on_message_complete(self) -> None:
+        """Note that the server has all of a request, and that from now on it is not the client that takes time."""
+        super().on_message_complete()
+        if not self.cycle.response_complete:
+            self._server.limit.busy(self)
+
+    def pause_writing(self) -> None:
+        """Note that the server waits for the client to read."""
+        super().pause_writing()
+        self._server.limit.idle(self)
 
     def on_response_complete(self) -> None:
         """Become idle."""

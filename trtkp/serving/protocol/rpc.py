@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,12 +12,13 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2 as pb
 
-from trtkp.serving.contract import RawTensor
+from trtkp.serving.contract import Contract, RawTensor
 from trtkp.serving.errors import BadRequest, ServeError, TooLarge
 from trtkp.serving.models.service import Inference, Service
 from trtkp.serving.protocol import describe
 from trtkp.serving.protocol.config import model_config
 from trtkp.serving.protocol.http2.call import Answer, Call, Method
+from trtkp.serving.protocol.http2.messages import Buffer
 from trtkp.serving.protocol.tensors import InferMessage, as_stream_answer, encode, largest_message, name_of, values
 from trtkp.serving.protocol.wire import refuse_parameters, timeout_of
 
@@ -27,6 +29,8 @@ _HEALTH = "grpc.health.v1.Health"
 
 #: Most bytes of a message that holds names only.
 _NAMES_BYTES = 1 << 14
+#: Contents of fewer bytes are converted at once: 1 ms.
+_QUICK_BYTES = 1 << 16
 
 
 def rpc_methods(service: Service) -> Mapping[str, Method]:
@@ -64,7 +68,7 @@ def rpc_methods(service: Service) -> Mapping[str, Method]:
     return methods
 
 
-def _quick(kind: type[Message], answer: Callable[[Any], Message], data: bytes | bytearray) -> bytes:
+def _quick(kind: type[Message], answer: Callable[[Any], Message], data: Buffer) -> bytes:
     try:
         request = kind.FromString(bytes(data))
     except DecodeError:
@@ -75,6 +79,7 @@ def _quick(kind: type[Message], answer: Callable[[Any], Message], data: bytes | 
 class _Answers:
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._turn = asyncio.Lock()  # several large contents are converted one after the other
 
     def live(self, request: Any) -> Message:
         return pb.ServerLiveResponse(live=True)
@@ -82,7 +87,7 @@ class _Answers:
     def ready(self, request: Any) -> Message:
         return pb.ServerReadyResponse(ready=self._service.ready)
 
-    def check(self, data: bytes | bytearray) -> bytes:
+    def check(self, data: Buffer) -> bytes:
         """``grpc.health.v1.Health/Check``: of the server, or of the model that is named as the service."""
         try:  # of the same form as HealthCheckRequest: field 1 is a text
             name = pb.ModelReadyRequest.FromString(bytes(data)).name
@@ -131,7 +136,7 @@ class _Answers:
             with self._service.exchange("grpc", uuid.uuid4().hex):  # counts and logs it
                 raise
 
-    async def infer(self, data: bytes | bytearray, call: Call) -> Answer:
+    async def infer(self, data: Buffer, call: Call) -> Answer:
         """``ModelInfer``."""
         service = self._service
         with service.exchange("grpc", uuid.uuid4().hex) as exchange:
@@ -139,10 +144,10 @@ class _Answers:
             request = message.request
             model = exchange.model = service.find(request.model_name, request.model_version)
             model.check_room()
-            outputs = await service.infer(model, await _decode(message, call.seconds_left))
+            outputs = await service.infer(model, await self._decode(message, model.contract, call.seconds_left))
             return encode(model.contract, request.id, outputs)
 
-    async def stream(self, data: bytes | bytearray, call: Call) -> Answer:
+    async def stream(self, data: Buffer, call: Call) -> Answer:
         """One message of ``ModelStreamInfer``; an error is part of the answer, and the stream goes on."""
         try:
             answer = await self.infer(data, call)
@@ -150,30 +155,38 @@ class _Answers:
             return [pb.ModelStreamInferResponse(error_message=str(error)).SerializeToString()]
         return as_stream_answer(answer)
 
+    async def _decode(self, message: InferMessage, contract: Contract, seconds_left: float | None) -> Inference:
+        """Decode an inference message.
 
-async def _decode(message: InferMessage, seconds_left: float | None) -> Inference:
-    """Decode an inference message.
+        Raises:
+            BadRequest: contents and raw contents are mixed, or a parameter is not supported.
+        """
+        request, raw = message.request, message.raw
+        parameters = _parameters(request)
+        refuse_parameters(parameters)
+        if raw and len(raw) != len(request.inputs):
+            raise BadRequest(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")
+        tensors = []
+        for number, (tensor, contents) in enumerate(zip(request.inputs, message.contents, strict=True)):
+            refuse_parameters(_parameters(tensor))
+            if raw and contents is not None:
+                raise BadRequest(f"input {tensor.name[:80]} has both contents and raw_input_contents")
+            data = raw[number] if raw else await self._values(contract, tensor, contents or b"")
+            tensors.append(RawTensor(tensor.name, tensor.datatype, list(tensor.shape), data))
+        for output in request.outputs:
+            refuse_parameters(_parameters(output))
+        names = [output.name for output in request.outputs]
+        limits = [limit for limit in (timeout_of(parameters.get("timeout")), seconds_left) if limit is not None]
+        return Inference(tensors, names, request.id, min(limits, default=None))
 
-    Raises:
-        BadRequest: contents and raw contents are mixed, or a parameter is not supported.
-    """
-    request, raw = message.request, message.raw
-    parameters = _parameters(request)
-    refuse_parameters(parameters)
-    if raw and len(raw) != len(request.inputs):
-        raise BadRequest(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")
-    tensors = []
-    for number, (tensor, contents) in enumerate(zip(request.inputs, message.contents, strict=True)):
-        refuse_parameters(_parameters(tensor))
-        if raw and contents is not None:
-            raise BadRequest(f"input {tensor.name[:80]} has both contents and raw_input_contents")
-        data = raw[number] if raw else await values(tensor.name, tensor.datatype, contents or b"")
-        tensors.append(RawTensor(tensor.name, tensor.datatype, list(tensor.shape), data))
-    for output in request.outputs:
-        refuse_parameters(_parameters(output))
-    names = [output.name for output in request.outputs]
-    limits = [limit for limit in (timeout_of(parameters.get("timeout")), seconds_left) if limit is not None]
-    return Inference(tensors, names, request.id, min(limits, default=None))
+    async def _values(self, contract: Contract, tensor: Any, contents: Buffer) -> Buffer:
+        spec = contract.inputs.get(tensor.name)
+        if spec is None or spec.datatype != tensor.datatype:
+            return b""  # refused for that
+        if len(contents) < _QUICK_BYTES:
+            return await values(tensor.name, tensor.datatype, contents)
+        async with self._turn:
+            return await values(tensor.name, tensor.datatype, contents)
 
 
 def _parameters(message: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from trtkp.serving.admission.memory import Account
 from trtkp.serving.errors import BadRequest
 from trtkp.serving.protocol.http2.head import CallHead, Headers, Status, trailers
-from trtkp.serving.protocol.http2.messages import PREFIX_BYTES, Message, MessageReader, inflate, prefix
+from trtkp.serving.protocol.http2.messages import PREFIX_BYTES, Buffer, Message, MessageReader, inflate, prefix
 
 if TYPE_CHECKING:
     from trtkp.serving.protocol.http2.connection import Connection
@@ -45,9 +45,9 @@ class Method:
     """
 
     limit: Callable[[], int]
-    quick: Callable[[bytes | bytearray], bytes] | None = None
-    unary: Callable[[bytes | bytearray, Call], Awaitable[Answer]] | None = None
-    stream: Callable[[bytes | bytearray, Call], Awaitable[Answer]] | None = None
+    quick: Callable[[Buffer], bytes] | None = None
+    unary: Callable[[Buffer, Call], Awaitable[Answer]] | None = None
+    stream: Callable[[Buffer, Call], Awaitable[Answer]] | None = None
     check: Callable[[bytes | bytearray, int], None] | None = None
     open: bool = False
     health: bool = False
@@ -118,7 +118,7 @@ class Call:
         if self._changed is not None:
             self._changed.set()
 
-    async def receive(self) -> bytes | bytearray | None:
+    async def receive(self) -> Buffer | None:
         """Wait for the next message and return its content, decompressed; None at the end of the stream.
 
         The account holds the message until the next one is received, or until the call ends.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +23,7 @@ from trtkp.serving.logs import log
 from trtkp.serving.protocol.http2.call import MESSAGE_BYTES, Call
 from trtkp.serving.protocol.http2.frames import MAX_CONTENT_BYTES, MAX_HEADER_BYTES, BadFrame, Content, FrameCutter
 from trtkp.serving.protocol.http2.head import RESPONSE, CallHead, Headers, NotGrpc, Status, Unimplemented, trailers
+from trtkp.serving.protocol.http2.messages import Buffer
 
 if TYPE_CHECKING:
     from trtkp.serving.protocol.http2.server import Http2Server
@@ -76,7 +77,7 @@ class _H2(H2Connection):
         self.decoder.max_header_list_size = MAX_HEADER_BYTES
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """Takes the frames of a client, and answers its calls.
 
     Every byte of a message is counted by the account of its call as it arrives, or the call is refused. Answers leave
@@ -102,7 +103,9 @@ class Connection(asyncio.Protocol):
         self._blocked = False  # the transport's buffer is full
         self._blocked_since = 0.0
         self._reading = True
+        self._computed = 0  # calls that the server computes
         self._closing = False
+        self._flushing = False  # `_flush` will be called
         self._highest = 0  # the last stream that was begun
         self._window = _CONNECTION_WINDOW  # bytes that the client may send
         self._refused: dict[int, Headers | None] = {}  # streams and their answers; None to let the client try again
@@ -125,10 +128,15 @@ class Connection(asyncio.Protocol):
         self._write()
         self._open_window(0, _CONNECTION_WINDOW - _FIRST_WINDOW)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, size: int) -> memoryview:
+        """Give the memory to read into."""
+        return self._server.buffer
+
+    def buffer_updated(self, size: int) -> None:
         """Interpret what arrived, or the first frames of it."""
-        self._frames.add(data)
+        self._frames.add(self._server.buffer[:size])
         self.work()
+        self._frames.keep()
 
     def eof_received(self) -> bool:
         """Close the connection: a client that sends no more frames cannot open windows either."""
@@ -226,7 +234,7 @@ class Connection(asyncio.Protocol):
                 raise Unavailable("all connections are in use", remedy="try again later")
             account = self._server.memory.account(self)
             self.calls[number] = Call(self, number, head, method, account)
-            self._server.connections.busy(self)
+            self._server.connections.touch(self)
             if not method.health or len(self.calls) > _FREE_CALLS:
                 account.grow(_CALL_BYTES)
         except NotGrpc as refusal:
@@ -265,6 +273,7 @@ class Connection(asyncio.Protocol):
         if call.method.stream is not None and not call.reader.inside and not call.waiting:
             call.began = monotonic()
         call.moved = monotonic()
+        self._server.connections.touch(self)
         before = len(call.waiting)
         if not call.method.health:
             call.account.grow(len(data))
@@ -289,7 +298,7 @@ class Connection(asyncio.Protocol):
         if call.unacknowledged >= _STREAM_WINDOW // 2 and not call.ended:
             self._taken[call.id] = call
             if call.task is not None:
-                self._server.loop.call_soon(self._flush)
+                self._flush_soon()
 
     def _on_end(self, event: h2e.StreamEnded) -> None:
         call = self.calls.get(event.stream_id)
@@ -340,7 +349,7 @@ class Connection(asyncio.Protocol):
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
-    def _answer(self, call: Call, quick: Callable[[bytes | bytearray], bytes]) -> None:
+    def _answer(self, call: Call, quick: Callable[[Buffer], bytes]) -> None:
         if call.waiting[0].compressed:
             call.task = self._server.run(self._work(call, self._answer_later(call, quick)))
             return
@@ -362,9 +371,9 @@ class Connection(asyncio.Protocol):
             self._fail(call, ServeError("internal error, see the server's log"))
         else:
             self._finish(call)
-        self._flush()
+        self._flush_soon()
 
-    async def _answer_later(self, call: Call, quick: Callable[[bytes | bytearray], bytes]) -> None:
+    async def _answer_later(self, call: Call, quick: Callable[[Buffer], bytes]) -> None:
         data = await call.receive()
         assert data is not None
         call.send([quick(data)])
@@ -373,16 +382,31 @@ class Connection(asyncio.Protocol):
         data = await call.receive()
         assert data is not None
         assert call.method.unary is not None
-        call.send(await call.method.unary(data, call))
+        with self._computing(call):
+            answer = await call.method.unary(data, call)
+        call.send(answer)
+
+    @contextmanager
+    def _computing(self, call: Call) -> Iterator[None]:
+        call.busy = True
+        self._computed += 1
+        self._server.connections.busy(self)
+        try:
+            yield
+        finally:
+            call.busy = False
+            self._computed -= 1
+            if not self._computed:
+                self._server.connections.idle(self)
 
     async def _stream(self, call: Call) -> None:
         assert call.method.stream is not None
         while (data := await call.receive()) is not None:
-            call.busy = True
-            call.send(await call.method.stream(data, call))
-            call.busy = False
+            with self._computing(call):
+                answer = await call.method.stream(data, call)
+            call.send(answer)
             self._outgoing[call.id] = call
-            self._flush()
+            self._flush_soon()
             await call.sent()
 
     def _fail(self, call: Call, error: ServeError) -> None:
@@ -408,8 +432,15 @@ class Connection(asyncio.Protocol):
 
     # --- frames out ---------------------------------------------------------------------------------------------------
 
+    def _flush_soon(self) -> None:
+        """Send output at the end of this turn: the answers of a batch leave together, in one write (0.2 ms each)."""
+        if not self._flushing:
+            self._flushing = True
+            self._server.loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         """Send as much output as windows and the transport take, a frame of each call in turn."""
+        self._flushing = False
         if self._transport.is_closing():
             return
         self._send_refusals()
@@ -433,7 +464,7 @@ class Connection(asyncio.Protocol):
             else:
                 call.wake()
             if size >= _WRITE_BYTES:
-                self._server.loop.call_soon(self._flush)
+                self._flush_soon()
                 break
         self._write()
 
@@ -465,6 +496,7 @@ class Connection(asyncio.Protocol):
             call.output[0] = part[size:]
         call.account.shrink(size)
         call.moved = monotonic()
+        self._server.connections.touch(self)
         return size
 
     def _close_stream(self, call: Call) -> None:

@@ -92,9 +92,14 @@ class FrameCutter:
         self._headers = 0  # bytes of the headers whose end has not come
         self._in_headers = False
 
-    def add(self, data: bytes) -> None:
-        """Take bytes in, in the order of their arrival."""
+    def add(self, data: bytes | memoryview) -> None:
+        """Take bytes in, in the order of their arrival; they are not copied before `keep`."""
         self._data = memoryview(bytes(self._data) + data if self._data else data)
+
+    def keep(self) -> None:
+        """Copy the bytes that were not taken: the memory that they were read into is used again."""
+        if self._data:
+            self._data = memoryview(bytes(self._data))
 
     def call_answered(self) -> None:
         """Add the share of one call to the budget."""

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from trtkp.serving.admission.memory import Account
-from trtkp.serving.errors import BadRequest, TooLarge
+from trtkp.serving.errors import BadRequest, NoMemory, TooLarge
 
-__all__ = ["PREFIX_BYTES", "Message", "MessageReader", "inflate", "prefix"]
+__all__ = ["PREFIX_BYTES", "Buffer", "Message", "MessageReader", "inflate", "prefix"]
+
+#: The content of a message.
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 PREFIX_BYTES = 5
 
+#: Messages from this size on get pages of their own, which the system gets back at once; pieces of the heap stay.
+_MAP_BYTES = 1 << 20
+#: So much of a message must have come before its pages are asked for: its length alone costs nothing.
+_FIRST_BYTES = 1 << 18
+_PRIVATE: dict[str, Any] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 #: Bytes that are inflated before other requests get their turn: 1 to 2 ms.
 _SLICE = 1 << 18
 
@@ -22,7 +32,7 @@ _SLICE = 1 << 18
 class Message:
     """The content of a message as received, and whether it is compressed."""
 
-    data: bytes | bytearray
+    data: Buffer
     compressed: bool
 
 
@@ -44,12 +54,14 @@ class MessageReader:
         [Message(data=bytearray(b'ab'), compressed=False)]
     """
 
-    __slots__ = ("_head", "_limit", "_part", "compressed", "length")
+    __slots__ = ("_filled", "_head", "_limit", "_pages", "_part", "compressed", "length")
 
     def __init__(self, limit: Callable[[], int]) -> None:
         self._limit = limit
         self._head = b""
-        self._part: bytearray | None = None  # the message that is incomplete
+        self._part: bytearray | None = None  # the beginning of the message that is incomplete
+        self._pages: memoryview | None = None  # all of it, once enough has come
+        self._filled = 0
         self.length = 0
         self.compressed = False
 
@@ -60,7 +72,7 @@ class MessageReader:
 
     @property
     def part(self) -> bytearray | None:
-        """The bytes of the incomplete message so far."""
+        """The first bytes of the incomplete message: all that came, or enough to see what it is."""
         return self._part
 
     def feed(self, data: bytes | memoryview) -> Iterator[Message]:
@@ -89,14 +101,29 @@ class MessageReader:
                     yield Message(bytes(data[start:stop]), self.compressed)
                     start = stop
                 else:
-                    self._part = bytearray()
+                    self._part, self._filled = bytearray(), 0
             if self._part is not None:
-                stop = start + self.length - len(self._part)
-                self._part += data[start:stop]
-                start = stop
-                if len(self._part) == self.length:
-                    part, self._part = self._part, None
-                    yield Message(part, self.compressed)
+                step = min(end - start, self.length - self._filled)
+                self._append(data[start : start + step])
+                start += step
+                if self._filled == self.length:
+                    whole, self._part, self._pages = self._pages or self._part, None, None
+                    yield Message(whole, self.compressed)
+
+    def _append(self, data: bytes | memoryview) -> None:
+        assert self._part is not None
+        if self._pages is None and self.length >= _MAP_BYTES and self._filled >= _FIRST_BYTES:
+            try:
+                self._pages = memoryview(mmap.mmap(-1, self.length, **_PRIVATE))
+            except OSError:
+                raise NoMemory("the system has no memory for this message", remedy="try again later") from None
+            self._pages[: self._filled] = self._part
+            self._part.clear()
+        if self._pages is None:
+            self._part += data
+        else:
+            self._pages[self._filled : self._filled + len(data)] = data
+        self._filled += len(data)
 
     def _begin(self, head: bytes) -> None:
         if head[0] > 1:
@@ -107,7 +134,7 @@ class MessageReader:
             raise TooLarge(f"a message of {self.length} bytes is larger than {limit} bytes")
 
 
-async def inflate(data: bytes | bytearray, encoding: str, limit: int, account: Account) -> bytearray:
+async def inflate(data: Buffer, encoding: str, limit: int, account: Account) -> bytearray:
     """Undo the compression of a message, and let other requests have their turn meanwhile.
 
     Args:

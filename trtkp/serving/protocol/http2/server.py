@@ -22,6 +22,8 @@ __all__ = ["Http2Server"]
 
 #: Seconds between two looks at all connections for what took too long.
 _SWEEP_S = 0.5
+#: Bytes that are read from a connection before others get their turn.
+_READ_BYTES = 1 << 17
 #: Seconds of a turn of the event loop for frames that had to wait.
 _TURN_S = 0.005
 
@@ -52,6 +54,7 @@ class Http2Server:
         self.token = token
         self.loop = asyncio.get_running_loop()
         self._made: set[Connection] = set()
+        self.buffer = memoryview(bytearray(_READ_BYTES))  # into which every connection reads, one after the other
         self._changed = asyncio.Event()  # calls or connections have ended
         self._line: deque[Connection] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,8 +79,6 @@ class Http2Server:
         """Accept nothing more, wait so long for calls in progress, and end all connections."""
         if self._acceptor is not None:
             self._acceptor.close()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
         if self._listener is not None:
             self._listener.close()
         for connection in list(self._made):
@@ -91,6 +92,8 @@ class Http2Server:
             connection.close()
         for task in self._tasks:
             task.cancel()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # --- for connections ----------------------------------------------------------------------------------------------
@@ -107,7 +110,6 @@ class Http2Server:
 
     def idle(self, connection: Connection) -> None:
         """Note that all calls of a connection were answered."""
-        self.connections.idle(connection)
         self._changed.set()
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
