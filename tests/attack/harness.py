@@ -70,7 +70,7 @@ def attacked(server: Server, module: str, attack: str, behave: Callable[[], None
             try:
                 ask(server)
             except Exception as error:
-                record.lost[f"health over {name}: {error or type(error).__name__}"] += 1
+                record.lost[f"health over {name}: {str(error) or type(error).__name__}"] += 1
             record.health_s[name] = max(record.health_s[name], time.monotonic() - start)
             done.wait(_PAUSE_S)
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import requests
 
@@ -155,19 +156,19 @@ ATTACKS: dict[str, Callable[[str], Counter[str]]] = {
 
 def run_attack(server: Server, attack: str) -> Record:
     """Run an attack on a server, while a client asks its model ``kep`` over HTTP."""
-    tensor = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}
+    tensor: dict[str, Any] = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}
     with requests.Session() as session:
 
-        def behave() -> None:
-            for attempt in range(3):
-                try:
-                    answer = session.post(f"{server.url}/v2/models/kep/infer", json={"inputs": [tensor]}, timeout=60)
-                    break
-                except requests.ConnectionError:  # an idle connection was closed for a new one: every client retries
-                    if attempt == 2:
-                        raise
+        def behave(attempts: int = 3) -> None:
+            try:
+                answer = session.post(f"{server.url}/v2/models/kep/infer", json={"inputs": [tensor]}, timeout=60)
+            except requests.ConnectionError:  # an idle connection was closed for a new one: every client retries
+                if attempts == 1:
+                    raise
+                return behave(attempts - 1)
             assert answer.status_code == 200, answer.text
             assert answer.json()["outputs"][0]["shape"] == [1, 5]
+            return None
 
         behave()
         return attacked(server, __name__, attack, behave)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.attack.harness import Record
 from tests.attack.rest import ATTACKS, run_attack
 from tests.serving.servers import Server
 
@@ -16,6 +17,7 @@ MEMORY = (1 << 30) + (200 << 20)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attack(server: Server, attack: str) -> None:
     # Other programs on the machine can delay one run; an attack that succeeds delays each.
+    record = Record()
     for _ in range(3):
         record = run_attack(server, attack)
         assert not record.lost, record
@@ -23,7 +25,7 @@ def test_attack(server: Server, attack: str) -> None:
         assert record.peak_bytes - record.before_bytes < MEMORY, record
         if max(record.health_s.values()) < 0.5:
             return
-    pytest.fail(str(record))
+    raise AssertionError(record)
 
 
 def test_nothing_is_held_when_all_is_over(server: Server) -> None:

@@ -43,7 +43,7 @@ class Body:
                 self._data += piece
                 self._size = end
                 return
-            pages = mmap.mmap(-1, self._limit, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
+            pages = mmap.mmap(-1, self._limit, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             pages.madvise(mmap.MADV_NOHUGEPAGE)  # else a piece of 64 KiB could cost 2 MiB
             pages[: self._size] = bytes(self._data)
             self._data = pages
