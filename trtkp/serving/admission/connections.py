@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Connections", "Link"]
+__all__ = ["RESERVE", "Connections", "Link"]
 
 #: Connections beyond the limit, for questions about the server's health only.
-_RESERVE = 32
+RESERVE = 32
 
 
 class Link(Protocol):
@@ -60,7 +60,7 @@ class Connections:
             self._drop_oldest(self._idle)
             self._idle[link] = None
         else:
-            if len(self._reserve) >= _RESERVE:
+            if len(self._reserve) >= RESERVE:
                 self._drop_oldest(self._reserve)
             self._reserve[link] = None
 

@@ -46,7 +46,17 @@ class Metrics:
         self.queued = Gauge("trtkp_queue_requests", "Waiting requests", labels, registry=registry)
         self.ready = Gauge("trtkp_model_ready", "1 if the model is ready", labels, registry=registry)
         self.resident = Gauge("trtkp_worker_resident_bytes", "Resident memory of a worker", labels, registry=registry)
+        self._held = Gauge("trtkp_held_bytes", "Bytes of all requests and answers held", registry=registry)
+        self._connections = Gauge("trtkp_connections", "Connections of both protocols", registry=registry)
         registry.register(_GpuMemory())
+
+    def watch_memory(self, held: Callable[[], int]) -> None:
+        """Set the function that tells how many bytes requests and answers hold."""
+        self._held.set_function(held)
+
+    def watch_connections(self, connections: Callable[[], int]) -> None:
+        """Set the function that tells how many connections are open."""
+        self._connections.set_function(connections)
 
     def of(self, model: str, version: str) -> ModelMetrics:
         """The metrics of one version of a model."""

@@ -16,6 +16,7 @@ from time import monotonic
 import numpy as np
 
 from trtkp.serving.admission.memory import Memory
+from trtkp.serving.admission.turns import Turns
 from trtkp.serving.contract import Contract, RawTensor
 from trtkp.serving.errors import NotFound, ServeError, Unavailable
 from trtkp.serving.logs import log
@@ -76,6 +77,8 @@ class Service:
         self.metrics = Metrics()
         self.draining = False
         self.memory = Memory(self.options.pending_bytes)
+        self.turns = Turns()
+        self.metrics.watch_memory(lambda: self.memory.held)
         self._in_flight = 0
         self._changed = asyncio.Event()
         self.models: dict[str, dict[str, Model]] = {}
@@ -182,17 +185,6 @@ class Service:
             self._in_flight -= 1
             self._changed.set()
             self._record(exchange)
-
-    @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Context in which the server holds ``size`` bytes of a request's body.
-
-        Raises:
-            NoMemory: there is no room for it.
-        """
-        with self.memory.account(object()) as account:
-            account.grow(size)
-            yield
 
     def _record(self, exchange: Exchange) -> None:
         seconds = monotonic() - exchange.started

@@ -19,10 +19,11 @@ from trtkp.errors import InputError
 from trtkp.serving.addresses import Addresses
 from trtkp.serving.admission.connections import Connections
 from trtkp.serving.admission.deadlines import Deadlines
+from trtkp.serving.admission.descriptors import affordable_connections
 from trtkp.serving.logs import log, start_logging
 from trtkp.serving.models.service import Service
 from trtkp.serving.options import ServeOptions
-from trtkp.serving.protocol.connection import timed_connections
+from trtkp.serving.protocol.connection import HttpConnections
 from trtkp.serving.protocol.http2.server import Http2Server
 from trtkp.serving.protocol.rest import make_app
 from trtkp.serving.protocol.rpc import rpc_methods
@@ -69,7 +70,10 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
     token = options.token()
     if token is None and not _is_loopback(options.host):
         log("anybody who reaches this port may use it", level=logging.WARNING, host=options.host)
-    server = _HttpServer(_http_config(service, options, token))
+    workers = len(service.all_models)
+    connections = Connections(affordable_connections(options.connections, workers, options.instances))
+    service.metrics.watch_connections(lambda: len(connections))
+    server = _HttpServer(_http_config(service, options, token), HttpConnections(connections, Deadlines.of(options)))
     stop = _StopSignals()
     async with contextlib.AsyncExitStack() as stack:
         http = _listen(options.host, options.port)
@@ -81,9 +85,7 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
             rpc_port = rpc_socket.getsockname()[1]
         listening = asyncio.create_task(server.serve([http]))  # before the workers: health probes get "not ready yet"
         if rpc_socket is not None:
-            rpc = Http2Server(
-                rpc_methods(service), Deadlines.of(options), service.memory, Connections(options.connections), token
-            )
+            rpc = Http2Server(rpc_methods(service), Deadlines.of(options), service.memory, connections, token)
             rpc.listen(rpc_socket, _tls(options))
         try:
             starting = asyncio.create_task(service.start())
@@ -109,7 +111,23 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
 
 
 class _HttpServer(uvicorn.Server):
-    """Uvicorn without its own signal handlers, because requests are drained before it shuts down."""
+    """Uvicorn with our own connections, and without its signal handlers: requests are drained before it shuts down."""
+
+    def __init__(self, config: uvicorn.Config, connections: HttpConnections) -> None:
+        super().__init__(config)
+        self._connections = connections
+        self._close: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.servers = []
+        [listener] = sockets or []
+        self._close = self._connections.accept(listener, self.config, self.server_state, self.config.ssl)
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._close is not None:
+            self._close()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -145,14 +163,13 @@ async def _first(*tasks: asyncio.Task[Any]) -> None:
 def _http_config(service: Service, options: ServeOptions, token: str | None) -> uvicorn.Config:
     config = uvicorn.Config(
         make_app(service, token),
-        http=timed_connections(options.timeout_s),
-        limit_concurrency=options.connections + 1,  # Uvicorn counts the connection that it is about to refuse
+        ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=75,  # nginx's default: longer than the idle time of usual load balancers (60 s)
+        timeout_keep_alive=int(Deadlines.of(options).idle_s),
         timeout_graceful_shutdown=5,  # requests were drained before; this is for connections that stay open
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,

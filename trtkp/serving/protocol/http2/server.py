@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import ssl
 from collections import deque
@@ -15,7 +14,7 @@ from typing import Any
 from trtkp.serving.admission.connections import Connections
 from trtkp.serving.admission.deadlines import Deadlines
 from trtkp.serving.admission.memory import Memory
-from trtkp.serving.logs import log
+from trtkp.serving.protocol.accept import Acceptor
 from trtkp.serving.protocol.http2.call import Method
 from trtkp.serving.protocol.http2.connection import Connection
 
@@ -25,8 +24,6 @@ __all__ = ["Http2Server"]
 _SWEEP_S = 0.5
 #: Bytes that are read from a connection before others get their turn.
 _READ_BYTES = 1 << 17
-#: Connections that are accepted before others get their turn: 1 ms.
-_ACCEPT = 8
 #: Seconds of a turn of the event loop for frames that had to wait.
 _TURN_S = 0.005
 
@@ -62,14 +59,16 @@ class Http2Server:
         self._line: deque[Connection] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
+        self._acceptor: Acceptor | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
     def listen(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
         """Accept connections from a socket that is bound and listens; it is closed at the end."""
-        listener.setblocking(False)
         self._listener = listener
+        self._acceptor = Acceptor(
+            listener, lambda link: Connection(self, link), self.connections, context, self.deadlines.step_s
+        )
         self._sweeping = self.loop.create_task(self._sweep())
-        self._listen(listener, context)
 
     def drain(self) -> None:
         """Ask all clients to make new calls elsewhere."""
@@ -78,10 +77,10 @@ class Http2Server:
 
     async def stop(self, grace_s: float) -> None:
         """Accept nothing more, wait so long for calls in progress, and end all connections."""
+        if self._acceptor is not None:
+            self._acceptor.close()
         if self._listener is not None:
-            self.loop.remove_reader(self._listener)
             self._listener.close()
-            self._listener = None
         for connection in list(self._made):
             connection.close_when_idle()
         with contextlib.suppress(TimeoutError):
@@ -137,40 +136,6 @@ class Http2Server:
         self._line.extendleft(reversed(line))
         if line and not waiting:
             self.loop.call_soon(self._work)
-
-    def _listen(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
-        if self._listener is not None:
-            self.loop.add_reader(listener, self._accept, listener, context)
-
-    def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
-        # Not the loop's own server, which accepts as many connections at once as wait, and with TLS tells of them after
-        # the handshake only: they could not be limited.
-        for _ in range(_ACCEPT):
-            try:
-                link, _ = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:  # no descriptors are left, or the client has gone
-                log("cannot accept a connection", level=logging.WARNING, protocol="grpc", error=error.strerror)
-                self.loop.remove_reader(listener)
-                self.loop.call_later(_SWEEP_S, self._listen, listener, context)
-                return
-            link.setblocking(False)
-            self.run(self._open(link, context))
-
-    async def _open(self, link: socket.socket, context: ssl.SSLContext | None) -> None:
-        connection = Connection(self, link)
-        self.connections.add(connection)
-        try:
-            await self.loop.connect_accepted_socket(
-                lambda: connection,
-                link,
-                ssl=context,
-                ssl_handshake_timeout=None if context is None else self.deadlines.step_s,
-            )
-        except (OSError, TimeoutError, asyncio.CancelledError):  # the handshake failed, or the client has gone
-            connection.drop()
-            self.forget(connection)
 
     async def _sweep(self) -> None:
         while True:
