@@ -91,6 +91,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, server: Http2Server, link: socket.socket) -> None:
         self.calls: dict[int, Call] = {}
         self.idle_since = monotonic()
+        self.turns = server.turns
         self.queued = False  # waits in the server's line
         self._server = server
         self._link = link
