@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.serving.raw_http2 import framed
 from trtkp.serving.admission.memory import Account, Memory
+from trtkp.serving.admission.turns import Turns
 from trtkp.serving.errors import BadRequest, NoMemory, ServeError, TooLarge
 from trtkp.serving.protocol.http2.messages import Message, MessageReader, inflate
 
@@ -49,11 +50,11 @@ def account(limit: int = 1 << 30) -> Account:
 def test_inflated(data: bytes, repeat: int) -> None:
     for encoding, packed in (("gzip", gzip.compress(data * repeat)), ("deflate", zlib.compress(data * repeat))):
         one = account()
-        assert asyncio.run(inflate(packed, encoding, len(data) * repeat, one)) == data * repeat
+        assert asyncio.run(inflate(packed, encoding, len(data) * repeat, one, Turns())) == data * repeat
         assert one.held == len(data) * repeat
         if len(packed) > 12:
             with pytest.raises(BadRequest, match=f"not valid {encoding}|{encoding} message is cut short"):
-                asyncio.run(inflate(packed[:-5], encoding, len(data) * repeat, account()))
+                asyncio.run(inflate(packed[:-5], encoding, len(data) * repeat, account(), Turns()))
 
 
 @pytest.mark.parametrize(("limit", "room", "error"), [(1 << 20, 1 << 30, TooLarge), (1 << 30, 4 << 20, NoMemory)])
@@ -62,7 +63,7 @@ def test_a_bomb_costs_no_more_than_its_limit(limit: int, room: int, error: type[
     tracemalloc.start()
     try:
         with pytest.raises(error):
-            asyncio.run(inflate(bomb, "deflate", limit, account(room)))
+            asyncio.run(inflate(bomb, "deflate", limit, account(room), Turns()))
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
@@ -73,7 +74,7 @@ def test_inflating_lets_others_have_their_turn() -> None:
     packed = zlib.compress(bytes(64 << 20))
 
     async def longest_stall() -> float:
-        worst, done = 0.0, asyncio.create_task(inflate(packed, "deflate", 64 << 20, account()))
+        worst, done = 0.0, asyncio.create_task(inflate(packed, "deflate", 64 << 20, account(), Turns()))
         while not done.done():
             start = time.perf_counter()
             await asyncio.sleep(0)

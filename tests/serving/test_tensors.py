@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
+from trtkp.serving.admission.turns import Turns
 from trtkp.serving.contract import Contract, TensorContract
 from trtkp.serving.datatypes import DATATYPES
 from trtkp.serving.errors import BadRequest
@@ -119,21 +120,21 @@ def test_values_of_each_type(datatype: str) -> None:
     )
     contents = pb.InferTensorContents(**{FIELDS[datatype]: [dtype.type(value).item() for value in limits]})
     sent = contents.SerializeToString()
-    got = np.frombuffer(asyncio.run(values("x", datatype, sent)), dtype)
+    got = np.frombuffer(asyncio.run(values("x", datatype, sent, Turns())), dtype)
     assert got.tolist() == np.array(limits, dtype).tolist()
-    twice = np.frombuffer(asyncio.run(values("x", datatype, sent + sent)), dtype)  # not in one piece
+    twice = np.frombuffer(asyncio.run(values("x", datatype, sent + sent, Turns())), dtype)  # not in one piece
     assert twice.tolist() == 2 * got.tolist()
 
 
 def test_values_that_do_not_fit() -> None:
     sent = pb.InferTensorContents(int_contents=[127, 128]).SerializeToString()
     with pytest.raises(BadRequest, match=r"input x: values outside -128..127 of INT8"):
-        asyncio.run(values("x", "INT8", sent))
+        asyncio.run(values("x", "INT8", sent, Turns()))
     with pytest.raises(BadRequest, match="datatype FP16 needs raw_input_contents"):
-        asyncio.run(values("x", "FP16", sent))
-    assert len(asyncio.run(values("x", "FP32", sent))) == 0  # in another type's field
+        asyncio.run(values("x", "FP16", sent, Turns()))
+    assert len(asyncio.run(values("x", "FP32", sent, Turns()))) == 0  # in another type's field
     with pytest.raises(BadRequest, match="need raw_input_contents"):
-        asyncio.run(values("x", "INT8", bytes(5 << 20)))
+        asyncio.run(values("x", "INT8", bytes(5 << 20), Turns()))
 
 
 @pytest.mark.serial
@@ -148,7 +149,7 @@ def test_values_that_do_not_fit() -> None:
 )
 def test_contents_do_not_stall_the_event_loop(contents: bytes) -> None:
     async def longest_stall() -> float:
-        worst, done = 0.0, asyncio.create_task(values("x", "INT8", contents))
+        worst, done = 0.0, asyncio.create_task(values("x", "INT8", contents, Turns()))
         while not done.done():
             start = time.perf_counter()
             await asyncio.sleep(0)

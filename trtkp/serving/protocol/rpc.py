@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -29,8 +28,6 @@ _HEALTH = "grpc.health.v1.Health"
 
 #: Most bytes of a message that holds names only.
 _NAMES_BYTES = 1 << 14
-#: Contents of fewer bytes are converted at once: 1 ms.
-_QUICK_BYTES = 1 << 16
 
 
 def rpc_methods(service: Service) -> Mapping[str, Method]:
@@ -79,7 +76,6 @@ def _quick(kind: type[Message], answer: Callable[[Any], Message], data: Buffer) 
 class _Answers:
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._turn = asyncio.Lock()  # several large contents are converted one after the other
 
     def live(self, request: Any) -> Message:
         return pb.ServerLiveResponse(live=True)
@@ -183,10 +179,7 @@ class _Answers:
         spec = contract.inputs.get(tensor.name)
         if spec is None or spec.datatype != tensor.datatype:
             return b""  # refused for that
-        if len(contents) < _QUICK_BYTES:
-            return await values(tensor.name, tensor.datatype, contents)
-        async with self._turn:
-            return await values(tensor.name, tensor.datatype, contents)
+        return await values(tensor.name, tensor.datatype, contents, self._service.turns)
 
 
 def _parameters(message: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ is left. That is small: its objects take up to 50 times the bytes of a hostile m
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
+from trtkp.serving.admission.turns import Turns
 from trtkp.serving.contract import Contract
 from trtkp.serving.datatypes import DATATYPES
 from trtkp.serving.errors import BadRequest
@@ -149,13 +149,14 @@ def largest_message(contract: Contract) -> int:
     return total
 
 
-async def values(name: str, datatype: str, contents: _Buffer) -> memoryview:
+async def values(name: str, datatype: str, contents: _Buffer, turns: Turns) -> memoryview:
     """Convert the ``contents`` of an input to the bytes of its tensor.
 
     Args:
         name: name of the input, for messages.
         datatype: type of the input.
         contents: the bytes of an ``InferTensorContents``.
+        turns: for the conversion, which may be long.
 
     Raises:
         BadRequest: the bytes are no such message, its type has no field there, a value does not fit the type, or the
@@ -163,7 +164,7 @@ async def values(name: str, datatype: str, contents: _Buffer) -> memoryview:
 
     Example:
         >>> contents = pb.InferTensorContents(int_contents=[1, -2]).SerializeToString()
-        >>> bytes(asyncio.run(values("x", "INT8", contents))).hex()
+        >>> bytes(asyncio.run(values("x", "INT8", contents, Turns()))).hex()
         '01fe'
     """
     wanted = _CONTENTS.get(datatype)
@@ -173,20 +174,21 @@ async def values(name: str, datatype: str, contents: _Buffer) -> memoryview:
         return packed
     if len(contents) > _CONTENTS_BYTES:
         raise BadRequest(f"input {name[:80]}: contents of more than {_CONTENTS_BYTES} bytes need raw_input_contents")
-    try:
-        sent = getattr(pb.InferTensorContents.FromString(bytes(contents)), wanted)
-    except DecodeError:
-        raise BadRequest("the message is not a ModelInferRequest") from None
+    async with turns:
+        try:
+            sent = getattr(pb.InferTensorContents.FromString(bytes(contents)), wanted)
+        except DecodeError:
+            raise BadRequest("the message is not a ModelInferRequest") from None
     dtype = DATATYPES[datatype]
     made = np.empty(len(sent), dtype)
     for start in range(0, len(sent), _SLICE):
-        part = np.array(sent[start : start + _SLICE], _WIDEST.get(dtype.kind))
-        if dtype.kind in _WIDEST:
-            limits = np.iinfo(dtype)
-            if part.min() < limits.min or part.max() > limits.max:
-                raise BadRequest(f"input {name[:80]}: values outside {limits.min}..{limits.max} of {datatype}")
-        made[start : start + _SLICE] = part
-        await asyncio.sleep(0)
+        async with turns:
+            part = np.array(sent[start : start + _SLICE], _WIDEST.get(dtype.kind))
+            if dtype.kind in _WIDEST:
+                limits = np.iinfo(dtype)
+                if part.min() < limits.min or part.max() > limits.max:
+                    raise BadRequest(f"input {name[:80]}: values outside {limits.min}..{limits.max} of {datatype}")
+            made[start : start + _SLICE] = part
     return made.view(np.uint8).data
 
 

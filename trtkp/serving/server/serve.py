@@ -85,7 +85,9 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
             rpc_port = rpc_socket.getsockname()[1]
         listening = asyncio.create_task(server.serve([http]))  # before the workers: health probes get "not ready yet"
         if rpc_socket is not None:
-            rpc = Http2Server(rpc_methods(service), Deadlines.of(options), service.memory, connections, token)
+            rpc = Http2Server(
+                rpc_methods(service), Deadlines.of(options), service.memory, connections, service.turns, token
+            )
             rpc.listen(rpc_socket, _tls(options))
         try:
             starting = asyncio.create_task(service.start())

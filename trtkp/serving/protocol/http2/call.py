@@ -139,7 +139,9 @@ class Call:
             return message.data
         if self.head.encoding == "identity":
             raise BadRequest("a message is compressed, but the call has no grpc-encoding")
-        plain = await inflate(message.data, self.head.encoding, self.method.limit(), self.account)
+        plain = await inflate(
+            message.data, self.head.encoding, self.method.limit(), self.account, self._connection.turns
+        )
         self.account.shrink(self.held)
         self.held = len(plain)
         return plain

@@ -91,6 +91,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, server: Http2Server, link: socket.socket) -> None:
         self.calls: dict[int, Call] = {}
         self.idle_since = monotonic()
+        self.turns = server.turns
         self.queued = False  # waits in the server's line
         self._server = server
         self._link = link
@@ -103,6 +104,7 @@ class Connection(asyncio.BufferedProtocol):
         self._blocked = False  # the transport's buffer is full
         self._blocked_since = 0.0
         self._reading = True
+        self._turn_over = False  # as much was read as one connection may at a time
         self._computed = 0  # calls that the server computes
         self._closing = False
         self._flushing = False  # `_flush` will be called
@@ -137,6 +139,15 @@ class Connection(asyncio.BufferedProtocol):
         self._frames.add(self._server.buffer[:size])
         self.work()
         self._frames.keep()
+        if size == len(self._server.buffer):
+            # More has come. libuv would read on, 32 times, before it looks at another connection: 4 MiB of each.
+            self._turn_over = True
+            self._control_reading()
+            self._server.loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._turn_over = False
+        self._control_reading()
 
     def eof_received(self) -> bool:
         """Close the connection: a client that sends no more frames cannot open windows either."""
@@ -165,7 +176,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _control_reading(self) -> None:
         """Read nothing while bytes wait to be interpreted, or while answers to pings and settings are not read."""
-        reading = not self._frames.waiting and not self._blocked
+        reading = not (self._frames.waiting or self._blocked or self._turn_over)
         if reading != self._reading and not self._transport.is_closing():
             self._reading = reading
             if reading:

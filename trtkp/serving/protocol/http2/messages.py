@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import mmap
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from trtkp.serving.admission.memory import Account
+from trtkp.serving.admission.turns import Turns
 from trtkp.serving.errors import BadRequest, NoMemory, TooLarge
 
 __all__ = ["PREFIX_BYTES", "Buffer", "Message", "MessageReader", "inflate", "prefix"]
@@ -134,14 +134,15 @@ class MessageReader:
             raise TooLarge(f"a message of {self.length} bytes is larger than {limit} bytes")
 
 
-async def inflate(data: Buffer, encoding: str, limit: int, account: Account) -> bytearray:
-    """Undo the compression of a message, and let other requests have their turn meanwhile.
+async def inflate(data: Buffer, encoding: str, limit: int, account: Account, turns: Turns) -> bytearray:
+    """Undo the compression of a message, a slice at a time.
 
     Args:
         data: the compressed content.
         encoding: ``gzip`` or ``deflate``.
         limit: largest size in bytes. A few bytes could otherwise expand to gigabytes.
         account: counts the bytes as they appear.
+        turns: for the work, a slice at a time.
 
     Raises:
         BadRequest: the data is broken or incomplete.
@@ -150,7 +151,8 @@ async def inflate(data: Buffer, encoding: str, limit: int, account: Account) -> 
 
     Example:
         >>> from trtkp.serving.admission.memory import Memory
-        >>> asyncio.run(inflate(zlib.compress(b"abc"), "deflate", 100, Memory(1000).account("connection")))
+        >>> account = Memory(1000).account("connection")
+        >>> asyncio.run(inflate(zlib.compress(b"abc"), "deflate", 100, account, Turns()))
         bytearray(b'abc')
     """
     inflater = zlib.decompressobj(wbits=47)  # 32 to detect the header, gzip's or zlib's, plus 15 for any window size
@@ -160,17 +162,17 @@ async def inflate(data: Buffer, encoding: str, limit: int, account: Account) -> 
         rest: bytes | memoryview = view[start : start + _SLICE]
         more = True
         while more and not inflater.eof:  # a shorter one has used all of the input
-            try:
-                piece = inflater.decompress(rest, _SLICE)
-            except zlib.error:
-                raise BadRequest(f"the message is not valid {encoding}") from None
-            if len(plain) + len(piece) > limit:
-                raise TooLarge(f"the decompressed message is larger than {limit} bytes")
-            account.grow(len(piece))
-            plain += piece
+            async with turns:
+                try:
+                    piece = inflater.decompress(rest, _SLICE)
+                except zlib.error:
+                    raise BadRequest(f"the message is not valid {encoding}") from None
+                if len(plain) + len(piece) > limit:
+                    raise TooLarge(f"the decompressed message is larger than {limit} bytes")
+                account.grow(len(piece))
+                plain += piece
             rest = inflater.unconsumed_tail
-            if more := len(piece) == _SLICE:
-                await asyncio.sleep(0)
+            more = len(piece) == _SLICE
     if not inflater.eof:
         raise BadRequest(f"the {encoding} message is cut short")
     return plain

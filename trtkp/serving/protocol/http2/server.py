@@ -14,6 +14,7 @@ from typing import Any
 from trtkp.serving.admission.connections import Connections
 from trtkp.serving.admission.deadlines import Deadlines
 from trtkp.serving.admission.memory import Memory
+from trtkp.serving.admission.turns import Turns
 from trtkp.serving.protocol.accept import Acceptor
 from trtkp.serving.protocol.http2.call import Method
 from trtkp.serving.protocol.http2.connection import Connection
@@ -36,6 +37,7 @@ class Http2Server:
         deadlines: how long clients may take.
         memory: counts what calls hold.
         connections: holds the limit of connections.
+        turns: turns of long work.
         token: bearer token that methods that are not open require; None for no token.
     """
 
@@ -45,12 +47,14 @@ class Http2Server:
         deadlines: Deadlines,
         memory: Memory,
         connections: Connections,
+        turns: Turns,
         token: str | None = None,
     ) -> None:
         self.methods = methods
         self.deadlines = deadlines
         self.memory = memory
         self.connections = connections
+        self.turns = turns
         self.token = token
         self.loop = asyncio.get_running_loop()
         self._made: set[Connection] = set()
