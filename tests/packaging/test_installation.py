@@ -46,7 +46,17 @@ print(json.dumps(lacking))
 #: What only an extra installs, and the package that may import it at once: each is imported when it is used.
 EXTRAS_ALONE = {
     "trtkp.comparison.report.": {"plotly"},
-    "trtkp.serving.": {"aiohttp", "google", "grpc", "prometheus_client", "ray", "starlette", "tritonclient", "uvicorn"},
+    "trtkp.serving.": {
+        "aiohttp",
+        "google",
+        "grpc",
+        "h2",
+        "prometheus_client",
+        "ray",
+        "starlette",
+        "tritonclient",
+        "uvicorn",
+    },
 }
 
 

@@ -109,16 +109,19 @@ def test_decompression_has_a_limit(bundles: Path, tmp_path: Path) -> None:
         )
         answer = server.request("POST", "/v2/models/kep/infer", data=b" " * 200_000)
         assert answer.status_code == 413
-        with server.grpc_client() as client, pytest.raises(InferenceServerException, match="larger than max"):
+        with (
+            server.grpc_client() as client,
+            pytest.raises(InferenceServerException, match="a message of 153631 bytes is larger than"),
+        ):
             client.infer("kep", batch_input(triton_grpc, images(200)))
 
 
 def test_decompressed_bytes_count_as_pending(bundles: Path, tmp_path: Path) -> None:
     """A few kilobytes that wait as megabytes count as megabytes towards ``--max-pending``."""
-    limits = ("--max-body", "2", "--max-pending", "3", "--max-delay", "1500")
+    limits = ("--max-body", "2", "--max-pending", "2", "--max-delay", "1500")
     with running(tmp_path, bundles / "kep", "--threads", "1", *limits) as server:
         head = {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}]}
-        body = gzip.compress(json.dumps(head).encode() + b" " * 1_500_000)
+        body = gzip.compress(json.dumps(head).replace("0.5,", "0.5," + " " * 4000).encode())  # 800 kB
         statuses: list[int] = []
 
         def ask() -> None:
@@ -136,7 +139,7 @@ def test_decompressed_bytes_count_as_pending(bundles: Path, tmp_path: Path) -> N
 
 @pytest.mark.serial
 def test_slow_heads_and_too_many_connections(bundles: Path, tmp_path: Path) -> None:
-    """A client with a slow or missing request head is cut off after ``--timeout``; too many are refused."""
+    """A client with a slow request head is cut off after ``--timeout``; idle ones make room for others."""
     limits = ("--timeout", "3", "--connections", "3", "--max-delay", "1500")
     with running(tmp_path, bundles / "kep", "--threads", "1", *limits) as server, ExitStack() as stack:
         host, port = server.host.split(":")
@@ -148,12 +151,13 @@ def test_slow_heads_and_too_many_connections(bundles: Path, tmp_path: Path) -> N
         while not answer.endswith(b'{"live":true}'):
             answer += reused.recv(1000)
         assert answer.startswith(b"HTTP/1.1 200 OK")
-        assert server.request("GET", "/v2/health/live").status_code == 503
+        assert server.request("GET", "/v2").status_code == 200  # in the place of the one that was idle longest
+        assert idle.recv(1000) == b""
         reused.sendall(b"GET /v2")
         for _ in range(5):
             time.sleep(0.1)
             dripping.sendall(b"a")
-        for connection in (idle, dripping, reused):
+        for connection in (dripping, reused):
             connection.settimeout(10)
             assert connection.recv(1000) == b""
         assert 2.9 < time.monotonic() - begin < 10
@@ -165,10 +169,9 @@ def test_slow_heads_and_too_many_connections(bundles: Path, tmp_path: Path) -> N
             outcomes.put("ok" if error is None else str(error.status()))
 
         with server.grpc_client() as client:
-            assert client.is_server_ready()  # connected: now all leave at once
-            for _ in range(6):
+            for _ in range(6):  # calls of one connection
                 client.async_infer("kep", batch_input(triton_grpc, images(1)), done)
-            assert Counter(outcomes.get(timeout=10) for _ in range(6)) == {"ok": 3, "StatusCode.RESOURCE_EXHAUSTED": 3}
+            assert Counter(outcomes.get(timeout=10) for _ in range(6)) == {"ok": 6}
 
 
 def test_plain_http(server: Server, answers: Answers) -> None:

@@ -85,17 +85,25 @@ class TensorContract:
         Raises:
             BadRequest: a check failed. The message names the input, what was expected, and what was given.
         """
+        shape = self.check_form(raw.datatype, raw.shape)
+        if isinstance(raw.data, bytes | memoryview):
+            return self._from_bytes(raw.data, shape)
+        return self._from_list(raw.data, shape)
+
+    def check_form(self, datatype: str, shape: Sequence[int]) -> Shape:
+        """Check type, rank and sizes of a tensor, and return its shape.
+
+        Raises:
+            BadRequest: they are not those of the input.
+        """
         # Text from the client is cut in messages: it may be megabytes long, and it goes into the log.
-        if raw.datatype != self.datatype:
-            raise BadRequest(f"input {self.name}: expected {self}, got datatype {str(raw.datatype)[:40]}")
-        shape = tuple(raw.shape)
+        if datatype != self.datatype:
+            raise BadRequest(f"input {self.name}: expected {self}, got datatype {str(datatype)[:40]}")
         if len(shape) != len(self.dims) or not all(
             low <= size <= high for low, size, high in zip(self.low, shape, self.high, strict=True)
         ):
             raise BadRequest(f"input {self.name}: expected {self}, got shape {str(list(shape))[:200]}")
-        if isinstance(raw.data, bytes | memoryview):
-            return self._from_bytes(raw.data, shape)
-        return self._from_list(raw.data, shape)
+        return tuple(shape)
 
     def _from_bytes(self, data: bytes | memoryview, shape: Shape) -> np.ndarray:
         expected = math.prod(shape) * self.dtype.itemsize

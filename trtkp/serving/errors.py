@@ -8,6 +8,7 @@ from trtkp.errors import TrtkpError
 
 __all__ = [
     "BadRequest",
+    "NoMemory",
     "NotFound",
     "QueueFull",
     "ServeError",
@@ -59,6 +60,12 @@ class Unavailable(ServeError):  # noqa: N818
     """The model is starting, is restarting after its worker died, or the server is shutting down."""
 
     status, code = 503, "UNAVAILABLE"
+
+
+class NoMemory(ServeError):  # noqa: N818
+    """Requests that wait hold all memory that the server, or this connection, may have."""
+
+    status, code = 503, "RESOURCE_EXHAUSTED"
 
 
 class TimedOut(ServeError):  # noqa: N818

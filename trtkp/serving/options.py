@@ -82,7 +82,7 @@ class ServeOptions:
     pending_bytes: Annotated[
         int,
         Setting(
-            "Bodies of all requests held at once, in MiB; more are refused.",
+            "All requests and answers held at once, in MiB; more are refused.",
             ge=1,
             flag="--max-pending",
             unit=1 << 20,
@@ -91,7 +91,7 @@ class ServeOptions:
     ] = 1 << 30
     connections: Annotated[
         int,
-        Setting("HTTP connections, and gRPC calls, open at once; more are refused.", ge=1, group=_LIMITS),
+        Setting("Connections open at once; idle ones are closed for new ones.", ge=1, group=_LIMITS),
     ] = 1024
     timeout_s: Annotated[
         float, Setting("Seconds until a request is given up.", gt=0, flag="--timeout", group=_LIMITS)

@@ -50,7 +50,17 @@ class Metrics:
         self.bundle = Info(
             "trtkp_bundle", "The bundle that is served, by the SHA-256 of its manifest", labels, registry=registry
         )
+        self._held = Gauge("trtkp_held_bytes", "Bytes of all requests and answers held", registry=registry)
+        self._connections = Gauge("trtkp_connections", "Connections of both protocols", registry=registry)
         registry.register(_GpuMemory())
+
+    def watch_memory(self, held: Callable[[], int]) -> None:
+        """Set the function that tells how many bytes requests and answers hold."""
+        self._held.set_function(held)
+
+    def watch_connections(self, connections: Callable[[], int]) -> None:
+        """Set the function that tells how many connections are open."""
+        self._connections.set_function(connections)
 
     def forget(self, model: str, version: str) -> None:
         """Remove the gauges of a version that is no longer served; its counters stay, as Prometheus expects."""

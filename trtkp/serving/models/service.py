@@ -18,6 +18,8 @@ import numpy as np
 
 from trtkp.bundle import Bundle
 from trtkp.errors import TrtkpError
+from trtkp.serving.admission.memory import Memory
+from trtkp.serving.admission.turns import Turns
 from trtkp.serving.contract import Contract, RawTensor
 from trtkp.serving.errors import NotFound, ServeError, Unavailable
 from trtkp.serving.logs import log
@@ -77,9 +79,11 @@ class Service:
         self.options = options or ServeOptions()
         self.metrics = Metrics()
         self.draining = False
-        self._bodies = 0
         self._open: set[Exchange] = set()
         self._reloading = False
+        self.memory = Memory(self.options.pending_bytes)
+        self.turns = Turns()
+        self.metrics.watch_memory(lambda: self.memory.held)
         self._changed = asyncio.Event()
         self._paths = [Path(os.path.abspath(path)) for path in bundles]  # noqa: PTH100 - resolve() follows links
         self.models: dict[str, dict[str, Model]] = {}
@@ -207,21 +211,6 @@ class Service:
             self._open.discard(exchange)
             self._changed.set()
             self._record(exchange)
-
-    @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Context in which the server holds ``size`` bytes of a request's body.
-
-        Raises:
-            Unavailable: all bodies together would exceed the limit.
-        """
-        if self._bodies + size > self.options.pending_bytes:
-            raise Unavailable("the bodies of waiting requests have reached their limit", remedy="try again later")
-        self._bodies += size
-        try:
-            yield
-        finally:
-            self._bodies -= size
 
     def _model(self, name: str, version: str, bundle: Bundle) -> Model:
         contract = Contract.of(bundle, name, version, self.options.max_batch)

@@ -9,21 +9,26 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 import uvicorn
 
 from trtkp.errors import InputError
 from trtkp.serving.addresses import Addresses
+from trtkp.serving.admission.connections import Connections
+from trtkp.serving.admission.deadlines import Deadlines
+from trtkp.serving.admission.descriptors import affordable_connections
 from trtkp.serving.logs import log, start_logging, stop_logging
 from trtkp.serving.models.service import Service
 from trtkp.serving.options import ServeOptions
-from trtkp.serving.protocol.connection import timed_connections
+from trtkp.serving.protocol.connection import HttpConnections
+from trtkp.serving.protocol.http2.server import Http2Server
 from trtkp.serving.protocol.rest import make_app
-from trtkp.serving.protocol.rpc import make_grpc_server
+from trtkp.serving.protocol.rpc import rpc_methods
+from trtkp.serving.worker.process import descriptors
 
 __all__ = ["serve"]
 
@@ -68,15 +73,25 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
     token = options.token()
     if token is None and not _is_loopback(options.host):
         log("anybody who reaches this port may use it", level=logging.WARNING, host=options.host)
-    server = _HttpServer(_http_config(service, options, token))
+    workers = len(service.all_models) * descriptors(options.instances)
+    connections = Connections(affordable_connections(options.connections, workers))
+    service.metrics.watch_connections(lambda: len(connections))
+    server = _HttpServer(_http_config(service, options, token), HttpConnections(connections, Deadlines.of(options)))
     stop = _StopSignals()
     async with contextlib.AsyncExitStack() as stack:
         http = _listen(options.host, options.port)
         stack.callback(http.close)
-        rpc, rpc_port = _bind_grpc(service, options, token)
+        rpc, rpc_socket, rpc_port = None, None, 0
+        if options.grpc_port is not None:
+            rpc_socket = _listen(options.host, options.grpc_port)
+            stack.callback(rpc_socket.close)
+            rpc_port = rpc_socket.getsockname()[1]
         listening = asyncio.create_task(server.serve([http]))  # before the workers: health probes get "not ready yet"
-        if rpc is not None:
-            await rpc.start()
+        if rpc_socket is not None:
+            rpc = Http2Server(
+                rpc_methods(service), Deadlines.of(options), service.memory, connections, service.turns, token
+            )
+            rpc.listen(rpc_socket, _tls(options))
         try:
             starting = asyncio.create_task(service.start())
             await _first(starting, asyncio.create_task(stop.wait()), listening)
@@ -89,6 +104,8 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
             else:
                 starting.cancel()
                 await asyncio.gather(starting, return_exceptions=True)
+            if rpc is not None:
+                rpc.drain()
             await _first(asyncio.create_task(service.drain()), asyncio.create_task(stop.wait(2)))
         finally:
             server.should_exit = True
@@ -101,7 +118,23 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
 
 
 class _HttpServer(uvicorn.Server):
-    """Uvicorn without its own signal handlers, because requests are drained before it shuts down."""
+    """Uvicorn with our own connections, and without its signal handlers: requests are drained before it shuts down."""
+
+    def __init__(self, config: uvicorn.Config, connections: HttpConnections) -> None:
+        super().__init__(config)
+        self._connections = connections
+        self._close: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.servers = []
+        [listener] = sockets or []
+        self._close = self._connections.accept(listener, self.config, self.server_state, self.config.ssl)
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._close is not None:
+            self._close()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -175,14 +208,13 @@ async def _first(*tasks: asyncio.Task[Any]) -> None:
 def _http_config(service: Service, options: ServeOptions, token: str | None) -> uvicorn.Config:
     config = uvicorn.Config(
         make_app(service, token),
-        http=timed_connections(options.timeout_s),
-        limit_concurrency=options.connections + 1,  # Uvicorn counts the connection that it is about to refuse
+        ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=75,  # nginx's default: longer than the idle time of usual load balancers (60 s)
+        timeout_keep_alive=int(Deadlines.of(options).idle_s),
         timeout_graceful_shutdown=5,  # requests were drained before; this is for connections that stay open
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
@@ -207,23 +239,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _bind_grpc(service: Service, options: ServeOptions, token: str | None) -> tuple[grpc.aio.Server | None, int]:
-    if options.grpc_port is None:
-        return None, 0
-    server = make_grpc_server(service, token)
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    address = f"{host}:{options.grpc_port}"
-    try:
-        if options.tls_cert is not None and options.tls_key is not None:
-            pair = (options.tls_key.read_bytes(), options.tls_cert.read_bytes())
-            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
-        else:
-            port = server.add_insecure_port(address)
-    except (RuntimeError, OSError):
-        port = 0
-    if port == 0:
-        raise InputError(f"gRPC cannot listen on {address}", remedy="choose another --host or --grpc-port")
-    return server, port
+def _tls(options: ServeOptions) -> ssl.SSLContext | None:
+    """The certificate for gRPC; None without TLS. Uvicorn has loaded the files before, so they are right."""
+    if options.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(options.tls_cert, options.tls_key)
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 def _addresses(service: Service, options: ServeOptions, http: socket.socket, grpc_port: int) -> Addresses:

@@ -13,7 +13,10 @@ from trtkp.serving.options import ServeOptions
 __all__ = ["require_packages", "serve"]
 
 _PACKAGES = {
-    **{name: name for name in ("aiohttp", "httptools", "prometheus_client", "starlette", "tritonclient", "uvicorn")},
+    **{
+        name: name
+        for name in ("aiohttp", "h2", "httptools", "prometheus_client", "starlette", "tritonclient", "uvicorn")
+    },
     "grpc": "grpcio",
     "yaml": "pyyaml",
 }
