@@ -185,7 +185,7 @@ def test_other_commands(trtkp: Trtkp, folder: Path, arguments: str, words: str) 
 def test_targets_that_are_something_else(trtkp: Trtkp, folder: Path) -> None:
     Path("mine").mkdir()
     Path("mine/thesis.tex").write_text("x")
-    for target, words in (("net.onnx", "is not a directory"), ("mine", "is not a trtkp bundle"), (".", "is not a")):
+    for target, words in (("net.onnx", "is not a directory"), ("mine", "is not a trtkp bundle"), (".", "is the current folder")):
         done = trtkp("build", "net.onnx", "-o", target)
         assert words in done.message
         assert done.status == 2

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from trtkp.engine.base import QdqVariant, fuses_qdq
 from trtkp.errors import InputError
+from trtkp.files import parse_json, read_file
 
 __all__ = [
     "CALIBRATION",
@@ -197,12 +198,12 @@ def load_calibration(path: str | PathLike[str]) -> Calibration:
     path = Path(path)
     if path.is_dir():
         path /= CALIBRATION
+    remedy = "write one with trtkp calibrate"
+    text = read_file(path, "file", remedy)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError("no such file", file=path, remedy="write one with trtkp calibrate") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({type(error).__name__})", file=path) from None
+        parse_json(text)  # pydantic takes the last of two values of one name
+    except ValueError as error:
+        raise InputError(f"is not a valid calibration: {error}", file=path, remedy=remedy) from None
     try:
         return Calibration.model_validate_json(text)
     except ValidationError as error:
@@ -211,5 +212,5 @@ def load_calibration(path: str | PathLike[str]) -> Calibration:
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(
             f"is not a valid calibration: {': '.join(filter(None, [where, message]))}", file=path,
-            remedy="write one with trtkp calibrate",
+            remedy=remedy,
         ) from None  # fmt: skip
