@@ -254,8 +254,8 @@ def unreadable(
     error: OSError | ValueError, path: str | os.PathLike[str], what: str = "file", remedy: str | None = None
 ) -> InputError:
     """The line that says why a file cannot be read, and what to do."""
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"no such {what}", file=path, remedy=remedy or "check the path")
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return InputError("no such file", file=path, remedy=remedy or "check the path")
     if isinstance(error, IsADirectoryError):
         return InputError(f"is a directory, not a {what}", file=path, remedy=remedy)
     if isinstance(error, PermissionError):

@@ -240,8 +240,10 @@ def _archive(path: Path, how: Preprocessing) -> tuple[Dataset, Dataset | None]:
         raise InputError("holds NaN or infinity", file=path, remedy="leave those samples out")
     if not {"x_test", "y_test"} <= set(names):
         return Arrays(inputs, labels, how), None
-    with np.load(path, allow_pickle=False) as archive:
-        test = Arrays(archive["x_test"], archive["y_test"].astype(np.int64), how)
+    others, classes, _ = read_arrays(path, "_test")
+    assert others is not None
+    assert classes is not None
+    test = Arrays(others, classes, how)
     if test.inputs.shape[1:] != inputs.shape[1:] or test.labels.shape != test.inputs.shape[:1] or not len(test.labels):
         raise InputError("the shapes of x_test, y_test and x do not match", file=path)
     return Arrays(inputs, labels, how), test

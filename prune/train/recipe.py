@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from trtkp.data.options import Mean, Std
 from trtkp.errors import InputError, JobError
+from trtkp.files import read_file
 from trtkp.pruning.methods.registry import check_settings
 from trtkp.settings import Setting, check, from_mapping
 
@@ -20,6 +21,8 @@ __all__ = ["STAGES", "Preprocessing", "Recipe", "Training", "read_recipe"]
 #: masks, and fine-tuning with the masks held.
 STAGES = ("prepare", "regularise", "finetune")
 
+#: Bytes that a recipe may have: PyYAML reads about 1 MB in ten seconds.
+_MOST = 1 << 18
 _SCHEDULES = ("constant", "cosine", "multistep")
 _PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -210,11 +213,16 @@ def read_recipe(path: str | PathLike[str]) -> Training:
     except ImportError:
         raise JobError("recipes need PyYAML, which is not installed", remedy="pip install 'trtkp[train]'") from None
     path = Path(path)
+    content = read_file(path, "recipe", most=_MOST)
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise InputError(f"not a readable recipe ({reason})", file=path) from None
+        text = content.decode("utf-8")
+        # A recipe has no use for aliases, and a few lines of them can stand for billions of values.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise InputError("not a readable recipe (it has aliases)", file=path, remedy="write the values out")
+        found = yaml.safe_load(text)
+    # ValueError: a number or a date that Python cannot hold
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"not a readable recipe ({' '.join(str(error).split())})", file=path) from None
     try:
         training = from_mapping(Training, found or {}, "the recipe")
         training = replace(training, settings={key: _setting(value) for key, value in training.settings.items()})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from pydantic import BaseModel
 
 from trtkp.bundle.manifest import MANIFEST, MANIFEST_HASH, FileRecord, hash_line
 from trtkp.errors import InputError, JobError, TrtkpError
-from trtkp.files import check_folder, flush, give_usual_modes, is_full, reading, unwritable
+from trtkp.files import check_folder, flush, give_usual_modes, is_full, parse_json, read_file, reading, unwritable
 
 __all__ = ["BundleWriter", "hash_file"]
 
@@ -217,9 +216,9 @@ def _own_files(directory: Path) -> set[str] | None:
     The manifest is read leniently: a bundle of another version, or a damaged one, may be replaced as well.
     """
     try:
-        manifest = json.loads((directory / MANIFEST).read_bytes())
+        manifest = parse_json(read_file(directory / MANIFEST))
         if not str(manifest["format"]).startswith("trtkp."):
             return None
         return {MANIFEST, MANIFEST_HASH, *manifest["files"]}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (InputError, ValueError, LookupError, TypeError):
         return None

@@ -13,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ from typer.exceptions import TyperException
 from trtkp.cli import console
 from trtkp.cli.help import Command
 from trtkp.errors import TrtkpError
+from trtkp.files import is_full, unreadable, unwritable
 from trtkp.version import __version__
 
 __all__ = ["COMMANDS", "app", "load_command", "run"]
@@ -101,6 +103,15 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 2, error.format_message()
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _INTERRUPTED, ""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        # a file of the user's, whichever module met it
+        file = Path(os.fsdecode(error.filename))
+        full = is_full(error)
+        return (1, str(unwritable(error, file))) if full else (2, str(unreadable(error, file)))
+    if isinstance(error, OSError) and is_full(error):
+        return 1, f"{error.strerror}; free some space"
+    if isinstance(error, MemoryError):
+        return 1, "there is not enough memory; give smaller shapes, or use a machine with more"
     text = " ".join(str(error).split()) or "no message"
     return 1, f"internal error, {type(error).__name__}: {text[:300]}; run again with --debug and report it"
 
