@@ -253,7 +253,7 @@ def test_reader_that_goes_away(folder: Path) -> None:
         )  # fmt: skip
         os.close(writer)
         assert child.stderr == ""
-        assert child.returncode == 1
+        assert child.returncode == 141
 
 
 def test_as_a_module_and_as_a_script(folder: Path) -> None:
