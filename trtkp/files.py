@@ -21,6 +21,7 @@ from trtkp.errors import InputError, JobError
 __all__ = [
     "MOST_JSON",
     "check_folder",
+    "check_name",
     "flush",
     "give_usual_modes",
     "is_full",
@@ -60,6 +61,9 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         >>> Path("times.json").read_text()
         '{}'
     """
+    if path.exists() and not path.is_file():
+        number = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(number, "Is a directory" if path.is_dir() else "Not a regular file", str(path))
     # not named after the file: its name may be as long as names may be
     part = path.absolute().with_name(f".trtkp-{os.getpid()}-{token_hex(4)}.part")
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -84,8 +88,12 @@ def write_file(path: Path, content: str | bytes) -> None:
         JobError: the file cannot be written.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    with writing(path), replacing(path) as part:
-        part.write_bytes(data)
+    with writing(path):
+        if path.exists() and not path.is_file():  # such as /dev/stdout, which is written to and not replaced
+            path.write_bytes(data)
+            return
+        with replacing(path) as part:
+            part.write_bytes(data)
 
 
 @contextmanager
@@ -133,6 +141,7 @@ def check_folder(path: Path) -> None:
     """
     remedy = "choose another -o"
     target = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link at the target
+    check_name(target, remedy)
     try:
         if target.is_symlink():
             raise InputError("is a link, not a directory", file=path, remedy=remedy)
@@ -156,6 +165,17 @@ def check_folder(path: Path) -> None:
         raise InputError(
             f"cannot be written ({getattr(error, 'strerror', None) or error})", file=path, remedy=remedy
         ) from None
+
+
+def check_name(path: str | os.PathLike[str], remedy: str = "rename it") -> None:
+    """Check that a path is text: JSON, safetensors and ONNX Runtime take no other names.
+
+    Raises:
+        InputError: it has bytes that are not UTF-8.
+    """
+    name = os.fspath(path)
+    if any("\ud800" <= char <= "\udfff" for char in name):
+        raise InputError(f"{name!a}: the name is not UTF-8", remedy=remedy)
 
 
 def _is_mount(path: Path) -> bool:
@@ -207,6 +227,7 @@ def open_regular(path: str | os.PathLike[str], what: str = "file", remedy: str |
     Raises:
         InputError: there is no such file, it is a directory or a device, or it may not be read.
     """
+    check_name(path)
     try:
         # without O_NONBLOCK, opening a pipe would block
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)

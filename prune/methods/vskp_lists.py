@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from trtkp.errors import InputError
-from trtkp.files import read_file, replacing, writing
+from trtkp.files import check_name, read_file, replacing, writing
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
 from trtkp.pruning.method import Counting, Masks, Method, NetCounts
@@ -67,6 +67,7 @@ def save_index(path: str | PathLike[str], index_sets: Mapping[str, IndexSet], fo
     if not arrays:
         raise InputError("it holds no pruned layer", remedy="give a directory that trtkp prune or trtkp build wrote")
     path = Path(path)
+    check_name(path)
     with writing(path), replacing(path) as part:
         save_file(arrays, part, {"format": "np"})
 

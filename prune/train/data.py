@@ -22,6 +22,7 @@ from trtkp.data.images import image_files, is_image_folder, open_image
 from trtkp.data.labelled import read_arrays
 from trtkp.data.samples import normalised
 from trtkp.errors import InputError
+from trtkp.files import check_name
 from trtkp.pruning.train.recipe import Preprocessing
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ def load_split(path: str | PathLike[str], shape: Sequence[int], how: Preprocessi
         InputError: the data is missing, unreadable or unlabelled, or its samples have another shape.
     """
     path = Path(path)
+    check_name(path)
     if not path.exists():
         raise InputError("no such data", file=path, remedy=_REMEDY)
     if path.is_dir():

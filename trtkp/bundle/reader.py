@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from trtkp.bundle.manifest import HASH_LINE, MANIFEST, MANIFEST_HASH, FileRecord, Manifest, hash_line
 from trtkp.bundle.writer import hash_file
 from trtkp.errors import InputError, IntegrityError
-from trtkp.files import read_file, reading
+from trtkp.files import check_name, read_file, reading
 from trtkp.machine.processes import Closing
 
 if TYPE_CHECKING:
@@ -210,6 +210,7 @@ def read_record(path: Path, kind: type[Record]) -> Record:
         InputError: there is no manifest, or one of another format or version.
         IntegrityError: the manifest was changed.
     """
+    check_name(path)
     with reading(path, "bundle"):
         exists = path.exists()
     if not exists:

@@ -55,12 +55,12 @@ class BundleWriter:
 
     def __init__(self, target: Path) -> None:
         self.target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target
+        check_replaceable(target)
         # timeout=0: a second build fails at once, instead of waiting for minutes and then replacing the first's bundle
         self._lock = FileLock(self.target.with_name(f".{self.target.name}.lock"), timeout=0)
         self.staging = self.target.with_name(f".{self.target.name}.building-{os.getpid()}")
 
     def __enter__(self) -> Self:
-        check_replaceable(self.target)
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()

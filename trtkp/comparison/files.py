@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trtkp.errors import InputError
+from trtkp.files import check_name
 
 __all__ = ["check_target"]
 
@@ -22,12 +23,14 @@ def check_target(path: Path, sources: Iterable[Path] = ()) -> None:
         InputError: the path is a directory, its directory does not exist or cannot be written, or it is one of the
             sources or lies in one.
     """
+    check_name(path)
     if path.is_dir():
         raise InputError("is a directory", file=path, remedy="name a file")
     if not path.absolute().parent.is_dir():
         raise InputError("its directory does not exist", file=path, remedy="create it, or choose another place")
     # asked of the system, which knows the rights; a file system mounted read-only refuses as well
-    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+    replaced = path.is_file() or not path.exists()  # others, such as /dev/stdout, are written to
+    if not os.access(path.absolute().parent if replaced else path, os.W_OK):
         raise InputError("cannot be written (Permission denied)", file=path, remedy="choose another place")
     real = path.resolve()
     for source in sources:
