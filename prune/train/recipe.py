@@ -23,6 +23,8 @@ STAGES = ("prepare", "regularise", "finetune")
 
 #: Bytes that a recipe may have: PyYAML reads about 1 MB in ten seconds.
 _MOST = 1 << 18
+#: Levels of maps and lists in a recipe. Ours have three.
+_DEEPEST = 20
 _SCHEDULES = ("constant", "cosine", "multistep")
 _PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -216,9 +218,7 @@ def read_recipe(path: str | PathLike[str]) -> Training:
     content = read_file(path, "recipe", most=_MOST)
     try:
         text = content.decode("utf-8")
-        # A recipe has no use for aliases, and a few lines of them can stand for billions of values.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise InputError("not a readable recipe (it has aliases)", file=path, remedy="write the values out")
+        _check_plain(yaml, text)
         found = yaml.safe_load(text)
     # ValueError: a number or a date that Python cannot hold
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
@@ -231,6 +231,21 @@ def read_recipe(path: str | PathLike[str]) -> Training:
     except InputError as error:
         raise error.in_file(path) from None
     return training
+
+
+def _check_plain(yaml: Any, text: str) -> None:
+    """Refuse what a few lines could make large or slow: aliases stand for billions of values, and nesting for hours.
+
+    Raises:
+        ValueError: there is any.
+    """
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has an alias: write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError("nested too deeply")
 
 
 def _setting(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -73,8 +74,8 @@ class TensorRange(_Record):
         scale: the int8 scale, ``amax / 127``; derived from ``amax`` where the file leaves it out.
     """
 
-    low: float
-    high: float
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
     amax: float = Field(ge=0, allow_inf_nan=False)
     scale: float = Field(gt=0, allow_inf_nan=False)
 
@@ -82,11 +83,14 @@ class TensorRange(_Record):
     @classmethod
     def _derive_scale(cls, data: Any) -> Any:
         if isinstance(data, dict) and "scale" not in data and isinstance(data.get("amax"), int | float):
-            return {**data, "scale": scale_of(data["amax"])}
+            with suppress(OverflowError):  # an integer that no float holds: said of amax
+                return {**data, "scale": scale_of(data["amax"])}
         return data
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
         if not math.isclose(self.scale, scale_of(self.amax), rel_tol=_SCALE_TOLERANCE):
             raise ValueError(f"scale {self.scale:g} is not amax / 127 for amax {self.amax:g}; leave the scale out")
         return self
