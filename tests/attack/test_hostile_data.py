@@ -309,7 +309,7 @@ def test_calibration_with_changed_values(folder: Path, capsys: pytest.CaptureFix
         assert status == 2, (where, key, value, error[:300])
         assert out == ""
         assert error.count("\n") == 1
-        assert "changed.json" in error, error
+        assert "calibration" in error, error
         assert "internal error" not in error
     assert not Path("new").exists()
 
