@@ -23,6 +23,7 @@ import onnx_ir as ir
 
 from trtkp.calib.options import METHODS
 from trtkp.errors import InputError, JobError
+from trtkp.files import replacing, writing
 from trtkp.graph.save import is_large, save_graph
 
 __all__ = ["Range", "measure_ranges"]
@@ -204,7 +205,7 @@ def _key(model: ir.Model, tensors: Sequence[str], method: str, percentile: float
 
 
 def _store(calibrator: Any, file: Path, key: str, done: int) -> None:
-    """Write the calibrator's state as arrays, to a temporary file that is then renamed."""
+    """Write the calibrator's state as arrays."""
     arrays: dict[str, npt.NDArray[Any]] = {"key": np.array(key), "done": np.array(done)}
     if _is_min_max(calibrator):
         for name, data in calibrator.calibrate_tensors_range.data.items():
@@ -214,10 +215,8 @@ def _store(calibrator: Any, file: Path, key: str, done: int) -> None:
         for name, histogram in calibrator.collector.histogram_dict.items():
             for part, value in enumerate(histogram):
                 arrays[f"{part}/{name}"] = np.asarray(value)
-    written = file.with_name(f"{file.name}.tmp")
-    with written.open("wb") as handle:
+    with writing(file), replacing(file) as part, part.open("wb") as handle:
         np.savez(handle, **arrays)  # type: ignore[arg-type]  # the stub takes a flag of its own for an array
-    written.replace(file)
 
 
 def _restore(calibrator: Any, file: Path | None, key: str) -> int:

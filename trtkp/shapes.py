@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 from trtkp.errors import InputError
 
 __all__ = [
     "DEFAULT_BATCH",
+    "MOST_ELEMENTS",
     "Dim",
     "Profile",
     "Shape",
@@ -23,6 +25,9 @@ __all__ = [
 
 #: Batch sizes (min, opt, max) of a profile when neither the user nor the model's export gives a range.
 DEFAULT_BATCH = (1, 8, 64)
+
+#: Values that an input may have: TensorRT counts them in signed 32-bit numbers.
+MOST_ELEMENTS = 2**31 - 1
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -126,8 +131,8 @@ def make_profile(
         maximum: largest shape by input name, if given.
 
     Raises:
-        InputError: a shape that the model does not take, min > opt or opt > max, or a dynamic dimension without a
-            range, neither from the export nor from the user.
+        InputError: a shape that the model does not take, a usual shape of more than `MOST_ELEMENTS` values, min > opt
+            or opt > max, or a dynamic dimension without a range, neither from the export nor from the user.
 
     Example:
         >>> profile = make_profile([TensorSpec("image", "float32", (Dim("batch"), 3, 32, 32))])
@@ -143,6 +148,12 @@ def make_profile(
         ]
         low, opt, high = (tuple(column[i] for column in columns) for i in range(3))
         profile[spec.name] = ShapeRange(low, opt, high)
+        if prod(opt) > MOST_ELEMENTS:  # the shape that is run; that of --max is for TensorRT's builder alone
+            raise InputError(
+                f"shape {'x'.join(map(str, opt))} has {prod(opt):,} values, an input may have {MOST_ELEMENTS:,}",
+                layer=spec.name,
+                remedy="give a smaller --opt or --input-shape",
+            )
     return profile
 
 

@@ -6,7 +6,6 @@ pays in each layer, and ``--ratio`` then says how much to remove.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from trtkp.errors import InputError
+from trtkp.files import parse_json, read_file
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
 from trtkp.pruning.method import Counting, Masks, Method, NetCounts
@@ -83,11 +83,9 @@ def load_allocation(path: str | PathLike[str], method: str | None = None, **sett
     """
     path = Path(path)
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"--allocation {path}: {error.strerror}", remedy="use global, uniform, or a file that trtkp search wrote"
-        ) from None
+        text = read_file(path, "allocation", "use global, uniform, or a file that trtkp search wrote")
+    except InputError as error:  # the value may be meant as the name of a way, not of a file
+        raise InputError(f"--allocation {path}: {error.message}", remedy=error.remedy) from None
     try:
         document = _Part.of(text)
         if b"trtkp.advice" in text[:4096]:
@@ -173,9 +171,7 @@ class _Part:
     def of(cls, text: bytes) -> _Part:
         """The whole document."""
         try:
-            return cls("", json.loads(text)).mapping()
-        except RecursionError:
-            raise _AllocationError("", "Invalid JSON: nested too deeply") from None
+            return cls("", parse_json(text)).mapping()
         except ValueError as error:  # the file is not UTF-8, or not JSON
             raise _AllocationError("", f"Invalid JSON: {' '.join(str(error).split())}") from None
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from trtkp.errors import InputError
+from trtkp.files import check_name, read_file, replacing, writing
 from trtkp.index.conv_layer import ConvLayer
 from trtkp.index.index_set import IndexSet
 from trtkp.pruning.method import Counting, Masks, Method, NetCounts
@@ -35,6 +36,8 @@ from trtkp.pruning.scope import no_kernel_to_drop
 
 __all__ = ["FORMATS", "Listed", "save_index"]
 
+#: Bytes that a file of indices may have. Lists of one number per kernel of a 1-GB net take about 120 MB.
+_MOST = 1 << 30
 #: What ``--form`` takes.
 FORMATS: dict[str, Callable[[IndexSet], npt.NDArray[Any]]] = {"bitmap": kernel_bitmap, "list": index_list}
 
@@ -48,7 +51,8 @@ def save_index(path: str | PathLike[str], index_sets: Mapping[str, IndexSet], fo
         form: ``bitmap`` or ``list``.
 
     Raises:
-        InputError: the format is unknown, it cannot hold the index sets, or the file cannot be written.
+        InputError: the format is unknown, or it cannot hold the index sets.
+        JobError: the file cannot be written.
     """
     if form not in FORMATS:
         raise InputError(f"--form {form}: not known", remedy=f"use {' or '.join(FORMATS)}")
@@ -62,10 +66,10 @@ def save_index(path: str | PathLike[str], index_sets: Mapping[str, IndexSet], fo
             raise InputError(error.message, layer=name, remedy=error.remedy) from None
     if not arrays:
         raise InputError("it holds no pruned layer", remedy="give a directory that trtkp prune or trtkp build wrote")
-    try:
-        save_file(arrays, path, {"format": "np"})
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot be written ({error})", file=path) from None
+    path = Path(path)
+    check_name(path)
+    with writing(path), replacing(path) as part:
+        save_file(arrays, part, {"format": "np"})
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,11 @@ class Listed(Method):
 
     def __post_init__(self) -> None:
         try:
-            content = Path(self.path).read_bytes()
+            content = read_file(self.path, "file of indices", most=_MOST)
             arrays = load(content)
         # safetensors raises TypeError or KeyError for types that NumPy does not have
-        except (OSError, SafetensorError, TypeError, KeyError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise InputError(f"is not a readable index ({reason})", file=self.path) from None
+        except (SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise InputError(f"is not a readable index ({error})", file=self.path) from None
         for name, array in arrays.items():
             if array.ndim != 2 or array.dtype not in (np.int32, np.uint8):
                 found = f"{array.dtype}{list(array.shape)}"

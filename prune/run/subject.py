@@ -124,6 +124,7 @@ def _check_export(source: SourceModel, method: Method) -> None:
 
 
 def _load_data(data: Path, source: SourceModel, profile: Profile, options: PruneOptions) -> DataSplit:
+    from trtkp.data.labelled import check_labels
     from trtkp.pruning.train.data import load_split
 
     training, specs = options.training, source.inputs
@@ -140,4 +141,7 @@ def _load_data(data: Path, source: SourceModel, profile: Profile, options: Prune
             remedy="export it with torch.export.Dim for the batch",
         )
     shape = next(iter(profile.values())).opt[1:]
-    return load_split(data, shape, training.data, training.seed)
+    split = load_split(data, shape, training.data, training.seed)
+    for part in (split.train, split.test):
+        check_labels(part.labels, source.outputs[0].shape, data)
+    return split

@@ -8,13 +8,13 @@ loading one executes nothing.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtkp.errors import InputError
+from trtkp.files import reading, replacing, writing
 
 if TYPE_CHECKING:
     import torch
@@ -54,23 +54,19 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint. A kill at any moment leaves the old one or the new one, complete."""
+    """Write a checkpoint. A kill at any moment leaves the old one or the new one, complete.
+
+    Raises:
+        JobError: it cannot be written.
+    """
     from safetensors.torch import save_file
 
     numbers = {key: value for key, value in _fields(checkpoint).items() if key != "tensors"}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in checkpoint.tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    save_file(tensors, partial, {_KEY: json.dumps({"version": _VERSION, **numbers})})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-    # without this the rename may be lost in a power failure, although the file's content is on the disk
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            save_file(tensors, part, {_KEY: json.dumps({"version": _VERSION, **numbers})})
 
 
 def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint | None:
@@ -85,7 +81,7 @@ def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint | None:
         return None
     remedy = "give --restart to begin anew"
     try:
-        with safe_open(path, framework="pt") as file:
+        with reading(path, "checkpoint", remedy), safe_open(path, framework="pt") as file:
             numbers = json.loads((file.metadata() or {})[_KEY])
             if numbers.pop("version") != _VERSION:
                 raise InputError("is a checkpoint of another version", file=path, remedy=remedy)

@@ -22,6 +22,7 @@ from trtkp.data.images import image_files, is_image_folder, open_image
 from trtkp.data.labelled import read_arrays
 from trtkp.data.samples import normalised
 from trtkp.errors import InputError
+from trtkp.files import check_name
 from trtkp.pruning.train.recipe import Preprocessing
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ def load_split(path: str | PathLike[str], shape: Sequence[int], how: Preprocessi
         InputError: the data is missing, unreadable or unlabelled, or its samples have another shape.
     """
     path = Path(path)
+    check_name(path)
     if not path.exists():
         raise InputError("no such data", file=path, remedy=_REMEDY)
     if path.is_dir():
@@ -240,8 +242,10 @@ def _archive(path: Path, how: Preprocessing) -> tuple[Dataset, Dataset | None]:
         raise InputError("holds NaN or infinity", file=path, remedy="leave those samples out")
     if not {"x_test", "y_test"} <= set(names):
         return Arrays(inputs, labels, how), None
-    with np.load(path, allow_pickle=False) as archive:
-        test = Arrays(archive["x_test"], archive["y_test"].astype(np.int64), how)
+    others, classes, _ = read_arrays(path, "_test")
+    assert others is not None
+    assert classes is not None
+    test = Arrays(others, classes, how)
     if test.inputs.shape[1:] != inputs.shape[1:] or test.labels.shape != test.inputs.shape[:1] or not len(test.labels):
         raise InputError("the shapes of x_test, y_test and x do not match", file=path)
     return Arrays(inputs, labels, how), test

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trtkp.errors import InputError
+from trtkp.files import replacing, writing
 
 __all__ = ["FIELDS", "LOG_FILE", "TrainingLog"]
 
@@ -26,7 +27,8 @@ class TrainingLog:
     """
 
     def __init__(self, folder: Path, events: Path | None = None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / LOG_FILE
         self._events = events
         self._writer: Any = None
@@ -61,12 +63,10 @@ class TrainingLog:
             rows = list(csv.DictReader(file))
         at = [(row["stage"], row["epoch"]) for row in rows]  # text: a kill can cut the last row short
         keep = at.index((stage, str(epoch))) if (stage, str(epoch)) in at else len(rows)
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        with partial.open("w", newline="") as file:
+        with writing(self.path), replacing(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(row for row in rows[:keep] if all(row[name] is not None for name in FIELDS))
-        partial.replace(self.path)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append the row of one epoch, with values for `FIELDS`; missing ones stay empty."""
@@ -79,7 +79,7 @@ class TrainingLog:
 
     def _append(self, row: Mapping[str, Any]) -> None:
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with writing(self.path), self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)
             if new:
                 writer.writeheader()

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from trtkp.data.options import Mean, Std
 from trtkp.errors import InputError, JobError
+from trtkp.files import read_file
 from trtkp.pruning.methods.registry import check_settings
 from trtkp.settings import Setting, check, from_mapping
 
@@ -20,6 +21,10 @@ __all__ = ["STAGES", "Preprocessing", "Recipe", "Training", "read_recipe"]
 #: masks, and fine-tuning with the masks held.
 STAGES = ("prepare", "regularise", "finetune")
 
+#: Bytes that a recipe may have: PyYAML reads about 1 MB in ten seconds.
+_MOST = 1 << 18
+#: Levels of maps and lists in a recipe. Ours have three.
+_DEEPEST = 20
 _SCHEDULES = ("constant", "cosine", "multistep")
 _PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -210,11 +215,14 @@ def read_recipe(path: str | PathLike[str]) -> Training:
     except ImportError:
         raise JobError("recipes need PyYAML, which is not installed", remedy="pip install 'trtkp[train]'") from None
     path = Path(path)
+    content = read_file(path, "recipe", most=_MOST)
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise InputError(f"not a readable recipe ({reason})", file=path) from None
+        text = content.decode("utf-8")
+        _check_plain(yaml, text)
+        found = yaml.safe_load(text)
+    # ValueError: a number or a date that Python cannot hold
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"not a readable recipe ({' '.join(str(error).split())})", file=path) from None
     try:
         training = from_mapping(Training, found or {}, "the recipe")
         training = replace(training, settings={key: _setting(value) for key, value in training.settings.items()})
@@ -223,6 +231,21 @@ def read_recipe(path: str | PathLike[str]) -> Training:
     except InputError as error:
         raise error.in_file(path) from None
     return training
+
+
+def _check_plain(yaml: Any, text: str) -> None:
+    """Refuse what a few lines could make large or slow: aliases stand for billions of values, and nesting for hours.
+
+    Raises:
+        ValueError: there is any.
+    """
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has an alias: write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError("nested too deeply")
 
 
 def _setting(value: Any) -> Any:

@@ -354,7 +354,7 @@ def assert_full(result: subprocess.CompletedProcess[str], target: Path, before: 
     assert result.returncode == 1, result.stderr
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1, result.stderr
-    assert result.stderr.startswith(f"error: {target}: could not be written (")
+    assert result.stderr.startswith(f"error: {target}: cannot be written (")
     assert "free some space" in result.stderr
     assert (content(target) if target.exists() else {}) == before
     assert others(target) == []

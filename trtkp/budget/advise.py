@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trtkp.budget.options import AdviceOptions
 from trtkp.errors import InputError
+from trtkp.files import read_file
 from trtkp.graph.edit import add_initializer
 from trtkp.graph.layers import conv_layers
 from trtkp.graph.passes.pack import pack_convolutions, packed_nodes, read_packed
@@ -125,9 +126,7 @@ class Advice(_Record):
             InputError: the file cannot be read, or is not the output of ``trtkp advise --json``.
         """
         try:
-            return cls.model_validate_json(file.read_bytes())
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", file=file) from None
+            return cls.model_validate_json(read_file(file, "file of advice"))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))

@@ -9,8 +9,8 @@ from typing import Any
 
 from trtkp.budget.plot import trade_off
 from trtkp.budget.run import SearchResult
-from trtkp.comparison.files import write_text
 from trtkp.errors import InputError
+from trtkp.files import write_file, writing
 
 __all__ = ["ALLOCATION", "PLOT", "RECORD", "check_output", "document", "write"]
 
@@ -70,16 +70,14 @@ def write(result: SearchResult, folder: Path, title: str) -> None:
         title: title of the plot.
 
     Raises:
-        InputError: a file cannot be written.
+        JobError: a file cannot be written.
     """
     texts = {
         PLOT: trade_off(result, title),
         RECORD: json.dumps(document(result), indent=1) + "\n",
         ALLOCATION: json.dumps(result.allocation.as_dict(), indent=1) + "\n",
     }
-    try:
+    with writing(folder):
         folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", file=folder) from None
     for name, text in texts.items():
-        write_text(folder / name, text)
+        write_file(folder / name, text)

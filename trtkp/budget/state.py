@@ -11,6 +11,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from trtkp.errors import JobError
+from trtkp.files import unwritable, write_file
 
 __all__ = ["State"]
 
@@ -49,7 +50,7 @@ class State:
                 "another search is writing here", file=self._output, remedy="wait for it, or choose another -o"
             ) from None
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise unwritable(error, self.folder) from None
         return self
 
     def __exit__(
@@ -73,12 +74,7 @@ class State:
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._values[name] = value
-        written = self._file.with_suffix(".new")
-        try:
-            written.write_text(json.dumps({"key": self._key, "values": self._values}))
-            written.replace(self._file)
-        except OSError as error:
-            raise self._unwritable(error) from None
+        write_file(self._file, json.dumps({"key": self._key, "values": self._values}))
 
     @property
     def _file(self) -> Path:
@@ -87,10 +83,7 @@ class State:
     def _read(self) -> dict[str, Any] | None:
         try:
             read = json.loads(self._file.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         fits = isinstance(read, dict) and read.get("key") == self._key and isinstance(read.get("values"), dict)
         return read["values"] if fits else None
-
-    def _unwritable(self, error: OSError) -> JobError:
-        return JobError(f"cannot be written ({error.strerror})", file=self.folder, remedy="choose another -o")

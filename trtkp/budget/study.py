@@ -16,11 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trtkp.budget.choices import Choice, pick
+from trtkp.errors import JobError
+from trtkp.files import writing
 
 if TYPE_CHECKING:
     import optuna
@@ -73,6 +75,9 @@ def search(
         storage: journal file that keeps the trials of a search that is killed; None for none.
         name: name of this search in the journal.
         progress: called with the trials done, the trials in all and the smallest loss so far.
+
+    Raises:
+        JobError: the journal cannot be written.
     """
     import optuna
 
@@ -112,7 +117,12 @@ def search(
         if progress is not None:
             progress(_finished(study), trials, study.best_value)
 
-    study.optimize(objective, n_trials=max(0, trials - _finished(study)), callbacks=[report])
+    try:
+        study.optimize(objective, n_trials=max(0, trials - _finished(study)), callbacks=[report])
+    except AssertionError as error:  # Optuna hides an error of the journal behind an assertion of its own
+        if isinstance(error.__context__, JobError):
+            raise error.__context__ from None
+        raise
     parameters = study.best_params
     chosen = solution(parameters["exponent"], [parameters[f"stage_{s}"] for s in range(stages.max() + 1)])
     assert chosen is not None
@@ -131,4 +141,9 @@ def _journal(path: Path | None) -> BaseStorage | None:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    return JournalStorage(JournalFileBackend(str(path)))
+    class Journal(JournalFileBackend):
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            with writing(path):
+                super().append_logs(logs)
+
+    return JournalStorage(Journal(str(path)))

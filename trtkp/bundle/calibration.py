@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from trtkp.engine.base import QdqVariant, fuses_qdq
 from trtkp.errors import InputError
+from trtkp.files import parse_json, read_file
 
 __all__ = [
     "CALIBRATION",
@@ -72,8 +74,8 @@ class TensorRange(_Record):
         scale: the int8 scale, ``amax / 127``; derived from ``amax`` where the file leaves it out.
     """
 
-    low: float
-    high: float
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
     amax: float = Field(ge=0, allow_inf_nan=False)
     scale: float = Field(gt=0, allow_inf_nan=False)
 
@@ -81,11 +83,14 @@ class TensorRange(_Record):
     @classmethod
     def _derive_scale(cls, data: Any) -> Any:
         if isinstance(data, dict) and "scale" not in data and isinstance(data.get("amax"), int | float):
-            return {**data, "scale": scale_of(data["amax"])}
+            with suppress(OverflowError):  # an integer that no float holds: said of amax
+                return {**data, "scale": scale_of(data["amax"])}
         return data
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
         if not math.isclose(self.scale, scale_of(self.amax), rel_tol=_SCALE_TOLERANCE):
             raise ValueError(f"scale {self.scale:g} is not amax / 127 for amax {self.amax:g}; leave the scale out")
         return self
@@ -197,12 +202,12 @@ def load_calibration(path: str | PathLike[str]) -> Calibration:
     path = Path(path)
     if path.is_dir():
         path /= CALIBRATION
+    remedy = "write one with trtkp calibrate"
+    text = read_file(path, "file", remedy)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError("no such file", file=path, remedy="write one with trtkp calibrate") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({type(error).__name__})", file=path) from None
+        parse_json(text)  # pydantic takes the last of two values of one name
+    except ValueError as error:
+        raise InputError(f"is not a valid calibration: {error}", file=path, remedy=remedy) from None
     try:
         return Calibration.model_validate_json(text)
     except ValidationError as error:
@@ -211,5 +216,5 @@ def load_calibration(path: str | PathLike[str]) -> Calibration:
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(
             f"is not a valid calibration: {': '.join(filter(None, [where, message]))}", file=path,
-            remedy="write one with trtkp calibrate",
+            remedy=remedy,
         ) from None  # fmt: skip

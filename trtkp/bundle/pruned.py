@@ -7,7 +7,6 @@ its files contains code.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -18,6 +17,8 @@ from pydantic import Field
 
 from trtkp.bundle.manifest import MANIFEST, Digest, FileName, FileRecord, SourceRecord, TotalsRecord, _Record
 from trtkp.bundle.reader import check_files, read_record
+from trtkp.errors import InputError
+from trtkp.files import parse_json, read_file
 
 if TYPE_CHECKING:
     from trtkp.index.index_set import IndexSet
@@ -124,8 +125,8 @@ class Pruned:
 def is_pruned(path: Path) -> bool:
     """Whether a directory holds a pruned model, by the format its manifest states."""
     try:
-        return bool(json.loads((path / MANIFEST).read_bytes())["format"] == _FORMAT)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return bool(parse_json(read_file(path / MANIFEST))["format"] == _FORMAT)
+    except (InputError, ValueError, LookupError, TypeError):
         return False
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from trtkp.bundle.manifest import HASH_LINE, MANIFEST, MANIFEST_HASH, FileRecord, Manifest, hash_line
 from trtkp.bundle.writer import hash_file
 from trtkp.errors import InputError, IntegrityError
+from trtkp.files import check_name, read_file, reading
 from trtkp.machine.processes import Closing
 
 if TYPE_CHECKING:
@@ -76,16 +77,20 @@ def check_files(path: Path, files: Mapping[str, FileRecord]) -> None:
         IntegrityError: a file is missing, was changed, or has another size.
     """
     for name, record in files.items():
-        file = path / name
-        # A link could lead to a file outside of the bundle.
-        if not file.is_file() or file.is_symlink():
-            raise IntegrityError("is missing from the bundle", file=file, remedy=_AGAIN)
-        # The size is compared first: it costs nothing, and a truncated copy is the most common damage.
-        if file.stat().st_size != record.bytes:
-            message = f"has {file.stat().st_size} bytes, but the manifest says {record.bytes}"
-            raise IntegrityError(message, file=file, remedy=_AGAIN)
-        if hash_file(file) != record.sha256:
-            raise IntegrityError("was changed since it was built (its SHA-256 differs)", file=file, remedy=_AGAIN)
+        with reading(path / name):
+            _check_file(path / name, record)
+
+
+def _check_file(file: Path, record: FileRecord) -> None:
+    # A link could lead to a file outside of the bundle.
+    if not file.is_file() or file.is_symlink():
+        raise IntegrityError("is missing from the bundle", file=file, remedy=_AGAIN)
+    # The size is compared first: it costs nothing, and a truncated copy is the most common damage.
+    if file.stat().st_size != record.bytes:
+        message = f"has {file.stat().st_size} bytes, but the manifest says {record.bytes}"
+        raise IntegrityError(message, file=file, remedy=_AGAIN)
+    if hash_file(file) != record.sha256:
+        raise IntegrityError("was changed since it was built (its SHA-256 differs)", file=file, remedy=_AGAIN)
 
 
 class Bundle(Closing):
@@ -212,19 +217,20 @@ def read_record(path: Path, kind: type[Record]) -> tuple[Record, str]:
         InputError: there is no manifest, or one of another format or version.
         IntegrityError: the manifest was changed.
     """
-    if not path.exists():
+    check_name(path)
+    with reading(path, "bundle"):
+        exists = path.exists()
+    if not exists:
         raise InputError("no such bundle", file=path, remedy="write one with trtkp build -o")
     file, hash_of_it = path / MANIFEST, path / MANIFEST_HASH
-    present = [part.is_file() and not part.is_symlink() for part in (file, hash_of_it)]
+    with reading(path, "bundle"):
+        present = [part.is_file() and not part.is_symlink() for part in (file, hash_of_it)]
     if not any(present):
         raise InputError(f"is not a bundle: it holds no {MANIFEST}", file=path, remedy="write one with trtkp build -o")
     for part, there in zip((file, hash_of_it), present, strict=True):
         if not there:
             raise IntegrityError("is missing from the bundle", file=part, remedy=_AGAIN)
-    try:
-        text, stated = file.read_bytes(), hash_of_it.read_bytes()
-    except OSError as error:
-        raise IntegrityError(f"cannot be read ({error.strerror})", file=error.filename, remedy=_AGAIN) from None
+    text, stated = (read_file(part) for part in (file, hash_of_it))
     # The hash comes before the JSON: a damaged manifest must be reported as damaged, not as one with a wrong value.
     if not re.fullmatch(HASH_LINE, stated):
         raise IntegrityError("was changed since it was built (not a SHA-256)", file=hash_of_it, remedy=_AGAIN)

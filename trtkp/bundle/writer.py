@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from pydantic import BaseModel
 
 from trtkp.bundle.manifest import MANIFEST, MANIFEST_HASH, FileRecord, hash_line
 from trtkp.errors import InputError, JobError, TrtkpError
+from trtkp.files import check_folder, flush, give_usual_modes, is_full, parse_json, read_file, reading, unwritable
 
 __all__ = ["BundleWriter", "hash_file"]
 
@@ -33,7 +33,7 @@ Record = TypeVar("Record", bound=BaseModel)
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     digest = sha256()
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         while block := file.read(1 << 20):  # 1 MiB at a time: engines can be gigabytes large
             digest.update(block)
     return digest.hexdigest()
@@ -55,12 +55,12 @@ class BundleWriter:
 
     def __init__(self, target: Path) -> None:
         self.target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target
+        check_replaceable(target)
         # timeout=0: a second build fails at once, instead of waiting for minutes and then replacing the first's bundle
         self._lock = FileLock(self.target.with_name(f".{self.target.name}.lock"), timeout=0)
         self.staging = self.target.with_name(f".{self.target.name}.building-{os.getpid()}")
 
     def __enter__(self) -> Self:
-        check_replaceable(self.target)
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -85,12 +85,8 @@ class BundleWriter:
     ) -> None:
         shutil.rmtree(self.staging, ignore_errors=True)
         self._release()
-        # Some libraries (safetensors) report a full disk in exceptions of their own, so the type alone does not tell.
-        if error is not None and not isinstance(error, TrtkpError) and (reason := _write_error(error)):
-            remedy = "free some space" if _is_full(error) else "choose another -o"
-            raise JobError(
-                f"could not be written ({reason}); nothing was changed", file=self.target, remedy=remedy
-            ) from error
+        if error is not None and not isinstance(error, TrtkpError) and self._is_of_a_write(error):
+            raise unwritable(error, self.target, note="; nothing was changed") from error
 
     def publish(self, make_manifest: Callable[[dict[str, FileRecord]], Record]) -> Record:
         """Hash every file in ``staging``, write the manifest, and rename the directory to the target.
@@ -101,17 +97,18 @@ class BundleWriter:
         Returns:
             The manifest that was written.
         """
+        give_usual_modes(self.staging)
         records = {}
         for path in sorted(self.staging.iterdir()):
-            _flush(path)  # before the rename: otherwise a power failure could leave the new name with empty files
+            flush(path)  # before the rename: otherwise a power failure could leave the new name with empty files
             records[path.name] = FileRecord(sha256=hash_file(path), bytes=path.stat().st_size)
         manifest = make_manifest(records)
         text = (manifest.model_dump_json(indent=1) + "\n").encode()
         for name, content in ((MANIFEST, text), (MANIFEST_HASH, hash_line(text))):
             path = self.staging / name
             path.write_bytes(content)
-            _flush(path)
-        _flush(self.staging)  # of a directory, fsync makes the names of its files durable
+            flush(path)
+        flush(self.staging)  # of a directory, fsync makes the names of its files durable
         self._swap()
         return manifest
 
@@ -124,19 +121,39 @@ class BundleWriter:
         """
         check_replaceable(self.target)  # again: somebody may have put files there while the build ran
         if self.target.exists() and exchange(self.staging, self.target):
-            _flush(self.target.parent)
+            flush(self.target.parent)
             return  # the staging directory is now the old bundle; __exit__ deletes it
         old = self.staging.with_name(f".{self.target.name}.replaced-{os.getpid()}")
         if self.target.exists():
-            self.target.rename(old)
+            self._set_aside(old)
         try:
             self.staging.rename(self.target)
         except OSError:
             if old.exists():  # put the old bundle back, so that a failed build changes nothing
                 old.rename(self.target)
             raise
-        _flush(self.target.parent)
+        flush(self.target.parent)
         shutil.rmtree(old, ignore_errors=True)
+
+    def _set_aside(self, old: Path) -> None:
+        try:
+            self.target.rename(old)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            # an overlay, as in a container, cannot rename a folder that comes from its image
+            shutil.copytree(self.target, old)
+            shutil.rmtree(self.target)
+
+    def _is_of_a_write(self, error: BaseException) -> bool:
+        """Whether an error means that the bundle cannot be written. Errors about other files are not ours to explain.
+
+        Libraries report a full disk in exceptions of their own, so the type alone does not tell.
+        """
+        if isinstance(error, OSError) and error.filename is not None:
+            file = Path(os.fsdecode(error.filename)).absolute()
+            return is_full(error) or file in (self.target, self.target.parent) or file.is_relative_to(self.staging)
+        return isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or is_full(error)
 
     def _sweep(self) -> None:
         """Remove what killed builds left; put an old bundle back if its build died before the new one was in place."""
@@ -162,16 +179,11 @@ def check_replaceable(target: Path) -> None:
     A bundle with files that its manifest does not list is refused, because replacing it would delete them.
 
     Raises:
-        InputError: something else is there.
+        InputError: something else is there, or nothing can be written there.
     """
-    try:
-        if target.is_symlink() or (target.exists() and not target.is_dir()):
-            raise InputError("exists and is not a directory", file=target, remedy="choose another -o")
+    check_folder(target)
+    with reading(target):
         found = {path.name for path in target.iterdir()} if target.exists() else set()
-    except OSError as error:
-        raise InputError(
-            f"cannot be written ({error.strerror or error})", file=target, remedy="choose another -o"
-        ) from None
     if not found:
         return
     own = _own_files(target)
@@ -204,36 +216,9 @@ def _own_files(directory: Path) -> set[str] | None:
     The manifest is read leniently: a bundle of another version, or a damaged one, may be replaced as well.
     """
     try:
-        manifest = json.loads((directory / MANIFEST).read_bytes())
+        manifest = parse_json(read_file(directory / MANIFEST))
         if not str(manifest["format"]).startswith("trtkp."):
             return None
         return {MANIFEST, MANIFEST_HASH, *manifest["files"]}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (InputError, ValueError, LookupError, TypeError):
         return None
-
-
-def _write_error(error: BaseException) -> str | None:
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    if type(error).__name__ == "SafetensorError":
-        return str(error)
-    return None
-
-
-def _is_full(error: BaseException) -> bool:
-    """Whether the error means a full disk, an exhausted quota, or a file size limit.
-
-    Rust libraries (safetensors) give the number in the message only: on Linux 28 is ENOSPC, 122 EDQUOT, 27 EFBIG.
-    """
-    number = error.errno if isinstance(error, OSError) else None
-    if number is not None:
-        return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return "os error 28" in str(error) or "os error 27" in str(error) or "os error 122" in str(error)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

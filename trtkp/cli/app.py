@@ -13,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +22,9 @@ from typer.exceptions import TyperException
 
 from trtkp.cli import console
 from trtkp.cli.help import Command
+from trtkp.cli.streams import CLOSED_PIPE, discard_output, is_closed_pipe, usable_streams
 from trtkp.errors import TrtkpError
+from trtkp.files import is_full, unreadable, unwritable
 from trtkp.version import __version__
 
 __all__ = ["COMMANDS", "app", "load_command", "run"]
@@ -74,15 +77,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    with usable_streams():
+        return _run(arguments, debug=debug)
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
     try:
         with nullcontext() if debug else _quiet_libraries():
             status = int(app(arguments, prog_name="trtkp", standalone_mode=False, obj=arguments) or 0)
             sys.stdout.flush()  # a reader that is gone shows itself here, not when the interpreter ends
         message = ""
-    except BrokenPipeError:
-        _discard_output()
-        return 1
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if is_closed_pipe(error):
+            discard_output()
+            return CLOSED_PIPE
+        if isinstance(error, SystemExit):
+            raise
         if debug:
             traceback.print_exc()
         status, message = _explain(error)
@@ -90,6 +100,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         message = "interrupted; nothing was changed"
     if message:
         console.error(message)
+    discard_output()
     return status
 
 
@@ -101,6 +112,15 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 2, error.format_message()
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _INTERRUPTED, ""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        # a file of the user's, whichever module met it
+        file = Path(os.fsdecode(error.filename))
+        full = is_full(error)
+        return (1, str(unwritable(error, file))) if full else (2, str(unreadable(error, file)))
+    if isinstance(error, OSError) and is_full(error):
+        return 1, f"standard output cannot be written ({error.strerror}); free some space"
+    if isinstance(error, MemoryError):
+        return 1, "there is not enough memory; give smaller shapes, or use a machine with more"
     text = " ".join(str(error).split()) or "no message"
     return 1, f"internal error, {type(error).__name__}: {text[:300]}; run again with --debug and report it"
 
@@ -116,13 +136,6 @@ def _quiet_libraries() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-
-
-def _discard_output() -> None:
-    """Nobody reads standard output any more; what is left in its buffer must not raise at exit."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
 
 
 def _show_version(wanted: bool) -> None:

@@ -47,9 +47,10 @@ def compare(
     json: Json = False,
 ) -> None:
     """Compare engines: speed with its confidence interval, outputs, accuracy, size, memory and time layer by layer."""
-    from trtkp.comparison.files import check_target, write_text
+    from trtkp.comparison.files import check_target
     from trtkp.comparison.report import check_packages, write_report
     from trtkp.comparison.table import csv_text
+    from trtkp.files import write_file
 
     written = [path for path in (csv, html) if path is not None]
     for path in written:
@@ -61,7 +62,7 @@ def compare(
     with progress(quiet=json) as report:
         comparison = compare_engines(engines, progress=report, **settings)
     if csv is not None:
-        write_text(csv, csv_text(comparison))
+        write_file(csv, csv_text(comparison))
     if html is not None:
         write_report(comparison, html, command=shlex.join(["trtkp", *context.obj]))
     show(comparison, written, json=json)

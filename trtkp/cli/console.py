@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from trtkp.cli.streams import discard_output
+
 __all__ = ["console", "document", "error", "plain_table", "progress", "warn"]
 
 
@@ -27,12 +29,19 @@ def console(stderr: bool = False) -> Console:
 
 def error(message: str) -> None:
     """One line on standard error."""
-    console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    _say(f"[bold red]error:[/] {escape(message)}")
 
 
 def warn(message: str, *, kind: str = "warning") -> None:
     """One line on standard error that is no failure."""
-    console(stderr=True).print(f"[yellow]{kind}:[/] {escape(message)}", soft_wrap=True)
+    _say(f"[yellow]{kind}:[/] {escape(message)}")
+
+
+def _say(line: str) -> None:
+    try:
+        console(stderr=True).print(line, soft_wrap=True)
+    except (OSError, SystemExit):  # nobody reads it, or the disk is full; the work and the status remain what they are
+        discard_output()
 
 
 def plain_table(names: Sequence[str], numbers: Sequence[str] = (), **settings: Any) -> Table:

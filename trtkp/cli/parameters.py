@@ -144,10 +144,11 @@ class Parameter:
         """The parameter as typer reads it."""
         setting = self.first.setting
         if setting.argument:
-            note: Any = typer.Argument(help=self.help(), metavar=setting.metavar, show_default=False)
+            note: Any = typer.Argument(help=self.help(), metavar=setting.metavar, show_default=False, readable=False)
         else:
             note = typer.Option(
                 *self.spellings,
+                readable=False,  # whoever reads a file says what to do if it cannot be
                 help=self.help(),
                 metavar=self._metavar,
                 show_default=False,

@@ -11,6 +11,7 @@ from trtkp.bundle import Bundle, load
 from trtkp.comparison.result import SourceKind
 from trtkp.engine import Backend, Runner, backend_of_engine, cpu_backend, get_backend
 from trtkp.errors import InputError
+from trtkp.files import open_regular, reading
 
 __all__ = ["Subject", "open_subjects"]
 
@@ -94,11 +95,13 @@ def labels(paths: Sequence[Path]) -> list[str]:
 
 
 def _subject(item: str | PathLike[str] | Bundle, path: Path, label: str) -> Subject:
-    if isinstance(item, Bundle) or not path.is_file():
+    with reading(path):
+        whole = isinstance(item, Bundle) or not path.is_file()
+    if whole:
         bundle = item if isinstance(item, Bundle) else load(path)
         backend = get_backend(bundle.manifest.backend)
         return Subject(str(path), label, "bundle", bundle.file(backend.artefact), backend, bundle)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         magic = file.read(4)
     compiled = backend_of_engine(magic)
     if compiled is not None:

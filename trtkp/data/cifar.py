@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.errors import InputError
+from trtkp.files import read_file, reading
 
 __all__ = ["is_cifar", "read_cifar", "read_pickle"]
 
@@ -83,6 +84,11 @@ def read_pickle(data: bytes, file: Path | None = None) -> Any:
 
 
 def _files(path: Path) -> list[Path]:
+    with reading(path, "folder of CIFAR batches"):
+        return _matching(path)
+
+
+def _matching(path: Path) -> list[Path]:
     if path.is_dir():
         found = ([file for file in sorted(path.glob(pattern)) if file.is_file()] for pattern in _PATTERNS)
         return next((files for files in found if files), [])
@@ -91,9 +97,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    if file.stat().st_size > _LARGEST:
-        raise InputError(f"has {file.stat().st_size} bytes, more than any CIFAR batch", file=file)
-    data = file.read_bytes()
+    data = read_file(file, "CIFAR batch", most=_LARGEST)
     return _binary(data, file) if file.suffix == ".bin" else _pickled(data, file)
 
 

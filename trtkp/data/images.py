@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtkp.errors import InputError, JobError
+from trtkp.files import reading, unreadable
 
 __all__ = ["image_files", "is_image_folder", "open_image", "read_images"]
 
@@ -83,6 +84,13 @@ def open_image(
                 fitted = plain.resize((width, height), bilinear, box=box(*plain.size))
             else:
                 fitted = ImageOps.fit(plain, (width, height), bilinear, bleed=(1 - share) / 2)
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"has more pixels than {2 * (Image.MAX_IMAGE_PIXELS or 0):,}, the most that Pillow unpacks", file=file,
+            remedy="scale it down",
+        ) from None  # fmt: skip
+    except PermissionError as error:
+        raise unreadable(error, file, "image") from None
     except Exception as error:  # Pillow's readers raise different exceptions for every format
         raise InputError(f"is no readable image ({type(error).__name__})", file=file) from None
     return np.asarray(fitted, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
@@ -94,9 +102,10 @@ def image_files(path: Path) -> tuple[list[Path], npt.NDArray[np.int64] | None]:
     def images(folder: Path) -> list[Path]:
         return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in _SUFFIXES)
 
-    flat = images(path)
-    if flat:
-        return flat, None
-    classes = [images(folder) for folder in sorted(path.iterdir()) if folder.is_dir()]
+    with reading(path, "folder of images"):
+        flat = images(path)
+        if flat:
+            return flat, None
+        classes = [images(folder) for folder in sorted(path.iterdir()) if folder.is_dir()]
     files = [file for members in classes for file in members]
     return files, np.repeat(np.arange(len(classes), dtype=np.int64), [len(members) for members in classes])

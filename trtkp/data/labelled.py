@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.npyio import NpzFile
 
 from trtkp.errors import InputError
+from trtkp.files import open_regular
 from trtkp.shapes import Profile
 
-__all__ = ["LabelledData", "check_data", "decide", "load_data", "read_arrays"]
+__all__ = ["LabelledData", "check_data", "check_labels", "decide", "load_data", "read_arrays"]
 
 #: Names that the inputs and the labels of an archive may have, the first that is there counts.
 _INPUTS, _LABELS = ("x", "images", "inputs", "data"), ("y", "labels", "targets")
+#: A member that unpacks to more bytes than this may not be packed denser than by `_RATIO`; zeros reach 1,000.
+_UNPACKED, _RATIO = 256 << 20, 100
 _REMEDY = "save it with numpy.savez(path, x=..., y=...)"
 
 
@@ -49,25 +52,38 @@ def load_data(path: str | PathLike[str]) -> LabelledData:
     return LabelledData(inputs, labels)
 
 
-def read_arrays(path: Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int64] | None, list[str]]:
+def read_arrays(
+    path: Path, suffix: str = ""
+) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int64] | None, list[str]]:
     """Inputs [N, ...] and labels [N] of an ``.npz`` archive, each None if missing, and the names of all its arrays.
+
+    Args:
+        path: the archive.
+        suffix: what the names of the arrays end with, such as ``_test``.
 
     Raises:
         InputError: the file is no archive of arrays, or the arrays do not fit each other.
     """
-    try:
-        with path.open("rb") as file:
+    of_inputs, of_labels = [f"{name}{suffix}" for name in _INPUTS], [f"{name}{suffix}" for name in _LABELS]
+    with open_regular(path, ".npz archive", _REMEDY) as file:
+        if file.read(6) == b"\x93NUMPY":
+            raise InputError("is a single array, expected an .npz archive of x and y", file=path, remedy=_REMEDY)
+        file.seek(0)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                _check_sizes(archive.infolist(), path)
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
-            if not isinstance(loaded, NpzFile):
-                raise InputError("is a single array, expected an .npz archive of x and y", file=path, remedy=_REMEDY)
             names = loaded.files
-            found = {name: loaded[name] for name in (*_INPUTS, *_LABELS) if name in names}
-    except InputError:
-        raise
-    except Exception as error:  # a broken archive raises exceptions of NumPy, zipfile and zlib
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(f"not a readable .npz archive ({reason})", file=path, remedy=_REMEDY) from None
-    inputs, labels = _first(found, _INPUTS), _first(found, _LABELS)
+            found = {name: loaded[name] for name in (*of_inputs, *of_labels) if name in names}
+        except InputError:
+            raise
+        except MemoryError:
+            raise InputError("needs more memory than there is", file=path, remedy="give fewer samples") from None
+        except Exception as error:  # a broken archive raises exceptions of NumPy, zipfile and zlib
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise InputError(f"not a readable .npz archive ({reason})", file=path, remedy=_REMEDY) from None
+    inputs, labels = _first(found, of_inputs), _first(found, of_labels)
     arrays = [array for array in (inputs, labels) if array is not None]
     fits = all(type(array) is np.ndarray and array.ndim >= 1 for array in arrays)  # a member of a zip may be bytes
     fits = fits and (inputs is None or inputs.dtype.kind in "fiub")
@@ -75,6 +91,16 @@ def read_arrays(path: Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int
     if not fits or len({len(array) for array in arrays}) > 1:
         raise InputError(f"{_described(inputs, labels)}: expected [N, ...] and integer labels [N]", file=path)
     return inputs, None if labels is None else labels.astype(np.int64), names
+
+
+def _check_sizes(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
+    """Refuse members that unpack to far more than they are packed in, before anything is unpacked."""
+    for member in members:
+        if member.file_size > max(_UNPACKED, _RATIO * member.compress_size):
+            raise InputError(
+                f"{member.filename} unpacks to {member.file_size:,} bytes from {member.compress_size:,}", file=path,
+                remedy="save it without compression, with numpy.savez",
+            )  # fmt: skip
 
 
 def _described(*arrays: Any) -> str:
@@ -95,6 +121,28 @@ def check_data(data: LabelledData, profile: Profile) -> None:
         raise InputError(
             f"--data has samples of shape {list(data.inputs.shape[1:])}, the model takes {list(limits.opt[1:])}"
         )
+
+
+def check_labels(
+    labels: npt.NDArray[np.int64] | None, output: Sequence[object], path: str | PathLike[str] | None
+) -> None:
+    """Check labels against the classes of a model's first output, before anything is computed.
+
+    Args:
+        labels: int64 [N]; None for data without labels.
+        output: shape of the model's first output. Sizes that are no numbers are not known yet.
+        path: the data, for the message.
+
+    Raises:
+        InputError: a label is no class.
+    """
+    if labels is None or not len(labels):
+        return
+    low, high = int(labels.min()), int(labels.max())
+    classes = output[1] if len(output) == 2 else None
+    if low < 0 or (isinstance(classes, int) and high >= classes):
+        wanted = f"0..{classes - 1}" if isinstance(classes, int) else "0 and more"
+        raise InputError(f"has labels {low}..{high}, the model's classes are {wanted}", file=path)
 
 
 def decide(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -122,5 +170,5 @@ def decide(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDArr
     return logits.argmax(axis=1).astype(np.int64)
 
 
-def _first(found: Mapping[str, npt.NDArray[Any]], names: tuple[str, ...]) -> npt.NDArray[Any] | None:
+def _first(found: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) -> npt.NDArray[Any] | None:
     return next((found[name] for name in names if name in found), None)

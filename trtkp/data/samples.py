@@ -16,6 +16,7 @@ from trtkp.data.cifar import is_cifar, read_cifar
 from trtkp.data.images import is_image_folder, read_images
 from trtkp.data.labelled import LabelledData, read_arrays
 from trtkp.errors import InputError
+from trtkp.files import check_name
 from trtkp.shapes import ShapeRange
 
 __all__ = ["Samples", "check_samples", "load_samples", "normalised"]
@@ -100,6 +101,7 @@ def load_samples(
             the same value everywhere.
     """
     path = Path(path)
+    check_name(path)
     if not path.exists():
         raise InputError("no such data", file=path, remedy=_REMEDY)
     labels: npt.NDArray[np.int64] | None

@@ -90,10 +90,17 @@ def conv_layers(model: ir.Model, shapes: Mapping[str, Shape]) -> LayerTable:
         shapes: input name to shape.
 
     Raises:
-        InputError: the graph does not run at these shapes.
+        InputError: a weight has no values, or the graph does not run at these shapes.
     """
     graph = model.graph
     weighted = [node for node in graph if node.domain == "" and node.op_type in _WEIGHTED]
+    for node in weighted:
+        for weight in map(constant, node.inputs[:2]):
+            if weight is not None and weight.size == 0:
+                raise InputError(
+                    f"its weight {list(weight.shape)} has no values", layer=_name(node),
+                    remedy="leave the layer out of the model",
+                )  # fmt: skip
     dynamic = dynamic_nodes(model)
     sized = (*weighted, *dynamic)
     values = {v.name: v for node in sized for v in (*node.inputs, *node.outputs) if v is not None and v.name}

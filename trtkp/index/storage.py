@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from trtkp.errors import InputError
+from trtkp.files import open_regular, parse_json, replacing
 from trtkp.index.index_set import IndexSet
 
 __all__ = ["ARRAYS", "FORMAT", "VERSION", "load_index_sets", "save_index_sets"]
@@ -50,7 +51,8 @@ def save_index_sets(path: str | PathLike[str], index_sets: Mapping[str, IndexSet
         for array in _arrays(entry)
     }
     header = {"version": VERSION, "sha256": _digest(layers, tensors), "layers": layers}
-    save_file(tensors, path, {FORMAT: json.dumps(header)})
+    with replacing(Path(path)) as part:
+        save_file(tensors, part, {FORMAT: json.dumps(header)})
 
 
 def load_index_sets(path: str | PathLike[str]) -> dict[str, IndexSet]:
@@ -61,6 +63,7 @@ def load_index_sets(path: str | PathLike[str]) -> dict[str, IndexSet]:
             rule of the format.
     """
     path = Path(path)
+    open_regular(path, "file of index sets").close()  # safetensors would name neither the file nor the remedy
     try:
         with safe_open(path, framework="numpy") as file:
             digest, layers = _header(path, file.metadata() or {})
@@ -114,7 +117,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> tuple[str, dict[str, dic
     if FORMAT not in metadata:
         raise InputError("not a file of index sets", file=path)
     try:
-        header = json.loads(metadata[FORMAT])
+        header = parse_json(metadata[FORMAT])
         version = header["version"]
         if version == VERSION:
             layers: dict[str, dict[str, Any]] = header["layers"]

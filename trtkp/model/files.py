@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from pathlib import Path
 from typing import IO, Literal
 
 from trtkp.errors import InputError
+from trtkp.files import open_regular
 from trtkp.model.zipcheck import open_zip
 
 __all__ = ["Content", "digest_of", "open_model", "sniff"]
@@ -25,27 +25,10 @@ def open_model(path: str | os.PathLike[str]) -> IO[bytes]:
     Raises:
         InputError: the path does not exist, is no regular file, cannot be read, or the file is empty.
     """
-    try:
-        # Without O_NONBLOCK, opening a pipe would block.
-        handle = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
-    except FileNotFoundError:
-        raise InputError("no such file", file=path, remedy="check the path of the model") from None
-    except IsADirectoryError:
-        raise InputError("is a directory, not a model file", file=path, remedy=_REMEDY) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot be read ({reason})", file=path, remedy="check the path and permissions") from None
-    status = os.fstat(handle.fileno())
-    problem = None
-    if stat.S_ISDIR(status.st_mode):
-        problem = "is a directory, not a model file"
-    elif not stat.S_ISREG(status.st_mode):
-        problem = "is not a regular file"
-    elif status.st_size == 0:
-        problem = "is empty"
-    if problem:
+    handle = open_regular(path, "model file", _REMEDY)
+    if os.fstat(handle.fileno()).st_size == 0:
         handle.close()
-        raise InputError(problem, file=path, remedy=_REMEDY)
+        raise InputError("is empty", file=path, remedy=_REMEDY)
     return handle
 
 

@@ -14,6 +14,7 @@ import onnx_ir.passes.common as passes
 from onnx import ModelProto
 
 from trtkp.errors import InputError
+from trtkp.graph.ops import DOMAIN
 from trtkp.graph.save import session_source
 from trtkp.model.cleanup import clean_graph, lift_weights
 from trtkp.model.dims import axis_name
@@ -112,6 +113,12 @@ class OnnxBackend:
         # Files of IR version 3 list their initialisers among the inputs.
         passes.RemoveInitializersFromInputsPass()(model)
         passes.InlinePass()(model)
+        for node in model.graph.all_nodes():
+            if node.domain == DOMAIN:
+                raise InputError(
+                    f"{node.op_type} of domain {DOMAIN} comes without its body", file=self.path, layer=node.name,
+                    remedy="build from the bundle's model.onnx, or from the model that it was built from",
+                )  # fmt: skip
         lift_weights(model.graph)
         keep = {
             name

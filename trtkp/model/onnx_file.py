@@ -60,6 +60,8 @@ def read_onnx(handle: IO[bytes], path: Path) -> tuple[ModelProto, list[tuple[str
         sizes = [_checked_size(tensor, path) for tensor in model.graph.initializer]
         for node in _all_nodes(model):
             _check_inference(model, node, path)
+            # our own passes keep notes there, and would believe those of the file
+            node.ClearField("metadata_props")
         # The large initialisers are read last: a file that is refused costs no memory for them.
         _run_checker(model, path)
         for tensor, size in zip(model.graph.initializer, sizes, strict=True):

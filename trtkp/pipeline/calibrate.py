@@ -14,6 +14,7 @@ from trtkp.bundle.calibration import load_calibration
 from trtkp.bundle.manifest import MANIFEST
 from trtkp.bundle.pruned import is_pruned
 from trtkp.calib.options import CalibrationOptions
+from trtkp.data.labelled import LabelledData, check_labels
 from trtkp.engine import get_backend
 from trtkp.errors import InputError, JobError
 from trtkp.pipeline.build import Build, Start, build
@@ -25,7 +26,6 @@ from trtkp.shapes import Profile, ShapeRange
 
 if TYPE_CHECKING:
     from trtkp.bundle.calibration import Calibration
-    from trtkp.data.labelled import LabelledData
     from trtkp.data.samples import Samples
 
 __all__ = ["FromBundle", "calibrate"]
@@ -116,6 +116,8 @@ def _from_bundle(
         for name, limits in manifest.profile.items()
     }
     samples = read_samples(data, profile, options.calibration) if data is not None else None
+    if samples is not None:
+        check_labels(samples.labels, manifest.outputs[0].shape, None if isinstance(data, LabelledData) else data)
     given = load_calibration(options.calibration_file) if options.calibration_file is not None else None
     job = Job(bundle.path, output, backend, options, progress)
     return Build(job, FromBundle(bundle, profile, samples, given)).run()

@@ -107,6 +107,7 @@ def load(job: Job, data: LabelledData | str | PathLike[str] | None) -> Loaded:
         InputError: one of them cannot be read, or does not fit the others or the options.
     """
     from trtkp.bundle.calibration import load_calibration
+    from trtkp.data.labelled import LabelledData, check_labels
     from trtkp.model import load_model
 
     options = job.options
@@ -121,6 +122,8 @@ def load(job: Job, data: LabelledData | str | PathLike[str] | None) -> Loaded:
     )
     given = load_calibration(options.calibration_file) if options.calibration_file is not None else None
     samples = read_samples(data, profile, options.calibration) if data is not None else None
+    if samples is not None:
+        check_labels(samples.labels, source.outputs[0].shape, None if isinstance(data, LabelledData) else data)
     return Loaded(source, profile, samples, given)
 
 

@@ -15,6 +15,7 @@ from trtkp.bundle.records import timing_record
 from trtkp.calib.options import CalibrationOptions
 from trtkp.data.labelled import LabelledData, check_data
 from trtkp.errors import InputError, JobError
+from trtkp.files import replacing
 from trtkp.shapes import Profile
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def save_quantised(result: Quantised, folder: Path) -> None:
 
     save_calibration(result.calibration, folder / CALIBRATION)
     if result.samples is not None:
-        save_file({"inputs": np.ascontiguousarray(result.samples, np.float32)}, folder / "samples.safetensors")
+        with replacing(folder / "samples.safetensors") as part:
+            save_file({"inputs": np.ascontiguousarray(result.samples, np.float32)}, part)
 
 
 def check_quantised(

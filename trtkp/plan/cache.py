@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import platformdirs
 
+from trtkp.files import replacing
 from trtkp.machine.cpu import cpu_name, usable_cores
 from trtkp.machine.timing import Timing
 
@@ -95,14 +95,9 @@ class TimingCache:
             return
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.directory, suffix=".part")
-            try:
-                # Written beside its place and renamed: another process never reads half a file.
-                with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                    json.dump({name: asdict(time) for name, time in times.items()}, stream)
-                Path(temporary).replace(self.directory / f"{key}.json")
-            finally:
-                Path(temporary).unlink(missing_ok=True)
+            # Another process never reads half a file. One that a power failure empties is timed again.
+            with replacing(self.directory / f"{key}.json", durable=False) as part:
+                part.write_text(json.dumps({name: asdict(time) for name, time in times.items()}), encoding="utf-8")
             _forget_oldest(self.directory)
         except OSError as error:
             self._tell(f"timing cache: {self.directory} cannot be written ({error.strerror})")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
 
 from trtkp.engine.feeds import random_feeds
 from trtkp.graph.edit import add_initializer, constant, finish, replace_nodes
@@ -50,6 +51,7 @@ def apply_plan(model: ir.Model, choices: Mapping[str, str]) -> ir.Model:
             replace_nodes([node], nodes, node.outputs[0], output)
     expand_dynamic(lowered)
     finish(lowered)
+    NameFixPass()(lowered)  # a net that was an engine graph once has nodes of these names already
     if not any(node.domain == DOMAIN for node in lowered.graph):
         lowered.graph.opset_imports.pop(DOMAIN, None)
     return lowered

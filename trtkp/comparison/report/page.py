@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trtkp.comparison.files import check_target, write_text
+from trtkp.comparison.files import check_target
 from trtkp.comparison.result import Comparison
 from trtkp.comparison.words import bytes_text, difference_text, ratio_text, verdict
+from trtkp.files import write_file
 from trtkp.machine.packages import require
 
 __all__ = ["check_packages", "render", "write_report"]
@@ -49,8 +50,8 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str], *, comman
         The path of the report.
 
     Raises:
-        InputError: the file cannot be written.
-        JobError: a package is missing.
+        InputError: there is no place for the file.
+        JobError: a package is missing, or the file cannot be written.
 
     Example:
         >>> import trtkp
@@ -61,7 +62,7 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str], *, comman
     path = Path(path)
     check_packages()
     check_target(path)
-    write_text(path, render(comparison, command=command))
+    write_file(path, render(comparison, command=command))
     return path
 
 

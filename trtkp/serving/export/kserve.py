@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from trtkp.errors import InputError, JobError
+from trtkp.errors import InputError
+from trtkp.files import write_file
 from trtkp.settings import Setting, check_values
 
 __all__ = ["inference_service", "write_manifest"]
@@ -98,10 +99,7 @@ def write_manifest(manifest: dict[str, Any], output: Path | None) -> str:
 
     text = yaml.safe_dump(manifest, sort_keys=False)
     if output is not None:
-        try:
-            output.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise JobError(f"cannot be written ({error.strerror})", file=output) from None
+        write_file(output, text)
     return text
 
 

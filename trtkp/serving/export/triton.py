@@ -16,6 +16,7 @@ from typing import Any
 from trtkp.bundle import Bundle
 from trtkp.engine import get_backend
 from trtkp.errors import InputError
+from trtkp.files import check_folder, unwritable, writing
 from trtkp.machine.processes import Closing
 from trtkp.serving.contract import Contract
 from trtkp.serving.models.repository import find_bundles
@@ -63,12 +64,13 @@ def export_triton(bundles: Sequence[Path], output: Path, options: ServeOptions |
 
     options = options or ServeOptions()
     found = find_bundles(bundles)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    check_folder(output)
+    if output.exists() and any(output.iterdir()):
         raise InputError("exists and is not empty", file=output, remedy="choose another -o, or remove it")
     notes: list[str] = []
     configs: dict[str, Any] = {}
     models: dict[str, list[str]] = {}
-    with _Staging(output) as staging:
+    with writing(output), _Staging(output) as staging:
         for name, version, bundle in found:
             platform, note = _platform(bundle)
             notes += [f"{name}: {note}"] if note else []
@@ -91,7 +93,8 @@ def export_triton(bundles: Sequence[Path], output: Path, options: ServeOptions |
         command = _command(output, _backend_settings(staging, output, found))
         script = staging / _SCRIPT
         script.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
-        script.chmod(0o755)
+        rights = script.stat().st_mode
+        script.chmod(rights | (rights & 0o444) >> 2)  # whoever may read it may run it
         staging.publish()
     return TritonRepository(output, models, command, tuple(notes))
 
@@ -106,7 +109,7 @@ class _Staging(Closing):
             shutil.rmtree(self._path, ignore_errors=True)
             self._path.mkdir(parents=True)
         except OSError as error:
-            raise InputError(f"cannot be written ({error.strerror})", file=output, remedy="choose another -o") from None
+            raise unwritable(error, output) from None
 
     def __truediv__(self, name: str) -> Path:
         return self._path / name
