@@ -174,11 +174,12 @@ class OnnxBackend:
 def _name_nodes_apart(proto: ModelProto) -> None:
     """Number the nodes that share a name: ONNX allows it, but ONNX Runtime refuses such a file."""
     seen: set[str] = set()
+    last: dict[str, int] = {}  # by name, the number tried last: counting from 1 again makes thousands of nodes slow
     for node in proto.graph.node:
-        name, number = node.name, 0
+        name = node.name
         while name and name in seen:
-            number += 1
-            name = f"{node.name}_{number}"
+            last[node.name] = last.get(node.name, 0) + 1
+            name = f"{node.name}_{last[node.name]}"
         seen.add(name)
         node.name = name
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +19,9 @@ __all__ = ["MIN_OPSET", "opset_of", "read_onnx", "upgrade"]
 #: The oldest opset that the passes handle. Older files are upgraded to it.
 MIN_OPSET = 18
 _MAX_ELEMENTS = 1 << 40
+#: Nodes that a model may have once its functions are inlined. Functions that call each other twice double with every
+#: level: 40 levels are a small file and 2^40 nodes. Exported networks with functions have some thousand nodes.
+MAX_INLINED = 100_000
 _EXPORT_AGAIN = "export the model again"
 _BITS: dict[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
@@ -52,6 +56,7 @@ def read_onnx(handle: IO[bytes], path: Path) -> tuple[ModelProto, list[tuple[str
         raise InputError("the graph has no nodes or no outputs", file=path, remedy=_EXPORT_AGAIN)
     if opset_of(model) == 0:
         raise InputError("the model does not say which opset it uses", file=path, remedy=_EXPORT_AGAIN)
+    _check_functions(model, path)
     with ExternalData(path) as external:
         for tensor in _inner_tensors(model, path):
             size = _checked_size(tensor, path)
@@ -112,13 +117,53 @@ def _inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
-    for graph in _graphs(model.graph):
-        yield from graph.node
+    yield from _with_inner(model.graph.node)
     for function in model.functions:
-        for node in function.node:
-            yield node
-            for graph in _inner_graphs(node):
-                yield from graph.node
+        yield from _with_inner(function.node)
+
+
+def _check_functions(model: ModelProto, path: Path) -> None:
+    """Refuse functions that call themselves, and those that become too many nodes when they are inlined."""
+    if not model.functions:
+        return
+    bodies = {(f.domain, f.name, f.overload): [*_with_inner(f.node)] for f in model.functions}
+    calls = {key: {callee for node in body if (callee := _callee(node)) in bodies} for key, body in bodies.items()}
+    try:
+        order = [*TopologicalSorter(calls).static_order()]
+    except CycleError as error:
+        names = " -> ".join(_shown(key) for key in reversed(error.args[1][:4]))
+        raise InputError(f"a function calls itself ({names})", file=path, remedy=_EXPORT_AGAIN) from None
+    sizes: dict[tuple[str, str, str], int] = {}
+    for key in order:
+        sizes[key] = sum(sizes.get(_callee(node), 1) for node in bodies[key])
+        if sizes[key] > MAX_INLINED:
+            raise _too_large(f"function {_shown(key)}", sizes[key], path)
+    total = sum(sizes.get(_callee(node), 1) for node in _with_inner(model.graph.node))
+    if total > MAX_INLINED and total > sum(1 for _ in _with_inner(model.graph.node)):
+        raise _too_large("the graph", total, path)
+
+
+def _with_inner(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    for node in nodes:
+        yield node
+        for graph in _inner_graphs(node):
+            yield from graph.node
+
+
+def _callee(node: NodeProto) -> tuple[str, str, str]:
+    return node.domain, node.op_type, node.overload
+
+
+def _shown(key: tuple[str, str, str]) -> str:
+    return ascii("::".join(part for part in key if part))[1:-1][:80]
+
+
+def _too_large(what: str, size: int, path: Path) -> InputError:
+    return InputError(
+        f"{what} has {float(size):.6g} nodes once its functions are inlined, at most {MAX_INLINED} are supported",
+        file=path,
+        remedy="export the model with fewer levels of functions",
+    )
 
 
 def _inner_tensors(model: ModelProto, path: Path) -> Iterator[TensorProto]:
