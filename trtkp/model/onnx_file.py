@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from trtkp.errors import InputError
-from trtkp.model.external import ExternalData
+from trtkp.model.external import ExternalData, MappedWeight
 
-__all__ = ["MIN_OPSET", "opset_of", "read_onnx", "upgrade"]
+__all__ = ["MIN_OPSET", "OnnxFile", "opset_of", "read_onnx", "upgrade"]
 
 #: The oldest opset that the passes handle. Older files are upgraded to it.
 MIN_OPSET = 18
@@ -22,6 +24,11 @@ _MAX_ELEMENTS = 1 << 40
 #: Nodes that a model may have once its functions are inlined. Functions that call each other twice double with every
 #: level: 40 levels are a small file and 2^40 nodes. Exported networks with functions have some thousand nodes.
 MAX_INLINED = 100_000
+#: External data of this many bytes is mapped instead of read. The rest of the file stays far below the 2 GiB that
+#: protobuf can hold.
+_LARGE = 1 << 16
+#: The types that are mapped: those of weights that NumPy has.
+_MAPPED = {TensorProto.FLOAT: "<f4", TensorProto.FLOAT16: "<f2", TensorProto.DOUBLE: "<f8", TensorProto.INT8: "|i1"}
 _EXPORT_AGAIN = "export the model again"
 _BITS: dict[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
@@ -32,8 +39,23 @@ _BITS: dict[int, int] = {
 }  # fmt: skip
 
 
-def read_onnx(handle: IO[bytes], path: Path) -> tuple[ModelProto, list[tuple[str, bytes]]]:
-    """The model with all its data inside, and the name and SHA-256 digest of each data file.
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file that was read and checked.
+
+    Attributes:
+        proto: the model. All its data is inside except that of the initialisers in ``mapped``.
+        mapped: the large initialisers of data files, by name.
+        data_files: name and SHA-256 digest of each data file.
+    """
+
+    proto: ModelProto
+    mapped: dict[str, MappedWeight]
+    data_files: list[tuple[str, bytes]]
+
+
+def read_onnx(handle: IO[bytes], path: Path) -> OnnxFile:
+    """Read a model.
 
     Args:
         handle: the open file.
@@ -67,10 +89,14 @@ def read_onnx(handle: IO[bytes], path: Path) -> tuple[ModelProto, list[tuple[str
             _check_inference(model, node, path)
         # The large initialisers are read last: a file that is refused costs no memory for them.
         _run_checker(model, path)
+        mapped = {}
         for tensor, size in zip(model.graph.initializer, sizes, strict=True):
             if tensor.data_location == TensorProto.EXTERNAL:
-                external.load(tensor, size)
-        return model, external.digests()
+                if size >= _LARGE and tensor.data_type in _MAPPED:
+                    mapped[tensor.name] = external.map(tensor, np.dtype(_MAPPED[tensor.data_type]))
+                else:
+                    external.load(tensor, size)
+        return OnnxFile(model, mapped, external.digests())
 
 
 def opset_of(model: ModelProto) -> int:
@@ -90,7 +116,7 @@ def upgrade(model: ModelProto, path: Path) -> ModelProto:
     if version >= MIN_OPSET:
         return model
     try:
-        converted: ModelProto = version_converter.convert_version(model, MIN_OPSET)
+        converted: ModelProto = version_converter.convert_version(_without_data(model), MIN_OPSET)
     except Exception as error:
         # The converter's exceptions have no common base.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -99,6 +125,8 @@ def upgrade(model: ModelProto, path: Path) -> ModelProto:
             file=path,
             remedy=f"export the model again with opset {MIN_OPSET} or above",
         ) from None
+    # Initialisers that are inputs too are those of a file of IR version 3, and become initialisers alone again.
+    converted.graph.initializer.extend(t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL)
     return converted
 
 
@@ -259,27 +287,27 @@ def _check_inference(model: ModelProto, node: NodeProto, path: Path) -> None:
 
 
 def _run_checker(model: ModelProto, path: Path) -> None:
-    """Run ``onnx.checker`` on a copy that declares external initialisers as inputs.
-
-    Otherwise the checker would open their files itself, before `ExternalData` has checked them.
-    """
-    skeleton: Any = model
-    outside = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-    if outside:
-        skeleton = ModelProto()
-        skeleton.CopyFrom(model)
-        kept = [t for t in skeleton.graph.initializer if t.data_location != TensorProto.EXTERNAL]
-        del skeleton.graph.initializer[:]
-        skeleton.graph.initializer.extend(kept)
-        known = {value.name for value in skeleton.graph.input}
-        skeleton.graph.input.extend(
-            onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
-            for t in outside
-            if t.name not in known
-        )
+    """Run ``onnx.checker`` without external data: it would open the files itself, before `ExternalData` checked them."""
     try:
-        onnx.checker.check_model(skeleton)
+        onnx.checker.check_model(_without_data(model))
     except Exception as error:
         # Mostly ValidationError, but also ValueError and RuntimeError from protobuf and from C++.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"is not a valid ONNX model ({reason[:200]})", file=path, remedy=_EXPORT_AGAIN) from None
+
+
+def _without_data(model: ModelProto) -> ModelProto:
+    """The model, or if it has external initialisers a copy that declares them as inputs."""
+    outside = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    if not outside:
+        return model
+    skeleton = ModelProto()
+    skeleton.CopyFrom(model)
+    kept = [t for t in skeleton.graph.initializer if t.data_location != TensorProto.EXTERNAL]
+    del skeleton.graph.initializer[:]
+    skeleton.graph.initializer.extend(kept)
+    known = {value.name for value in skeleton.graph.input}
+    skeleton.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in outside if t.name not in known
+    )
+    return skeleton

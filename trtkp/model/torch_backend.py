@@ -102,6 +102,9 @@ class TorchBackend:
         ]
         return {spec.name: _as_array(result) for spec, result in zip(self.outputs, user, strict=True)}
 
+    def release(self) -> None:
+        """See `SourceModel.release`. Nothing is mapped here."""
+
     def module(self) -> torch.nn.Module:
         """See `SourceModel.module`."""
         return copy.deepcopy(self._original) if self._original is not None else self.graph_module()

@@ -83,6 +83,7 @@ def make_engine_graph(
     packed, tiles = rest.clone(), request.has_plugins
     pack_convolutions(packed, index_sets, sizes, tiles=tiles)
     plan = make_plan(packed, shapes, _value_shapes(packed, table, shapes), request)
+    del packed  # as large as the lists keep of the net
     leaving = {node: choice for node, choice in plan.choices.items() if choice != "dense"}
     pack_convolutions(rest, index_sets, sizes, only=leaving.keys(), tiles=tiles)
     engine = apply_plan(rest, leaving)

@@ -1,4 +1,4 @@
-"""The steps from planned graphs to a bundle: quantise → write and check → build → accuracy → manifest.
+"""The steps from planned graphs to a bundle: quantise → write → check → build → accuracy → manifest.
 
 Every build takes these steps, whether its graphs come from a model or from a bundle.
 """
@@ -37,10 +37,11 @@ __all__ = [
     "Checked",
     "Done",
     "build_engine",
+    "check_graphs",
     "complete",
     "measure_accuracy",
     "quantise_graphs",
-    "write_and_check",
+    "write_graphs",
 ]
 
 
@@ -118,31 +119,38 @@ def quantise_graphs(job: Job, draft: Draft, graphs: Graphs, staging: Path) -> tu
     return replace(graphs, engine=made.engine), made
 
 
-def write_and_check(job: Job, draft: Draft, graphs: Graphs, quantised: Quantised | None, staging: Path) -> Checked:
-    """Write both graphs, and compare ``engine.onnx`` with the dense masked net before anything is published.
+def write_graphs(graphs: Graphs, staging: Path) -> int:
+    """Write both graphs; returns the number of operators of ``engine.onnx`` that a plugin computes."""
+    save_graph(graphs.packed, staging / "model.onnx")
+    save_graph(graphs.engine, staging / "engine.onnx")
+    return sum(node.domain == "trtkp" for node in graphs.engine.graph)
+
+
+def check_graphs(job: Job, draft: Draft, plugin_nodes: int, quantised: Quantised | None, staging: Path) -> Checked:
+    """Compare the written ``engine.onnx`` with the dense masked net before anything is published.
+
+    It works on the files: the graphs themselves need not be in memory any more.
 
     Raises:
         JobError: they differ by more than rounding explains.
     """
+    import onnx_ir as ir
+
     from trtkp.verification.bundle import compare_graphs, dense_graph
     from trtkp.verification.ranges import FLOAT16_MAX, beyond_float16
 
-    packed, engine, precision = graphs.packed, graphs.engine, job.options.precision
-    onnx = staging / "engine.onnx"
-    save_graph(packed, staging / "model.onnx")
-    save_graph(engine, onnx)
-    plugin_nodes = sum(node.domain == "trtkp" for node in engine.graph)
-    reference = dense_graph(packed)
+    precision, onnx = job.options.precision, staging / "engine.onnx"
+    reference = dense_graph(ir.load(staging / "model.onnx"))
     if quantised is not None:
-        check_quantised(quantised, engine, reference, draft.profile, precision, job.path)
+        check_quantised(quantised, onnx, reference, draft.profile, precision, job.path)
         return Checked(onnx, plugin_nodes)
 
     shapes = {name: shapes.min for name, shapes in draft.profile.items()}
-    check = compare_graphs("engine.onnx", engine, reference, shapes, precision)
+    check = compare_graphs("engine.onnx", onnx, reference, shapes, precision)
     if check.status == "failed":
         raise JobError(f"the planned graph differs from the dense one: {check.summary}", file=job.path)
     warnings = []
-    if precision == "fp16" and (found := beyond_float16(engine, shapes)) is not None:
+    if precision == "fp16" and (found := beyond_float16(ir.load(onnx), shapes)) is not None:
         warnings.append(
             f"activation {found[0]} reaches {found[1]:.3g} on random inputs, fp16 ends at {FLOAT16_MAX:.0f}: "
             "--precision fp32 is safe"
