@@ -21,7 +21,7 @@ from typer.exceptions import TyperException
 
 from trtkp.cli import console
 from trtkp.cli.help import Command
-from trtkp.errors import TrtkpError
+from trtkp.errors import TrtkpError, is_out_of_memory
 from trtkp.version import __version__
 
 __all__ = ["COMMANDS", "app", "load_command", "run"]
@@ -101,6 +101,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 2, error.format_message()
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _INTERRUPTED, ""
+    if is_out_of_memory(error):
+        return 1, "out of memory; free some, raise the limit, or take smaller shapes"
     text = " ".join(str(error).split()) or "no message"
     return 1, f"internal error, {type(error).__name__}: {text[:300]}; run again with --debug and report it"
 

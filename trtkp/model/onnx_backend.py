@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnx import ModelProto
 
-from trtkp.errors import InputError
+from trtkp.errors import InputError, raise_if_out_of_memory
 from trtkp.graph.save import session_source
 from trtkp.model.cleanup import clean_graph, lift_weights
 from trtkp.model.dims import axis_name
@@ -44,6 +44,7 @@ def load_onnx(handle: IO[bytes], path: Path) -> SourceModel:
     except InputError:
         raise
     except Exception as error:
+        raise_if_out_of_memory(error)
         # The file passed onnx.checker, but that does not check everything.
         raise InputError(f"cannot be read ({_first_line(error)})", file=path, remedy="export the model again") from None
     return SourceModel(path, "onnx", digest, backend, backend.warnings)
@@ -97,6 +98,7 @@ class OnnxBackend:
         try:
             results = session.run(None, {name: value.astype(dtypes[name]) for name, value in feeds.items()})
         except Exception as error:
+            raise_if_out_of_memory(error)
             raise InputError(f"onnxruntime cannot run the model ({_first_line(error)})", file=self.path) from None
         return {spec.name: np.asarray(result) for spec, result in zip(self.outputs, results, strict=True)}
 
@@ -191,6 +193,7 @@ class OnnxBackend:
             with session_source(model) as source:
                 return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:
+            raise_if_out_of_memory(error)
             raise InputError(f"onnxruntime cannot load the model ({_first_line(error)})", file=self.path) from None
 
 

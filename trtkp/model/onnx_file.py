@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from trtkp.errors import InputError
+from trtkp.errors import InputError, raise_if_out_of_memory
 from trtkp.model.external import ExternalData, MappedWeight
 
 __all__ = ["MIN_OPSET", "OnnxFile", "opset_of", "read_onnx", "upgrade"]
@@ -69,9 +69,10 @@ def read_onnx(handle: IO[bytes], path: Path) -> OnnxFile:
     model = ModelProto()
     try:
         model.ParseFromString(handle.read())
-    except Exception:
+    except Exception as error:
+        raise_if_out_of_memory(error)
         # Protobuf raises DecodeError, or another exception from its C implementation.
-        raise InputError("is no model format that trtkp knows, or cut off", file=path, remedy=_EXPORT_AGAIN) from None
+        raise InputError("is no model format that trtkp knows, cut off, or nested too deep", file=path, remedy=_EXPORT_AGAIN) from None
     if not model.HasField("graph") or not (model.graph.node or model.graph.output) or not model.opset_import:
         raise InputError("is not an ONNX model: it has no graph", file=path, remedy=_EXPORT_AGAIN)
     if not model.graph.output or not model.graph.node:
@@ -118,6 +119,7 @@ def upgrade(model: ModelProto, path: Path) -> ModelProto:
     try:
         converted: ModelProto = version_converter.convert_version(_without_data(model), MIN_OPSET)
     except Exception as error:
+        raise_if_out_of_memory(error)
         # The converter's exceptions have no common base.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
@@ -291,6 +293,7 @@ def _run_checker(model: ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(_without_data(model))
     except Exception as error:
+        raise_if_out_of_memory(error)
         # Mostly ValidationError, but also ValueError and RuntimeError from protobuf and from C++.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"is not a valid ONNX model ({reason[:200]})", file=path, remedy=_EXPORT_AGAIN) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -146,7 +147,10 @@ class Build:
                     graphs, quantised = quantise_graphs(job, draft, graphs, staging)
             with phase("check"):
                 plugin_nodes = write_graphs(graphs, staging)
-                del graphs  # both are on disk now, and the check and the builder may need the memory
+                # Both are on disk now, and the check and the builder may need the memory. Nodes and values of a graph
+                # refer to each other, so only a collection frees it, and the graphs of the steps before.
+                del graphs
+                gc.collect()
                 checked = check_graphs(job, draft, plugin_nodes, quantised, staging)
             with phase("build"):
                 built = build_engine(job, draft, checked, quantised)

@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from trtkp.bundle.manifest import FileRecord, Manifest
 from trtkp.bundle.records import libraries
 from trtkp.engine import BuildRequest, BuildResult
-from trtkp.errors import JobError
+from trtkp.errors import InputError, JobError
 from trtkp.graph.save import save_graph
 from trtkp.pipeline.draft import Draft, Graphs
 from trtkp.pipeline.job import Job
@@ -25,6 +27,7 @@ from trtkp.pipeline.quantised import (
     state_file,
 )
 from trtkp.pipeline.records import tensorrt_record
+from trtkp.shapes import Shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -132,6 +135,7 @@ def check_graphs(job: Job, draft: Draft, plugin_nodes: int, quantised: Quantised
     It works on the files: the graphs themselves need not be in memory any more.
 
     Raises:
+        InputError: the net gives NaN or infinity.
         JobError: they differ by more than rounding explains.
     """
     import onnx_ir as ir
@@ -148,6 +152,7 @@ def check_graphs(job: Job, draft: Draft, plugin_nodes: int, quantised: Quantised
     shapes = {name: shapes.min for name, shapes in draft.profile.items()}
     check = compare_graphs("engine.onnx", onnx, reference, shapes, precision)
     if check.status == "failed":
+        _check_finite(reference, shapes, job.path)
         raise JobError(f"the planned graph differs from the dense one: {check.summary}", file=job.path)
     warnings = []
     if precision == "fp16" and (found := beyond_float16(ir.load(onnx), shapes)) is not None:
@@ -156,6 +161,22 @@ def check_graphs(job: Job, draft: Draft, plugin_nodes: int, quantised: Quantised
             "--precision fp32 is safe"
         )
     return Checked(onnx, plugin_nodes, tuple(warnings))
+
+
+def _check_finite(reference: ir.Model, shapes: Mapping[str, Shape], path: Path) -> None:
+    """Refuse a net that gives NaN or infinity itself: two graphs of it cannot be compared."""
+    from trtkp.engine.feeds import random_feeds
+    from trtkp.engine.onnxruntime import OrtRunner
+
+    with OrtRunner(reference) as runner:
+        outputs = runner.run(random_feeds(runner.inputs, shapes, seed=0))
+    for name, output in outputs.items():
+        if output.dtype.kind == "f" and not np.isfinite(output).all():
+            raise InputError(
+                f"its output {name} is NaN or infinite on random inputs",
+                file=path,
+                remedy="check its weights, and the variances of its batch normalisation",
+            )
 
 
 def build_engine(job: Job, draft: Draft, checked: Checked, quantised: Quantised | None) -> Built:
