@@ -15,9 +15,10 @@ from typing import Self
 __all__ = ["InputError", "IntegrityError", "JobError", "NotRunnableError", "TrtkpError", "is_out_of_memory",
            "raise_if_out_of_memory"]  # fmt: skip
 
-#: What the allocators of C++ (std::bad_alloc), ONNX Runtime, PyTorch and NumPy say, in lower case.
+#: What the allocators of C++ (std::bad_alloc), ONNX Runtime, PyTorch, NumPy and protobuf say, in lower case.
 _NO_MEMORY = ("bad_alloc", "failed to allocate memory", "bad allocation", "not enough memory", "can't allocate memory",
-              "unable to allocate", "cannot allocate memory", "out of memory")  # fmt: skip
+              "unable to allocate", "cannot allocate memory", "out of memory",
+              "failed to serialize proto")  # fmt: skip
 
 
 class TrtkpError(Exception):
