@@ -14,6 +14,7 @@ import onnx_ir.passes.common as passes
 from onnx import ModelProto
 
 from trtkp.errors import InputError, raise_if_out_of_memory
+from trtkp.graph.inline import inline_functions
 from trtkp.graph.save import session_source
 from trtkp.model.cleanup import clean_graph, lift_weights
 from trtkp.model.dims import axis_name
@@ -121,7 +122,7 @@ class OnnxBackend:
         model = self._with_mapped(proto, {})
         # Files of IR version 3 list their initialisers among the inputs.
         passes.RemoveInitializersFromInputsPass()(model)
-        passes.InlinePass()(model)
+        inline_functions(model)
         lift_weights(model.graph)
         keep = {
             name
