@@ -255,7 +255,9 @@ def _built(path: Path, code: Path) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
     command = [sys.executable, "-c", _CHILD, str(path), str(path.with_name("bundle"))]
     try:
-        run = subprocess.run(command, env=environment, cwd=code, capture_output=True, text=True, timeout=TIME_LIMIT_S)
+        run = subprocess.run(
+            command, env=environment, cwd=code, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False
+        )
     except subprocess.TimeoutExpired:
         return {"unfinished_after": TIME_LIMIT_S}
     if run.returncode:

@@ -72,7 +72,9 @@ def read_onnx(handle: IO[bytes], path: Path) -> OnnxFile:
     except Exception as error:
         raise_if_out_of_memory(error)
         # Protobuf raises DecodeError, or another exception from its C implementation.
-        raise InputError("is no model format that trtkp knows, cut off, or nested too deep", file=path, remedy=_EXPORT_AGAIN) from None
+        raise InputError(
+            "is no model format that trtkp knows, cut off, or nested too deep", file=path, remedy=_EXPORT_AGAIN
+        ) from None
     if not model.HasField("graph") or not (model.graph.node or model.graph.output) or not model.opset_import:
         raise InputError("is not an ONNX model: it has no graph", file=path, remedy=_EXPORT_AGAIN)
     if not model.graph.output or not model.graph.node:
