@@ -210,7 +210,7 @@ CASES: tuple[tuple[Callable[[int], onnx.ModelProto | ir.Model], tuple[int, ...]]
     (same_names, (2000, 8000)),
     (additions, (2500, 10_000)),
     (convolutions, (1250, 2500, 5000)),
-    (residual, (1250, 2500)),
+    (residual, (625, 1250)),
     (batch_norms, (1500, 3000)),
     (wide_concat, (1250, 5000)),
     (inputs_and_outputs, (1000, 2000)),

@@ -17,8 +17,8 @@ from trtkp.graph import save
 from trtkp.pipeline.job import SinglePhase
 
 ROOT = Path(__file__).parents[2]
-#: Eight layers of 9 MiB.
-WEIGHTS_MIB = 72
+#: Sixteen layers of 9 MiB.
+WEIGHTS_MIB = 144
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save.save_graph(ir.from_proto(convolutions(2)), folder / "small.onnx")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(save, "LARGEST_FILE", 1 << 20)
-        save.save_graph(large(8, channels=512), folder / "model.onnx")
+        save.save_graph(large(16, channels=512), folder / "model.onnx")
     assert (folder / "model.onnx.data").stat().st_size >= WEIGHTS_MIB << 20
     return folder / "model.onnx"
 
@@ -44,11 +44,12 @@ def build(model: Path, output: Path, mebibytes: int) -> subprocess.CompletedProc
 def test_a_build_needs_about_three_times_the_weights(model: Path, tmp_path: Path) -> None:
     done = build(model, tmp_path / "out", 0)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["mebibytes"] < 3.5 * WEIGHTS_MIB
+    # 2.7 times 2.3 GiB; for weights as small as these, what the libraries need for themselves counts too.
+    assert json.loads(done.stdout.splitlines()[-1])["mebibytes"] < 4 * WEIGHTS_MIB
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mebibytes", [10, 60, 120])
+@pytest.mark.parametrize("mebibytes", [10, 100, 200])
 def test_too_little_memory_is_one_line(model: Path, tmp_path: Path, mebibytes: int) -> None:
     done = build(model, tmp_path / "out", mebibytes)
     assert done.returncode == 1, done.stderr

@@ -71,8 +71,8 @@ def small_model() -> onnx.ModelProto:
     """Two convolutions, a function, batch normalisation, an If and shape arithmetic, in 3 kB."""
     rng = np.random.default_rng(0)
     weights = {
-        "w": rng.standard_normal((4, 3, 3, 3)), "w2": rng.standard_normal((4, 4, 1, 1)), "fc": rng.standard_normal((5, 4)),
-        "scale": np.ones(4), "shift": np.zeros(4), "mean": np.zeros(4), "variance": np.ones(4),
+        "w": rng.standard_normal((4, 3, 3, 3)), "w2": rng.standard_normal((4, 4, 1, 1)),
+        "fc": rng.standard_normal((5, 4)), "scale": np.ones(4), "shift": np.zeros(4), "mean": np.zeros(4), "variance": np.ones(4),
     }  # fmt: skip
     initializers = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
     initializers += [numpy_helper.from_array(np.array([i], np.int64), name) for i, name in ((0, "zero"), (-1, "rest"))]
@@ -138,8 +138,8 @@ def test_flipped_bits(check: Check, tmp_path: Path) -> None:
 
 
 INTEGERS = [0, -1, 1, 3, 1 << 16, (1 << 31) - 1, 1 << 40, 1 << 62, (1 << 63) - 1, -(1 << 63)]
-KINDS = ["If", "Loop", "Scan", "Concat", "Reshape", "Slice", "Pad", "Resize", "Split", "ConstantOfShape", "Expand", "Tile",
-         "Range", "Nope", "ConvTranspose", "Dropout", "Constant", "GRU", "Einsum", "Identity"]  # fmt: skip
+KINDS = ["If", "Loop", "Scan", "Concat", "Reshape", "Slice", "Pad", "Resize", "Split", "ConstantOfShape", "Expand",
+         "Tile", "Range", "Nope", "ConvTranspose", "Dropout", "Constant", "GRU", "Einsum", "Identity"]  # fmt: skip
 ATTRIBUTES = [
     "group",
     "axis",
@@ -236,7 +236,7 @@ HOSTILE: dict[str, Callable[[onnx.ModelProto], object]] = {
     "outside": lambda model: external(model, location="../w.data"),
     "a device": lambda model: external(model, location="zero.data"),
     "a pipe": lambda model: external(model, location="pipe.data"),
-    "no location": lambda model: external(model),
+    "no location": external,
 }
 
 
@@ -344,7 +344,7 @@ def archives(program: Path) -> Iterator[tuple[str, Callable[[zipfile.ZipFile], o
     yield "outside", lambda new: new.writestr("net/../../x", b"")
 
     def many(new: zipfile.ZipFile) -> None:
-        for i in range(70_000):
+        for i in range(5_000):
             new.writestr(f"net/{i}/../x", b"")
 
     yield "many", many
@@ -394,7 +394,7 @@ def test_hostile_state_dicts(check: Check, tmp_path: Path) -> None:
         "call.pt": b"\x80\x02cos\nsystem\n(S'true'\ntR.",
         "memo.pt": b"\x80\x02r\xff\xff\xff\x7f.",
         "string.pt": b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x",
-        "nested.pt": b"\x80\x02" + b"(" * 1_000_000 + b".",
+        "nested.pt": b"\x80\x02" + b"(" * 300_000 + b".",
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)

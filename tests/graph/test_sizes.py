@@ -1,4 +1,4 @@
-"""Passes and loading in time linear in the size of the graph, and a limit where a small file stands for a huge graph."""
+"""Passes and loading in time linear in a graph's size, and a limit where a small file stands for a huge graph."""
 
 from __future__ import annotations
 
