@@ -72,7 +72,8 @@ def small_model() -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     weights = {
         "w": rng.standard_normal((4, 3, 3, 3)), "w2": rng.standard_normal((4, 4, 1, 1)),
-        "fc": rng.standard_normal((5, 4)), "scale": np.ones(4), "shift": np.zeros(4), "mean": np.zeros(4), "variance": np.ones(4),
+        "fc": rng.standard_normal((5, 4)), "scale": np.ones(4), "shift": np.zeros(4), "mean": np.zeros(4),
+        "variance": np.ones(4),
     }  # fmt: skip
     initializers = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
     initializers += [numpy_helper.from_array(np.array([i], np.int64), name) for i, name in ((0, "zero"), (-1, "rest"))]

@@ -291,7 +291,7 @@ def _check_inference(model: ModelProto, node: NodeProto, path: Path) -> None:
 
 
 def _run_checker(model: ModelProto, path: Path) -> None:
-    """Run ``onnx.checker`` without external data: it would open the files itself, before `ExternalData` checked them."""
+    """Run ``onnx.checker`` without external data: it would open the files itself, before `ExternalData` checks them."""
     try:
         onnx.checker.check_model(_without_data(model))
     except Exception as error:
