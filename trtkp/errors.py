@@ -8,13 +8,17 @@ Everything that trtkp raises on purpose derives from `TrtkpError`. Any other exc
 
 from __future__ import annotations
 
+import errno
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["InputError", "IntegrityError", "JobError", "NotRunnableError", "TrtkpError", "is_out_of_memory",
+           "raise_if_out_of_memory"]  # fmt: skip
 
-__all__ = ["InputError", "IntegrityError", "JobError", "NotRunnableError", "TrtkpError"]
+#: What the allocators of C++ (std::bad_alloc), ONNX Runtime, PyTorch, NumPy and protobuf say, in lower case.
+_NO_MEMORY = ("bad_alloc", "failed to allocate memory", "bad allocation", "not enough memory", "can't allocate memory",
+              "unable to allocate", "cannot allocate memory", "out of memory",
+              "failed to serialize proto")  # fmt: skip
 
 
 class TrtkpError(Exception):
@@ -75,3 +79,30 @@ class NotRunnableError(JobError):
 
     ``trtkp verify`` reports it as *not run (reason)*, which is not a failure.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice. Libraries report that in exceptions of several types, or caused by others.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("std::bad_alloc")), is_out_of_memory(RuntimeError("bad magic"))
+        (True, False)
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM):
+            return True
+        if not isinstance(seen, TrtkpError) and any(words in str(seen).lower() for words in _NO_MEMORY):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def raise_if_out_of_memory(error: BaseException) -> None:
+    """Raise `MemoryError` if that is what an error means.
+
+    For places that turn any exception of a library into an `InputError`: a file is not broken because memory does not
+    suffice.
+    """
+    if is_out_of_memory(error):
+        raise MemoryError(str(error)) from error

@@ -33,6 +33,7 @@ def model(new_graph: Any) -> ir.Model:
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(save, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(save, "LARGEST_SESSION", 1000)
 
 
 def outputs(source: bytes | str) -> Any:

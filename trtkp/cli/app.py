@@ -23,7 +23,7 @@ from typer.exceptions import TyperException
 from trtkp.cli import console
 from trtkp.cli.help import Command
 from trtkp.cli.streams import CLOSED_PIPE, discard_output, is_closed_pipe, usable_streams
-from trtkp.errors import TrtkpError
+from trtkp.errors import TrtkpError, is_out_of_memory
 from trtkp.files import is_full, unreadable, unwritable
 from trtkp.version import __version__
 
@@ -119,8 +119,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return (1, str(unwritable(error, file))) if full else (2, str(unreadable(error, file)))
     if isinstance(error, OSError) and is_full(error):
         return 1, f"standard output cannot be written ({error.strerror}); free some space"
-    if isinstance(error, MemoryError):
-        return 1, "there is not enough memory; give smaller shapes, or use a machine with more"
+    if is_out_of_memory(error):
+        return 1, "out of memory; free some, raise the limit, or take smaller shapes"
     text = " ".join(str(error).split()) or "no message"
     return 1, f"internal error, {type(error).__name__}: {text[:300]}; run again with --debug and report it"
 

@@ -30,7 +30,7 @@ from trtkp.engine.base import (
 )
 from trtkp.engine.feeds import check_feeds, check_profile
 from trtkp.engine.options import RunOptions
-from trtkp.errors import InputError, JobError, NotRunnableError
+from trtkp.errors import InputError, JobError, NotRunnableError, raise_if_out_of_memory
 from trtkp.machine.cpu import usable_cores
 from trtkp.machine.packages import importable, installed_version
 from trtkp.machine.processes import Closing
@@ -209,6 +209,7 @@ class OrtRunner(Closing):
                     source, options, providers=_PROVIDERS[provider], disabled_optimizers=left_out
                 )
         except Exception as error:  # ONNX Runtime's exceptions have no common base class but Exception
+            raise_if_out_of_memory(error)
             kind = InputError if type(error).__name__ in {"InvalidProtobuf", "InvalidArgument"} else JobError
             raise kind(f"ONNX Runtime cannot load the model: {_first_line(error)}", file=self._file) from error
         # A provider that fails to start is only logged by ONNX Runtime, which then uses the next one, the CPU.
@@ -224,6 +225,7 @@ class OrtRunner(Closing):
         try:
             values = self._session.run(None, checked)
         except Exception as error:
+            raise_if_out_of_memory(error)
             raise JobError(f"ONNX Runtime failed: {_first_line(error)}", file=self._file) from error
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 

@@ -51,6 +51,8 @@ CHANNELWISE = frozenset(
 )  # fmt: skip
 #: Elementwise operators on several operands, which may be activations or constants.
 BROADCAST = frozenset({"Add", "Div", "Max", "Mean", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum"})
+#: A declared shape with more channels is not followed: a file may declare any, and every channel costs memory.
+MAX_CHANNELS = 1 << 20
 _REDUCE = frozenset({"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"})
 _GLOBAL_POOL = frozenset({"GlobalAveragePool", "GlobalMaxPool"})
 _POOL = frozenset({"AveragePool", "MaxPool"})
@@ -194,8 +196,11 @@ def select_channels(model: ir.Model, flow: ChannelFlow, selection: Mapping[ir.Va
 
 
 def _track_pinned(flow: ChannelFlow, value: ir.Value) -> None:
-    if value.shape is not None and len(value.shape) > 1 and isinstance(value.shape[1], int):
-        flow.channels[value] = Channels(value.shape[1], len(value.shape), _plane(value))
+    if value.shape is None or len(value.shape) < 2:
+        return
+    count = value.shape[1]
+    if isinstance(count, int) and 0 < count <= MAX_CHANNELS:
+        flow.channels[value] = Channels(count, len(value.shape), _plane(value))
         flow.pinned.add(value)
 
 

@@ -73,14 +73,26 @@ def same_shape(left: ir.Value, right: ir.Value) -> bool:
 
 def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
     """Add an initialiser. If the name is taken, a number is appended to it."""
-    unique, number = name, 0
-    while unique in graph.initializers:
-        number += 1
-        unique = f"{name}.{number}"
+    unique = name if name not in graph.initializers else f"{name}.{_free_number(graph, name)}"
     array = np.ascontiguousarray(array).reshape(np.shape(array))  # ascontiguousarray makes a vector of a scalar
     value = ir.val(unique, ir.DataType.from_numpy(array.dtype), array.shape, const_value=ir.tensor(array, name=unique))
     graph.register_initializer(value)
     return value
+
+
+def _free_number(graph: ir.Graph, name: str) -> int:
+    """A number that no initialiser ``name.NUMBER`` has: the smallest, if those that are taken are in a row from 1.
+
+    Found by doubling and bisection. Counting up takes quadratic time where a long chain of additions is folded into one
+    convolution, and each gives its bias a new number.
+    """
+    taken, free = 0, 1
+    while f"{name}.{free}" in graph.initializers:
+        taken, free = free, 2 * free
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        taken, free = (middle, free) if f"{name}.{middle}" in graph.initializers else (taken, middle)
+    return free
 
 
 def replace_nodes(old: Sequence[ir.Node], new: Iterable[ir.Node], before: ir.Value, after: ir.Value) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from trtkp.errors import InputError
+from trtkp.errors import InputError, raise_if_out_of_memory
 from trtkp.graph.edit import constant, input_at, ints, weight_name
 from trtkp.graph.ops import DOMAIN, DYNAMIC
 from trtkp.graph.save import session_source
@@ -240,6 +240,7 @@ def run_shapes(model: ir.Model, shapes: Mapping[str, Shape], wanted: Sequence[st
             session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         results = session.run(None, feeds)
     except Exception as error:  # onnxruntime's errors share no base class of their own
+        raise_if_out_of_memory(error)
         text = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(

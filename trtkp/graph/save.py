@@ -14,15 +14,18 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-__all__ = ["LARGEST_FILE", "is_large", "save_graph", "session_source"]
+__all__ = ["LARGEST_FILE", "LARGEST_SESSION", "is_large", "save_graph", "session_source"]
 
 #: Bytes of weights that one file may hold.
 LARGEST_FILE = 1 << 30
+#: Bytes of weights that a session gets from memory. Serialising and parsing takes four times the weights; a file is
+#: mapped.
+LARGEST_SESSION = 1 << 28
 
 
 def is_large(model: ir.Model) -> bool:
     """Whether the weights of a graph need a file of their own."""
-    return sum(tensor.nbytes for tensor in _weights(model)) > LARGEST_FILE
+    return _size(model) > LARGEST_FILE
 
 
 def save_graph(model: ir.Model, path: Path) -> None:
@@ -36,7 +39,7 @@ def save_graph(model: ir.Model, path: Path) -> None:
         path: in an existing folder.
     """
     if is_large(model):
-        ir.save(model, path, external_data=f"{path.name}.data")
+        _save_apart(model, path)
     else:
         ir.save(_in_memory(model), path)
 
@@ -49,15 +52,23 @@ def session_source(model: ir.Model | onnx.ModelProto) -> Iterator[bytes | str]:
     weights, or keeps them mapped.
     """
     graph = ir.from_proto(model) if isinstance(model, onnx.ModelProto) else model
-    if not is_large(graph):
+    if _size(graph) <= LARGEST_SESSION:
         proto = model if isinstance(model, onnx.ModelProto) else ir.to_proto(_in_memory(model))
         yield proto.SerializeToString()
         return
     # Windows cannot remove a file that a session has mapped; there the file stays in the temporary folder
     with tempfile.TemporaryDirectory(prefix="trtkp-session-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
-        save_graph(graph, path)
+        _save_apart(graph, path)
         yield str(path)
+
+
+def _save_apart(model: ir.Model, path: Path) -> None:
+    ir.save(model, path, external_data=f"{path.name}.data")
+
+
+def _size(model: ir.Model) -> int:
+    return sum(tensor.nbytes for tensor in _weights(model))
 
 
 def _weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:

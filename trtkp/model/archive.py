@@ -15,7 +15,7 @@ import math
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from trtkp.errors import InputError
+from trtkp.errors import InputError, raise_if_out_of_memory
 from trtkp.model.program import clean_program, clean_tensor_meta, is_parameter_name, parse_json
 from trtkp.model.zipcheck import CheckedZip
 
@@ -142,6 +142,7 @@ def _check_pickle(archive: CheckedZip, name: str) -> Any:
             CheckedZip(io.BytesIO(data.getvalue()), archive.path)
         return torch.load(data, map_location="cpu", weights_only=True)
     except Exception as error:
+        raise_if_out_of_memory(error)
         # Unpickling raises exceptions of every kind.
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise ValueError(f"member {name} is not plain tensors ({reason})") from None
@@ -185,6 +186,7 @@ def _build(
                 if module not in ("_operator", "math", "torch"):
                     raise ValueError(f"operator {target} is not one of PyTorch's tensor operators")
     except Exception as error:
+        raise_if_out_of_memory(error)
         # The deserialiser checks little, and fails with assertions, SymPy's errors, missing keys and more.
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise InputError(

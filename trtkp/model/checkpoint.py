@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from trtkp.errors import InputError
+from trtkp.errors import InputError, raise_if_out_of_memory
 from trtkp.model.zipcheck import CheckedZip
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def read_checkpoint(handle: IO[bytes], path: Path) -> dict[str, torch.Tensor] | 
             return None
         raise _broken(path, error) from None
     except Exception as error:
+        raise_if_out_of_memory(error)
         # A broken file makes the reader raise nearly any exception.
         raise _broken(path, error) from None
     found = _find_tensors(data)
@@ -80,6 +81,7 @@ def read_safetensors(handle: IO[bytes], path: Path) -> dict[str, torch.Tensor]:
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:
+        raise_if_out_of_memory(error)
         raise _broken(path, error) from None
     if not tensors:
         raise InputError("holds no tensors", file=path)
@@ -119,6 +121,7 @@ def make_network(arch: str, path: Path) -> torch.nn.Module:
             remedy="run in the directory that holds it, or install it",
         ) from None
     except Exception as error:
+        raise_if_out_of_memory(error)
         # This is the user's code: whatever it raises becomes one line.
         what = "" if isinstance(error, AttributeError | ImportError) else "calling it failed: "
         raise InputError(f"--arch {arch}: {what}{type(error).__name__}: {error}", file=path, remedy=remedy) from None
@@ -161,6 +164,7 @@ def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Pa
         converted = {key: tensor.to(own[key].dtype) for key, tensor in tensors.items()}
         network.load_state_dict(converted, strict=False, assign=True)
     except Exception as error:
+        raise_if_out_of_memory(error)
         raise InputError(f"the state dict does not fit the network ({error})", file=path) from None
 
 

@@ -33,7 +33,9 @@ def clean_graph(model: ir.Model, parameters: Collection[str]) -> None:
     import onnx_ir.passes.common as passes
     from onnxscript import optimizer
 
-    passes.InlinePass()(model)
+    from trtkp.graph.inline import inline_functions
+
+    inline_functions(model)
 
     def should_fold(node: ir.Node) -> bool | None:
         if node.op_type in _SHAPE_ONLY or not any(v is not None and v.name in parameters for v in node.inputs):

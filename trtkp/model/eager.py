@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from trtkp.errors import InputError
+from trtkp.errors import InputError, raise_if_out_of_memory
 from trtkp.shapes import Shape, TensorSpec, parse_shape_options
 
 if TYPE_CHECKING:
@@ -50,11 +50,13 @@ def export_module(
         try:
             return _export(module, feeds, tuple({0: dim} for _ in feeds))
         except Exception as error:
+            raise_if_out_of_memory(error)
             failure = error
     feeds = tuple(torch.zeros(*shape) for shape in given.values())
     try:
         program = _export(module, feeds, None)
     except Exception as error:
+        raise_if_out_of_memory(error)
         shown = ", ".join("x".join(map(str, shape)) for shape in given.values())
         raise InputError(
             f"PyTorch cannot export the model with input {shown} ({_first_line(error)})",
@@ -78,6 +80,7 @@ def load_pickled(handle: IO[bytes], path: Path) -> torch.nn.Module:
     try:
         data = torch.load(handle, map_location="cpu", weights_only=False)
     except Exception as error:
+        raise_if_out_of_memory(error)
         raise InputError(
             f"cannot be unpickled ({type(error).__name__}: {_first_line(error)})",
             file=path,
@@ -109,6 +112,7 @@ def load_script(handle: IO[bytes], shapes: ShapeOption, path: Path) -> tuple[tor
             warnings.simplefilter("ignore")
             script = torch.jit.load(io.BytesIO(handle.read()), map_location="cpu").eval()
     except Exception as error:
+        raise_if_out_of_memory(error)
         raise InputError(f"cannot be loaded as TorchScript ({_first_line(error)})", file=path) from None
     names = [value.debugName().replace(".", "_") for value in list(script.graph.inputs())[1:]]
     given = _shapes(script, shapes, path, names)
@@ -118,6 +122,7 @@ def load_script(handle: IO[bytes], shapes: ShapeOption, path: Path) -> tuple[tor
             warnings.simplefilter("ignore")
             module = TS2EPConverter(script, feeds, {}).convert().module(check_guards=False)
     except Exception as error:
+        raise_if_out_of_memory(error)
         raise InputError(
             f"PyTorch cannot convert the TorchScript model ({_first_line(error)})",
             file=path,

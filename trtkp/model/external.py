@@ -7,18 +7,41 @@ name. So nothing outside the folder is opened, and a file cannot be exchanged be
 from __future__ import annotations
 
 import hashlib
+import math
+import mmap
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto
 
 from trtkp.errors import InputError
 
-__all__ = ["ExternalData"]
+__all__ = ["ExternalData", "MappedWeight"]
 
 _REMEDY = "keep the data files in the model's folder and export the model again"
+
+
+@dataclass(frozen=True)
+class MappedWeight:
+    """A weight in a data file that is mapped, not read. The file must not become shorter meanwhile.
+
+    Attributes:
+        array: its values, read-only.
+        memory: the mapping.
+    """
+
+    array: npt.NDArray[Any]
+    memory: mmap.mmap
+
+    def release(self) -> None:
+        """Give its memory back to the system; the values are read again when they are needed."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.memory.madvise(mmap.MADV_DONTNEED)
 
 
 class ExternalData:
@@ -51,6 +74,36 @@ class ExternalData:
         Raises:
             InputError: the location is outside the folder or a link, or the file does not have the bytes.
         """
+        descriptor, location, offset = self._place(tensor, expected)
+        data = bytearray()
+        while len(data) < expected:
+            part = os.pread(descriptor, min(expected - len(data), 1 << 26), offset + len(data))
+            if not part:
+                raise self._refusal(tensor, f"{location} became shorter while it was read")
+            data += part
+        tensor.raw_data = bytes(data)
+        del tensor.external_data[:]
+        tensor.data_location = TensorProto.DEFAULT
+
+    def map(self, tensor: TensorProto, dtype: np.dtype[Any]) -> MappedWeight:
+        """Map the bytes of a tensor into memory. The tensor stays as it is.
+
+        Args:
+            tensor: a tensor with ``data_location`` EXTERNAL, of at least one value.
+            dtype: its type.
+
+        Raises:
+            InputError: see `load`.
+        """
+        shape = tuple(tensor.dims)
+        expected = math.prod(shape) * dtype.itemsize
+        descriptor, _, offset = self._place(tensor, expected)
+        start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        memory = mmap.mmap(descriptor, offset - start + expected, access=mmap.ACCESS_READ, offset=start)
+        return MappedWeight(np.frombuffer(memory, dtype, math.prod(shape), offset - start).reshape(shape), memory)
+
+    def _place(self, tensor: TensorProto, expected: int) -> tuple[int, str, int]:
+        """Descriptor, location and offset of a tensor's bytes, which are all there."""
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         try:
@@ -63,15 +116,7 @@ class ExternalData:
         descriptor, size = self._file(tensor, location)
         if offset + length > size:
             raise self._refusal(tensor, f"bytes {offset} to {offset + length} of {location}, which has {size}")
-        data = bytearray()
-        while len(data) < length:
-            part = os.pread(descriptor, min(length - len(data), 1 << 26), offset + len(data))
-            if not part:
-                raise self._refusal(tensor, f"{location} became shorter while it was read")
-            data += part
-        tensor.raw_data = bytes(data)
-        del tensor.external_data[:]
-        tensor.data_location = TensorProto.DEFAULT
+        return descriptor, location, offset
 
     def digests(self) -> list[tuple[str, bytes]]:
         """Location and SHA-256 digest of every file that was read, in the order of the locations."""

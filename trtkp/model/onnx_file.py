@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from trtkp.errors import InputError
-from trtkp.model.external import ExternalData
+from trtkp.errors import InputError, raise_if_out_of_memory
+from trtkp.model.external import ExternalData, MappedWeight
 
-__all__ = ["MIN_OPSET", "opset_of", "read_onnx", "upgrade"]
+__all__ = ["MIN_OPSET", "OnnxFile", "opset_of", "read_onnx", "upgrade"]
 
 #: The oldest opset that the passes handle. Older files are upgraded to it.
 MIN_OPSET = 18
 _MAX_ELEMENTS = 1 << 40
+#: Nodes that a model may have once its functions are inlined. Functions that call each other twice double with every
+#: level: 40 levels are a small file and 2^40 nodes. Exported networks with functions have some thousand nodes.
+MAX_INLINED = 100_000
+#: External data of this many bytes is mapped instead of read. The rest of the file stays far below the 2 GiB that
+#: protobuf can hold.
+_LARGE = 1 << 16
+#: The types that are mapped: those of weights that NumPy has.
+_MAPPED = {TensorProto.FLOAT: "<f4", TensorProto.FLOAT16: "<f2", TensorProto.DOUBLE: "<f8", TensorProto.INT8: "|i1"}
 _EXPORT_AGAIN = "export the model again"
 _BITS: dict[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
@@ -28,8 +39,23 @@ _BITS: dict[int, int] = {
 }  # fmt: skip
 
 
-def read_onnx(handle: IO[bytes], path: Path) -> tuple[ModelProto, list[tuple[str, bytes]]]:
-    """The model with all its data inside, and the name and SHA-256 digest of each data file.
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file that was read and checked.
+
+    Attributes:
+        proto: the model. All its data is inside except that of the initialisers in ``mapped``.
+        mapped: the large initialisers of data files, by name.
+        data_files: name and SHA-256 digest of each data file.
+    """
+
+    proto: ModelProto
+    mapped: dict[str, MappedWeight]
+    data_files: list[tuple[str, bytes]]
+
+
+def read_onnx(handle: IO[bytes], path: Path) -> OnnxFile:
+    """Read a model.
 
     Args:
         handle: the open file.
@@ -43,15 +69,19 @@ def read_onnx(handle: IO[bytes], path: Path) -> tuple[ModelProto, list[tuple[str
     model = ModelProto()
     try:
         model.ParseFromString(handle.read())
-    except Exception:
+    except Exception as error:
+        raise_if_out_of_memory(error)
         # Protobuf raises DecodeError, or another exception from its C implementation.
-        raise InputError("is no model format that trtkp knows, or cut off", file=path, remedy=_EXPORT_AGAIN) from None
+        raise InputError(
+            "is no model format that trtkp knows, cut off, or nested too deep", file=path, remedy=_EXPORT_AGAIN
+        ) from None
     if not model.HasField("graph") or not (model.graph.node or model.graph.output) or not model.opset_import:
         raise InputError("is not an ONNX model: it has no graph", file=path, remedy=_EXPORT_AGAIN)
     if not model.graph.output or not model.graph.node:
         raise InputError("the graph has no nodes or no outputs", file=path, remedy=_EXPORT_AGAIN)
     if opset_of(model) == 0:
         raise InputError("the model does not say which opset it uses", file=path, remedy=_EXPORT_AGAIN)
+    _check_functions(model, path)
     with ExternalData(path) as external:
         for tensor in _inner_tensors(model, path):
             size = _checked_size(tensor, path)
@@ -64,10 +94,14 @@ def read_onnx(handle: IO[bytes], path: Path) -> tuple[ModelProto, list[tuple[str
             node.ClearField("metadata_props")
         # The large initialisers are read last: a file that is refused costs no memory for them.
         _run_checker(model, path)
+        mapped = {}
         for tensor, size in zip(model.graph.initializer, sizes, strict=True):
             if tensor.data_location == TensorProto.EXTERNAL:
-                external.load(tensor, size)
-        return model, external.digests()
+                if size >= _LARGE and tensor.data_type in _MAPPED:
+                    mapped[tensor.name] = external.map(tensor, np.dtype(_MAPPED[tensor.data_type]))
+                else:
+                    external.load(tensor, size)
+        return OnnxFile(model, mapped, external.digests())
 
 
 def opset_of(model: ModelProto) -> int:
@@ -87,8 +121,9 @@ def upgrade(model: ModelProto, path: Path) -> ModelProto:
     if version >= MIN_OPSET:
         return model
     try:
-        converted: ModelProto = version_converter.convert_version(model, MIN_OPSET)
+        converted: ModelProto = version_converter.convert_version(_without_data(model), MIN_OPSET)
     except Exception as error:
+        raise_if_out_of_memory(error)
         # The converter's exceptions have no common base.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
@@ -96,6 +131,8 @@ def upgrade(model: ModelProto, path: Path) -> ModelProto:
             file=path,
             remedy=f"export the model again with opset {MIN_OPSET} or above",
         ) from None
+    # Initialisers that are inputs too are those of a file of IR version 3, and become initialisers alone again.
+    converted.graph.initializer.extend(t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL)
     return converted
 
 
@@ -114,13 +151,53 @@ def _inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
-    for graph in _graphs(model.graph):
-        yield from graph.node
+    yield from _with_inner(model.graph.node)
     for function in model.functions:
-        for node in function.node:
-            yield node
-            for graph in _inner_graphs(node):
-                yield from graph.node
+        yield from _with_inner(function.node)
+
+
+def _check_functions(model: ModelProto, path: Path) -> None:
+    """Refuse functions that call themselves, and those that become too many nodes when they are inlined."""
+    if not model.functions:
+        return
+    bodies = {(f.domain, f.name, f.overload): [*_with_inner(f.node)] for f in model.functions}
+    calls = {key: {callee for node in body if (callee := _callee(node)) in bodies} for key, body in bodies.items()}
+    try:
+        order = [*TopologicalSorter(calls).static_order()]
+    except CycleError as error:
+        names = " -> ".join(_shown(key) for key in reversed(error.args[1][:4]))
+        raise InputError(f"a function calls itself ({names})", file=path, remedy=_EXPORT_AGAIN) from None
+    sizes: dict[tuple[str, str, str], int] = {}
+    for key in order:
+        sizes[key] = sum(sizes.get(_callee(node), 1) for node in bodies[key])
+        if sizes[key] > MAX_INLINED:
+            raise _too_large(f"function {_shown(key)}", sizes[key], path)
+    total = sum(sizes.get(_callee(node), 1) for node in _with_inner(model.graph.node))
+    if total > MAX_INLINED and total > sum(1 for _ in _with_inner(model.graph.node)):
+        raise _too_large("the graph", total, path)
+
+
+def _with_inner(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    for node in nodes:
+        yield node
+        for graph in _inner_graphs(node):
+            yield from graph.node
+
+
+def _callee(node: NodeProto) -> tuple[str, str, str]:
+    return node.domain, node.op_type, node.overload
+
+
+def _shown(key: tuple[str, str, str]) -> str:
+    return ascii("::".join(part for part in key if part))[1:-1][:80]
+
+
+def _too_large(what: str, size: int, path: Path) -> InputError:
+    return InputError(
+        f"{what} has {float(size):.6g} nodes once its functions are inlined, at most {MAX_INLINED} are supported",
+        file=path,
+        remedy="export the model with fewer levels of functions",
+    )
 
 
 def _inner_tensors(model: ModelProto, path: Path) -> Iterator[TensorProto]:
@@ -216,27 +293,28 @@ def _check_inference(model: ModelProto, node: NodeProto, path: Path) -> None:
 
 
 def _run_checker(model: ModelProto, path: Path) -> None:
-    """Run ``onnx.checker`` on a copy that declares external initialisers as inputs.
-
-    Otherwise the checker would open their files itself, before `ExternalData` has checked them.
-    """
-    skeleton: Any = model
-    outside = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-    if outside:
-        skeleton = ModelProto()
-        skeleton.CopyFrom(model)
-        kept = [t for t in skeleton.graph.initializer if t.data_location != TensorProto.EXTERNAL]
-        del skeleton.graph.initializer[:]
-        skeleton.graph.initializer.extend(kept)
-        known = {value.name for value in skeleton.graph.input}
-        skeleton.graph.input.extend(
-            onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
-            for t in outside
-            if t.name not in known
-        )
+    """Run ``onnx.checker`` without external data: it would open the files itself, before `ExternalData` checks them."""
     try:
-        onnx.checker.check_model(skeleton)
+        onnx.checker.check_model(_without_data(model))
     except Exception as error:
+        raise_if_out_of_memory(error)
         # Mostly ValidationError, but also ValueError and RuntimeError from protobuf and from C++.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"is not a valid ONNX model ({reason[:200]})", file=path, remedy=_EXPORT_AGAIN) from None
+
+
+def _without_data(model: ModelProto) -> ModelProto:
+    """The model, or if it has external initialisers a copy that declares them as inputs."""
+    outside = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    if not outside:
+        return model
+    skeleton = ModelProto()
+    skeleton.CopyFrom(model)
+    kept = [t for t in skeleton.graph.initializer if t.data_location != TensorProto.EXTERNAL]
+    del skeleton.graph.initializer[:]
+    skeleton.graph.initializer.extend(kept)
+    known = {value.name for value in skeleton.graph.input}
+    skeleton.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in outside if t.name not in known
+    )
+    return skeleton

@@ -59,6 +59,9 @@ class Backend(Protocol):
     def module(self) -> torch.nn.Module:
         """See `SourceModel.module`."""
 
+    def release(self) -> None:
+        """See `SourceModel.release`."""
+
 
 @dataclass
 class SourceModel:
@@ -150,6 +153,10 @@ class SourceModel:
             InputError: the model came from an ONNX file, which has no module.
         """
         return self.backend.module()
+
+    def release(self) -> None:
+        """Give the memory of weights that are mapped from files back to the system. They stay usable."""
+        self.backend.release()
 
     def _check_feeds(self, feeds: Mapping[str, np.ndarray]) -> None:
         names = [spec.name for spec in self.inputs]

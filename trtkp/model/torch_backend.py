@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtkp.errors import InputError
+from trtkp.errors import InputError, raise_if_out_of_memory
 from trtkp.model.dims import SymbolNames
 from trtkp.model.source import LazyWeights
 from trtkp.shapes import Dim, TensorSpec
@@ -94,6 +94,7 @@ class TorchBackend:
             with torch.no_grad():
                 results = self.program.graph_module(*arguments)
         except Exception as error:
+            raise_if_out_of_memory(error)
             raise InputError(f"PyTorch cannot run the model ({_first_line(error)})", file=self.path) from None
         user = [
             result
@@ -101,6 +102,9 @@ class TorchBackend:
             if spec.kind is OutputKind.USER_OUTPUT
         ]
         return {spec.name: _as_array(result) for spec, result in zip(self.outputs, user, strict=True)}
+
+    def release(self) -> None:
+        """See `SourceModel.release`. Nothing is mapped here."""
 
     def module(self) -> torch.nn.Module:
         """See `SourceModel.module`."""
@@ -160,6 +164,7 @@ class TorchBackend:
             try:
                 program = torch.export.export(module, self.example(), dynamic_shapes=shapes, strict=False)
             except Exception as error:
+                raise_if_out_of_memory(error)
                 raise InputError(f"PyTorch cannot export the trained net ({_first_line(error)})", file=self.path,
                                  remedy=_BATCH_ALONE) from None  # fmt: skip
             torch.export.save(program, path)

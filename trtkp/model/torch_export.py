@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtkp.errors import InputError
+from trtkp.errors import InputError, raise_if_out_of_memory
 from trtkp.graph.passes.dynamic import add_bodies
 from trtkp.model.cleanup import clean_graph, name_outputs, rename_dims
 from trtkp.model.pattern_export import translations
@@ -59,6 +59,7 @@ def export_graph(
             rename_dims(model, names)
             name_outputs(model, outputs)
         except Exception as error:
+            raise_if_out_of_memory(error)
             raise InputError(
                 f"PyTorch cannot export the model to ONNX ({_reason(error)})",
                 file=path,

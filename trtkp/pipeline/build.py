@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,15 @@ from trtkp.engine import choose_backend
 from trtkp.errors import InputError
 from trtkp.index.storage import save_index_sets
 from trtkp.pipeline.draft import Draft, Graphs, draft_of_model
-from trtkp.pipeline.finish import Done, build_engine, complete, measure_accuracy, quantise_graphs, write_and_check
+from trtkp.pipeline.finish import (
+    Done,
+    build_engine,
+    check_graphs,
+    complete,
+    measure_accuracy,
+    quantise_graphs,
+    write_graphs,
+)
 from trtkp.pipeline.job import Job, Phases, Progress, TimedPhases
 from trtkp.pipeline.options import BuildOptions, check_buildable
 from trtkp.pipeline.planning import plan
@@ -138,8 +147,12 @@ class Build:
                 with phase("calibrate"):
                     graphs, quantised = quantise_graphs(job, draft, graphs, staging)
             with phase("check"):
-                checked = write_and_check(job, draft, graphs, quantised, staging)
-                del graphs  # both are on disk now, and the builder may need the memory
+                plugin_nodes = write_graphs(graphs, staging)
+                # Both are on disk now, and the check and the builder may need the memory. Nodes and values of a graph
+                # refer to each other, so only a collection frees it, and the graphs of the steps before.
+                del graphs
+                gc.collect()
+                checked = check_graphs(job, draft, plugin_nodes, quantised, staging)
             with phase("build"):
                 built = build_engine(job, draft, checked, quantised)
             if draft.labelled is not None:
@@ -176,6 +189,7 @@ class FromModel(Start):
         with phase("rewrite"):
             rewritten = rewrite(job, loaded, surveyed.table, pruned)
             save_index_sets(staging / "index_sets.safetensors", pruned.index_sets)
+            loaded.source.release()  # its weights are in the rewritten graphs now
         with phase("plan"):
             planned = plan(job, loaded, surveyed.table, pruned, rewritten.dense, self.method)
         draft = draft_of_model(job, self.method, loaded, surveyed.table, pruned, rewritten.ops, planned)

@@ -160,7 +160,7 @@ class FromBundle(Start):
 
     def phases(self, job: Job, staging: Path) -> Phases:
         """See `Start`."""
-        return SinglePhase("calibrate")
+        return SinglePhase("calibrate", job.path)
 
     def begin(self, job: Job, staging: Path, phase: Phases) -> tuple[Draft, Graphs]:
         """See `Start`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -83,6 +84,8 @@ def make_engine_graph(
     packed, tiles = rest.clone(), request.has_plugins
     pack_convolutions(packed, index_sets, sizes, tiles=tiles)
     plan = make_plan(packed, shapes, _value_shapes(packed, table, shapes), request)
+    del packed
+    gc.collect()  # it is as large as what the lists keep of the net, and lowering makes as much again
     leaving = {node: choice for node, choice in plan.choices.items() if choice != "dense"}
     pack_convolutions(rest, index_sets, sizes, only=leaving.keys(), tiles=tiles)
     engine = apply_plan(rest, leaving)

@@ -1,4 +1,4 @@
-"""The steps from planned graphs to a bundle: quantise → write and check → build → accuracy → manifest.
+"""The steps from planned graphs to a bundle: quantise → write → check → build → accuracy → manifest.
 
 Every build takes these steps, whether its graphs come from a model or from a bundle.
 """
@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from trtkp.bundle.manifest import FileRecord, Manifest
 from trtkp.bundle.records import libraries
 from trtkp.engine import BuildRequest, BuildResult
-from trtkp.errors import JobError
+from trtkp.errors import InputError, JobError
 from trtkp.graph.save import save_graph
 from trtkp.pipeline.draft import Draft, Graphs
 from trtkp.pipeline.job import Job
@@ -25,6 +27,7 @@ from trtkp.pipeline.quantised import (
     state_file,
 )
 from trtkp.pipeline.records import tensorrt_record
+from trtkp.shapes import Shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,10 +40,11 @@ __all__ = [
     "Checked",
     "Done",
     "build_engine",
+    "check_graphs",
     "complete",
     "measure_accuracy",
     "quantise_graphs",
-    "write_and_check",
+    "write_graphs",
 ]
 
 
@@ -118,36 +122,61 @@ def quantise_graphs(job: Job, draft: Draft, graphs: Graphs, staging: Path) -> tu
     return replace(graphs, engine=made.engine), made
 
 
-def write_and_check(job: Job, draft: Draft, graphs: Graphs, quantised: Quantised | None, staging: Path) -> Checked:
-    """Write both graphs, and compare ``engine.onnx`` with the dense masked net before anything is published.
+def write_graphs(graphs: Graphs, staging: Path) -> int:
+    """Write both graphs; returns the number of operators of ``engine.onnx`` that a plugin computes."""
+    save_graph(graphs.packed, staging / "model.onnx")
+    save_graph(graphs.engine, staging / "engine.onnx")
+    return sum(node.domain == "trtkp" for node in graphs.engine.graph)
+
+
+def check_graphs(job: Job, draft: Draft, plugin_nodes: int, quantised: Quantised | None, staging: Path) -> Checked:
+    """Compare the written ``engine.onnx`` with the dense masked net before anything is published.
+
+    It works on the files: the graphs themselves need not be in memory any more.
 
     Raises:
+        InputError: the net gives NaN or infinity.
         JobError: they differ by more than rounding explains.
     """
+    import onnx_ir as ir
+
     from trtkp.verification.bundle import compare_graphs, dense_graph
     from trtkp.verification.ranges import FLOAT16_MAX, beyond_float16
 
-    packed, engine, precision = graphs.packed, graphs.engine, job.options.precision
-    onnx = staging / "engine.onnx"
-    save_graph(packed, staging / "model.onnx")
-    save_graph(engine, onnx)
-    plugin_nodes = sum(node.domain == "trtkp" for node in engine.graph)
-    reference = dense_graph(packed)
+    precision, onnx = job.options.precision, staging / "engine.onnx"
+    reference = dense_graph(ir.load(staging / "model.onnx"))
     if quantised is not None:
-        check_quantised(quantised, engine, reference, draft.profile, precision, job.path)
+        check_quantised(quantised, onnx, reference, draft.profile, precision, job.path)
         return Checked(onnx, plugin_nodes)
 
     shapes = {name: shapes.min for name, shapes in draft.profile.items()}
-    check = compare_graphs("engine.onnx", engine, reference, shapes, precision)
+    check = compare_graphs("engine.onnx", onnx, reference, shapes, precision)
     if check.status == "failed":
+        _check_finite(reference, shapes, job.path)
         raise JobError(f"the planned graph differs from the dense one: {check.summary}", file=job.path)
     warnings = []
-    if precision == "fp16" and (found := beyond_float16(engine, shapes)) is not None:
+    if precision == "fp16" and (found := beyond_float16(ir.load(onnx), shapes)) is not None:
         warnings.append(
             f"activation {found[0]} reaches {found[1]:.3g} on random inputs, fp16 ends at {FLOAT16_MAX:.0f}: "
             "--precision fp32 is safe"
         )
     return Checked(onnx, plugin_nodes, tuple(warnings))
+
+
+def _check_finite(reference: ir.Model, shapes: Mapping[str, Shape], path: Path) -> None:
+    """Refuse a net that gives NaN or infinity itself: two graphs of it cannot be compared."""
+    from trtkp.engine.feeds import random_feeds
+    from trtkp.engine.onnxruntime import OrtRunner
+
+    with OrtRunner(reference) as runner:
+        outputs = runner.run(random_feeds(runner.inputs, shapes, seed=0))
+    for name, output in outputs.items():
+        if output.dtype.kind == "f" and not np.isfinite(output).all():
+            raise InputError(
+                f"its output {name} is NaN or infinite on random inputs",
+                file=path,
+                remedy="check its weights, and the variances of its batch normalisation",
+            )
 
 
 def build_engine(job: Job, draft: Draft, checked: Checked, quantised: Quantised | None) -> Built:

@@ -5,16 +5,27 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trtkp.engine import Backend
 from trtkp.engine.options import TrtOptions
-from trtkp.errors import TrtkpError
+from trtkp.errors import JobError, TrtkpError, is_out_of_memory
 from trtkp.pipeline.options import BuildOptions
 
 __all__ = ["Job", "Phases", "Progress", "SinglePhase", "TimedPhases"]
+
+_DOING = {
+    "load": "loading the model",
+    "prune": "pruning",
+    "rewrite": "rewriting the graph",
+    "plan": "planning",
+    "calibrate": "calibrating",
+    "check": "checking the graphs",
+    "build": "building the engine",
+    "accuracy": "measuring accuracy",
+}
 
 #: Called with a phase, the steps done and the steps in all.
 Progress = Callable[[str, int, int], None]
@@ -47,6 +58,16 @@ class Job:
         if given.timing_cache is not None or not self.options.timing_cache:
             return given
         return replace(given, timing_cache=TimingCache().directory)
+
+
+def _explain_memory(error: Exception, phase: str, path: Path) -> None:
+    """Raise a `JobError` that names the phase if memory did not suffice for it."""
+    if is_out_of_memory(error):
+        raise JobError(
+            f"out of memory while {_DOING.get(phase, phase)}",
+            file=path,
+            remedy="a build needs about three times the memory of the weights: free some, or raise the limit",
+        ) from error
 
 
 class Phases(ABC):
@@ -92,6 +113,9 @@ class TimedPhases(Phases):
             if unnamed or staged:
                 raise error.in_file(self._job.path) from error
             raise
+        except Exception as error:
+            _explain_memory(error, name, self._job.path)
+            raise
         self._seconds[name] = round(time.perf_counter() - start, 3)
         if progress is not None:
             progress(name.capitalize(), 1, 1)
@@ -106,14 +130,28 @@ class SinglePhase(Phases):
     """The whole build counts as one phase.
 
     A build that starts from a bundle adds one phase to those in the bundle's manifest.
+
+    Args:
+        name: of the phase.
+        path: the bundle, for the error where memory does not suffice.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name, self._start = name, time.perf_counter()
+    def __init__(self, name: str, path: Path) -> None:
+        self._name, self._path, self._start = name, path, time.perf_counter()
 
     def __call__(self, name: str) -> AbstractContextManager[None]:
         """See `Phases`."""
-        return nullcontext()
+        return self._checked(name)
+
+    @contextmanager
+    def _checked(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except TrtkpError:
+            raise
+        except Exception as error:
+            _explain_memory(error, name, self._path)
+            raise
 
     @property
     def seconds(self) -> dict[str, float]:

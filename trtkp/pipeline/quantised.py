@@ -71,9 +71,9 @@ def save_quantised(result: Quantised, folder: Path) -> None:
 
 
 def check_quantised(
-    result: Quantised, engine: ir.Model, reference: ir.Model, profile: Profile, precision: str, file: Path
+    result: Quantised, engine: Path, reference: ir.Model, profile: Profile, precision: str, file: Path
 ) -> None:
-    """Compare a quantised graph with the dense masked net, on inputs within the calibrated ranges.
+    """Compare a quantised graph, as a file, with the dense masked net, on inputs within the calibrated ranges.
 
     Raises:
         JobError: the outputs differ by more than rounding to 8 bits explains.

@@ -223,7 +223,7 @@ def dense_graph(packed: ir.Model) -> ir.Model:
 
 def compare_graphs(
     name: str,
-    candidate: ir.Model,
+    candidate: ir.Model | Path,
     reference: ir.Model,
     shapes: Mapping[str, Shape],
     precision: str,
@@ -235,7 +235,7 @@ def compare_graphs(
 
     Args:
         name: name of the candidate in the result.
-        candidate: the graph to check.
+        candidate: the graph to check, or its file.
         reference: the graph with the expected outputs.
         shapes: shapes of the random inputs, by name.
         precision: precision of the candidate, which sets the tolerance.

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from trtkp.graph.edit import add_initializer, constant, finish, only_consumer, replace_nodes
+from trtkp.graph.inline import inline_functions
 from trtkp.graph.layers import dynamic_nodes
 from trtkp.graph.ops import DOMAIN, DYNAMIC, VERSION, OpName, function
 from trtkp.graph.passes.batch_norm import scale_and_shift
@@ -90,7 +91,7 @@ def expand_dynamic(model: ir.Model) -> None:
     others = {key: body for key, body in model.functions.items() if not body.name.startswith(DYNAMIC)}
     for key in others:
         del model.functions[key]
-    common_passes.InlinePass()(model)
+    inline_functions(model)
     model.functions.update(others)
     optimizer.fold_constants(model, should_fold=lambda node: False if node in before else None)
     finish(model)
