@@ -4,6 +4,7 @@
 //
 //   create    creates the plugin and says whether it was refused
 //   run       build phase, engine, runtime phase; writes OUTPUT.TACTIC for every tactic
+//   orders    plays random legal orders of calls with the seeds [FIRST, LAST): plugin_host orders CASE FIRST LAST
 //   register  registers the plugins twice and prints the creators
 //
 // With TRTKP_LIVE it is another program, which plays with the registry of a real TensorRT:
@@ -13,12 +14,14 @@
 
 #include "../../plugins/glue/entry.h"
 #include "../../plugins/glue/host.h"
+#include "calls.h"
 #include "case.h"
 #include "check.h"
 #include "played_context.h"
 
 #ifndef TRTKP_LIVE
 #include "emulator.h"
+#include "orders.h"
 #include "played_registry.h"
 #endif
 
@@ -62,9 +65,9 @@ IPluginCreatorV3One& creatorOf(std::string const& name)
 #ifdef TRTKP_LIVE
     auto const hosts = glue::hosts();
     expect(hosts.size() == 1, "not one TensorRT in the process");
-    void* const registry = hosts.front().getPluginRegistry();
-    auto* const found = hosts.front().isV11() ? liveCreator<glue::v11::Registry>(registry, gLibrary, name.c_str())
-                                              : liveCreator<glue::v10::Registry>(registry, gLibrary, name.c_str());
+    void* const registry = hosts.front()->registry();
+    auto* const found = hosts.front()->isV11() ? liveCreator<glue::v11::Registry>(registry, gLibrary, name.c_str())
+                                               : liveCreator<glue::v10::Registry>(registry, gLibrary, name.c_str());
     expect(found != nullptr, "no creator " + name);
     return *static_cast<IPluginCreatorV3One*>(found);
 #else
@@ -89,38 +92,6 @@ int create(Case& given)
         "node", given.spoilt == "collection" ? nullptr : given.fields.collection(), given.phase)};
     std::printf(plugin == nullptr ? "refused\n" : "created\n");
     return 0;
-}
-
-// The tensors in a form that the plugin supports, found as TensorRT does: position after position.
-std::vector<DynamicPluginTensorDesc> negotiated(IPluginV3OneBuild& build, Case const& given)
-{
-    auto const inputs = static_cast<int32_t>(given.tensors.size()) - 1;
-    std::vector<DynamicPluginTensorDesc> all(given.tensors.size());
-    for (int32_t pos = 0; pos <= inputs; ++pos)
-    {
-        auto& tensor = all[pos];
-        tensor.desc.dims = tensor.min = tensor.max = tensor.opt = given.tensors[pos].dims;
-        std::vector<std::pair<DataType, TensorFormat>> supported;
-        for (DataType const type : {DataType::kFLOAT, DataType::kHALF, DataType::kBF16, DataType::kINT32,
-                 DataType::kINT8, DataType::kINT64, DataType::kBOOL})
-        {
-            for (int32_t format = 0; format <= 12; ++format)
-            {
-                // Strongly typed: X has the network's type.
-                tensor.desc.type = type;
-                tensor.desc.format = static_cast<TensorFormat>(format);
-                if ((pos > 0 || type == given.type) && build.supportsFormatCombination(pos, all.data(), inputs, 1))
-                {
-                    supported.emplace_back(type, tensor.desc.format);
-                }
-            }
-        }
-        expect(supported.size() == 1,
-            "position " + std::to_string(pos) + " has " + std::to_string(supported.size()) + " forms");
-        std::tie(tensor.desc.type, tensor.desc.format) = supported.front();
-        std::printf("form %d %d\n", static_cast<int>(tensor.desc.type), static_cast<int>(tensor.desc.format));
-    }
-    return all;
 }
 
 // A profile in which the batch may be as small as `least`.
@@ -171,40 +142,6 @@ void checkTypesAndShapes(IPluginV3OneBuild& build, Case const& given, std::vecto
     }
 }
 
-std::vector<int32_t> tacticsOf(IPluginV3OneBuild& build)
-{
-    std::vector<int32_t> tactics(build.getNbTactics());
-    expect(build.getValidTactics(tactics.data(), build.getNbTactics()) == 0, "tactics");
-    expect(std::set<int32_t>(tactics.begin(), tactics.end()).size() == tactics.size(), "a tactic twice");
-    expect(std::find(tactics.begin(), tactics.end(), 0) == tactics.end(), "tactic 0");
-    return tactics;
-}
-
-template <typename Capability>
-Capability& capability(IPluginV3& plugin, PluginCapabilityType type)
-{
-    return *static_cast<Capability*>(plugin.getCapabilityInterface(type));
-}
-
-struct Memory
-{
-    explicit Memory(size_t bytes)
-        : at{std::malloc(std::max<size_t>(bytes, 1))}
-    {
-        std::memset(at, 0xff, bytes); // NaN: an element that is never written shows
-    }
-    Memory(Memory&& other) noexcept
-        : at{other.at}
-    {
-        other.at = nullptr;
-    }
-    ~Memory()
-    {
-        std::free(at);
-    }
-    void* at;
-};
-
 int run(Case& given, std::string const& path, std::string const& output)
 {
     // Build phase.
@@ -219,6 +156,10 @@ int run(Case& given, std::string const& path, std::string const& output)
     expect(given.op == core.getPluginName(), "name");
     expect(build.getNbOutputs() == 1, "outputs");
     auto all = negotiated(build, given);
+    for (auto const& tensor : all)
+    {
+        std::printf("form %d %d\n", static_cast<int>(tensor.desc.type), static_cast<int>(tensor.desc.format));
+    }
     auto const inputs = static_cast<int32_t>(all.size()) - 1;
     checkTypesAndShapes(build, given, all);
     std::vector<PluginTensorDesc> fixed;
@@ -270,13 +211,6 @@ int run(Case& given, std::string const& path, std::string const& output)
     Memory const workspace{workspaceBytes};
     if (given.spoilt == "stop")
     {
-        return 0;
-    }
-    if (given.spoilt == "order")
-    {
-        Memory const y{given.tensors.back().bytes};
-        int32_t const status = used.enqueue(fixed.data(), &fixed.back(), pointers.data(), &y.at, workspace.at, nullptr);
-        std::printf("enqueue %d\n", status);
         return 0;
     }
     if (given.spoilt == "tactic")
@@ -346,6 +280,7 @@ int main(int argc, char** argv)
     return command == "create" ? create(given) : run(given, argv[2], argv[3]);
 #else
     emulation::setSeed(1);
+    emulation::setCapability(given.capability);
     gVersion = given.version;
     Finder10 finder10;
     Finder11 finder11;
@@ -357,6 +292,11 @@ int main(int argc, char** argv)
     if (command == "create")
     {
         return create(given);
+    }
+    if (command == "orders")
+    {
+        expect(argc == 5, "usage: plugin_host orders CASE FIRST LAST");
+        return playOrders(creatorOf(given.op), given, argv[2], std::stoi(argv[3]), std::stoi(argv[4]));
     }
     return command == "run" ? run(given, argv[2], argc > 3 ? argv[3] : "") : registerTwice();
 #endif
