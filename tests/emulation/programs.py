@@ -90,6 +90,14 @@ def build_register_library() -> Path:
     return _linked(library.with_name("libtrtkp_register.so"), [REGISTER], SHARED_FLAGS, options)
 
 
+def build_played_library(version: int) -> Path:
+    """A shared library that plays a TensorRT of this version; a process may load several."""
+    folder = compiled_folder() / f"host{version}"
+    folder.mkdir(exist_ok=True)
+    flags = [*COMMON, "-O1", "-fPIC", "-fvisibility=hidden", f"-DTRTKP_PLAYED_VERSION={version}"]
+    return _linked(folder / "libplayed.so", [PLUGIN_HOST.with_name("played_library.cpp")], flags, ["-shared", "-ldl"])
+
+
 def build_live_host() -> Path:
     """The host program of the plugins for a real TensorRT: without sanitizers, which would watch TensorRT, too."""
     folder = compiled_folder() / "live"
