@@ -80,6 +80,15 @@ def build_library() -> Path:
     return _linked(folder / "libtrtkp.so", [HERE / "library_mark.cpp", *GLUE, *LIBRARY], SHARED_FLAGS, options)
 
 
+def build_stub_host() -> Path:
+    """The program that plays TensorRT with launchers that launch nothing. It shares the library's objects."""
+    folder = compiled_folder() / "shared"
+    folder.mkdir(exist_ok=True)
+    here = [PLUGIN_HOST.with_name(f"{name}.cpp") for name in ("launch_stubs", "stub_host")]
+    sources = [*here, *GLUE, HERE / "emulator.cpp", *sorted((ROOT / "plugins/capi").glob("*.cpp"))]
+    return _linked(folder / "stub_host", sources, SHARED_FLAGS, ["-rdynamic"])
+
+
 def build_register_library() -> Path:
     """``libtrtkp_register.so``, beside ``libtrtkp.so``."""
     library = build_library()

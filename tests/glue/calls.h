@@ -82,4 +82,40 @@ struct Memory
     void* at;
 };
 
+// Whether a tensor has the batch as its first size.
+inline bool isBatched(Case const& given, int32_t place)
+{
+    bool const isAttention = given.op.rfind("Dynamic", 0) == 0 && place == 3;
+    return given.tensors[place].dims.nbDims == 4 || isAttention;
+}
+
+// Makes a profile for a range of batches.
+inline void widen(std::vector<DynamicPluginTensorDesc>& tensors, Case const& given, int64_t least, int64_t typical, int64_t most)
+{
+    for (size_t i = 0; i < tensors.size(); ++i)
+    {
+        if (isBatched(given, static_cast<int32_t>(i)))
+        {
+            auto& tensor = tensors[i];
+            tensor.desc.dims.d[0] = -1;
+            tensor.min.d[0] = least;
+            tensor.opt.d[0] = typical;
+            tensor.max.d[0] = most;
+        }
+    }
+}
+
+// The tensors of a profile at one batch.
+inline std::vector<PluginTensorDesc> atBatch(
+    std::vector<DynamicPluginTensorDesc> const& profile, Case const& given, int64_t batch)
+{
+    std::vector<PluginTensorDesc> all;
+    for (size_t i = 0; i < profile.size(); ++i)
+    {
+        all.push_back(profile[i].desc);
+        all.back().dims.d[0] = isBatched(given, static_cast<int32_t>(i)) ? batch : all.back().dims.d[0];
+    }
+    return all;
+}
+
 } // namespace host

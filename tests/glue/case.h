@@ -1,6 +1,7 @@
 // A case for plugin_host to play, read from a text of lines: "version V" (of the TensorRT that is played, such as
 // 110000), "operator NAME", "phase P", "field NAME TYPE LENGTH [BYTES in hexadecimal]", "type T", "tensor BYTES
-// DIMS..." for each input, then the output (where the first input has its profile's least batch as "least N"),
+// DIMS..." for each input, then the output (where the first input has its profile's least batch as "least N"
+// and, for stub_host, its typical one as "typical N"),
 // "tolerance T", "capability 90" (of the GPU that is played) and "spoil WHAT".
 
 #pragma once
@@ -86,6 +87,7 @@ struct Case
     TensorRTPhase phase{TensorRTPhase::kBUILD};
     DataType type{DataType::kFLOAT};
     int64_t least{1};
+    int64_t typical{1}; // of stub_host
     double tolerance{0.0};  // of played orders, relative
     int32_t capability{90}; // of the GPU
     Fields fields;
@@ -128,6 +130,10 @@ inline void readCase(char const* path, Case& read)
         else if (key == "least")
         {
             words >> read.least;
+        }
+        else if (key == "typical")
+        {
+            words >> read.typical;
         }
         else if (key == "tolerance")
         {

@@ -75,12 +75,6 @@ private:
             std::string{what} + " (seed " + std::to_string(mSeed) + ", call " + std::to_string(mCalls) + ')');
     }
 
-    bool isBatched(int32_t place) const
-    {
-        bool const isAttention = mGiven.op.rfind("Dynamic", 0) == 0 && place == 3;
-        return mGiven.tensors[place].dims.nbDims == 4 || isAttention;
-    }
-
     void makeProfiles(IPluginV3OneBuild& build)
     {
         auto const fixed = negotiated(build, mGiven);
@@ -90,17 +84,7 @@ private:
             int64_t const most = least == 0 ? 1 + upTo(mBatch - 1) : least + upTo(mBatch - least);
             int64_t const typical = least + upTo(most - least);
             Profile profile{fixed};
-            for (int32_t i = 0; i <= mInputs; ++i)
-            {
-                if (isBatched(i))
-                {
-                    auto& tensor = profile.tensors[i];
-                    tensor.desc.dims.d[0] = -1;
-                    tensor.min.d[0] = least;
-                    tensor.opt.d[0] = typical;
-                    tensor.max.d[0] = most;
-                }
-            }
+            widen(profile.tensors, mGiven, least, typical, most);
             mProfiles.push_back(std::move(profile));
         }
     }
@@ -112,20 +96,14 @@ private:
 
     std::vector<PluginTensorDesc> at(Profile const& profile, int64_t batch) const
     {
-        std::vector<PluginTensorDesc> all;
-        for (int32_t i = 0; i <= mInputs; ++i)
-        {
-            all.push_back(profile.tensors[i].desc);
-            all.back().dims.d[0] = isBatched(i) ? batch : all.back().dims.d[0];
-        }
-        return all;
+        return atBatch(profile.tensors, mGiven, batch);
     }
 
     // The bytes of a tensor that has `batch` samples.
     size_t bytesOf(int32_t place, int64_t batch) const
     {
         size_t const whole = mGiven.tensors[place].bytes;
-        return isBatched(place) ? whole / mBatch * batch : whole;
+        return isBatched(mGiven, place) ? whole / mBatch * batch : whole;
     }
 
     // Any bytes: numbers of every size where integers are expected, values and NaN where floats are.

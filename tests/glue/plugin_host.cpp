@@ -94,23 +94,6 @@ int create(Case& given)
     return 0;
 }
 
-// A profile in which the batch may be as small as `least`.
-void widen(std::vector<DynamicPluginTensorDesc>& tensors, Case const& given)
-{
-    int64_t const batch = tensors.front().max.d[0];
-    for (auto& tensor : tensors)
-    {
-        bool const isActivation = tensor.desc.dims.nbDims == 4;
-        bool const isAttention = given.op.rfind("Dynamic", 0) == 0 && &tensor == &tensors[3];
-        if (isActivation || isAttention)
-        {
-            tensor.desc.dims.d[0] = -1;
-            tensor.min.d[0] = given.least;
-            tensor.opt.d[0] = std::max<int64_t>(given.least, batch / 2);
-        }
-    }
-}
-
 void checkTypesAndShapes(IPluginV3OneBuild& build, Case const& given, std::vector<DynamicPluginTensorDesc> const& all)
 {
     auto const inputs = static_cast<int32_t>(all.size()) - 1;
@@ -167,7 +150,8 @@ int run(Case& given, std::string const& path, std::string const& output)
     {
         fixed.push_back(tensor.desc);
     }
-    widen(all, given);
+    int64_t const batch = given.tensors.front().dims.d[0];
+    widen(all, given, given.least, std::max<int64_t>(given.least, batch / 2), batch);
     if (given.spoilt == "weight")
     {
         all[1].min.d[1] = all[1].max.d[1] = all[1].opt.d[1] = fixed[1].dims.d[1] + 1;

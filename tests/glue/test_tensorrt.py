@@ -133,6 +133,44 @@ def test_loading_as_the_build_does(host: str, libraries: Path, tmp_path: Path) -
     assert ("TensorRT-RTX supports no plugins" in output[-1]) == (host == "tensorrt_rtx")
 
 
+#: Loads two TensorRTs and the plugins into both, then has both make a mistake.
+BOTH = """
+import importlib, sys
+
+def loaded(name):
+    trt = importlib.import_module(name)
+
+    class Logger(trt.ILogger):
+        def __init__(self):
+            trt.ILogger.__init__(self)
+        def log(self, severity, message):
+            if "[trtkp]" in message:
+                print(name, message, flush=True)
+
+    logger = Logger()
+    return trt, logger, getattr(trt, "Builder", trt.Runtime)(logger)
+
+hosts = [loaded(name) for name in sys.argv[2:]]
+for trt, *_ in hosts:
+    assert trt.get_plugin_registry().load_library(sys.argv[1]) is not None
+for trt, *_ in hosts:
+    creator = trt.get_plugin_registry().get_creator("StripeConv", "1", "trtkp")
+    assert creator.create_plugin("node", trt.PluginFieldCollection([]), trt.TensorRTPhase.BUILD) is None
+"""
+
+
+@pytest.mark.skipif(
+    not all(map(importable, NAMES)), reason=f"not all packages are installed: {', '.join(NAMES)}"
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_tensorrts_in_one_process(order: int, libraries: Path) -> None:
+    """Each is told of its own mistake. The lean runtime has no logger where there is no CUDA driver: then on stderr."""
+    output = python(BOTH, libraries / "libtrtkp.so", *list(NAMES)[::order]).splitlines()
+    message = "[trtkp] StripeConv node: field strides is missing"
+    assert output.count(f"tensorrt_rtx {message}") == 1
+    assert output.count(f"tensorrt_lean {message}") + output.count(message) == 1
+
+
 #: Creates plugins through the bindings, reads what they read, and has malformed fields refused.
 PLUGINS = """
 import importlib, sys
@@ -156,8 +194,9 @@ creator = registry.get_creator("StripeConvAddLeakyRelu", "1", "trtkp")
 INT32, FLOAT32 = trt.PluginFieldType.INT32, trt.PluginFieldType.FLOAT32
 good = {"strides": [2, 1], "pads": [1, 0, 1, 0], "dilations": [1, 1], "weight_shape": [8, 4, 3, 3], "group": [1],
         "list_block": [1], "alpha": [0.5]}
+CHAR = trt.PluginFieldType.CHAR
 assert [(f.name, f.type, f.size) for f in creator.field_names] == [
-    (name, FLOAT32 if name == "alpha" else INT32, len(values)) for name, values in good.items()]
+    *((name, FLOAT32 if name == "alpha" else INT32, len(values)) for name, values in good.items()), ("tactic", CHAR, 0)]
 
 def create(fields, phase=trt.TensorRTPhase.BUILD):
     arrays = {n: np.array(v, v.dtype if isinstance(v, np.ndarray) else np.float32 if n == "alpha" else np.int32)
