@@ -24,6 +24,7 @@ from tests.emulation.test_kernels import compare
 from trtkp.graph.passes.pack import pack_convolutions
 from trtkp.index.index_set import from_mask
 from trtkp.machine.packages import importable
+from trtkp.plan.pins import write_pins
 
 from .cases import Field, dynamic_layer, listed_layer
 from .test_plugins import lines
@@ -312,10 +313,12 @@ def test_the_parser_takes_the_plugin_with_its_attributes(libraries: Path, new_gr
     y = graph.op("Conv", x, weight, pads=[1, 0, 1, 2], strides=[2, 1], name="conv1")
     model = graph.model(graph.op("LeakyRelu", y, alpha=0.25))
     (node,) = pack_convolutions(model, {"w": from_mask(mask)}, {})
+    write_pins(model, {str(node.name): "sm_90=mma_64x32"})
     ir.save(model, tmp_path / "model.onnx")
     command = [sys.executable, "-c", PARSER, str(libraries / "libtrtkp.so"), str(tmp_path / "model.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     settings = "strides=2,1 pads=1,0,1,2 dilations=1,1 weight_shape=16,8,3,3 group=1 list_block=8 alpha=0.25"
+    settings += " tactic=sm_90=mma_64x32"
     assert f"[trtkp] StripeConvLeakyRelu {node.name}: {settings}" in done.stdout
     assert "Successfully created plugin: StripeConvLeakyRelu" in done.stdout
     assert done.returncode == -signal.SIGABRT
