@@ -90,7 +90,8 @@ inline bool isBatched(Case const& given, int32_t place)
 }
 
 // Makes a profile for a range of batches.
-inline void widen(std::vector<DynamicPluginTensorDesc>& tensors, Case const& given, int64_t least, int64_t typical, int64_t most)
+inline void widen(
+    std::vector<DynamicPluginTensorDesc>& tensors, Case const& given, int64_t least, int64_t typical, int64_t most)
 {
     for (size_t i = 0; i < tensors.size(); ++i)
     {

@@ -87,7 +87,7 @@ struct Case
     TensorRTPhase phase{TensorRTPhase::kBUILD};
     DataType type{DataType::kFLOAT};
     int64_t least{1};
-    int64_t typical{1}; // of stub_host
+    int64_t typical{1};     // of stub_host
     double tolerance{0.0};  // of played orders, relative
     int32_t capability{90}; // of the GPU
     Fields fields;

@@ -44,7 +44,7 @@ TRTKP_EXPORT void playLoad(char const* path)
     useFinder(host::isV10() ? static_cast<void*>(static_cast<trtkp::glue::v10::LoggerFinder*>(&gFinder10))
                             : static_cast<trtkp::glue::v11::LoggerFinder*>(&gFinder11));
     auto* const getThem
-        = reinterpret_cast<nvinfer1::IPluginCreatorInterface* const* (*) (int32_t&)>(dlsym(library, "getCreators"));
+        = reinterpret_cast<nvinfer1::IPluginCreatorInterface* const* (*)(int32_t&)>(dlsym(library, "getCreators"));
     int32_t count = 0;
     auto* const* const creators = getThem(count);
     for (int32_t i = 0; i < count; ++i)

@@ -32,6 +32,7 @@
 #include <dlfcn.h>
 #include <fstream>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
@@ -44,6 +45,54 @@ using namespace host;
 namespace glue = trtkp::glue;
 
 #ifdef TRTKP_LIVE
+// Calls every function of the registry's layout that can be called and answers something. The library may be of a
+// version whose headers nobody has, so that this is the check of the layout.
+template <typename Registry>
+void checkLayout(Registry& registry)
+{
+    static Recorder recorder;
+    registry.setErrorRecorder(&recorder);
+    expect(registry.getErrorRecorder() == &recorder, "get or setErrorRecorder");
+    for (bool const enabled : {false, true})
+    {
+        registry.setParentSearchEnabled(enabled);
+        expect(registry.isParentSearchEnabled() == enabled, "get or setParentSearchEnabled");
+    }
+    int32_t count = 0;
+    IPluginCreatorInterface* const* const all = registry.getAllCreators(&count);
+    auto const* const relu = registry.getCreator("StripeConvRelu", "1", "trtkp");
+    expect(relu != nullptr && std::find(all, all + count, relu) != all + count, "getCreator or getAllCreators");
+    expect(registry.getCreator("StripeConvRelu", "2", "trtkp") == nullptr, "getCreator");
+    static struct Named final : IPluginCreatorV3One
+    {
+        IPluginV3* createPlugin(AsciiChar const*, PluginFieldCollection const*, TensorRTPhase) noexcept override
+        {
+            return nullptr;
+        }
+        PluginFieldCollection const* getFieldNames() noexcept override
+        {
+            return &fields;
+        }
+        AsciiChar const* getPluginName() const noexcept override
+        {
+            return "Named";
+        }
+        AsciiChar const* getPluginVersion() const noexcept override
+        {
+            return "7";
+        }
+        AsciiChar const* getPluginNamespace() const noexcept override
+        {
+            return "space";
+        }
+        PluginFieldCollection fields{};
+    } named;
+    expect(registry.registerCreator(named, "space"), "registerCreator");
+    expect(registry.getCreator("Named", "7", "space") == &named, "the registered creator");
+    registry.setErrorRecorder(nullptr);
+    std::printf("layout checked\n");
+}
+
 // A library is loaded as hosts do: by the registry, or by dlopen where it registers itself.
 template <typename Registry>
 IPluginCreatorInterface* liveCreator(void* registry, char const* library, char const* name)
@@ -53,6 +102,15 @@ IPluginCreatorInterface* liveCreator(void* registry, char const* library, char c
         ? live.loadLibrary(library) != nullptr
         : dlopen(library, RTLD_NOW | RTLD_LOCAL) != nullptr;
     expect(isLoaded, "the library is not loaded");
+    static std::once_flag isChecked;
+    std::call_once(isChecked,
+        [&]
+        {
+            if (live.getCreator("StripeConvRelu", "1", "trtkp") != nullptr)
+            {
+                checkLayout(live);
+            }
+        });
     return live.getCreator(name, "1", "trtkp");
 }
 

@@ -47,8 +47,8 @@ IPluginCreatorV3One& creatorOf(std::string const& name)
 {
     int32_t count = 0;
     IPluginCreatorInterface* const* const all = getCreators(count);
-    auto* const* const found = std::find_if(all, all + count,
-        [&](auto* each) { return name == static_cast<IPluginCreatorV3One*>(each)->getPluginName(); });
+    auto* const* const found = std::find_if(
+        all, all + count, [&](auto* each) { return name == static_cast<IPluginCreatorV3One*>(each)->getPluginName(); });
     expect(found != all + count, "no creator " + name);
     return *static_cast<IPluginCreatorV3One*>(*found);
 }

@@ -263,6 +263,7 @@ def test_every_call_on_plugins_of_a_real_registry(
         assert "no creator" in done.stdout
         return
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "layout checked" in done.stdout
     for tactic in lines(done.stdout, "tactic"):
         compare(*layer.read(tmp_path / f"y.{tactic}"), case.want(oracle), TOLERANCE["float16"])
     refused = replace(layer, fields=(*layer.fields, Field.of("what", [1])))
