@@ -44,7 +44,12 @@ PROGRAMS = {
     "run_conv": [HERE / "run_conv.cpp", *LIBRARY],
     "run_dynamic": [HERE / "run_dynamic.cpp", *LIBRARY],
     "launch_checks": [HERE / "launch_checks.cpp", *LIBRARY],
-    "plugin_host": [PLUGIN_HOST, *(PLUGIN_HOST.with_name(f"{name}.cpp") for name in ("orders", "played_registry")), *GLUE, *LIBRARY],
+    "plugin_host": [
+        PLUGIN_HOST,
+        *(PLUGIN_HOST.with_name(f"{name}.cpp") for name in ("orders", "played_registry")),
+        *GLUE,
+        *LIBRARY,
+    ],
     "self_test": [HERE / "emulator.cpp", HERE / "self_test.cpp"],
 }
 #: Where sources are.

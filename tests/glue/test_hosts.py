@@ -42,7 +42,8 @@ for host in hosts:
 
 def played(script: str, libraries: Path, *versions: int) -> tuple[list[str], str]:
     """What a process with these hosts, in this order, prints: lines of stdout, and stderr."""
-    command = [sys.executable, "-c", script, libraries / "libtrtkp.so", *map(build_played_library, versions)]
+    command: list[str | Path] = [sys.executable, "-c", script, libraries / "libtrtkp.so"]
+    command += map(build_played_library, versions)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, f"{done.returncode}: {done.stdout}\n{done.stderr}"
     return done.stdout.splitlines(), done.stderr

@@ -135,8 +135,11 @@ def test_enqueue_allocates_nothing(stub_host: Path, tmp_path: Path) -> None:
 
 @pytest.mark.serial
 def test_time_of_calls(stub_host: Path, tmp_path: Path) -> None:
-    """onShapeChange takes less than 2 us on a core of 2 GHz or more; the bound allows for one ten times as slow."""
+    """onShapeChange takes less than 2 us on a core of 2 GHz or more; the bounds allow for one ten times as slow.
+
+    When it formatted messages that nobody needed, it took 60 times as long as enqueue; now it takes twice as long.
+    """
     output = stubbed(wide_layer(64, 1), stub_host, tmp_path)
     shape, enqueue = (int(lines(output, name)[0].split()[0]) for name in ("onShapeChange", "enqueue"))
-    assert shape < 20_000
+    assert shape < min(20_000, 10 * enqueue)
     assert enqueue < 20_000

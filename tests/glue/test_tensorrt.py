@@ -160,9 +160,7 @@ for trt, *_ in hosts:
 """
 
 
-@pytest.mark.skipif(
-    not all(map(importable, NAMES)), reason=f"not all packages are installed: {', '.join(NAMES)}"
-)
+@pytest.mark.skipif(not all(map(importable, NAMES)), reason=f"not all packages are installed: {', '.join(NAMES)}")
 @pytest.mark.parametrize("order", [1, -1])
 def test_two_tensorrts_in_one_process(order: int, libraries: Path) -> None:
     """Each is told of its own mistake. The lean runtime has no logger where there is no CUDA driver: then on stderr."""
