@@ -85,13 +85,17 @@ def build_library() -> Path:
     return _linked(folder / "libtrtkp.so", [HERE / "library_mark.cpp", *GLUE, *LIBRARY], SHARED_FLAGS, options)
 
 
-def build_stub_host() -> Path:
-    """The program that plays TensorRT with launchers that launch nothing. It shares the library's objects."""
-    folder = compiled_folder() / "shared"
+def build_stub_host(*, threads: bool = False) -> Path:
+    """The program that plays TensorRT with launchers that launch nothing, under ThreadSanitizer where asked for.
+
+    Without it, it shares the objects of the library.
+    """
+    folder = compiled_folder() / ("threads" if threads else "shared")
     folder.mkdir(exist_ok=True)
-    here = [PLUGIN_HOST.with_name(f"{name}.cpp") for name in ("launch_stubs", "stub_host")]
+    here = [PLUGIN_HOST.with_name(f"{name}.cpp") for name in ("launch_stubs", "played_registry", "stub_host")]
     sources = [*here, *GLUE, HERE / "emulator.cpp", *sorted((ROOT / "plugins/capi").glob("*.cpp"))]
-    return _linked(folder / "stub_host", sources, SHARED_FLAGS, ["-rdynamic"])
+    flags = [*COMMON, "-O1", "-g1", "-fsanitize=thread", "-Wno-unused-variable"] if threads else SHARED_FLAGS
+    return _linked(folder / "stub_host", sources, flags, ["-rdynamic"])
 
 
 def build_register_library() -> Path:

@@ -31,3 +31,9 @@ def libraries() -> Path:
 def stub_host() -> Path:
     """The program whose launchers launch nothing."""
     return build_stub_host()
+
+
+@pytest.fixture(scope="session")
+def threaded_host() -> Path:
+    """The same under ThreadSanitizer."""
+    return build_stub_host(threads=True)

@@ -7,7 +7,7 @@
 namespace host
 {
 
-StubLaunch gLaunch;
+thread_local StubLaunch gLaunch;
 
 } // namespace host
 

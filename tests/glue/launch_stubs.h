@@ -11,7 +11,7 @@ struct StubLaunch
     int splits;
 };
 
-// The last launch, of the kernel that computes the layer.
-extern StubLaunch gLaunch;
+// The last launch by this thread, of the kernel that computes the layer.
+extern thread_local StubLaunch gLaunch;
 
 } // namespace host

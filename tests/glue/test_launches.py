@@ -37,7 +37,7 @@ def wide_layer(batch: int, typical: int) -> Layer:
 def stubbed(layer: Layer, program: Path, folder: Path) -> str:
     """What stub_host prints."""
     layer.write(folder / "case")
-    done = run(program, folder / "case")
+    done = run(program, "calls", folder / "case")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -131,6 +131,17 @@ def test_a_bad_pin_is_refused(text: str, message: str, plugin_host: Path, tmp_pa
 def test_enqueue_allocates_nothing(stub_host: Path, tmp_path: Path) -> None:
     """Nor where it finds anew what to launch, because shapes are not those of the last onShapeChange."""
     assert int(lines(stubbed(wide_layer(64, 1), stub_host, tmp_path), "enqueue")[0].split()[1]) == 0
+
+
+@pytest.mark.slow
+def test_contexts_of_several_threads(threaded_host: Path, tmp_path: Path) -> None:
+    """Under ThreadSanitizer, which ends the program with another status where it finds a race."""
+    wide_layer(4, 1).write(tmp_path / "case")
+    done = run(threaded_host, "threads", tmp_path / "case")
+    if "ThreadSanitizer: unexpected memory mapping" in done.stderr:
+        pytest.skip("ThreadSanitizer cannot run here: the kernel randomises addresses too widely (vm.mmap_rnd_bits)")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "threads done" in done.stdout
 
 
 @pytest.mark.serial
