@@ -4,15 +4,18 @@
 #include "names.h"
 #include "plugin.h"
 
+#include <map>
 #include <memory>
+#include <mutex>
 
 namespace trtkp::glue
 {
 
 using nvinfer1::TensorRTPhase;
 
-Creator::Creator(Operator const& op)
+Creator::Creator(Operator const& op, Host const* host)
     : mOperator{op}
+    , mHost{host}
     , mCollection{}
 {
     for (FieldSpec const& spec : fieldSpecs(op, TensorRTPhase::kBUILD))
@@ -25,14 +28,15 @@ Creator::Creator(Operator const& op)
 nvinfer1::IPluginV3* Creator::createPlugin(
     nvinfer1::AsciiChar const* name, nvinfer1::PluginFieldCollection const* fields, TensorRTPhase phase) noexcept
 {
-    return guarded<nvinfer1::IPluginV3*>(mOperator.name.c_str(), name == nullptr ? "" : name, nullptr, nullptr,
+    return guarded<nvinfer1::IPluginV3*>(mHost, mOperator.name.c_str(), name == nullptr ? "" : name, nullptr, nullptr,
         [&]
         {
             require(phase == TensorRTPhase::kBUILD || phase == TensorRTPhase::kRUNTIME, "phase ",
                 static_cast<int32_t>(phase), " is none");
             Settings const settings = readSettings(mOperator, fields, phase);
-            auto plugin = std::make_unique<Plugin>(mOperator, settings);
-            log(Severity::kVERBOSE, mOperator.name + ' ' + (name == nullptr ? "" : name) + ": " + describe(settings));
+            auto plugin = std::make_unique<Plugin>(mOperator, settings, mHost);
+            log(mHost, Severity::kVERBOSE,
+                mOperator.name + ' ' + (name == nullptr ? "" : name) + ": " + describe(settings));
             return plugin.release();
         });
 }
@@ -57,19 +61,18 @@ nvinfer1::AsciiChar const* Creator::getPluginNamespace() const noexcept
     return kNamespace;
 }
 
-std::vector<nvinfer1::IPluginCreatorInterface*> const& creators()
+std::vector<nvinfer1::IPluginCreatorInterface*> const& creatorsFor(Host const* host)
 {
     // Never destroyed, for the same reason as operators().
-    static auto const* const all = []
+    static auto* const all = new std::map<Host const*, std::vector<nvinfer1::IPluginCreatorInterface*>>;
+    static auto* const mutex = new std::mutex;
+    std::lock_guard const lock{*mutex};
+    auto& made = (*all)[host];
+    for (size_t i = made.size(); i < operators().size(); ++i)
     {
-        auto* const made = new std::vector<nvinfer1::IPluginCreatorInterface*>;
-        for (Operator const& op : operators())
-        {
-            made->push_back(new Creator{op});
-        }
-        return made;
-    }();
-    return *all;
+        made.push_back(new Creator{operators()[i], host});
+    }
+    return made;
 }
 
 } // namespace trtkp::glue

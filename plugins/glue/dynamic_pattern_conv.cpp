@@ -1,5 +1,4 @@
 // DynamicPatternConv: the kernels of a sample are summed with its attention as weights, over one list of taps.
-#include "described_call.h"
 #include "error.h"
 #include "family.h"
 #include "shapes.h"
@@ -20,29 +19,6 @@ enum Place
     kRESIDUAL,
 };
 
-class DynamicCall : public DescribedCall<trtkpDynamicDesc, trtkpDynamicTactics, trtkpDynamicWorkspaceBytes>
-{
-public:
-    using DescribedCall::DescribedCall;
-
-    void launch(int32_t tactic, void const* const* inputs, void* output, void* workspace, size_t bytes,
-        cudaStream_t stream) const override
-    {
-        trtkpDynamicTensors tensors{};
-        tensors.structSize = sizeof(tensors);
-        tensors.x = inputs[kX];
-        tensors.weight = inputs[kWEIGHT];
-        tensors.attention = inputs[kATTENTION];
-        tensors.index = static_cast<int32_t const*>(inputs[kTAPS]);
-        tensors.bias = inputs[kBIAS];
-        tensors.residual = mDesc.conv.hasResidual == 1 ? inputs[kRESIDUAL] : nullptr;
-        tensors.y = output;
-        tensors.workspace = workspace;
-        tensors.workspaceBytes = bytes;
-        requireOk(trtkpDynamicLaunch(&mDesc, tactic, &tensors, stream));
-    }
-};
-
 std::vector<Input> dynamicInputs(bool hasResidual, bool)
 {
     std::vector<Input> inputs{{"X", InputRole::kACTIVATION}, {"weight", InputRole::kPLAIN}, {"taps", InputRole::kINDEX},
@@ -54,8 +30,8 @@ std::vector<Input> dynamicInputs(bool hasResidual, bool)
     return inputs;
 }
 
-std::shared_ptr<Call const> dynamicCall(Operator const& op, Settings const& settings,
-    std::vector<nvinfer1::PluginTensorDesc> const& inputs, nvinfer1::PluginTensorDesc const& output)
+Call dynamicCall(Operator const& op, Settings const& settings, nvinfer1::PluginTensorDesc const* inputs,
+    nvinfer1::PluginTensorDesc const& output)
 {
     trtkpDynamicDesc desc{};
     desc.structSize = sizeof(desc);
@@ -77,10 +53,27 @@ std::shared_ptr<Call const> dynamicCall(Operator const& op, Settings const& sett
     {
         requireOutput("residual", conv, inputs[kRESIDUAL]);
     }
-    return std::make_shared<DynamicCall const>(desc);
+    return DynamicCall{desc};
 }
 
 } // namespace
+
+void DynamicCall::launch(
+    int32_t tactic, void const* const* inputs, void* output, void* workspace, size_t bytes, cudaStream_t stream) const
+{
+    trtkpDynamicTensors tensors{};
+    tensors.structSize = sizeof(tensors);
+    tensors.x = inputs[kX];
+    tensors.weight = inputs[kWEIGHT];
+    tensors.attention = inputs[kATTENTION];
+    tensors.index = static_cast<int32_t const*>(inputs[kTAPS]);
+    tensors.bias = inputs[kBIAS];
+    tensors.residual = mDesc.conv.hasResidual == 1 ? inputs[kRESIDUAL] : nullptr;
+    tensors.y = output;
+    tensors.workspace = workspace;
+    tensors.workspaceBytes = bytes;
+    requireOk(trtkpDynamicLaunch(&mDesc, tactic, &tensors, stream));
+}
 
 Family const kDynamicPatternConv{"DynamicPatternConv", false, dynamicInputs, dynamicCall};
 

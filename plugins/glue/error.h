@@ -32,11 +32,11 @@ void require(bool condition, Parts const&... parts)
     }
 }
 
-// Runs the body of a function that TensorRT calls. An exception is logged as "WHO WHERE: MESSAGE" and reported to the
-// recorder, or to the registry's recorder if there is none. The function then returns `failure`.
+// Runs the body of a function that a host calls. An exception is logged there as "WHO WHERE: MESSAGE" and reported to
+// the recorder, or to that of the host's registry if there is none. The function then returns `failure`.
 template <typename Result, typename Body>
-Result guarded(
-    char const* who, char const* where, nvinfer1::IErrorRecorder* recorder, Result failure, Body const& body) noexcept
+Result guarded(Host const* host, char const* who, char const* where, nvinfer1::IErrorRecorder* recorder, Result failure,
+    Body const& body) noexcept
 {
     try
     {
@@ -47,8 +47,8 @@ Result guarded(
         try
         {
             std::string const message = std::string{who} + ' ' + where + ": " + error.what();
-            log(Severity::kERROR, message);
-            nvinfer1::IErrorRecorder* const told = recorder == nullptr ? registryRecorder() : recorder;
+            log(host, Severity::kERROR, message);
+            nvinfer1::IErrorRecorder* const told = recorder == nullptr ? registryRecorder(host) : recorder;
             if (told != nullptr)
             {
                 told->reportError(nvinfer1::ErrorCode::kINVALID_ARGUMENT, message.c_str());

@@ -18,9 +18,8 @@ char const* typeName(nvinfer1::PluginFieldType type)
     return number < std::size(names) ? names[number] : "another type";
 }
 
-} // namespace
-
-bool readField(nvinfer1::PluginFieldCollection const& fields, FieldSpec const& spec, void* values)
+// The field of a specification; null if there is none of its name.
+nvinfer1::PluginField const* fieldOf(nvinfer1::PluginFieldCollection const& fields, FieldSpec const& spec)
 {
     nvinfer1::PluginField const* found = nullptr;
     for (int32_t i = 0; i < fields.nbFields; ++i)
@@ -33,14 +32,38 @@ bool readField(nvinfer1::PluginFieldCollection const& fields, FieldSpec const& s
     }
     if (found == nullptr)
     {
-        return false;
+        return nullptr;
     }
     require(found->type == spec.type, "field ", spec.name, " is of type ", typeName(found->type), ", not ",
         typeName(spec.type));
-    require(found->length == spec.length, "field ", spec.name, " has ", found->length, " values, not ", spec.length);
-    require(found->data != nullptr, "field ", spec.name, " has no data");
-    std::memcpy(values, found->data, sizeof(int32_t) * spec.length);
-    return true;
+    require(spec.length == kAnyLength ? found->length >= 0 : found->length == spec.length, "field ", spec.name, " has ",
+        found->length, " values, not ", spec.length);
+    require(found->data != nullptr || found->length == 0, "field ", spec.name, " has no data");
+    return found;
+}
+
+} // namespace
+
+bool readField(nvinfer1::PluginFieldCollection const& fields, FieldSpec const& spec, void* values)
+{
+    auto const* const found = fieldOf(fields, spec);
+    if (found != nullptr)
+    {
+        std::memcpy(values, found->data, sizeof(int32_t) * spec.length);
+    }
+    return found != nullptr;
+}
+
+std::string readText(nvinfer1::PluginFieldCollection const& fields, FieldSpec const& spec)
+{
+    auto const* const found = fieldOf(fields, spec);
+    if (found == nullptr || found->length == 0)
+    {
+        return {};
+    }
+    std::string text(static_cast<char const*>(found->data), found->length);
+    text.erase(text.find_last_not_of('\0') + 1);
+    return text;
 }
 
 void checkNames(nvinfer1::PluginFieldCollection const* fields, std::vector<FieldSpec> const& specs)

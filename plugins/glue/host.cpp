@@ -3,21 +3,23 @@
 #include "names.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <dlfcn.h>
 #include <link.h>
+#include <mutex>
 
 namespace trtkp::glue
 {
 namespace
 {
 
-// getInferLibVersion returns 10xxxx and 11xxxx for TensorRT. TensorRT-RTX has its own versions, which begin at 1.
-int32_t constexpr kFirstTensorRt = 100000;
+// getInferLibVersion returns major * 10000 + minor * 100 + patch. TensorRT-RTX has versions of its own; its layouts are
+// known from 1.7 on.
+int32_t constexpr kFirstRtx = 10700;
+int32_t constexpr kPastRtx = 20000;
+int32_t constexpr kFirstV10 = 100000;
 int32_t constexpr kFirstV11 = 110000;
-
-std::atomic<void*> gFinder{nullptr};
+int32_t constexpr kPastV11 = 120000;
 
 int collectName(dl_phdr_info* info, size_t, void* names)
 {
@@ -25,21 +27,17 @@ int collectName(dl_phdr_info* info, size_t, void* names)
     return 0;
 }
 
-template <typename Finder>
-auto* find(void* finder)
+// The logger of the current call by a host's finder, or else its global one.
+template <typename Logger, typename Finder>
+bool logTo(void* finder, void* (*getLogger)(), Severity severity, char const* message)
 {
-    return static_cast<Finder*>(finder)->findLogger();
-}
-
-template <typename Logger>
-bool logTo(Logger* logger, Severity severity, char const* message)
-{
-    if (logger == nullptr)
+    Logger* logger = finder == nullptr ? nullptr : static_cast<Finder*>(finder)->findLogger();
+    logger = logger == nullptr ? static_cast<Logger*>(getLogger()) : logger;
+    if (logger != nullptr)
     {
-        return false;
+        logger->log(severity, message);
     }
-    logger->log(severity, message);
-    return true;
+    return logger != nullptr;
 }
 
 template <typename Registry>
@@ -59,24 +57,119 @@ bool registerAll(Registry& registry, nvinfer1::IPluginCreatorInterface* const* c
     return all;
 }
 
+// Where the object that contains an address is loaded; null if there is none.
+void const* baseOf(void const* address)
+{
+    Dl_info info{};
+    return dladdr(address, &info) == 0 ? nullptr : info.dli_fbase;
+}
+
+// Guards the list of hosts and what changes in them.
+std::mutex gMutex;
+
+// The one object that stands for a host.
+Host* interned(Host const& host)
+{
+    std::lock_guard const lock{gMutex};
+    static auto* const all = new std::vector<Host*>; // never destroyed: plugins may outlive the library's destructors
+    auto const it = std::find_if(all->begin(), all->end(), [&](Host const* known) { return known->is(host); });
+    if (it != all->end())
+    {
+        return *it;
+    }
+    if (!host.isKnown())
+    {
+        std::fprintf(stderr,
+            "[trtkp] a TensorRT of version number %d is loaded, which this library does not know: it gets no plugins "
+            "(known are TensorRT 10 and 11, and TensorRT-RTX 1.7 and later)\n",
+            host.version());
+    }
+    all->push_back(new Host{host});
+    return all->back();
+}
+
 } // namespace
+
+Host::Host(void* (*getPluginRegistry)(), void* (*getLogger)(), int32_t version)
+    : mGetPluginRegistry{getPluginRegistry}
+    , mGetLogger{getLogger}
+    , mVersion{version}
+{
+}
+
+int32_t Host::version() const
+{
+    return mVersion;
+}
 
 bool Host::isRtx() const
 {
-    return version < kFirstTensorRt;
+    return mVersion < kPastRtx;
+}
+
+bool Host::isKnown() const
+{
+    return (mVersion >= kFirstRtx && mVersion < kPastRtx) || (mVersion >= kFirstV10 && mVersion < kPastV11);
 }
 
 bool Host::isV11() const
 {
-    return isRtx() || version >= kFirstV11;
+    return isRtx() || mVersion >= kFirstV11;
 }
 
-std::vector<Host> hosts()
+void* Host::registry() const
+{
+    return mGetPluginRegistry();
+}
+
+bool Host::is(Host const& other) const
+{
+    return mGetPluginRegistry == other.mGetPluginRegistry && mVersion == other.mVersion;
+}
+
+bool Host::contains(void const* address) const
+{
+    return baseOf(address) != nullptr && baseOf(address) == baseOf(reinterpret_cast<void const*>(mGetPluginRegistry));
+}
+
+void Host::useFinder(void* finder)
+{
+    std::lock_guard const lock{gMutex};
+    mFinder = finder;
+}
+
+bool Host::log(Severity severity, char const* message) const
+{
+    void* finder = nullptr;
+    {
+        std::lock_guard const lock{gMutex};
+        finder = mFinder;
+    }
+    return isV11() ? logTo<v11::Logger, v11::LoggerFinder>(finder, mGetLogger, severity, message)
+                   : logTo<v10::Logger, v10::LoggerFinder>(finder, mGetLogger, severity, message);
+}
+
+nvinfer1::IErrorRecorder* Host::recorder() const
+{
+    void* const found = registry();
+    return found == nullptr ? nullptr
+        : isV11()           ? static_cast<v11::Registry*>(found)->getErrorRecorder()
+                            : static_cast<v10::Registry*>(found)->getErrorRecorder();
+}
+
+bool Host::registerCreators(nvinfer1::IPluginCreatorInterface* const* creators, int32_t count) const
+{
+    void* const found = registry();
+    return isV11() ? registerAll(*static_cast<v11::Registry*>(found), creators, count)
+                   : registerAll(*static_cast<v10::Registry*>(found), creators, count);
+}
+
+std::vector<Host*> hosts()
 {
     // dl_iterate_phdr holds the loader's lock, so dlopen must not be called from its callback.
     std::vector<std::string> names;
     dl_iterate_phdr(collectName, &names);
-    std::vector<Host> found;
+    std::vector<Host*> found;
     for (std::string const& name : names)
     {
         void* const object = dlopen(name.empty() ? nullptr : name.c_str(), RTLD_LAZY | RTLD_NOLOAD);
@@ -84,69 +177,40 @@ std::vector<Host> hosts()
         {
             continue;
         }
-        Host host{};
-        host.getPluginRegistry = reinterpret_cast<void* (*)()>(dlsym(object, "getPluginRegistry"));
-        host.getLogger = reinterpret_cast<void* (*)()>(dlsym(object, "getLogger"));
+        auto* const registry = reinterpret_cast<void* (*)()>(dlsym(object, "getPluginRegistry"));
+        auto* const logger = reinterpret_cast<void* (*)()>(dlsym(object, "getLogger"));
         auto* const version = reinterpret_cast<int32_t (*)()>(dlsym(object, "getInferLibVersion"));
-        // dlsym also finds symbols of the libraries that an object is linked to, so a registry may be found twice.
-        bool const isNew = std::none_of(found.begin(), found.end(),
-            [&](Host const& other) { return other.getPluginRegistry == host.getPluginRegistry; });
-        if (host.getPluginRegistry != nullptr && host.getLogger != nullptr && version != nullptr && isNew)
+        if (registry != nullptr && logger != nullptr && version != nullptr)
         {
-            host.version = version();
-            found.push_back(host);
+            // dlsym also finds symbols of the libraries that an object is linked to, so a host may be found twice.
+            Host* const host = interned({registry, logger, version()});
+            if (std::find(found.begin(), found.end(), host) == found.end())
+            {
+                found.push_back(host);
+            }
         }
         dlclose(object);
     }
     return found;
 }
 
-void useLoggerFinder(void* finder)
+Host* caller(void const* returnAddress)
 {
-    gFinder = finder;
+    std::vector<Host*> const all = hosts();
+    auto const it
+        = std::find_if(all.begin(), all.end(), [&](Host const* host) { return host->contains(returnAddress); });
+    return it != all.end() ? *it : all.size() == 1 ? all.front() : nullptr;
 }
 
-nvinfer1::IErrorRecorder* registryRecorder() noexcept
-{
-    try
-    {
-        for (Host const& host : hosts())
-        {
-            void* const registry = host.getPluginRegistry();
-            if (registry != nullptr)
-            {
-                return host.isV11() ? static_cast<v11::Registry*>(registry)->getErrorRecorder()
-                                    : static_cast<v10::Registry*>(registry)->getErrorRecorder();
-            }
-        }
-    }
-    catch (...)
-    {
-    }
-    return nullptr;
-}
-
-void log(Severity severity, std::string const& message) noexcept
+void log(Host const* host, Severity severity, std::string const& message) noexcept
 {
     std::string line;
     try
     {
         line = "[trtkp] " + message;
-        void* const finder = gFinder;
-        for (Host const& host : hosts())
+        if (host != nullptr && host->isKnown() && host->log(severity, line.c_str()))
         {
-            bool const isV11 = host.isV11();
-            void* logger = nullptr;
-            if (finder != nullptr)
-            {
-                logger = isV11 ? static_cast<void*>(find<v11::LoggerFinder>(finder)) : find<v10::LoggerFinder>(finder);
-            }
-            logger = logger == nullptr ? host.getLogger() : logger;
-            if (isV11 ? logTo(static_cast<v11::Logger*>(logger), severity, line.c_str())
-                      : logTo(static_cast<v10::Logger*>(logger), severity, line.c_str()))
-            {
-                return;
-            }
+            return;
         }
     }
     catch (...)
@@ -155,28 +219,16 @@ void log(Severity severity, std::string const& message) noexcept
     std::fprintf(stderr, "%s\n", line.c_str());
 }
 
-int32_t registerCreators(nvinfer1::IPluginCreatorInterface* const* creators, int32_t count)
+nvinfer1::IErrorRecorder* registryRecorder(Host const* host) noexcept
 {
-    int32_t registries = 0;
-    bool all = true;
-    for (Host const& host : hosts())
+    try
     {
-        if (host.isRtx())
-        {
-            log(Severity::kWARNING, "plugins are not registered with TensorRT-RTX, which cannot run them");
-            continue;
-        }
-        void* const registry = host.getPluginRegistry();
-        if (registry == nullptr)
-        {
-            continue;
-        }
-        all = (host.isV11() ? registerAll(*static_cast<v11::Registry*>(registry), creators, count)
-                            : registerAll(*static_cast<v10::Registry*>(registry), creators, count))
-            && all;
-        ++registries;
+        return host == nullptr || !host->isKnown() ? nullptr : host->recorder();
     }
-    return all ? registries : -1;
+    catch (...)
+    {
+        return nullptr;
+    }
 }
 
 } // namespace trtkp::glue

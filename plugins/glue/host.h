@@ -1,8 +1,10 @@
-// The TensorRT that the process has loaded: its logger and its plugin registry. Nothing of TensorRT is linked.
+// The TensorRT libraries that the process has loaded: their loggers and plugin registries. Nothing of TensorRT is
+// linked.
 //
 // Three interfaces that TensorRT implements have different virtual tables in versions 10 and 11. One build of this
-// library serves both, so it calls them by the version that the process has loaded. The namespaces v10 and v11 have
-// their layouts, up to the last function that is called here.
+// library serves both, and a process may have loaded both, so every object of a host is called by the version of that
+// host. The namespaces v10 and v11 have their layouts, up to the last function that is called here. Of a version that
+// is not known, nothing is called.
 #pragma once
 
 #include "tensorrt.h"
@@ -106,34 +108,63 @@ public:
 
 } // namespace v11
 
-// A loaded library with a plugin registry.
-struct Host
+// A loaded library with a plugin registry. Each has one object, which is never destroyed.
+class Host
 {
-    void* (*getPluginRegistry)();
-    void* (*getLogger)();
-    int32_t version; // major * 10000 + minor * 100 + patch
+public:
+    // The functions that it exports, and what its getInferLibVersion returns.
+    Host(void* (*getPluginRegistry)(), void* (*getLogger)(), int32_t version);
+
+    [[nodiscard]] int32_t version() const;
 
     [[nodiscard]] bool isRtx() const;
 
+    // Whether the layouts of this version are known.
+    [[nodiscard]] bool isKnown() const;
+
     // Whether the interfaces above have their v11 layout. TensorRT-RTX has it too.
     [[nodiscard]] bool isV11() const;
+
+    // Its registry in that layout; null if it has none.
+    [[nodiscard]] void* registry() const;
+
+    // Whether the object stands for a library with these functions and this version.
+    [[nodiscard]] bool is(Host const& other) const;
+
+    // Whether the function at this address is part of the library.
+    [[nodiscard]] bool contains(void const* address) const;
+
+    // Stores the argument of a call of setLoggerFinder by this host.
+    void useFinder(void* finder);
+
+    // Logs to the logger of the current call. Returns false if there is none.
+    bool log(Severity severity, char const* message) const;
+
+    // The error recorder of the registry; null if it has none.
+    [[nodiscard]] nvinfer1::IErrorRecorder* recorder() const;
+
+    // Registers creators. One that is registered already counts. Returns false if the registry refused one.
+    [[nodiscard]] bool registerCreators(nvinfer1::IPluginCreatorInterface* const* creators, int32_t count) const;
+
+private:
+    void* (*mGetPluginRegistry)();
+    void* (*mGetLogger)();
+    int32_t mVersion; // major * 10000 + minor * 100 + patch
+    void* mFinder{nullptr};
 };
 
 // All hosts of the process, each once. Python, for example, loads TensorRT outside the global scope, so every loaded
-// object is asked.
-std::vector<Host> hosts();
+// object is asked. The first time that a host of an unknown version is found, a line on stderr says so.
+std::vector<Host*> hosts();
 
-// Stores the argument of setLoggerFinder. It has the layout of the TensorRT that the process has loaded.
-void useLoggerFinder(void* finder);
+// The host that a function was called by, from the address to which the function returns. If that is in none of the
+// hosts, it is the only one, or null if there are several: then no layout is certain.
+Host* caller(void const* returnAddress);
 
-// The error recorder of the process's plugin registry; null if it has none.
-nvinfer1::IErrorRecorder* registryRecorder() noexcept;
+// Logs to a host, or to stderr if it is null, of an unknown version, or has no logger. Never throws.
+void log(Host const* host, Severity severity, std::string const& message) noexcept;
 
-// Logs to the logger that TensorRT uses for the current call, or to stderr if there is none. Never throws.
-void log(Severity severity, std::string const& message) noexcept;
-
-// Registers creators with every TensorRT of the process. TensorRT-RTX is left out, because it aborts when a network
-// uses a plugin. A creator that is registered already counts. Returns the number of registries, or -1 if one refused.
-int32_t registerCreators(nvinfer1::IPluginCreatorInterface* const* creators, int32_t count);
+// The error recorder of a host's registry; null if there is none or the host is null.
+nvinfer1::IErrorRecorder* registryRecorder(Host const* host) noexcept;
 
 } // namespace trtkp::glue

@@ -6,7 +6,7 @@ namespace trtkp::glue
 
 Family const kKernelIndexConv{"KernelIndexConv", true,
     [](bool hasResidual, bool twoFour) { return listedInputs("channels", hasResidual, twoFour); },
-    [](Operator const& op, Settings const& settings, std::vector<nvinfer1::PluginTensorDesc> const& inputs,
+    [](Operator const& op, Settings const& settings, nvinfer1::PluginTensorDesc const* inputs,
         nvinfer1::PluginTensorDesc const& output)
     {
         return listedCall(op, settings, inputs, output, TRTKP_CHANNELS,

@@ -1,6 +1,5 @@
 #include "listed_conv.h"
 
-#include "described_call.h"
 #include "error.h"
 #include "shapes.h"
 
@@ -28,33 +27,27 @@ int64_t constexpr kStepStored = 32;
 int64_t constexpr kBlockRows = 16;
 int64_t constexpr kStepWords = 32;
 
-class ListedCall : public DescribedCall<trtkpConvDesc, trtkpConvTactics, trtkpConvWorkspaceBytes>
-{
-public:
-    using DescribedCall::DescribedCall;
-
-    void launch(int32_t tactic, void const* const* inputs, void* output, void* workspace, size_t bytes,
-        cudaStream_t stream) const override
-    {
-        trtkpConvTensors tensors{};
-        tensors.structSize = sizeof(tensors);
-        tensors.x = inputs[kX];
-        tensors.weight = inputs[kWEIGHT];
-        tensors.index = static_cast<int32_t const*>(inputs[kINDEX_LIST]);
-        tensors.rowGroup = static_cast<int32_t const*>(inputs[kROW_GROUP]);
-        tensors.rowFilter = static_cast<int32_t const*>(inputs[kFILTERS]);
-        tensors.bias = inputs[kBIAS];
-        int32_t next = kFIRST_OPTIONAL;
-        tensors.residual = mDesc.hasResidual == 1 ? inputs[next++] : nullptr;
-        tensors.metadata = mDesc.twoFour == 1 ? static_cast<int32_t const*>(inputs[next]) : nullptr;
-        tensors.y = output;
-        tensors.workspace = workspace;
-        tensors.workspaceBytes = bytes;
-        requireOk(trtkpConvLaunch(&mDesc, tactic, &tensors, stream));
-    }
-};
-
 } // namespace
+
+void ListedCall::launch(
+    int32_t tactic, void const* const* inputs, void* output, void* workspace, size_t bytes, cudaStream_t stream) const
+{
+    trtkpConvTensors tensors{};
+    tensors.structSize = sizeof(tensors);
+    tensors.x = inputs[kX];
+    tensors.weight = inputs[kWEIGHT];
+    tensors.index = static_cast<int32_t const*>(inputs[kINDEX_LIST]);
+    tensors.rowGroup = static_cast<int32_t const*>(inputs[kROW_GROUP]);
+    tensors.rowFilter = static_cast<int32_t const*>(inputs[kFILTERS]);
+    tensors.bias = inputs[kBIAS];
+    int32_t next = kFIRST_OPTIONAL;
+    tensors.residual = mDesc.hasResidual == 1 ? inputs[next++] : nullptr;
+    tensors.metadata = mDesc.twoFour == 1 ? static_cast<int32_t const*>(inputs[next]) : nullptr;
+    tensors.y = output;
+    tensors.workspace = workspace;
+    tensors.workspaceBytes = bytes;
+    requireOk(trtkpConvLaunch(&mDesc, tactic, &tensors, stream));
+}
 
 std::vector<Input> listedInputs(char const* index, bool hasResidual, bool twoFour)
 {
@@ -71,8 +64,8 @@ std::vector<Input> listedInputs(char const* index, bool hasResidual, bool twoFou
     return inputs;
 }
 
-std::shared_ptr<Call const> listedCall(Operator const& op, Settings const& settings,
-    std::vector<nvinfer1::PluginTensorDesc> const& inputs, nvinfer1::PluginTensorDesc const& output, trtkpListKind kind,
+Call listedCall(Operator const& op, Settings const& settings, nvinfer1::PluginTensorDesc const* inputs,
+    nvinfer1::PluginTensorDesc const& output, trtkpListKind kind,
     int64_t (*columns)(Settings const& settings, int64_t listLength))
 {
     auto const name = [&](int32_t place) { return op.inputs[place].name; };
@@ -100,7 +93,7 @@ std::shared_ptr<Call const> listedCall(Operator const& op, Settings const& setti
     {
         requireDims(name(next), inputs[next], {(desc.rows + kBlockRows - 1) / kBlockRows, steps, kStepWords});
     }
-    return std::make_shared<ListedCall const>(desc);
+    return ListedCall{desc};
 }
 
 } // namespace trtkp::glue

@@ -10,8 +10,8 @@ namespace trtkp::glue
 std::vector<Input> listedInputs(char const* index, bool hasResidual, bool twoFour);
 
 // The call for given tensors. `columns` computes K, the columns of a packed row, from the length of a list.
-std::shared_ptr<Call const> listedCall(Operator const& op, Settings const& settings,
-    std::vector<nvinfer1::PluginTensorDesc> const& inputs, nvinfer1::PluginTensorDesc const& output, trtkpListKind kind,
+Call listedCall(Operator const& op, Settings const& settings, nvinfer1::PluginTensorDesc const* inputs,
+    nvinfer1::PluginTensorDesc const& output, trtkpListKind kind,
     int64_t (*columns)(Settings const& settings, int64_t listLength));
 
 } // namespace trtkp::glue

@@ -25,6 +25,9 @@ struct Input
     InputRole role;
 };
 
+// The most inputs that an operator has: those of a static list with a residual and metadata.
+inline constexpr int32_t kMaxInputs = 8;
+
 struct Operator
 {
     std::string name; // family, "24" for 2:4 weights, "Add" for a residual, activation

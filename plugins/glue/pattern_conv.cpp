@@ -6,7 +6,7 @@ namespace trtkp::glue
 
 Family const kPatternConv{"PatternConv", true,
     [](bool hasResidual, bool twoFour) { return listedInputs("entries", hasResidual, twoFour); },
-    [](Operator const& op, Settings const& settings, std::vector<nvinfer1::PluginTensorDesc> const& inputs,
+    [](Operator const& op, Settings const& settings, nvinfer1::PluginTensorDesc const* inputs,
         nvinfer1::PluginTensorDesc const& output)
     {
         return listedCall(op, settings, inputs, output, TRTKP_ENTRIES,

@@ -1,10 +1,13 @@
 #include "plugin.h"
 
 #include "build_id.h"
+#include "device.h"
 #include "error.h"
 #include "names.h"
+#include "tactics.h"
 
 #include <algorithm>
+#include <string_view>
 
 namespace trtkp::glue
 {
@@ -20,10 +23,10 @@ using nvinfer1::TensorFormat;
 
 int32_t constexpr kFailure = -1;
 
-// The largest workspace of a tactic that is offered, unless all tactics need more. Split tactics pay for few pixels,
-// but their workspace grows with the number of pixels. TensorRT asks for the workspace before it has chosen a tactic,
-// so one large one would count for the whole engine.
-size_t constexpr kMaxTacticWorkspace = size_t{64} << 20;
+// The most that partial sums may take. Split tactics pay for few pixels, but their sums grow with the number of pixels.
+// TensorRT asks for the workspace before it has chosen a tactic, so a large one would count for the whole engine. At
+// shapes that need more, the tactic with the same tile computes the layer without a split.
+size_t constexpr kMaxPartialBytes = size_t{64} << 20;
 
 // TensorRT reserves 0 for its default tactic, so its numbers are ours plus one.
 int32_t toTensorRt(int32_t tactic)
@@ -55,15 +58,33 @@ bool isEmpty(PluginTensorDesc const& tensor)
 }
 
 // The tactic to use if nothing was timed: the first one after the reference kernel, which is slow.
-int32_t defaultTactic(std::vector<int32_t> const& tactics)
+int32_t defaultTactic(Tactics const& tactics)
 {
-    return tactics.size() > 1 ? tactics[1] : tactics.front();
+    return *(tactics.size() > 1 ? tactics.begin() + 1 : tactics.begin());
+}
+
+Tactics tacticsOf(Call const& call)
+{
+    return std::visit([](auto const& known) { return known.tactics(); }, call);
+}
+
+size_t workspaceBytes(Call const& call, int32_t tactic)
+{
+    return std::visit([&](auto const& known) { return known.workspaceBytes(tactic); }, call);
+}
+
+bool isSame(PluginTensorDesc const& first, PluginTensorDesc const& second)
+{
+    int32_t const rank = std::clamp(first.dims.nbDims, 0, Dims::MAX_DIMS);
+    return first.dims.nbDims == second.dims.nbDims && first.type == second.type && first.format == second.format
+        && std::equal(first.dims.d, first.dims.d + rank, second.dims.d);
 }
 
 } // namespace
 
-Plugin::Plugin(Operator const& op, Settings const& settings)
+Plugin::Plugin(Operator const& op, Settings const& settings, Host const* host)
     : mOperator{op}
+    , mHost{host}
     , mSettings{settings}
     , mTimingCacheId{op.name + ' ' + describe(settings) + " library=" + buildId()}
     , mMetadata{op.name + ' ' + describe(settings)}
@@ -73,7 +94,7 @@ Plugin::Plugin(Operator const& op, Settings const& settings)
 template <typename Result, typename Body>
 Result Plugin::answer(char const* function, Result failure, Body const& body) const noexcept
 {
-    return guarded(mOperator.name.c_str(), function, mRecorder, failure, body);
+    return guarded(mHost, mOperator.name.c_str(), function, mRecorder, failure, body);
 }
 
 void Plugin::checkCounts(int32_t nbInputs, int32_t nbOutputs) const
@@ -83,7 +104,7 @@ void Plugin::checkCounts(int32_t nbInputs, int32_t nbOutputs) const
     require(nbOutputs == 1, "there are ", nbOutputs, " outputs, not 1");
 }
 
-std::shared_ptr<Call const> Plugin::callFor(
+std::optional<Call> Plugin::callFor(
     Extent extent, DynamicPluginTensorDesc const* in, DynamicPluginTensorDesc const* out) const
 {
     auto const at = [&](DynamicPluginTensorDesc const& tensor)
@@ -92,34 +113,73 @@ std::shared_ptr<Call const> Plugin::callFor(
         desc.dims = extent == Extent::kMIN ? tensor.min : extent == Extent::kOPT ? tensor.opt : tensor.max;
         return desc;
     };
-    std::vector<PluginTensorDesc> inputs;
-    std::transform(in, in + mOperator.inputs.size(), std::back_inserter(inputs), at);
-    return isEmpty(inputs.front()) ? nullptr : mOperator.family->call(mOperator, mSettings, inputs, at(*out));
+    std::array<PluginTensorDesc, kMaxInputs> inputs;
+    std::transform(in, in + mOperator.inputs.size(), inputs.begin(), at);
+    return isEmpty(inputs.front())
+        ? std::nullopt
+        : std::optional{mOperator.family->call(mOperator, mSettings, inputs.data(), at(*out))};
 }
 
-std::vector<int32_t> Plugin::tacticsFor(DynamicPluginTensorDesc const* in, DynamicPluginTensorDesc const* out) const
+Tactics Plugin::tacticsFor(DynamicPluginTensorDesc const* in, DynamicPluginTensorDesc const* out) const
 {
     auto const largest = callFor(Extent::kMAX, in, out);
-    require(largest != nullptr, "X is empty at its greatest shape");
-    std::vector<int32_t> tactics = largest->tactics();
+    require(largest.has_value(), "X is empty at its greatest shape");
+    Tactics tactics = tacticsOf(*largest);
     for (Extent const extent : {Extent::kMIN, Extent::kOPT})
     {
-        auto const call = callFor(extent, in, out);
-        if (call == nullptr)
+        if (auto const call = callFor(extent, in, out))
         {
-            continue;
+            tactics.keepIf([others = tacticsOf(*call)](int32_t tactic) { return others.has(tactic); });
         }
-        std::vector<int32_t> const others = call->tactics();
-        auto const isMissing
-            = [&](int32_t tactic) { return std::find(others.begin(), others.end(), tactic) == others.end(); };
-        tactics.erase(std::remove_if(tactics.begin(), tactics.end(), isMissing), tactics.end());
     }
-    std::vector<int32_t> modest;
-    std::copy_if(tactics.begin(), tactics.end(), std::back_inserter(modest),
-        [&](int32_t tactic) { return largest->workspaceBytes(tactic) <= kMaxTacticWorkspace; });
-    tactics = modest.empty() ? tactics : modest;
-    require(!tactics.empty(), "no tactic computes the layer at every shape of the profile");
+    if (auto const typical = callFor(Extent::kOPT, in, out))
+    {
+        tactics.keepIf([&](int32_t tactic) { return chosen(*typical, tactic).tactic == tactic; });
+    }
+    require(tactics.size() > 0, "no tactic computes the layer at every shape of the profile");
     return tactics;
+}
+
+std::string_view Plugin::pinnedName() const
+{
+    return mSettings.pins.empty() ? std::string_view{} : pinnedFor(mSettings.pins, currentCapability());
+}
+
+Tactics Plugin::offered(Tactics tactics) const
+{
+    int32_t const pinned = tacticOf(pinnedName());
+    if (tactics.has(pinned))
+    {
+        tactics.keepIf([&](int32_t tactic) { return tactic == pinned; });
+    }
+    return tactics;
+}
+
+Plugin::Choice Plugin::chosen(Call const& call, int32_t tactic)
+{
+    size_t const bytes = workspaceBytes(call, tactic);
+    int32_t const unsplit = bytes > kMaxPartialBytes ? unsplitOf(tactic) : -1;
+    return unsplit < 0 ? Choice{tactic, bytes} : Choice{unsplit, workspaceBytes(call, unsplit)};
+}
+
+Plugin::Launch Plugin::launchFor(PluginTensorDesc const* in, PluginTensorDesc const* out) const
+{
+    Launch launch;
+    *std::copy_n(in, mOperator.inputs.size(), launch.tensors.begin()) = *out;
+    if (!isEmpty(*in))
+    {
+        launch.call = mOperator.family->call(mOperator, mSettings, in, *out);
+        launch.choice
+            = chosen(*launch.call, mTactic == 0 ? defaultTactic(tacticsOf(*launch.call)) : fromTensorRt(mTactic));
+    }
+    return launch;
+}
+
+bool Plugin::isFor(Launch const& launch, PluginTensorDesc const* in, PluginTensorDesc const* out) const
+{
+    auto const* const tensors = launch.tensors.data();
+    return std::equal(in, in + mOperator.inputs.size(), tensors, isSame)
+        && isSame(*out, tensors[mOperator.inputs.size()]);
 }
 
 nvinfer1::IPluginCapability* Plugin::getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept
@@ -163,7 +223,17 @@ int32_t Plugin::configurePlugin(
         [&]
         {
             checkCounts(nbInputs, nbOutputs);
-            mTactics = tacticsFor(in, out);
+            Tactics const all = tacticsFor(in, out);
+            mTactics = offered(all);
+            mIsTacticSet = false;
+            std::string_view const pinned = pinnedName();
+            if (!pinned.empty() && !all.has(tacticOf(pinned)) && !mHasWarned)
+            {
+                mHasWarned = true;
+                log(mHost, Severity::kWARNING,
+                    mOperator.name + ": the pinned tactic " + std::string{pinned}
+                        + " does not compute every shape of the profile, so TensorRT chooses another");
+            }
             return 0;
         });
 }
@@ -253,15 +323,20 @@ size_t Plugin::getWorkspaceSize(DynamicPluginTensorDesc const* in, int32_t nbInp
         [&]
         {
             checkCounts(nbInputs, nbOutputs);
-            auto const largest = callFor(Extent::kMAX, in, out);
             size_t most = 0;
-            if (largest == nullptr)
+            if (auto const largest = callFor(Extent::kMAX, in, out))
             {
-                return most;
-            }
-            for (int32_t const tactic : mTactic == 0 ? tacticsFor(in, out) : std::vector{fromTensorRt(mTactic)})
-            {
-                most = std::max(most, largest->workspaceBytes(tactic));
+                Tactics tactics = offered(tacticsFor(in, out));
+                int32_t const set = fromTensorRt(mTactic);
+                if (mIsTacticSet && tactics.has(set))
+                {
+                    tactics.keepIf([&](int32_t tactic) { return tactic == set; });
+                }
+                for (int32_t const tactic : tactics)
+                {
+                    size_t const bytes = workspaceBytes(*largest, tactic);
+                    most = std::max(most, unsplitOf(tactic) < 0 ? bytes : std::min(bytes, kMaxPartialBytes));
+                }
             }
             return most;
         });
@@ -299,8 +374,12 @@ int32_t Plugin::setTactic(int32_t tactic) noexcept
         [&]
         {
             require(tactic == 0 || trtkpTacticName(fromTensorRt(tactic)) != nullptr, "tactic ", tactic, " is none");
-            mTactic = tactic;
-            mCall = nullptr; // TensorRT calls onShapeChange next
+            mIsTacticSet = true;
+            if (tactic != mTactic)
+            {
+                mTactic = tactic;
+                mLaunch.reset();
+            }
             return 0;
         });
 }
@@ -311,33 +390,28 @@ int32_t Plugin::onShapeChange(
     return answer("onShapeChange", kFailure,
         [&]
         {
-            mCall = nullptr;
             checkCounts(nbInputs, nbOutputs);
-            mIsEmpty = isEmpty(in[0]);
-            if (mIsEmpty)
-            {
-                return 0;
-            }
-            auto const call = mOperator.family->call(mOperator, mSettings, {in, in + nbInputs}, out[0]);
-            mLaunchTactic = mTactic == 0 ? defaultTactic(call->tactics()) : fromTensorRt(mTactic);
-            mWorkspaceBytes = call->workspaceBytes(mLaunchTactic); // throws if the tactic cannot compute the shape
-            mCall = call;
+            mLaunch = launchFor(in, out);
             return 0;
         });
 }
 
-int32_t Plugin::enqueue(PluginTensorDesc const*, PluginTensorDesc const*, void const* const* inputs,
-    void* const* outputs, void* workspace, cudaStream_t stream) noexcept
+int32_t Plugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc const* outputDesc,
+    void const* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept
 {
     return answer("enqueue", kFailure,
         [&]
         {
-            if (mIsEmpty)
+            if (!mLaunch.has_value() || !isFor(*mLaunch, inputDesc, outputDesc))
             {
-                return 0;
+                mLaunch = launchFor(inputDesc, outputDesc);
             }
-            require(mCall != nullptr, "onShapeChange has not accepted a shape");
-            mCall->launch(mLaunchTactic, inputs, outputs[0], workspace, mWorkspaceBytes, stream);
+            if (mLaunch->call.has_value())
+            {
+                auto const& [tactic, bytes] = mLaunch->choice;
+                std::visit([&, tactic = tactic, bytes = bytes](auto const& call)
+                    { call.launch(tactic, inputs, outputs[0], workspace, bytes, stream); }, *mLaunch->call);
+            }
             return 0;
         });
 }

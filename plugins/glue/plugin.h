@@ -2,10 +2,13 @@
 #pragma once
 
 #include "family.h"
+#include "host.h"
 #include "settings.h"
 
-#include <memory>
+#include <array>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace trtkp::glue
@@ -17,7 +20,8 @@ class Plugin final : public nvinfer1::IPluginV3,
                      public nvinfer1::IPluginV3OneRuntime
 {
 public:
-    Plugin(Operator const& op, Settings const& settings);
+    // `host` is the TensorRT that made the plugin; null if it is not known.
+    Plugin(Operator const& op, Settings const& settings, Host const* host);
 
     // IPluginV3
     nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;
@@ -63,33 +67,63 @@ private:
         kMAX,
     };
 
+    // What a tactic launches for a shape, and in how much workspace.
+    struct Choice
+    {
+        int32_t tactic;
+        size_t workspaceBytes;
+    };
+
+    // What enqueue launches, and the tensors for which that was found: the inputs, then the output.
+    struct Launch
+    {
+        std::array<nvinfer1::PluginTensorDesc, kMaxInputs + 1> tensors{};
+        std::optional<Call> call; // none if X has no elements
+        Choice choice{};
+    };
+
     // Runs the body of a function that TensorRT calls, and reports exceptions.
     template <typename Result, typename Body>
     Result answer(char const* function, Result failure, Body const& body) const noexcept;
 
     void checkCounts(int32_t nbInputs, int32_t nbOutputs) const;
 
-    // The call for one shape of a profile; null if X has no elements.
-    std::shared_ptr<Call const> callFor(
+    // The call for one shape of a profile; none if X has no elements.
+    std::optional<Call> callFor(
         Extent extent, nvinfer1::DynamicPluginTensorDesc const* in, nvinfer1::DynamicPluginTensorDesc const* out) const;
 
-    // The tactics that can compute every shape of a profile.
-    std::vector<int32_t> tacticsFor(
-        nvinfer1::DynamicPluginTensorDesc const* in, nvinfer1::DynamicPluginTensorDesc const* out) const;
+    // The tactics that can compute every shape of a profile and split the list, if they do, at its typical shape.
+    Tactics tacticsFor(nvinfer1::DynamicPluginTensorDesc const* in, nvinfer1::DynamicPluginTensorDesc const* out) const;
+
+    // The name of the tactic that is pinned for this GPU; empty if there is none.
+    [[nodiscard]] std::string_view pinnedName() const;
+
+    // Of these tactics the pinned one alone; all if none is pinned for this GPU, or one that is not among them.
+    Tactics offered(Tactics tactics) const;
+
+    // Throws Error if the tactic cannot compute the call.
+    static Choice chosen(Call const& call, int32_t tactic);
+
+    // What to launch for given tensors with the tactic that was set last. Throws Error if it cannot be launched.
+    Launch launchFor(nvinfer1::PluginTensorDesc const* in, nvinfer1::PluginTensorDesc const* out) const;
+
+    [[nodiscard]] bool isFor(
+        Launch const& launch, nvinfer1::PluginTensorDesc const* in, nvinfer1::PluginTensorDesc const* out) const;
 
     Operator const& mOperator;
+    Host const* mHost;
     Settings mSettings;
     std::string mTimingCacheId;
     std::string mMetadata;
-    std::vector<int32_t> mTactics; // set by the last configurePlugin
-    int32_t mTactic{0};            // TensorRT's number, 0 for the default
+    Tactics mTactics;         // set by the last configurePlugin
+    int32_t mTactic{0};       // TensorRT's number, 0 for the default
+    bool mIsTacticSet{false}; // since the last configurePlugin, before which a tactic says nothing of the workspace
+    bool mHasWarned{false};
     nvinfer1::IErrorRecorder* mRecorder{nullptr};
 
-    // Set by the last onShapeChange.
-    std::shared_ptr<Call const> mCall;
-    bool mIsEmpty{false};
-    int32_t mLaunchTactic{0};
-    size_t mWorkspaceBytes{0};
+    // TensorRT sets shapes and tactics in any order, and often the same ones again. enqueue is told the shapes, so it
+    // finds anew what to launch whenever this is of another tactic or other shapes.
+    std::optional<Launch> mLaunch;
 
     // The result of getFieldsToSerialize, which points into this object.
     std::vector<nvinfer1::PluginField> mFields;

@@ -2,6 +2,7 @@
 
 #include "error.h"
 #include "family.h"
+#include "tactics.h"
 
 #include <cmath>
 
@@ -13,8 +14,9 @@ namespace
 using nvinfer1::PluginFieldType;
 using nvinfer1::TensorRTPhase;
 
-// Increases when the fields that an engine stores change.
-int32_t constexpr kFormatVersion = 1;
+// Increases when the fields that an engine stores change. Version 1 has no `tactic`, which is optional.
+int32_t constexpr kFormatVersion = 2;
+int32_t constexpr kOldestFormat = 1;
 
 struct Member
 {
@@ -53,6 +55,7 @@ std::vector<Member> members(Operator const& op)
 }
 
 FieldSpec constexpr kFormat{"format_version", PluginFieldType::kINT32, 1};
+FieldSpec constexpr kPins{"tactic", PluginFieldType::kCHAR, kAnyLength};
 
 // Checks everything that the C interface can check without tensors.
 void checkGeometry(Operator const& op, Settings const& settings)
@@ -93,6 +96,7 @@ std::vector<FieldSpec> fieldSpecs(Operator const& op, TensorRTPhase phase)
     {
         specs.push_back(member.spec);
     }
+    specs.push_back(kPins);
     if (phase == TensorRTPhase::kRUNTIME)
     {
         specs.push_back(kFormat);
@@ -107,8 +111,8 @@ Settings readSettings(Operator const& op, nvinfer1::PluginFieldCollection const*
     {
         int32_t version = 0;
         require(readField(*fields, kFormat, &version), "field ", kFormat.name, " is missing");
-        require(version == kFormatVersion, kFormat.name, " is ", version, ", this library reads ", kFormatVersion,
-            ": build the engine anew");
+        require(version >= kOldestFormat && version <= kFormatVersion, kFormat.name, " is ", version,
+            ", this library reads ", kOldestFormat, " to ", kFormatVersion, ": build the engine anew");
     }
     Settings settings;
     for (Member const& member : members(op))
@@ -122,6 +126,8 @@ Settings readSettings(Operator const& op, nvinfer1::PluginFieldCollection const*
         require(!isRepeated || repeated == settings.weightShape[1], "channels is ", repeated,
             ", unlike weight_shape's ", settings.weightShape[1]);
     }
+    settings.pins = readText(*fields, kPins);
+    checkPins(settings.pins);
     checkGeometry(op, settings);
     return settings;
 }
@@ -132,6 +138,10 @@ std::vector<nvinfer1::PluginField> writeSettings(Operator const& op, Settings co
     for (Member const& member : members(op))
     {
         fields.emplace_back(member.spec.name, member.at(settings), member.spec.type, member.spec.length);
+    }
+    if (!settings.pins.empty())
+    {
+        fields.emplace_back(kPins.name, settings.pins.data(), kPins.type, static_cast<int32_t>(settings.pins.size()));
     }
     fields.emplace_back(kFormat.name, &kFormatVersion, kFormat.type, kFormat.length);
     return fields;
@@ -154,6 +164,10 @@ std::string describe(Settings const& settings)
     list("dilations", settings.dilations);
     list("weight_shape", settings.weightShape);
     text << "group=" << settings.group << " list_block=" << settings.listBlock << " alpha=" << settings.alpha;
+    if (!settings.pins.empty())
+    {
+        text << " tactic=" << settings.pins;
+    }
     return text.str();
 }
 

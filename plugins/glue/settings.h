@@ -21,6 +21,7 @@ struct Settings
     std::array<int32_t, 4> weightShape{}; // F, C, R, S
     float alpha{0.0F};
     int32_t listBlock{1}; // as in trtkpConvDesc
+    std::string pins;     // field `tactic`, as in tactics.h; empty if nothing is pinned
 };
 
 // The fields of an operator: those of its node and, in an engine, the version of the format.

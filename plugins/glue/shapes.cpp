@@ -16,22 +16,26 @@ using nvinfer1::TensorFormat;
 
 int32_t constexpr kVector = 8; // channels of kHWC8
 
-template <typename Sizes>
-std::string text(Sizes first, Sizes last)
+// Sizes in a message. They are formatted only if the message is needed, which is what makes checks cheap.
+struct Sizes
 {
-    std::ostringstream shown;
-    shown << '[';
-    for (Sizes at = first; at != last; ++at)
+    int64_t const* first;
+    int64_t const* last;
+};
+
+std::ostream& operator<<(std::ostream& stream, Sizes const& sizes)
+{
+    stream << '[';
+    for (int64_t const* at = sizes.first; at != sizes.last; ++at)
     {
-        shown << (at == first ? "" : ", ") << *at;
+        stream << (at == sizes.first ? "" : ", ") << *at;
     }
-    shown << ']';
-    return shown.str();
+    return stream << ']';
 }
 
-std::string text(nvinfer1::Dims const& dims)
+Sizes shown(nvinfer1::Dims const& dims)
 {
-    return text(dims.d, dims.d + std::clamp(dims.nbDims, 0, nvinfer1::Dims::MAX_DIMS));
+    return {dims.d, dims.d + std::clamp(dims.nbDims, 0, nvinfer1::Dims::MAX_DIMS)};
 }
 
 int32_t dataTypeOf(PluginTensorDesc const& tensor)
@@ -55,14 +59,14 @@ void requireDims(char const* name, PluginTensorDesc const& tensor, std::initiali
 {
     bool const isEqual = tensor.dims.nbDims == static_cast<int32_t>(sizes.size())
         && std::equal(sizes.begin(), sizes.end(), tensor.dims.d);
-    require(isEqual, name, " has shape ", text(tensor.dims), ", not ", text(sizes.begin(), sizes.end()));
+    require(isEqual, name, " has shape ", shown(tensor.dims), ", not ", Sizes{sizes.begin(), sizes.end()});
 }
 
 int32_t sizeOf(char const* name, PluginTensorDesc const& tensor, int32_t rank, int32_t axis)
 {
-    require(tensor.dims.nbDims == rank, name, " has shape ", text(tensor.dims), ", not ", rank, " dimensions");
+    require(tensor.dims.nbDims == rank, name, " has shape ", shown(tensor.dims), ", not ", rank, " dimensions");
     int64_t const size = tensor.dims.d[axis];
-    require(size >= 0 && size <= std::numeric_limits<int32_t>::max(), name, " has shape ", text(tensor.dims));
+    require(size >= 0 && size <= std::numeric_limits<int32_t>::max(), name, " has shape ", shown(tensor.dims));
     return static_cast<int32_t>(size);
 }
 

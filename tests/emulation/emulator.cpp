@@ -73,6 +73,7 @@ size_t gSchedulerStackBytes = 0;
 bool gInOrder = true;
 uint64_t gState = 1;
 cudaError_t gRefusal = cudaSuccess;
+int gCapability = 90;
 int gLaunches = 0;
 std::vector<std::unique_ptr<Thread>> gPool; // threads keep their stacks from block to block
 
@@ -172,6 +173,9 @@ void prepare(Thread& thread, int number, dim3 block)
     thread.context.uc_stack.ss_size = kStackBytes;
     thread.context.uc_link = nullptr;
     makecontext(&thread.context, threadMain, 0);
+    // AddressSanitizer would forget what it knows of a stack of this size at every switch to it, which took half of the
+    // time. The calls around a switch tell it all that it needs.
+    thread.context.uc_stack.ss_size = 0;
 }
 
 // A random warp that can run, and how many times in a row its lanes are resumed.
@@ -262,6 +266,16 @@ void fail(char const* format, ...)
     }
     std::fprintf(stderr, "\n");
     std::_Exit(kFailureStatus);
+}
+
+void setCapability(int capability)
+{
+    gCapability = capability;
+}
+
+int capability()
+{
+    return gCapability;
 }
 
 void refuseKernels(cudaError_t error)

@@ -44,7 +44,12 @@ PROGRAMS = {
     "run_conv": [HERE / "run_conv.cpp", *LIBRARY],
     "run_dynamic": [HERE / "run_dynamic.cpp", *LIBRARY],
     "launch_checks": [HERE / "launch_checks.cpp", *LIBRARY],
-    "plugin_host": [PLUGIN_HOST, PLUGIN_HOST.with_name("played_registry.cpp"), *GLUE, *LIBRARY],
+    "plugin_host": [
+        PLUGIN_HOST,
+        *(PLUGIN_HOST.with_name(f"{name}.cpp") for name in ("orders", "played_registry")),
+        *GLUE,
+        *LIBRARY,
+    ],
     "self_test": [HERE / "emulator.cpp", HERE / "self_test.cpp"],
 }
 #: Where sources are.
@@ -80,6 +85,19 @@ def build_library() -> Path:
     return _linked(folder / "libtrtkp.so", [HERE / "library_mark.cpp", *GLUE, *LIBRARY], SHARED_FLAGS, options)
 
 
+def build_stub_host(*, threads: bool = False) -> Path:
+    """The program that plays TensorRT with launchers that launch nothing, under ThreadSanitizer where asked for.
+
+    Without it, it shares the objects of the library.
+    """
+    folder = compiled_folder() / ("threads" if threads else "shared")
+    folder.mkdir(exist_ok=True)
+    here = [PLUGIN_HOST.with_name(f"{name}.cpp") for name in ("launch_stubs", "played_registry", "stub_host")]
+    sources = [*here, *GLUE, HERE / "emulator.cpp", *sorted((ROOT / "plugins/capi").glob("*.cpp"))]
+    flags = [*COMMON, "-O1", "-g1", "-fsanitize=thread", "-Wno-unused-variable"] if threads else SHARED_FLAGS
+    return _linked(folder / "stub_host", sources, flags, ["-rdynamic"])
+
+
 def build_register_library() -> Path:
     """``libtrtkp_register.so``, beside ``libtrtkp.so``."""
     library = build_library()
@@ -88,6 +106,14 @@ def build_register_library() -> Path:
         f"-Wl,--version-script={REGISTER.with_suffix('.map')}",
     ]  # fmt: skip
     return _linked(library.with_name("libtrtkp_register.so"), [REGISTER], SHARED_FLAGS, options)
+
+
+def build_played_library(version: int) -> Path:
+    """A shared library that plays a TensorRT of this version; a process may load several."""
+    folder = compiled_folder() / f"host{version}"
+    folder.mkdir(exist_ok=True)
+    flags = [*COMMON, "-O1", "-fPIC", "-fvisibility=hidden", f"-DTRTKP_PLAYED_VERSION={version}"]
+    return _linked(folder / "libplayed.so", [PLUGIN_HOST.with_name("played_library.cpp")], flags, ["-shared", "-ldl"])
 
 
 def build_live_host() -> Path:

@@ -1,7 +1,8 @@
 // A case for plugin_host to play, read from a text of lines: "version V" (of the TensorRT that is played, such as
 // 110000), "operator NAME", "phase P", "field NAME TYPE LENGTH [BYTES in hexadecimal]", "type T", "tensor BYTES
-// DIMS..." for each input, then the output (where the first input has its profile's least batch as "least N"), and
-// "spoil WHAT".
+// DIMS..." for each input, then the output (where the first input has its profile's least batch as "least N"
+// and, for stub_host, its typical one as "typical N"),
+// "tolerance T", "capability 90" (of the GPU that is played) and "spoil WHAT".
 
 #pragma once
 
@@ -43,7 +44,8 @@ public:
         {
             auto const& field = others.fields[i];
             auto const* const data = static_cast<char const*>(field.data);
-            std::vector<char> const bytes(data, data + 4 * field.length);
+            size_t const size = field.type == PluginFieldType::kCHAR ? 1 : 4;
+            std::vector<char> const bytes(data, data + size * field.length);
             add(field.name, static_cast<int32_t>(field.type), field.length, &bytes);
         }
     }
@@ -85,6 +87,9 @@ struct Case
     TensorRTPhase phase{TensorRTPhase::kBUILD};
     DataType type{DataType::kFLOAT};
     int64_t least{1};
+    int64_t typical{1};     // of stub_host
+    double tolerance{0.0};  // of played orders, relative
+    int32_t capability{90}; // of the GPU
     Fields fields;
     std::vector<Tensor> tensors; // the output is the last
 };
@@ -125,6 +130,18 @@ inline void readCase(char const* path, Case& read)
         else if (key == "least")
         {
             words >> read.least;
+        }
+        else if (key == "typical")
+        {
+            words >> read.typical;
+        }
+        else if (key == "tolerance")
+        {
+            words >> read.tolerance;
+        }
+        else if (key == "capability")
+        {
+            words >> read.capability;
         }
         else if (key == "field")
         {

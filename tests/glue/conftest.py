@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulation.programs import build, build_live_host, build_register_library
+from tests.emulation.programs import build, build_live_host, build_register_library, build_stub_host
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +25,15 @@ def live_host() -> Path:
 def libraries() -> Path:
     """The folder of libtrtkp.so and libtrtkp_register.so."""
     return build_register_library().parent
+
+
+@pytest.fixture(scope="session")
+def stub_host() -> Path:
+    """The program whose launchers launch nothing."""
+    return build_stub_host()
+
+
+@pytest.fixture(scope="session")
+def threaded_host() -> Path:
+    """The same under ThreadSanitizer."""
+    return build_stub_host(threads=True)

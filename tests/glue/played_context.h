@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <deque>
+#include <string>
 
 namespace host
 {
@@ -16,6 +17,14 @@ using namespace nvinfer1;
 class Recorder : public IErrorRecorder
 {
 public:
+    Recorder() = default;
+
+    // The name stands before what it prints.
+    explicit Recorder(std::string const& name)
+        : mName{&name}
+    {
+    }
+
     int32_t getNbErrors() const noexcept override
     {
         return 0;
@@ -35,7 +44,8 @@ public:
     void clear() noexcept override {}
     bool reportError(ErrorCode code, char const* description) noexcept override
     {
-        std::printf("recorded %d %s\n", static_cast<int>(code), description);
+        char const* const name = mName == nullptr ? "" : mName->c_str();
+        std::printf("%srecorded %d %s\n", name, static_cast<int>(code), description);
         return false;
     }
     int32_t incRefCount() noexcept override
@@ -46,6 +56,9 @@ public:
     {
         return 0;
     }
+
+private:
+    std::string const* mName{nullptr};
 };
 
 // Sizes are numbers here: an expression computes at once.

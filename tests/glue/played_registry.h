@@ -8,6 +8,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <string>
 #include <vector>
 
 namespace host
@@ -15,7 +16,14 @@ namespace host
 
 namespace glue = trtkp::glue;
 
-inline int32_t gVersion = 110000;
+#ifndef TRTKP_PLAYED_VERSION
+#define TRTKP_PLAYED_VERSION 110000
+#endif
+
+inline int32_t gVersion = TRTKP_PLAYED_VERSION;
+
+// Stands before what its loggers, finders and recorder print, where several TensorRTs are played.
+inline std::string gName;
 
 inline bool isV10()
 {
@@ -27,7 +35,7 @@ struct PlayedLogger : Base
 {
     void log(glue::Severity severity, char const* message) noexcept override
     {
-        std::printf("log %d %s\n", static_cast<int>(severity), message);
+        std::printf("%slog %d %s\n", gName.c_str(), static_cast<int>(severity), message);
     }
 };
 
@@ -46,7 +54,7 @@ struct Finder10 : glue::v10::LoggerFinder
 {
     glue::v10::Logger* findLogger() override
     {
-        std::printf("finder 10\n");
+        std::printf("%sfinder 10\n", gName.c_str());
         return &gLogger10;
     }
 };
@@ -59,7 +67,7 @@ struct Finder11 : glue::v11::LoggerFinder
     }
     glue::v11::Logger* findLogger() override
     {
-        std::printf("finder 11\n");
+        std::printf("%sfinder 11\n", gName.c_str());
         return &gLogger11;
     }
 };
@@ -100,7 +108,7 @@ struct Creators
 
 inline Creators gCreators;
 
-inline Recorder gRegistryRecorder;
+inline Recorder gRegistryRecorder{gName};
 
 template <typename Base>
 struct PlayedRegistry : Base

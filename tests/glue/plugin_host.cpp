@@ -4,6 +4,7 @@
 //
 //   create    creates the plugin and says whether it was refused
 //   run       build phase, engine, runtime phase; writes OUTPUT.TACTIC for every tactic
+//   orders    plays random legal orders of calls with the seeds [FIRST, LAST): plugin_host orders CASE FIRST LAST
 //   register  registers the plugins twice and prints the creators
 //
 // With TRTKP_LIVE it is another program, which plays with the registry of a real TensorRT:
@@ -13,12 +14,14 @@
 
 #include "../../plugins/glue/entry.h"
 #include "../../plugins/glue/host.h"
+#include "calls.h"
 #include "case.h"
 #include "check.h"
 #include "played_context.h"
 
 #ifndef TRTKP_LIVE
 #include "emulator.h"
+#include "orders.h"
 #include "played_registry.h"
 #endif
 
@@ -29,6 +32,7 @@
 #include <dlfcn.h>
 #include <fstream>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
@@ -41,6 +45,54 @@ using namespace host;
 namespace glue = trtkp::glue;
 
 #ifdef TRTKP_LIVE
+// Calls every function of the registry's layout that can be called and answers something. The library may be of a
+// version whose headers nobody has, so that this is the check of the layout.
+template <typename Registry>
+void checkLayout(Registry& registry)
+{
+    static Recorder recorder;
+    registry.setErrorRecorder(&recorder);
+    expect(registry.getErrorRecorder() == &recorder, "get or setErrorRecorder");
+    for (bool const enabled : {false, true})
+    {
+        registry.setParentSearchEnabled(enabled);
+        expect(registry.isParentSearchEnabled() == enabled, "get or setParentSearchEnabled");
+    }
+    int32_t count = 0;
+    IPluginCreatorInterface* const* const all = registry.getAllCreators(&count);
+    auto const* const relu = registry.getCreator("StripeConvRelu", "1", "trtkp");
+    expect(relu != nullptr && std::find(all, all + count, relu) != all + count, "getCreator or getAllCreators");
+    expect(registry.getCreator("StripeConvRelu", "2", "trtkp") == nullptr, "getCreator");
+    static struct Named final : IPluginCreatorV3One
+    {
+        IPluginV3* createPlugin(AsciiChar const*, PluginFieldCollection const*, TensorRTPhase) noexcept override
+        {
+            return nullptr;
+        }
+        PluginFieldCollection const* getFieldNames() noexcept override
+        {
+            return &fields;
+        }
+        AsciiChar const* getPluginName() const noexcept override
+        {
+            return "Named";
+        }
+        AsciiChar const* getPluginVersion() const noexcept override
+        {
+            return "7";
+        }
+        AsciiChar const* getPluginNamespace() const noexcept override
+        {
+            return "space";
+        }
+        PluginFieldCollection fields{};
+    } named;
+    expect(registry.registerCreator(named, "space"), "registerCreator");
+    expect(registry.getCreator("Named", "7", "space") == &named, "the registered creator");
+    registry.setErrorRecorder(nullptr);
+    std::printf("layout checked\n");
+}
+
 // A library is loaded as hosts do: by the registry, or by dlopen where it registers itself.
 template <typename Registry>
 IPluginCreatorInterface* liveCreator(void* registry, char const* library, char const* name)
@@ -50,6 +102,15 @@ IPluginCreatorInterface* liveCreator(void* registry, char const* library, char c
         ? live.loadLibrary(library) != nullptr
         : dlopen(library, RTLD_NOW | RTLD_LOCAL) != nullptr;
     expect(isLoaded, "the library is not loaded");
+    static std::once_flag isChecked;
+    std::call_once(isChecked,
+        [&]
+        {
+            if (live.getCreator("StripeConvRelu", "1", "trtkp") != nullptr)
+            {
+                checkLayout(live);
+            }
+        });
     return live.getCreator(name, "1", "trtkp");
 }
 
@@ -62,9 +123,9 @@ IPluginCreatorV3One& creatorOf(std::string const& name)
 #ifdef TRTKP_LIVE
     auto const hosts = glue::hosts();
     expect(hosts.size() == 1, "not one TensorRT in the process");
-    void* const registry = hosts.front().getPluginRegistry();
-    auto* const found = hosts.front().isV11() ? liveCreator<glue::v11::Registry>(registry, gLibrary, name.c_str())
-                                              : liveCreator<glue::v10::Registry>(registry, gLibrary, name.c_str());
+    void* const registry = hosts.front()->registry();
+    auto* const found = hosts.front()->isV11() ? liveCreator<glue::v11::Registry>(registry, gLibrary, name.c_str())
+                                               : liveCreator<glue::v10::Registry>(registry, gLibrary, name.c_str());
     expect(found != nullptr, "no creator " + name);
     return *static_cast<IPluginCreatorV3One*>(found);
 #else
@@ -89,55 +150,6 @@ int create(Case& given)
         "node", given.spoilt == "collection" ? nullptr : given.fields.collection(), given.phase)};
     std::printf(plugin == nullptr ? "refused\n" : "created\n");
     return 0;
-}
-
-// The tensors in a form that the plugin supports, found as TensorRT does: position after position.
-std::vector<DynamicPluginTensorDesc> negotiated(IPluginV3OneBuild& build, Case const& given)
-{
-    auto const inputs = static_cast<int32_t>(given.tensors.size()) - 1;
-    std::vector<DynamicPluginTensorDesc> all(given.tensors.size());
-    for (int32_t pos = 0; pos <= inputs; ++pos)
-    {
-        auto& tensor = all[pos];
-        tensor.desc.dims = tensor.min = tensor.max = tensor.opt = given.tensors[pos].dims;
-        std::vector<std::pair<DataType, TensorFormat>> supported;
-        for (DataType const type : {DataType::kFLOAT, DataType::kHALF, DataType::kBF16, DataType::kINT32,
-                 DataType::kINT8, DataType::kINT64, DataType::kBOOL})
-        {
-            for (int32_t format = 0; format <= 12; ++format)
-            {
-                // Strongly typed: X has the network's type.
-                tensor.desc.type = type;
-                tensor.desc.format = static_cast<TensorFormat>(format);
-                if ((pos > 0 || type == given.type) && build.supportsFormatCombination(pos, all.data(), inputs, 1))
-                {
-                    supported.emplace_back(type, tensor.desc.format);
-                }
-            }
-        }
-        expect(supported.size() == 1,
-            "position " + std::to_string(pos) + " has " + std::to_string(supported.size()) + " forms");
-        std::tie(tensor.desc.type, tensor.desc.format) = supported.front();
-        std::printf("form %d %d\n", static_cast<int>(tensor.desc.type), static_cast<int>(tensor.desc.format));
-    }
-    return all;
-}
-
-// A profile in which the batch may be as small as `least`.
-void widen(std::vector<DynamicPluginTensorDesc>& tensors, Case const& given)
-{
-    int64_t const batch = tensors.front().max.d[0];
-    for (auto& tensor : tensors)
-    {
-        bool const isActivation = tensor.desc.dims.nbDims == 4;
-        bool const isAttention = given.op.rfind("Dynamic", 0) == 0 && &tensor == &tensors[3];
-        if (isActivation || isAttention)
-        {
-            tensor.desc.dims.d[0] = -1;
-            tensor.min.d[0] = given.least;
-            tensor.opt.d[0] = std::max<int64_t>(given.least, batch / 2);
-        }
-    }
 }
 
 void checkTypesAndShapes(IPluginV3OneBuild& build, Case const& given, std::vector<DynamicPluginTensorDesc> const& all)
@@ -171,40 +183,6 @@ void checkTypesAndShapes(IPluginV3OneBuild& build, Case const& given, std::vecto
     }
 }
 
-std::vector<int32_t> tacticsOf(IPluginV3OneBuild& build)
-{
-    std::vector<int32_t> tactics(build.getNbTactics());
-    expect(build.getValidTactics(tactics.data(), build.getNbTactics()) == 0, "tactics");
-    expect(std::set<int32_t>(tactics.begin(), tactics.end()).size() == tactics.size(), "a tactic twice");
-    expect(std::find(tactics.begin(), tactics.end(), 0) == tactics.end(), "tactic 0");
-    return tactics;
-}
-
-template <typename Capability>
-Capability& capability(IPluginV3& plugin, PluginCapabilityType type)
-{
-    return *static_cast<Capability*>(plugin.getCapabilityInterface(type));
-}
-
-struct Memory
-{
-    explicit Memory(size_t bytes)
-        : at{std::malloc(std::max<size_t>(bytes, 1))}
-    {
-        std::memset(at, 0xff, bytes); // NaN: an element that is never written shows
-    }
-    Memory(Memory&& other) noexcept
-        : at{other.at}
-    {
-        other.at = nullptr;
-    }
-    ~Memory()
-    {
-        std::free(at);
-    }
-    void* at;
-};
-
 int run(Case& given, std::string const& path, std::string const& output)
 {
     // Build phase.
@@ -219,6 +197,10 @@ int run(Case& given, std::string const& path, std::string const& output)
     expect(given.op == core.getPluginName(), "name");
     expect(build.getNbOutputs() == 1, "outputs");
     auto all = negotiated(build, given);
+    for (auto const& tensor : all)
+    {
+        std::printf("form %d %d\n", static_cast<int>(tensor.desc.type), static_cast<int>(tensor.desc.format));
+    }
     auto const inputs = static_cast<int32_t>(all.size()) - 1;
     checkTypesAndShapes(build, given, all);
     std::vector<PluginTensorDesc> fixed;
@@ -226,7 +208,8 @@ int run(Case& given, std::string const& path, std::string const& output)
     {
         fixed.push_back(tensor.desc);
     }
-    widen(all, given);
+    int64_t const batch = given.tensors.front().dims.d[0];
+    widen(all, given, given.least, std::max<int64_t>(given.least, batch / 2), batch);
     if (given.spoilt == "weight")
     {
         all[1].min.d[1] = all[1].max.d[1] = all[1].opt.d[1] = fixed[1].dims.d[1] + 1;
@@ -270,13 +253,6 @@ int run(Case& given, std::string const& path, std::string const& output)
     Memory const workspace{workspaceBytes};
     if (given.spoilt == "stop")
     {
-        return 0;
-    }
-    if (given.spoilt == "order")
-    {
-        Memory const y{given.tensors.back().bytes};
-        int32_t const status = used.enqueue(fixed.data(), &fixed.back(), pointers.data(), &y.at, workspace.at, nullptr);
-        std::printf("enqueue %d\n", status);
         return 0;
     }
     if (given.spoilt == "tactic")
@@ -346,6 +322,7 @@ int main(int argc, char** argv)
     return command == "create" ? create(given) : run(given, argv[2], argv[3]);
 #else
     emulation::setSeed(1);
+    emulation::setCapability(given.capability);
     gVersion = given.version;
     Finder10 finder10;
     Finder11 finder11;
@@ -357,6 +334,11 @@ int main(int argc, char** argv)
     if (command == "create")
     {
         return create(given);
+    }
+    if (command == "orders")
+    {
+        expect(argc == 5, "usage: plugin_host orders CASE FIRST LAST");
+        return playOrders(creatorOf(given.op), given, argv[2], std::stoi(argv[3]), std::stoi(argv[4]));
     }
     return command == "run" ? run(given, argv[2], argc > 3 ? argv[3] : "") : registerTwice();
 #endif

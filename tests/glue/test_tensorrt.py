@@ -24,6 +24,7 @@ from tests.emulation.test_kernels import compare
 from trtkp.graph.passes.pack import pack_convolutions
 from trtkp.index.index_set import from_mask
 from trtkp.machine.packages import importable
+from trtkp.plan.pins import write_pins
 
 from .cases import Field, dynamic_layer, listed_layer
 from .test_plugins import lines
@@ -133,6 +134,42 @@ def test_loading_as_the_build_does(host: str, libraries: Path, tmp_path: Path) -
     assert ("TensorRT-RTX supports no plugins" in output[-1]) == (host == "tensorrt_rtx")
 
 
+#: Loads two TensorRTs and the plugins into both, then has both make a mistake.
+BOTH = """
+import importlib, sys
+
+def loaded(name):
+    trt = importlib.import_module(name)
+
+    class Logger(trt.ILogger):
+        def __init__(self):
+            trt.ILogger.__init__(self)
+        def log(self, severity, message):
+            if "[trtkp]" in message:
+                print(name, message, flush=True)
+
+    logger = Logger()
+    return trt, logger, getattr(trt, "Builder", trt.Runtime)(logger)
+
+hosts = [loaded(name) for name in sys.argv[2:]]
+for trt, *_ in hosts:
+    assert trt.get_plugin_registry().load_library(sys.argv[1]) is not None
+for trt, *_ in hosts:
+    creator = trt.get_plugin_registry().get_creator("StripeConv", "1", "trtkp")
+    assert creator.create_plugin("node", trt.PluginFieldCollection([]), trt.TensorRTPhase.BUILD) is None
+"""
+
+
+@pytest.mark.skipif(not all(map(importable, NAMES)), reason=f"not all packages are installed: {', '.join(NAMES)}")
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_tensorrts_in_one_process(order: int, libraries: Path) -> None:
+    """Each is told of its own mistake. The lean runtime has no logger where there is no CUDA driver: then on stderr."""
+    output = python(BOTH, libraries / "libtrtkp.so", *list(NAMES)[::order]).splitlines()
+    message = "[trtkp] StripeConv node: field strides is missing"
+    assert output.count(f"tensorrt_rtx {message}") == 1
+    assert output.count(f"tensorrt_lean {message}") + output.count(message) == 1
+
+
 #: Creates plugins through the bindings, reads what they read, and has malformed fields refused.
 PLUGINS = """
 import importlib, sys
@@ -156,8 +193,9 @@ creator = registry.get_creator("StripeConvAddLeakyRelu", "1", "trtkp")
 INT32, FLOAT32 = trt.PluginFieldType.INT32, trt.PluginFieldType.FLOAT32
 good = {"strides": [2, 1], "pads": [1, 0, 1, 0], "dilations": [1, 1], "weight_shape": [8, 4, 3, 3], "group": [1],
         "list_block": [1], "alpha": [0.5]}
+CHAR = trt.PluginFieldType.CHAR
 assert [(f.name, f.type, f.size) for f in creator.field_names] == [
-    (name, FLOAT32 if name == "alpha" else INT32, len(values)) for name, values in good.items()]
+    *((name, FLOAT32 if name == "alpha" else INT32, len(values)) for name, values in good.items()), ("tactic", CHAR, 0)]
 
 def create(fields, phase=trt.TensorRTPhase.BUILD):
     arrays = {n: np.array(v, v.dtype if isinstance(v, np.ndarray) else np.float32 if n == "alpha" else np.int32)
@@ -223,6 +261,7 @@ def test_every_call_on_plugins_of_a_real_registry(
         assert "no creator" in done.stdout
         return
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "layout checked" in done.stdout
     for tactic in lines(done.stdout, "tactic"):
         compare(*layer.read(tmp_path / f"y.{tactic}"), case.want(oracle), TOLERANCE["float16"])
     refused = replace(layer, fields=(*layer.fields, Field.of("what", [1])))
@@ -273,10 +312,12 @@ def test_the_parser_takes_the_plugin_with_its_attributes(libraries: Path, new_gr
     y = graph.op("Conv", x, weight, pads=[1, 0, 1, 2], strides=[2, 1], name="conv1")
     model = graph.model(graph.op("LeakyRelu", y, alpha=0.25))
     (node,) = pack_convolutions(model, {"w": from_mask(mask)}, {})
+    write_pins(model, {str(node.name): "sm_90=mma_64x32"})
     ir.save(model, tmp_path / "model.onnx")
     command = [sys.executable, "-c", PARSER, str(libraries / "libtrtkp.so"), str(tmp_path / "model.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     settings = "strides=2,1 pads=1,0,1,2 dilations=1,1 weight_shape=16,8,3,3 group=1 list_block=8 alpha=0.25"
+    settings += " tactic=sm_90=mma_64x32"
     assert f"[trtkp] StripeConvLeakyRelu {node.name}: {settings}" in done.stdout
     assert "Successfully created plugin: StripeConvLeakyRelu" in done.stdout
     assert done.returncode == -signal.SIGABRT

@@ -39,6 +39,7 @@ Attributes are strides, pads, dilations, group, ``weight_shape`` (F, C, R, S) an
 - ``plugin_namespace`` and ``plugin_version`` make a current TensorRT parser prefer the plugin to the function.
 - ``list_block`` is the value of `PackedConv.list_block`. A plugin needs it because it cannot read lists, which are on
   the device, before a launch. If it is absent, it is 1.
+- ``tactic`` may name the plugin's tactic for a GPU (`trtkp.plan.pins`); the body ignores it.
 - `DynamicPatternConv` has ``channels`` (C) in place of group, which is 1, and no ``list_block``.
 - `SCALES` are for a plugin that computes in 8 bits. Only calibrated models have them, and the body ignores them. A
   scale is the value of one step in -127..127: ``input_scale`` of X, ``weight_scale`` [F] of the source model's filters
@@ -121,7 +122,8 @@ _COLUMNS = {
 #: ONNX Runtime folds these at load time, also in fp16; a zero made by arithmetic is not folded there.
 _BODY = """
 <domain: "trtkp", opset_import: ["" : {opset}]>
-{name} <strides, pads, dilations, group, weight_shape, list_block, {alpha}plugin_namespace, plugin_version, {scales}>
+{name} <strides, pads, dilations, group, weight_shape, list_block, tactic, {alpha}plugin_namespace, plugin_version,
+    {scales}>
     (X, weight, {index}, row_group, filters, bias{residual}{metadata}) => (Y)
 {{
     zero = Constant <value_ints: ints = [0]> ()

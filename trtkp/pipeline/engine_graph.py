@@ -17,6 +17,7 @@ from trtkp.graph.passes.dead import DeadParts, remove_dead
 from trtkp.graph.passes.pack import pack_convolutions, packed_nodes
 from trtkp.index.index_set import IndexSet
 from trtkp.machine.timing import Timing
+from trtkp.plan.pins import predicted_pins, write_pins
 from trtkp.plan.planner import NET_TIME_LIMIT_S, Plan, PlanRequest, make_plan
 from trtkp.plan.race import apply_plan, race
 from trtkp.shapes import Shape
@@ -83,11 +84,16 @@ def make_engine_graph(
     sizes = {layer.node: layer.input_size for layer in table.layers}
     packed, tiles = rest.clone(), request.has_plugins
     pack_convolutions(packed, index_sets, sizes, tiles=tiles)
-    plan = make_plan(packed, shapes, _value_shapes(packed, table, shapes), request)
+    value_shapes = _value_shapes(packed, table, shapes)
+    target = request.target
+    pins = predicted_pins(packed, value_shapes, target) if target is not None and request.has_plugins else {}
+    write_pins(packed, pins)  # engines that are timed are built like the one that is kept
+    plan = make_plan(packed, shapes, value_shapes, request)
     del packed
     gc.collect()  # it is as large as what the lists keep of the net, and lowering makes as much again
     leaving = {node: choice for node, choice in plan.choices.items() if choice != "dense"}
     pack_convolutions(rest, index_sets, sizes, only=leaving.keys(), tiles=tiles)
+    write_pins(rest, pins)
     engine = apply_plan(rest, leaving)
     gathers = fold_channel_gathers(engine)
     return EngineGraph(engine, plan, dead, gathers, times, tuple(notes) + plan.notes)

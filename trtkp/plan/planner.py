@@ -256,7 +256,7 @@ def _predictions(
     }
     if target is not None:
         try:
-            times[PLUGIN] = target.plugin_seconds(node, packed, read, written)
+            times[PLUGIN] = target.predicted_tactic(node, packed, read, written).seconds
         except InputError as error:
             reasons[PLUGIN] = error.message
     return {name: round(seconds / times["dense"], 4) for name, seconds in times.items()}

@@ -34,7 +34,7 @@ from trtkp.graph.packing import PackedConv
 from trtkp.graph.save import save_graph
 from trtkp.kernels.capi import Library, find_library, load_library
 from trtkp.kernels.layer import Epilogue, Geometry, Lists, describe, output_pitch
-from trtkp.kernels.prediction import LAUNCH_S, Gpu, Layer, gpu_like, order
+from trtkp.kernels.prediction import LAUNCH_S, Gpu, Layer, Prediction, gpu_like, order
 from trtkp.machine.gpu import find_gpus
 from trtkp.machine.timing import MIN_RUNS, Timing
 from trtkp.plan.cost import Machine
@@ -51,6 +51,8 @@ _FP32_MACS = {80: 64}
 _FP32_MACS_LATER = 128
 #: Untimed and timed rounds, as in `trtkp.plan.race`.
 _WARMUP, _RUNS = 3, 30
+#: Bytes of workspace beyond which a plugin does not offer a tactic, as in ``plugins/glue/plugin.cpp``.
+_MOST_WORKSPACE = 64 << 20
 #: The oldest compute capability that the kernels run on: they use ``cp.async`` and bf16, which begin with Ampere.
 _OLDEST = (8, 0)
 
@@ -104,8 +106,8 @@ class EngineTarget:
         options = replace(self.trt, timing_cache=None) if self.trt is not None else None
         return repr((self.gpu.name, found, library, self.precision, self.level, options))
 
-    def plugin_seconds(self, node: ir.Node, packed: PackedConv, source: Shape, target: Shape) -> float:
-        """Predicted seconds of a packed operator in the plugin, with its best tactic.
+    def predicted_tactic(self, node: ir.Node, packed: PackedConv, source: Shape, target: Shape) -> Prediction:
+        """The tactic of the plugin that is predicted to be the fastest for a packed operator, and its time.
 
         Args:
             node: the packed node.
@@ -138,10 +140,12 @@ class EngineTarget:
             has_bias=True,
         )
         layer = Layer.of(desc, *self.library.output_size(desc))
-        found = order(self.library.tactics(desc), layer, self.gpu)
+        library = self.library
+        names = [name for name in library.tactics(desc) if library.workspace_bytes(desc, name) <= _MOST_WORKSPACE]
+        found = order(names, layer, self.gpu)
         if not found:
             raise InputError("no tactic of the plugin can be predicted")
-        return found[0].seconds
+        return found[0]
 
     def race(
         self,

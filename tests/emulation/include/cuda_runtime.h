@@ -147,6 +147,25 @@ cudaError_t cudaFuncSetAttribute(Function* function, cudaFuncAttribute attribute
     return cudaFuncSetAttribute(reinterpret_cast<void const*>(function), attribute, bytes);
 }
 
+enum cudaDeviceAttr
+{
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrComputeCapabilityMinor = 76,
+};
+
+inline cudaError_t cudaGetDevice(int* device)
+{
+    *device = 0;
+    return emulation::capability() > 0 ? cudaSuccess : cudaErrorNoDevice;
+}
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int)
+{
+    int const capability = emulation::capability();
+    *value = attribute == cudaDevAttrComputeCapabilityMajor ? capability / 10 : capability % 10;
+    return cudaSuccess;
+}
+
 inline cudaError_t cudaGetLastError()
 {
     return cudaSuccess;
@@ -160,6 +179,8 @@ inline char const* cudaGetErrorString(cudaError_t error)
         return "no error";
     case cudaErrorInvalidValue:
         return "invalid argument";
+    case cudaErrorNoDevice:
+        return "no CUDA-capable device is detected";
     case cudaErrorNoKernelImageForDevice:
         return "no kernel image is available for execution on the device";
     }

@@ -37,6 +37,7 @@ enum cudaError_t
 {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
+    cudaErrorNoDevice = 100,
     cudaErrorNoKernelImageForDevice = 209,
 };
 
@@ -62,6 +63,10 @@ cudaError_t refusal();
 
 // Kernels launched so far.
 int launches();
+
+// The compute capability that the device claims, 90 for 9.0, which it does at first; 0 if there is no device.
+void setCapability(int capability);
+int capability();
 
 cudaError_t launch(dim3 grid, dim3 block, size_t sharedBytes, cudaStream_t stream, std::function<void()> const& kernel);
 

@@ -88,6 +88,10 @@ def test_packed_layers_become_plugins(bundle: Bundle, library: Path) -> None:
     assert manifest.tensorrt.gpu == "NVIDIA L4"
     assert manifest.libraries["tensorrt"] == recording_tensorrt.__version__
     assert manifest.plan.status == "forced"
+    nodes = onnx.load(bundle.file("engine.onnx")).graph.node
+    pins = [a.s.decode() for node in nodes for a in node.attribute if node.domain == "trtkp" and a.name == "tactic"]
+    assert len(pins) == len(packed)
+    assert all(pin.startswith("sm_89=") for pin in pins)
 
 
 def test_lists_are_packed_for_the_kernels(bundle: Bundle) -> None:
