@@ -16,6 +16,7 @@ from trtkp.bundle.records import libraries
 from trtkp.engine import BuildRequest, BuildResult
 from trtkp.errors import JobError
 from trtkp.graph.save import save_graph
+from trtkp.graph.sparsity import holds_two_four
 from trtkp.pipeline.draft import Draft, Graphs
 from trtkp.pipeline.job import Job
 from trtkp.pipeline.quantised import (
@@ -51,11 +52,13 @@ class Checked:
     Attributes:
         onnx: ``engine.onnx``.
         plugin_nodes: its operators that a plugin computes.
+        sparse: whether a layer of standard operators holds 2:4 weights.
         warnings: one line each.
     """
 
     onnx: Path
     plugin_nodes: int
+    sparse: bool
     warnings: tuple[str, ...] = ()
 
 
@@ -131,11 +134,11 @@ def write_and_check(job: Job, draft: Draft, graphs: Graphs, quantised: Quantised
     onnx = staging / "engine.onnx"
     save_graph(packed, staging / "model.onnx")
     save_graph(engine, onnx)
-    plugin_nodes = sum(node.domain == "trtkp" for node in engine.graph)
+    plugin_nodes, sparse = sum(node.domain == "trtkp" for node in engine.graph), holds_two_four(engine)
     reference = dense_graph(packed)
     if quantised is not None:
         check_quantised(quantised, engine, reference, draft.profile, precision, job.path)
-        return Checked(onnx, plugin_nodes)
+        return Checked(onnx, plugin_nodes, sparse)
 
     shapes = {name: shapes.min for name, shapes in draft.profile.items()}
     check = compare_graphs("engine.onnx", engine, reference, shapes, precision)
@@ -147,7 +150,7 @@ def write_and_check(job: Job, draft: Draft, graphs: Graphs, quantised: Quantised
             f"activation {found[0]} reaches {found[1]:.3g} on random inputs, fp16 ends at {FLOAT16_MAX:.0f}: "
             "--precision fp32 is safe"
         )
-    return Checked(onnx, plugin_nodes, tuple(warnings))
+    return Checked(onnx, plugin_nodes, sparse, tuple(warnings))
 
 
 def build_engine(job: Job, draft: Draft, checked: Checked, quantised: Quantised | None) -> Built:
@@ -169,6 +172,7 @@ def build_engine(job: Job, draft: Draft, checked: Checked, quantised: Quantised 
         optimization_level=options.level,
         plugins=draft.plugins if checked.plugin_nodes else None,
         plugin_nodes=checked.plugin_nodes,
+        sparse=checked.sparse,
         trt=job.tensorrt,
     )
     result = job.backend.build(request, job.progress)

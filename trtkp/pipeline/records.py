@@ -189,6 +189,8 @@ def tensorrt_record(request: BuildRequest, result: BuildResult) -> TensorRTRecor
         **options,
         plugin_layers=result.plugin_layers,
         plugin_library=sha256(request.plugins.read_bytes()).hexdigest() if request.plugins is not None else None,
+        sparse=request.sparse,
+        carried_libraries=list(result.carried_libraries),
         gpu=gpus[0].name if gpus else None,
         optimization_level=request.optimization_level,
     )

@@ -19,6 +19,7 @@ from trtkp.graph.edit import add_initializer, constant, finish, replace_nodes
 from trtkp.graph.ops import DOMAIN, OpName, function
 from trtkp.graph.passes.dynamic import expand_dynamic
 from trtkp.graph.passes.pack import packed_nodes
+from trtkp.graph.sparsity import holds_two_four
 from trtkp.machine.timing import Timing, time_interleaved
 from trtkp.plan.cache import TimingCache
 from trtkp.plan.lowerings import LOWERINGS, PLUGIN, lower
@@ -188,7 +189,8 @@ def _neighbour(graph: ir.Graph, value: ir.Value) -> ir.Value:
 def structure(model: ir.Model) -> str:
     """A hash of what a model's time depends on: operators, attributes, shapes and types, but neither names nor weights.
 
-    Which channels a Gather lists is left out too, so layers that differ in their lists alone are timed once.
+    That some weights are 2:4 counts, because TensorRT has kernels of its own for them. Which channels a Gather lists is
+    left out, so layers that differ in their lists alone are timed once.
     """
     numbers: dict[ir.Value, int] = {}
 
@@ -209,4 +211,5 @@ def structure(model: ir.Model) -> str:
         )
         for node in model.graph
     ]
-    return sha256(repr((text, nodes)).encode()).hexdigest()
+    sparse = ("2:4",) if holds_two_four(model) else ()
+    return sha256(repr((text, nodes, *sparse)).encode()).hexdigest()

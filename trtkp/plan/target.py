@@ -32,6 +32,7 @@ from trtkp.graph.edit import ints
 from trtkp.graph.ops import DOMAIN, OpName
 from trtkp.graph.packing import PackedConv
 from trtkp.graph.save import save_graph
+from trtkp.graph.sparsity import holds_two_four
 from trtkp.kernels.capi import Library, find_library, load_library
 from trtkp.kernels.layer import Epilogue, Geometry, Lists, describe, output_pitch
 from trtkp.kernels.prediction import LAUNCH_S, Gpu, Layer, gpu_like, order
@@ -192,6 +193,7 @@ class EngineTarget:
                 precision=self.precision,  # type: ignore[arg-type]  # fp32 or fp16
                 plugins=self.library.path if self.library is not None and count else None,
                 plugin_nodes=count,
+                sparse=holds_two_four(model),
                 optimization_level=self.level,
                 # An engine with stripped weights cannot run as it is.
                 trt=replace(self.trt or TrtOptions(), strip_weights=False, refit=False),

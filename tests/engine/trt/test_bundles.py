@@ -170,7 +170,7 @@ def test_parser_that_takes_bodies_fails_the_build(
     monkeypatch.setattr("trtkp.engine.trt.tensorrt._MODULE", "old_tensorrt")
     monkeypatch.setattr("trtkp.engine.trt.tensorrt.importable", lambda name: name == "old_tensorrt")
     with pytest.raises(
-        JobError, match=r"the graph has \d operators of domain trtkp, but the network has 0 plugin layers"
+        JobError, match=r"the graph has \d operators of domain trtkp, but the network has 0 layers of its plugins"
     ):
         build(model, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()

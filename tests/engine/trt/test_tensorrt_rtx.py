@@ -302,7 +302,8 @@ def test_request_survives_the_wire() -> None:
         threads=2,
         plugins=Path("libtrtkp.so"),
         plugin_nodes=3,
-        trt=TrtOptions(Path("cache"), 64, True, "ampere+", True, True, True),
+        sparse=True,
+        trt=TrtOptions(Path("cache"), 64, True, True, "ampere+", True, True, True),
     )
     assert decode_request(encode_request(request)) == request
 

@@ -22,7 +22,7 @@ from trtkp.cuda.arrays import View
 from trtkp.cuda.device import Device, DeviceMemory
 from trtkp.engine.trt.config import DTYPES
 from trtkp.engine.trt.log import process_logger
-from trtkp.engine.trt.plugins import is_rtx, load_plugins
+from trtkp.engine.trt.plugins import init_standard_plugins, is_rtx, load_plugins
 from trtkp.errors import InputError, JobError
 from trtkp.machine.processes import Closing
 from trtkp.shapes import Dim, Shape, TensorSpec
@@ -108,6 +108,7 @@ class Engine(Closing):
                 raise JobError(f"TensorRT cannot start: {problem}", file=path)
             if allow_host_code:
                 runtime.engine_host_code_allowed = True
+            init_standard_plugins(trt, self._logger)
             missing = self._load(plugins)
             try:
                 self.handle = self.checked("the engine cannot be opened", runtime.deserialize_cuda_engine, _read(path))
