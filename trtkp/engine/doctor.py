@@ -1,7 +1,8 @@
 """``trtkp doctor``: report what this machine can build and run with, and how to install what is missing.
 
 The check is quick because it imports no heavy package. Versions come from the packages' metadata, and the GPU from the
-driver. ONNX Runtime is the one exception: only the imported library can list its execution providers.
+driver. Only an imported library can tell ONNX Runtime's execution providers, and what a TensorRT knows, which a
+process of its own is asked.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from trtkp.engine import BACKENDS, choose_backend, get_backend
+from trtkp.engine.trt.features import ask
 from trtkp.machine.cpu import allowed_cpus, usable_cores
 from trtkp.machine.gpu import find_gpus
 from trtkp.machine.packages import importable, installed_version
@@ -89,6 +91,10 @@ _PACKAGES = (
 )
 
 
+#: The libraries that are asked what they know.
+_ENGINE_MODULES = ("tensorrt", "tensorrt_rtx")
+
+
 def doctor() -> list[Finding]:
     """Run all checks, in the order in which ``trtkp doctor`` prints them.
 
@@ -152,7 +158,15 @@ def _package(package: _Package) -> Finding:
     version = installed_version(*package.distributions)
     if not importable(package.module):
         return Finding(package.name, "missing", None, f"not installed; needed for {package.use}", package.install)
-    return Finding(package.name, "ok", version, f"for {package.use}")
+    detail = f"for {package.use}"
+    if package.module not in _ENGINE_MODULES:
+        return Finding(package.name, "ok", version, detail)
+    found = ask(package.module)
+    if isinstance(found, str):
+        return Finding(package.name, "unavailable", version, found, "reinstall it")
+    has, lacks = ([name for name, known in found.items() if known is wanted] for wanted in (True, False))
+    without = f"; has no {', '.join(lacks)}" if lacks else ""
+    return Finding(package.name, "ok", version, f"{detail}; knows {', '.join(has)}{without}")
 
 
 def _onnxruntime() -> Finding:

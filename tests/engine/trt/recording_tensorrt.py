@@ -64,6 +64,7 @@ BuilderFlag = _Enum(
     "TF32", "REFIT", "STRIP_PLAN", "VERSION_COMPATIBLE", "EDITABLE_TIMING_CACHE", "SPARSE_WEIGHTS", "REFIT_IDENTICAL",
     "EXCLUDE_LEAN_RUNTIME",
 )  # fmt: skip
+DataType = _Enum("FLOAT", "HALF", "BF16", "INT8", "FP8", "INT32", "INT64")
 PluginCapabilityType = _Enum("CORE", "BUILD", "RUNTIME")
 HardwareCompatibilityLevel = _Enum("NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY")
 MemoryPoolType = _Enum("WORKSPACE")
@@ -72,6 +73,10 @@ ProfilingVerbosity = _Enum("LAYER_NAMES_ONLY", "DETAILED")
 _KINDS = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.INT64: "INT64"}
 _NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64}
 float16, bfloat16 = "HALF", "BF16"
+
+
+class IBuilderConfig:
+    plugins_to_serialize: list[str] = []  # noqa: RUF012 - only its presence is asked for
 
 
 class _Registry:
