@@ -27,7 +27,7 @@ def _weight_is_two_four(node: ir.Node) -> bool:
         return False
     if node.op_type == "Conv":
         return is_two_four(weight, axis=1)
-    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
+    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
     return is_two_four(weight, axis=-1 if transposed else -2)
 
 
