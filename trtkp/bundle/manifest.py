@@ -251,6 +251,8 @@ class TensorRTRecord(_Record):
     """Name of the GPU on which the engine was built."""
     workspace_mib: int | None = None
     optimization_level: int | None = None
+    tune_batches: list[int] = []
+    """Batch sizes of the optimisation profiles; empty for one profile of the whole range."""
     version_compatible: bool = False
     exclude_lean_runtime: bool = False
     hardware_compatible: Literal["none", "ampere+", "same-compute-capability"] = "none"

@@ -49,6 +49,16 @@ class TrtOptions:
             group="TensorRT",
         ),
     ] = None
+    tune_batches: Annotated[
+        tuple[int, ...],
+        Setting(
+            "Batch sizes to tune for, each with an optimisation profile that serves the sizes down to the next smaller "
+            "one; the batch of --max is always among them.",
+            ge=1,
+            default="the size of --opt alone",
+            group="TensorRT",
+        ),
+    ] = ()
     version_compatible: Annotated[
         bool,
         Setting("Build an engine that later minor versions run too; it carries its own runtime.", group="TensorRT"),

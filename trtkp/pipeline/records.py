@@ -185,6 +185,7 @@ def tensorrt_record(request: BuildRequest, result: BuildResult) -> TensorRTRecor
     """The options that TensorRT's builder was given, and the plugins in the engine."""
     gpus = find_gpus().gpus
     options = {name: value for name, value in asdict(request.trt).items() if name != "timing_cache"}
+    options["tune_batches"] = list(request.trt.tune_batches)
     return TensorRTRecord(
         **options,
         plugin_layers=result.plugin_layers,

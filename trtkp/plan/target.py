@@ -253,6 +253,7 @@ class EngineTarget:
                 # What runs here and now needs its weights, and neither a runtime nor plugins inside.
                 trt=replace(
                     self.trt or TrtOptions(),
+                    tune_batches=(),  # the race is at one size
                     strip_weights=False,
                     refit=False,
                     version_compatible=False,

@@ -160,9 +160,8 @@ class Builder:
             config.progress_monitor.phase_start("Building engine", None, 2)
             config.progress_monitor.step_complete("Building engine", 0)
             config.progress_monitor.phase_finish("Building engine")
-        (profile,) = config.profiles
         header = {
-            "profile": profile.shapes,
+            "profiles": [profile.shapes for profile in config.profiles],
             "compatible": BuilderFlag.VERSION_COMPATIBLE in config.flags,  # type: ignore[attr-defined]
             "lean": BuilderFlag.EXCLUDE_LEAN_RUNTIME not in config.flags,  # type: ignore[attr-defined]
             "carried": [Path(name).name for name in config.plugins_to_serialize],
@@ -337,6 +336,7 @@ class ICudaEngine:
             (v, "OUTPUT") for v in self.session.get_outputs()
         ]
         self.num_io_tensors = len(self._io)
+        self.num_optimization_profiles = len(header["profiles"])
 
     def get_tensor_name(self, index: int) -> str:
         return str(self._io[index][0].name)
@@ -355,7 +355,7 @@ class ICudaEngine:
         return SimpleNamespace(name=kinds[self._value(name).type])
 
     def get_tensor_profile_shape(self, name: str, index: int) -> list[list[int]]:
-        return self.header["profile"][name]
+        return self.header["profiles"][index][name]
 
     def create_execution_context(self) -> IExecutionContext:
         return IExecutionContext(self)
@@ -397,6 +397,7 @@ class IExecutionContext:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.profiler: Any = None
+        self.active_optimization_profile = 0
         self._enqueued: dict[str, tuple[int, ...]] | None = None
 
     def _error(self, text: str) -> bool:
@@ -404,8 +405,16 @@ class IExecutionContext:
         self.engine.logger.log(ILogger.ERROR, line)
         return False
 
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        stream_of(stream_handle)
+        if not profile_index < self.engine.num_optimization_profiles:
+            return self._error(f"setOptimizationProfileAsync: no profile {profile_index}")
+        self.active_optimization_profile = profile_index
+        self.shapes.clear()  # and the caller sets them again
+        return True
+
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        low, _, high = self.engine.header["profile"][name]
+        low, _, high = self.engine.header["profiles"][self.active_optimization_profile][name]
         if not all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True)):
             return self._error(f"setInputShape: {name} {list(shape)} is not in [{low}, {high}]")
         self.shapes[name] = tuple(shape)

@@ -16,11 +16,12 @@ from tests.cuda.recording_device import RecordingDevice
 from tests.engine.graphs import conv_net, image_profile
 from tests.engine.trt import recording_tensorrt
 from trtkp.engine.base import BuildRequest
+from trtkp.engine.feeds import split_profile
 from trtkp.engine.options import RunOptions, TrtOptions
 from trtkp.engine.trt.builder import build_engine
 from trtkp.engine.trt.runner import TrtEngineRunner
 from trtkp.errors import InputError, JobError
-from trtkp.shapes import ShapeRange
+from trtkp.shapes import Dim, ShapeRange
 
 _FLOAT, _INT = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
 
@@ -233,3 +234,45 @@ def test_cache_never_fails_a_build(build: Build, fault: str, words: str | None, 
     recording_tensorrt.FAULTS.clear()
     assert build(trt=options)[1] == []
     assert file.read_bytes() == b"timed"
+
+
+def test_engine_tuned_for_several_batches(build: Build, tmp_path: Path) -> None:
+    build(trt=TrtOptions(tune_batches=(1, 3)))
+    parts = [profile.shapes["image"] for profile in recording_tensorrt.RECORD["config"].profiles]
+    assert [[shape[0] for shape in part] for part in parts] == [[1, 1, 1], [2, 3, 3], [4, 4, 4]]
+    device = RecordingDevice()
+    options = RunOptions(graphs=True)
+    image = np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)
+    with TrtEngineRunner(tmp_path / "model.engine", recording_tensorrt, options=options, device=device) as runner:
+        assert str(runner.inputs[0].shape[0]) == str(Dim("image.0", 1, 4))
+        whole = runner.run({"image": image})["y"]
+        for batch in (1, 1, 2, 3, 3, 1, 4):
+            np.testing.assert_allclose(runner.run({"image": image[:batch]})["y"], whole[:batch], rtol=1e-5)
+        with pytest.raises(InputError, match=r"5, 3, 16, 16"):
+            runner.run({"image": np.concatenate([image, image[:1]])})
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [((5,), "--tune-batches 5: the batch goes from 1 to 4; see --min and --max"), ((), None)],
+)
+def test_batches_to_tune_for_are_within_the_profile(build: Build, batches: tuple[int, ...], words: str | None) -> None:
+    if words is None:
+        build(trt=TrtOptions(tune_batches=batches))
+        assert len(recording_tensorrt.RECORD["config"].profiles) == 1
+        return
+    with pytest.raises(InputError) as caught:
+        build(trt=TrtOptions(tune_batches=batches))
+    assert words in str(caught.value)
+
+
+def test_inputs_of_no_common_batch_are_not_split() -> None:
+    def limits(low: int, high: int) -> ShapeRange:
+        return ShapeRange((low, 3), (low, 3), (high, 3))
+
+    parts = split_profile({"x": limits(1, 8), "fixed": limits(2, 2), "y": limits(1, 8)}, (2,))
+    assert [part["fixed"] for part in parts] == [limits(2, 2)] * 2
+    assert [part["y"].max[0] for part in parts] == [2, 8]
+    for profile in ({"x": limits(1, 8), "y": limits(1, 4)}, {"x": limits(2, 2)}):
+        with pytest.raises(InputError, match=r"--tune-batches: the inputs have (several|no) ranges of batch sizes"):
+            split_profile(profile, (2,))

@@ -325,13 +325,13 @@ def test_command_line(machine: None, model: Path, tmp_path: Path, capsys: pytest
     line = [
         "build", str(model), "-o", str(tmp_path / "bundle"), "--method", "vskp", "--ratio", "0.5",
         "--filter-group", "8", "-b", "tensorrt", "--lowering", "plugin", "--max", "4x3x8x8", "--level", "2",
-        "--workspace", "128",
+        "--workspace", "128", "--tune-batches", "1,2",
         "--version-compatible", "--hardware-compatible", "ampere+", "--refit", "--strip-weights", "--embed-plugins",
     ]  # fmt: skip
     assert run(line) == 0
     bundle = trtkp.load(tmp_path / "bundle")
     assert bundle.manifest.tensorrt is not None
-    options = "--level 2 --workspace 128 --hardware-compatible ampere+ --version-compatible --embed-plugins --refit"
+    options = "--level 2 --workspace 128 --tune-batches 1,2 --hardware-compatible ampere+ --version-compatible --embed-plugins --refit"
     assert f"{options} --strip-weights" in build_command(bundle)
     assert run(["build", str(model), "-o", str(tmp_path / "other"), "--level", "2", "-b", "onnxruntime"]) == 2
     assert "mean nothing to backend onnxruntime" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trtkp.engine.base import BuildRequest, Progress
-from trtkp.engine.trt.config import add_profile, clear_tf32, set_options, set_targets
+from trtkp.engine.trt.config import add_profiles, clear_tf32, set_options, set_targets
 from trtkp.engine.trt.log import Log, make_logger, make_monitor
 from trtkp.engine.trt.plugins import (
     check_plugin_layers,
@@ -65,7 +65,7 @@ def build_engine(trt: Any, request: BuildRequest, engine: Path, log: Log, progre
     clear_tf32(trt, config)
     carried = set_options(trt, builder, config, request, _used_libraries(parser, request))
     targets = set_targets(trt, config, request.targets)
-    add_profile(builder, config, network, request)
+    add_profiles(builder, config, network, request)
     folder = request.trt.timing_cache
     cache = TimingCacheFile(trt, config, folder, log, sparse=request.sparse) if folder is not None else None
     monitor = make_monitor(trt, progress)

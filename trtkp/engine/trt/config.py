@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from trtkp.engine.base import BuildRequest
-from trtkp.engine.feeds import check_profile
+from trtkp.engine.feeds import check_profile, split_profile
 from trtkp.engine.options import HARDWARE_LEVELS
 from trtkp.engine.trt.plugins import is_rtx
 from trtkp.errors import InputError, JobError
 from trtkp.shapes import Dim, TensorSpec
 
-__all__ = ["DTYPES", "add_profile", "clear_tf32", "default_targets", "set_options", "set_targets"]
+__all__ = ["DTYPES", "add_profiles", "clear_tf32", "default_targets", "set_options", "set_targets"]
 
 #: NumPy's (or ml_dtypes') name of each of TensorRT's data types.
 DTYPES = {
@@ -167,8 +167,10 @@ def default_targets(known: list[str]) -> list[str]:
     return [name for name in known if name != "sm75"]
 
 
-def add_profile(builder: Any, config: Any, network: Any, request: BuildRequest) -> None:
+def add_profiles(builder: Any, config: Any, network: Any, request: BuildRequest) -> None:
     """Check the request's profile against the network's inputs, and add it to the configuration.
+
+    With ``tune_batches`` it is split (`trtkp.engine.feeds.split_profile`), and every part is a profile.
 
     Raises:
         InputError: shapes do not fit, or an input is a shape tensor (TensorRT reads its values as a shape).
@@ -182,14 +184,15 @@ def add_profile(builder: Any, config: Any, network: Any, request: BuildRequest) 
         for t in tensors
     ]
     check_profile(specs, request.profile)
-    profile = builder.create_optimization_profile()
     for tensor in tensors:
         if tensor.is_shape_tensor:
             raise InputError(f"input {tensor.name} is a shape tensor, which trtkp's profiles cannot describe")
-        if tensor.name in request.profile:
-            profile.set_shape(tensor.name, *request.profile[tensor.name].shapes())
-    if tensors and config.add_optimization_profile(profile) < 0:
-        raise JobError("the builder refused the optimisation profile", file=request.onnx)
+    for part in split_profile(request.profile, request.trt.tune_batches) if tensors else ():
+        profile = builder.create_optimization_profile()
+        for name, limits in part.items():
+            profile.set_shape(name, *limits.shapes())
+        if config.add_optimization_profile(profile) < 0:
+            raise JobError("the builder refused the optimisation profile", file=request.onnx)
 
 
 def _dim(axis: int, size: int) -> int | Dim:
