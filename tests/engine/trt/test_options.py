@@ -190,8 +190,8 @@ def test_hardware_level_of_tensorrt(request_: BuildRequest) -> None:
 def test_every_option_of_a_build_is_on_the_wire() -> None:
     """A field that is added without a test above would go unnoticed."""
     assert [field.name for field in fields(TrtOptions)] == [
-        "timing_cache", "workspace_mib", "tune_batches", "version_compatible", "exclude_lean_runtime", "hardware_compatible",
-        "embed_plugins", "refit", "strip_weights",
+        "timing_cache", "workspace_mib", "tune_batches", "version_compatible", "exclude_lean_runtime",
+        "hardware_compatible", "embed_plugins", "refit", "strip_weights",
     ]  # fmt: skip
 
 
