@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -12,7 +14,7 @@ from trtkp.graph.sparsity import holds_two_four, is_two_four
 _HALF = np.tile([1.0, 0.0, 0.0, 2.0], 4).astype(np.float32)
 
 
-def model(op: str, weight: np.ndarray, **attributes: int) -> ir.Model:
+def model(op: str, weight: np.ndarray, **attributes: Any) -> ir.Model:
     node = helper.make_node(op, ["x", "w"], ["y"], "layer", **attributes)
     inputs = [helper.make_tensor_value_info("x", 1, None)]
     outputs = [helper.make_tensor_value_info("y", 1, None)]

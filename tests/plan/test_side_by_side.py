@@ -31,7 +31,8 @@ NAMES = ("dense", "gather")
 
 def cost(node: ir.Node) -> float:
     """Milliseconds of a node on the stand-in: more for every operator and for every filter."""
-    return len(node.op_type) + (node.inputs[1].shape[0] if node.op_type == "Conv" else 0)  # type: ignore[union-attr, index, operator]
+    weight = node.inputs[1] if node.op_type == "Conv" else None
+    return len(node.op_type) + (int(weight.shape[0]) if weight is not None and weight.shape is not None else 0)  # type: ignore[arg-type]
 
 
 class Counting(Backend):

@@ -266,8 +266,7 @@ class OnnxParser:
         network.model = model.SerializeToString()
         dtype = _KINDS[model.graph.input[0].type.tensor_type.elem_type]
         for node in model.graph.node:
-            kind, namespace = self._kind(node)
-            network.layers.append(ILayer(node.name, kind, namespace, dtype))
+            network.layers.append(ILayer(node.name, *self._kind(node), dtype))
         for value in model.graph.input:
             dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim]
             kind = SimpleNamespace(name=_KINDS[value.type.tensor_type.elem_type])

@@ -154,8 +154,8 @@ def test_version_compatible_engine_carries_the_plugins_that_it_uses(
 
 def test_engine_without_the_lean_runtime_carries_no_code(build: Build, tmp_path: Path) -> None:
     def run(**options: Any) -> Any:
-        opened = {"options": RunOptions(**options), "device": RecordingDevice()}
-        with TrtEngineRunner(tmp_path / "model.engine", recording_tensorrt, **opened) as runner:
+        chosen, device = RunOptions(**options), RecordingDevice()
+        with TrtEngineRunner(tmp_path / "model.engine", recording_tensorrt, options=chosen, device=device) as runner:
             return runner.run({"image": np.ones((1, 3, 16, 16), np.float32)})["y"]
 
     build(trt=TrtOptions(version_compatible=True))

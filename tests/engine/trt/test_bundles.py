@@ -216,7 +216,7 @@ def test_stripped_engine_takes_no_other_weights_unless_it_was_built_for_them(
 
 def test_sparse_kernels_where_a_layer_that_is_no_plugin_is_sparse(machine: None, model: Path, tmp_path: Path) -> None:
     def sparse(name: str, **options: Any) -> bool:
-        chosen = BuildOptions(**{"backend": "tensorrt", "max": ("4x3x8x8",), "timing_cache": False} | options)
+        chosen = BuildOptions(backend="tensorrt", max=("4x3x8x8",), timing_cache=False, **options)
         settings: dict[str, Any] = (
             {"ratio": 0.6, "filter_group": 8} if name == "plain" else {"ratio": 0.7, "nm": "2:4", "filter_group": 8}
         )
