@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from trtkp.engine import BACKENDS, choose_backend, get_backend
-from trtkp.engine.trt.features import ask
 from trtkp.machine.cpu import allowed_cpus, usable_cores
 from trtkp.machine.gpu import find_gpus
 from trtkp.machine.packages import importable, installed_version
+from trtkp.machine.processes import child_command
 
 __all__ = ["Finding", "Status", "doctor"]
 
@@ -91,6 +91,10 @@ _PACKAGES = (
 )
 
 
+#: Asks an imported library what it knows. It is run and not imported: the backends lie above this module.
+_FEATURES = "trtkp.engine.trt.features"
+#: Longest wait for such a library to be imported, which takes a second or two.
+_WAIT_S = 60
 #: The libraries that are asked what they know.
 _ENGINE_MODULES = ("tensorrt", "tensorrt_rtx")
 
@@ -161,12 +165,26 @@ def _package(package: _Package) -> Finding:
     detail = f"for {package.use}"
     if package.module not in _ENGINE_MODULES:
         return Finding(package.name, "ok", version, detail)
-    found = ask(package.module)
+    found = _ask(package.module)
     if isinstance(found, str):
         return Finding(package.name, "unavailable", version, found, "reinstall it")
     has, lacks = ([name for name, known in found.items() if known is wanted] for wanted in (True, False))
     without = f"; has no {', '.join(lacks)}" if lacks else ""
     return Finding(package.name, "ok", version, f"{detail}; knows {', '.join(has)}{without}")
+
+
+def _ask(module: str) -> dict[str, bool] | str:
+    """What an installed TensorRT knows, or the reason why it cannot be asked, in one line."""
+    command = [*child_command(_FEATURES), module]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_WAIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"it cannot be imported: {type(error).__name__}"
+    try:
+        return {str(name): bool(known) for name, known in json.loads(done.stdout.splitlines()[-1]).items()}
+    except (ValueError, AttributeError, IndexError):
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        return f"it cannot be imported: {said[-1] if said else f'status {done.returncode}'}"
 
 
 def _onnxruntime() -> Finding:

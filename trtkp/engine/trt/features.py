@@ -1,25 +1,20 @@
 """What an installed TensorRT or TensorRT-RTX knows of trtkp's options.
 
-`supported` reads it off the imported module. `ask` imports the module in a process of its own, as whatever a broken
-installation prints or breaks then stays there.
+`trtkp.engine.doctor` runs this module as a process of its own, where all stays that a broken installation prints or
+breaks.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import subprocess
 import sys
 from typing import Any
 
 from trtkp.engine.trt.log import process_logger
 from trtkp.engine.trt.plugins import NAMESPACE, init_standard_plugins, is_rtx
-from trtkp.machine.processes import child_command
 
-__all__ = ["ask", "main", "supported"]
-
-#: Longest wait for the library to be imported, which takes a second or two.
-_WAIT_S = 60
+__all__ = ["main", "supported"]
 
 
 def supported(trt: Any) -> dict[str, bool]:
@@ -60,24 +55,6 @@ def _standard_plugins(trt: Any) -> list[str]:
         creator.name for creator in trt.get_plugin_registry().all_creators if creator.plugin_namespace != NAMESPACE
     }
     return [name for name in wanted if name in known]
-
-
-def ask(module: str) -> dict[str, bool] | str:
-    """`supported` of an installed library, or the reason why it cannot be asked, in one line.
-
-    Args:
-        module: ``tensorrt`` or ``tensorrt_rtx``.
-    """
-    command = [*child_command(__name__), module]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_WAIT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"it cannot be imported: {type(error).__name__}"
-    try:
-        return {str(name): bool(known) for name, known in json.loads(done.stdout.splitlines()[-1]).items()}
-    except (ValueError, AttributeError, IndexError):
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        return f"it cannot be imported: {said[-1] if said else f'status {done.returncode}'}"
 
 
 def main() -> None:
