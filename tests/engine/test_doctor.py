@@ -15,6 +15,7 @@ import pytest
 from trtkp.engine import BACKENDS
 from trtkp.engine import doctor as module
 from trtkp.engine.doctor import doctor
+from trtkp.machine.packages import importable
 
 _EXPECTED = {
     "python",
@@ -86,3 +87,29 @@ def test_compiler_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert module._nvcc().status == "unavailable"
     compiler.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.1, V13.1.80'\n")
     assert (module._nvcc().status, module._nvcc().version) == ("ok", "13.1")
+
+
+def test_what_tensorrt_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the real TensorRT-RTX, in a process of its own, and of a stand-in for TensorRT."""
+    package = module._Package("tensorrt", "tests.engine.trt.recording_tensorrt", ("onnx",), "the tests", "")
+    monkeypatch.setattr(module, "_ENGINE_MODULES", (package.module, "tensorrt_rtx"))
+    found = module._package(package)
+    assert found.status == "ok"
+    knows, _, lacks = found.detail.partition("; has no ")
+    assert "for the tests; knows trtkp's plugins, ROIAlign_TRT, EfficientNMS_TRT, 2:4 weights, bf16, fp8" in knows
+    assert lacks == "--target"
+    if importable("tensorrt_rtx"):
+        (rtx,) = (module._package(package) for package in module._PACKAGES if package.module == "tensorrt_rtx")
+        knows, _, lacks = rtx.detail.partition("; has no ")
+        assert all(name in knows for name in ("ROIAlign_TRT", "2:4 weights", "--strip-weights", "--target"))
+        assert all(name in lacks for name in ("trtkp's plugins", "--embed-plugins", "--hardware-compatible"))
+
+
+def test_library_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_tensorrt.py").write_text(
+        "import os\nos.write(1, b'hello')\nraise OSError('libnvinfer.so.11')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(module, "_ENGINE_MODULES", ("broken_tensorrt",))
+    found = module._package(module._Package("tensorrt", "broken_tensorrt", ("onnx",), "the tests", ""))
+    assert (found.status, found.detail) == ("unavailable", "it cannot be imported: OSError: libnvinfer.so.11")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine.test_caches import ODD
 from trtkp.machine.timing import Timing
 from trtkp.plan import cache as cache_module
 from trtkp.plan.cache import DIRECTORY_VARIABLE, TimingCache
@@ -38,6 +39,10 @@ def test_other_threads_forms_or_machines_are_timed(tmp_path: Path, monkeypatch: 
         json.dumps({"a": {"median_ms": 1, "p10_ms": 1, "p90_ms": 1, "runs": 1}}).encode(),
         json.dumps({n: {"median_ms": -1, "p10_ms": 1, "p90_ms": 1, "runs": 1} for n in "ab"}).encode(),
         json.dumps({n: {"median_ms": "x", "p10_ms": 1, "p90_ms": 1, "runs": 1} for n in "ab"}).encode(),
+        json.dumps({n: {"median_ms": float("inf"), "p10_ms": 1, "p90_ms": 1, "runs": 1} for n in "ab"}).encode(),
+        json.dumps({n: {"median_ms": 1, "p10_ms": 1, "p90_ms": float("inf"), "runs": 1} for n in "ab"}).encode(),
+        json.dumps({n: {"median_ms": 1, "p10_ms": 1, "p90_ms": 1, "runs": float("inf")} for n in "ab"}).encode(),
+        b"[" * 200_000, b"1" * 10_000, b" " * (2 << 20),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_left_out_and_reported(tmp_path: Path, content: bytes) -> None:
@@ -46,7 +51,23 @@ def test_a_damaged_file_is_left_out_and_reported(tmp_path: Path, content: bytes)
     file.write_bytes(content)
     cache = TimingCache(tmp_path)
     assert cache.get(TIMES, None) is None
-    assert cache.problems == [f"timing cache: {file} cannot be used, its layer is timed again"]
+    done = f"set aside as {file.name}.bad"
+    assert cache.problems == [f"timing cache: {file} cannot be used and was {done}, its layer is timed again"]
+    assert not file.exists()
+    cache.put(TIMES, None)
+    assert TimingCache(tmp_path).get(TIMES, None) == TIMES
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_file_is_neither_read_nor_waited_for(tmp_path: Path, kind: str) -> None:
+    TimingCache(tmp_path).put(TIMES, None)
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    ODD[kind](file)
+    cache = TimingCache(tmp_path)
+    assert cache.get(TIMES, None) is None
+    assert cache.get(TIMES, None) is None
+    assert len(cache.problems) == 1
     cache.put(TIMES, None)
     assert TimingCache(tmp_path).get(TIMES, None) == TIMES
 

@@ -117,7 +117,7 @@ def test_plugin_library_comes_along(
     (installed / "libtrtkp_register.so").write_bytes(b"registers")
     monkeypatch.setenv("TRTKP_LIBRARY", str(installed / "libtrtkp.so"))
     digest = sha256(b"library").hexdigest()
-    record = TensorRTRecord(plugin_layers=2, plugin_library=digest, embed_plugins=embedded)
+    record = TensorRTRecord(plugin_layers=2, plugin_library=digest, embed_plugins=embedded, tune_batches=[1])
     source = package.load(bundles / "kep")
     with BundleWriter(tmp_path / "kep") as writer:
         for name in ("engine.onnx", "model.onnx"):
@@ -129,6 +129,7 @@ def test_plugin_library_comes_along(
     assert (tmp_path / "out/kep/1/model.plan").read_bytes() == b"plan"
     config = parsed(tmp_path / "out" / "kep")
     assert (config.platform, config.instance_group[0].kind) == ("tensorrt_plan", pb.ModelInstanceGroup.KIND_GPU)
+    assert list(config.instance_group[0].profile) == ["0", "1"]  # of batch 1, and of the largest
     if embedded:
         assert not (tmp_path / "out/kep/libtrtkp.so").exists()
         assert made.command.endswith("--backend-config=tensorrt,version-compatible=true")

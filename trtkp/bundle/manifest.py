@@ -251,16 +251,24 @@ class TensorRTRecord(_Record):
     """Name of the GPU on which the engine was built."""
     workspace_mib: int | None = None
     optimization_level: int | None = None
+    tune_batches: list[int] = []
+    """Batch sizes of the optimisation profiles; empty for one profile of the whole range."""
     version_compatible: bool = False
+    exclude_lean_runtime: bool = False
     hardware_compatible: Literal["none", "ampere+", "same-compute-capability"] = "none"
     embed_plugins: bool = False
     refit: bool = False
     strip_weights: bool = False
+    sparse: bool = False
+    """Whether kernels for 2:4 weights were among those that were timed."""
+    carried_libraries: list[str] = []
+    """File names of the plugin libraries inside the engine."""
 
     @property
     def carries_code(self) -> bool:
         """Whether the engine contains host code (a runtime or a plugin library), which whoever opens it must allow."""
-        return self.version_compatible or self.embed_plugins
+        runtime = self.version_compatible and not self.exclude_lean_runtime
+        return runtime or self.embed_plugins or bool(self.carried_libraries)
 
 
 class Manifest(_Record):

@@ -161,7 +161,8 @@ class Bundle(Closing):
 
         Raises:
             NotRunnableError: the engine cannot run on this machine.
-            InputError: the engine was built with another plugin library than the one installed here.
+            InputError: the engine was built with another plugin library than the one installed here, or it takes back
+                no weights but those that were stripped from it.
         """
         from trtkp.engine import NotRunnableError, get_backend
         from trtkp.kernels.capi import find_library
@@ -180,8 +181,18 @@ class Bundle(Closing):
             from trtkp.engine.options import RunOptions
 
             options = options or RunOptions()
+            if options.refit_from is not None and not record.refit and not self._is_own(options.refit_from):
+                raise InputError(
+                    f"the engine takes no other weights than its own, and {options.refit_from} is not its engine.onnx",
+                    file=self.path,
+                    remedy="build with --strip-weights --refit",
+                )
             options = replace(options, refit_from=options.refit_from or self.file("engine.onnx"))
         return backend.open(self.file(backend.artefact), threads=threads, options=options)
+
+    def _is_own(self, onnx: Path) -> bool:
+        """Whether a file is this bundle's ``engine.onnx``. One that is not there is left to TensorRT to refuse."""
+        return not onnx.is_file() or hash_file(onnx) == self.manifest.files["engine.onnx"].sha256
 
     def check_plugin_library(self, library: Path) -> None:
         """Check that a plugin library is the one the engine was built with.

@@ -74,6 +74,8 @@ def _tensorrt(record: TensorRTRecord) -> list[str]:
     words = []
     for flag, value in (("--level", record.optimization_level), ("--workspace", record.workspace_mib)):
         words += [flag, str(value)] if value is not None else []
+    if record.tune_batches:
+        words += ["--tune-batches", ",".join(map(str, record.tune_batches))]
     if record.hardware_compatible != "none":
         words += ["--hardware-compatible", record.hardware_compatible]
     switches = [item for item in settings_of(TrtOptions).values() if item.plain is bool]

@@ -87,6 +87,7 @@ class BuildRequest:
         threads: builder threads; None for the library's default.
         plugins: plugin library that computes the graph's ``trtkp`` operators; None to expand their function bodies.
         plugin_nodes: number of ``trtkp`` operators that must become plugin layers.
+        sparse: whether a layer holds 2:4 weights, for which the library may have faster kernels.
         trt: further options of TensorRT and TensorRT-RTX.
     """
 
@@ -99,6 +100,7 @@ class BuildRequest:
     threads: int | None = None
     plugins: Path | None = None
     plugin_nodes: int = 0
+    sparse: bool = False
     trt: TrtOptions = field(default_factory=TrtOptions)
 
 
@@ -116,6 +118,7 @@ class BuildResult:
         log: other lines of the library's log that are worth keeping.
         peak_bytes: peak resident memory of the building process; None where it was not measured.
         plugin_layers: number of layers computed by trtkp's plugins.
+        carried_libraries: file names of the plugin libraries inside the engine.
     """
 
     files: tuple[Path, ...]
@@ -127,6 +130,7 @@ class BuildResult:
     log: tuple[str, ...] = ()
     peak_bytes: int | None = None
     plugin_layers: int = 0
+    carried_libraries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

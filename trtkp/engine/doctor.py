@@ -1,7 +1,8 @@
 """``trtkp doctor``: report what this machine can build and run with, and how to install what is missing.
 
 The check is quick because it imports no heavy package. Versions come from the packages' metadata, and the GPU from the
-driver. ONNX Runtime is the one exception: only the imported library can list its execution providers.
+driver. Only an imported library can tell ONNX Runtime's execution providers, and what a TensorRT knows, which a
+process of its own is asked.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from trtkp.machine.cpu import allowed_cpus, usable_cores
 from trtkp.machine.gpu import find_gpus
 from trtkp.machine.jetson import find_jetson
 from trtkp.machine.packages import importable, installed_version
+from trtkp.machine.processes import child_command
 
 __all__ = ["Finding", "Status", "doctor"]
 
@@ -89,6 +91,14 @@ _PACKAGES = (
         "pip install 'trtkp[cuda-python]'",
     ),
 )
+
+
+#: Asks an imported library what it knows. It is run and not imported: the backends lie above this module.
+_FEATURES = "trtkp.engine.trt.features"
+#: Longest wait for such a library to be imported, which takes a second or two.
+_WAIT_S = 60
+#: The libraries that are asked what they know.
+_ENGINE_MODULES = ("tensorrt", "tensorrt_rtx")
 
 
 def doctor() -> list[Finding]:
@@ -171,7 +181,29 @@ def _package(package: _Package) -> Finding:
     version = installed_version(*package.distributions)
     if not importable(package.module):
         return Finding(package.name, "missing", None, f"not installed; needed for {package.use}", package.install)
-    return Finding(package.name, "ok", version, f"for {package.use}")
+    detail = f"for {package.use}"
+    if package.module not in _ENGINE_MODULES:
+        return Finding(package.name, "ok", version, detail)
+    found = _ask(package.module)
+    if isinstance(found, str):
+        return Finding(package.name, "unavailable", version, found, "reinstall it")
+    has, lacks = ([name for name, known in found.items() if known is wanted] for wanted in (True, False))
+    without = f"; has no {', '.join(lacks)}" if lacks else ""
+    return Finding(package.name, "ok", version, f"{detail}; knows {', '.join(has)}{without}")
+
+
+def _ask(module: str) -> dict[str, bool] | str:
+    """What an installed TensorRT knows, or the reason why it cannot be asked, in one line."""
+    command = [*child_command(_FEATURES), module]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_WAIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"it cannot be imported: {type(error).__name__}"
+    try:
+        return {str(name): bool(known) for name, known in json.loads(done.stdout.splitlines()[-1]).items()}
+    except (ValueError, AttributeError, IndexError):
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        return f"it cannot be imported: {said[-1] if said else f'status {done.returncode}'}"
 
 
 def _onnxruntime() -> Finding:

@@ -12,7 +12,7 @@ import numpy as np
 
 from trtkp.cuda.arrays import View
 from trtkp.errors import InputError
-from trtkp.shapes import Dim, Profile, Shape, TensorSpec
+from trtkp.shapes import Dim, Profile, Shape, ShapeRange, TensorSpec
 
 __all__ = ["check_feeds", "check_profile", "fits", "random_feeds"]
 
@@ -129,3 +129,52 @@ def check_profile(specs: Sequence[TensorSpec], profile: Profile) -> None:
         for shape in profile[spec.name].shapes():
             if not fits(spec, shape):
                 raise InputError(f"profile: shape {'x'.join(map(str, shape))} does not fit the input {spec}")
+
+
+def split_profile(profile: Profile, batches: Sequence[int]) -> list[Profile]:
+    """Split a profile by batch size into one for each size to tune for.
+
+    Args:
+        profile: shapes of every input. The batch is the first dimension of every input in which it varies.
+        batches: sizes to tune for; the largest of the profile is added. None leaves the profile whole.
+
+    Returns:
+        Profiles in the order of their sizes. Each is tuned for its largest batch, and serves those down to the size
+        after that of the profile before it.
+
+    Raises:
+        InputError: a size is outside the profile, or the inputs do not have one batch in common.
+
+    Example:
+        >>> from trtkp.shapes import ShapeRange
+        >>> parts = split_profile({"x": ShapeRange((1, 3), (2, 3), (64, 3))}, [8, 1])
+        >>> [tuple(shape[0] for shape in part["x"].shapes()) for part in parts]
+        [(1, 1, 1), (2, 8, 8), (9, 64, 64)]
+    """
+    if not batches:
+        return [profile]
+    ranges = {(shapes.min[0], shapes.max[0]) for shapes in profile.values() if shapes.min[:1] != shapes.max[:1]}
+    if len(ranges) != 1:
+        found = "several" if ranges else "no"
+        raise InputError(f"--tune-batches: the inputs have {found} ranges of batch sizes", remedy="leave it out")
+    ((low, high),) = ranges
+    wrong = [size for size in batches if not low <= size <= high]
+    if wrong:
+        raise InputError(
+            f"--tune-batches {wrong[0]}: the batch goes from {low} to {high}", remedy="see --min and --max"
+        )
+    parts: list[Profile] = []
+    first = low
+    for size in sorted({*batches, high}):
+        parts.append(
+            {
+                name: shapes
+                if shapes.min[:1] == shapes.max[:1]
+                else ShapeRange(
+                    *((n, *shape[1:]) for n, shape in zip((first, size, size), shapes.shapes(), strict=True))
+                )
+                for name, shapes in profile.items()
+            }
+        )
+        first = size + 1
+    return parts

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
+from trtkp.errors import InputError
 from trtkp.settings import Setting, check
 
 __all__ = ["HARDWARE_LEVELS", "HardwareLevel", "RunOptions", "Threads", "TrtOptions"]
@@ -34,7 +35,7 @@ class TrtOptions:
     The build sets it.
 
     Raises:
-        InputError: the level is unknown, or the workspace is below 1 MiB.
+        InputError: the level is unknown, the workspace is below 1 MiB, or there is no runtime to leave out.
     """
 
     timing_cache: Path | None = None
@@ -48,9 +49,27 @@ class TrtOptions:
             group="TensorRT",
         ),
     ] = None
+    tune_batches: Annotated[
+        tuple[int, ...],
+        Setting(
+            "Batch sizes to tune for, each with an optimisation profile that serves the sizes down to the next smaller "
+            "one; the batch of --max is always among them.",
+            ge=1,
+            default="the size of --opt alone",
+            group="TensorRT",
+        ),
+    ] = ()
     version_compatible: Annotated[
         bool,
         Setting("Build an engine that later minor versions run too; it carries its own runtime.", group="TensorRT"),
+    ] = False
+    exclude_lean_runtime: Annotated[
+        bool,
+        Setting(
+            "Leave the runtime out of a --version-compatible engine: smaller, and a later version needs the package "
+            "tensorrt-lean of the version that built it.",
+            group="TensorRT",
+        ),
     ] = False
     hardware_compatible: Annotated[
         HardwareLevel,
@@ -66,15 +85,24 @@ class TrtOptions:
     refit: Annotated[bool, Setting("Build an engine whose weights can be exchanged later.", group="TensorRT")] = False
     strip_weights: Annotated[
         bool,
-        Setting("Leave out the weights that can be refitted from engine.onnx; implies --refit.", group="TensorRT"),
+        Setting(
+            "Leave out the weights; whoever opens the engine refits them from engine.onnx. It is as fast as with them, "
+            "unless --refit lets other weights take their place.",
+            group="TensorRT",
+        ),
     ] = False
 
     def __post_init__(self) -> None:
         check(self)
+        if self.exclude_lean_runtime and not (self.version_compatible or self.embed_plugins):
+            raise InputError(
+                "--exclude-lean-runtime: only a version-compatible engine carries one",
+                remedy="add --version-compatible",
+            )
 
     @property
     def carries_code(self) -> bool:
-        """Whether the engine contains host code, which whoever opens it must allow."""
+        """Whether the engine may contain host code, which whoever opens it must allow."""
         return self.version_compatible or self.embed_plugins
 
 

@@ -147,12 +147,12 @@ class Build:
                 with phase("calibrate"):
                     graphs, quantised = quantise_graphs(job, draft, graphs, staging)
             with phase("check"):
-                plugin_nodes = write_graphs(graphs, staging)
+                written = write_graphs(graphs, staging)
                 # Both are on disk now, and the check and the builder may need the memory. Nodes and values of a graph
                 # refer to each other, so only a collection frees it, and the graphs of the steps before.
                 del graphs
                 gc.collect()
-                checked = check_graphs(job, draft, plugin_nodes, quantised, staging)
+                checked = check_graphs(job, draft, written, quantised, staging)
             with phase("build"):
                 built = build_engine(job, draft, checked, quantised)
             if draft.labelled is not None:

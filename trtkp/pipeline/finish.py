@@ -18,6 +18,7 @@ from trtkp.bundle.records import libraries
 from trtkp.engine import BuildRequest, BuildResult
 from trtkp.errors import InputError, JobError
 from trtkp.graph.save import save_graph
+from trtkp.graph.sparsity import holds_two_four
 from trtkp.pipeline.draft import Draft, Graphs
 from trtkp.pipeline.job import Job
 from trtkp.pipeline.quantised import (
@@ -55,11 +56,13 @@ class Checked:
     Attributes:
         onnx: ``engine.onnx``.
         plugin_nodes: its operators that a plugin computes.
+        sparse: whether a layer of standard operators holds 2:4 weights.
         warnings: one line each.
     """
 
     onnx: Path
     plugin_nodes: int
+    sparse: bool
     warnings: tuple[str, ...] = ()
 
 
@@ -122,14 +125,15 @@ def quantise_graphs(job: Job, draft: Draft, graphs: Graphs, staging: Path) -> tu
     return replace(graphs, engine=made.engine), made
 
 
-def write_graphs(graphs: Graphs, staging: Path) -> int:
-    """Write both graphs; returns the number of operators of ``engine.onnx`` that a plugin computes."""
+def write_graphs(graphs: Graphs, staging: Path) -> Checked:
+    """Write both graphs; returns what the build of the engine needs to know of them. They are not compared yet."""
     save_graph(graphs.packed, staging / "model.onnx")
     save_graph(graphs.engine, staging / "engine.onnx")
-    return sum(node.domain == "trtkp" for node in graphs.engine.graph)
+    plugin_nodes = sum(node.domain == "trtkp" for node in graphs.engine.graph)
+    return Checked(staging / "engine.onnx", plugin_nodes, holds_two_four(graphs.engine))
 
 
-def check_graphs(job: Job, draft: Draft, plugin_nodes: int, quantised: Quantised | None, staging: Path) -> Checked:
+def check_graphs(job: Job, draft: Draft, written: Checked, quantised: Quantised | None, staging: Path) -> Checked:
     """Compare the written ``engine.onnx`` with the dense masked net before anything is published.
 
     It works on the files: the graphs themselves need not be in memory any more.
@@ -143,11 +147,11 @@ def check_graphs(job: Job, draft: Draft, plugin_nodes: int, quantised: Quantised
     from trtkp.verification.bundle import compare_graphs, dense_graph
     from trtkp.verification.ranges import FLOAT16_MAX, beyond_float16
 
-    precision, onnx = job.options.precision, staging / "engine.onnx"
+    precision, onnx = job.options.precision, written.onnx
     reference = dense_graph(ir.load(staging / "model.onnx"))
     if quantised is not None:
         check_quantised(quantised, onnx, reference, draft.profile, precision, job.path)
-        return Checked(onnx, plugin_nodes)
+        return written
 
     shapes = {name: shapes.min for name, shapes in draft.profile.items()}
     check = compare_graphs("engine.onnx", onnx, reference, shapes, precision)
@@ -160,7 +164,7 @@ def check_graphs(job: Job, draft: Draft, plugin_nodes: int, quantised: Quantised
             f"activation {found[0]} reaches {found[1]:.3g} on random inputs, fp16 ends at {FLOAT16_MAX:.0f}: "
             "--precision fp32 is safe"
         )
-    return Checked(onnx, plugin_nodes, tuple(warnings))
+    return replace(written, warnings=tuple(warnings))
 
 
 def _check_finite(reference: ir.Model, shapes: Mapping[str, Shape], path: Path) -> None:
@@ -198,6 +202,7 @@ def build_engine(job: Job, draft: Draft, checked: Checked, quantised: Quantised 
         optimization_level=options.level,
         plugins=draft.plugins if checked.plugin_nodes else None,
         plugin_nodes=checked.plugin_nodes,
+        sparse=checked.sparse,
         trt=job.tensorrt,
     )
     result = job.backend.build(request, job.progress)

@@ -185,10 +185,13 @@ def tensorrt_record(request: BuildRequest, result: BuildResult) -> TensorRTRecor
     """The options that TensorRT's builder was given, and the plugins in the engine."""
     gpus = find_gpus().gpus
     options = {name: value for name, value in asdict(request.trt).items() if name != "timing_cache"}
+    options["tune_batches"] = list(request.trt.tune_batches)
     return TensorRTRecord(
         **options,
         plugin_layers=result.plugin_layers,
         plugin_library=sha256(request.plugins.read_bytes()).hexdigest() if request.plugins is not None else None,
+        sparse=request.sparse,
+        carried_libraries=list(result.carried_libraries),
         gpu=gpus[0].name if gpus else None,
         optimization_level=request.optimization_level,
     )

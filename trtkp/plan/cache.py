@@ -2,7 +2,8 @@
 
 One entry holds one race: the structures that were timed against each other, and the time of each. The file name is a
 hash of the machine, the library versions and the structures, so an entry can never be mistaken for another machine's or
-another layer's. Unusable cache files are reported and re-measured. Beyond `MAX_ENTRIES` the oldest files are evicted.
+another layer's. Unusable files are set aside, reported once and re-measured. Beyond `MAX_ENTRIES` the oldest files are
+evicted.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 
 import platformdirs
 
-from trtkp.files import replacing
+from trtkp.machine.caches import read_cache, set_aside, write_cache
 from trtkp.machine.cpu import cpu_name, usable_cores
 from trtkp.machine.timing import Timing
 
@@ -29,6 +31,8 @@ __all__ = ["DIRECTORY_VARIABLE", "MAX_ENTRIES", "TimingCache", "machine"]
 DIRECTORY_VARIABLE = "TRTKP_CACHE_DIR"
 #: A file has about one kilobyte, so a full cache takes about 4 MB.
 MAX_ENTRIES = 4096
+#: Most bytes that are read of one file: a thousand times as many as a race of five lowerings takes.
+_MOST_BYTES = 1 << 20
 #: Part of every file's hash: raise it when the meaning of the times changes, and old files are never found again.
 _VERSION = 1
 
@@ -83,8 +87,11 @@ class TimingCache:
                 self._races[key] = _read(file, structures)
             except FileNotFoundError:
                 return None
-            except (OSError, ValueError, TypeError, KeyError, AttributeError):
-                self._tell(f"timing cache: {file} cannot be used, its layer is timed again")
+            except OSError as error:
+                self._tell(f"timing cache: {self.directory} cannot be read ({error.strerror})")
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+                done = set_aside(file)
+                self._tell(f"timing cache: {file} cannot be used and was {done}, its layer is timed again")
         return self._races.get(key)
 
     def put(self, times: Mapping[str, Timing], threads: int | None, where: str | None = None) -> None:
@@ -95,9 +102,8 @@ class TimingCache:
             return
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            # Another process never reads half a file. One that a power failure empties is timed again.
-            with replacing(self.directory / f"{key}.json", durable=False) as part:
-                part.write_text(json.dumps({name: asdict(time) for name, time in times.items()}), encoding="utf-8")
+            text = json.dumps({name: asdict(time) for name, time in times.items()})
+            write_cache(self.directory / f"{key}.json", text.encode())
             _forget_oldest(self.directory)
         except OSError as error:
             self._tell(f"timing cache: {self.directory} cannot be written ({error.strerror})")
@@ -114,24 +120,29 @@ def _key(structures: Collection[str], threads: int | None, where: str | None) ->
 
 
 def _read(file: Path, structures: Collection[str]) -> dict[str, Timing]:
-    entry = json.loads(file.read_text(encoding="utf-8"))
+    entry = json.loads(read_cache(file, _MOST_BYTES))
     times = {
         name: Timing(
             float(values["median_ms"]), float(values["p10_ms"]), float(values["p90_ms"]), runs=int(values["runs"])
         )
         for name, values in entry.items()
     }
-    if set(times) != set(structures) or not all(time.median_ms > 0 and time.p10_ms > 0 for time in times.values()):
+    if set(times) != set(structures) or not all(_plausible(time) for time in times.values()):
         raise ValueError("not the times of these structures")
     return times
+
+
+def _plausible(time: Timing) -> bool:
+    """Whether a time can have been measured. Python's JSON takes Infinity and NaN."""
+    return 0 < time.p10_ms <= time.median_ms <= time.p90_ms and isfinite(time.p90_ms) and time.runs > 0
 
 
 def _forget_oldest(directory: Path) -> None:
     ages = []
     for entry in os.scandir(directory):
         with suppress(FileNotFoundError):  # another process may evict files at the same time
-            if entry.name.endswith(".json"):
-                ages.append((entry.stat().st_mtime, entry.path))
+            if entry.name.endswith((".json", ".json.bad")) and not entry.is_dir(follow_symlinks=False):
+                ages.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))
     if len(ages) > MAX_ENTRIES:
         # Down to three quarters at once, so that not every later entry has to evict one.
         for _, path in sorted(ages)[: len(ages) - MAX_ENTRIES * 3 // 4]:

@@ -25,13 +25,13 @@ from trtkp.machine.timing import Timing
 from trtkp.plan.cache import TimingCache
 from trtkp.plan.cost import CPU, GPU, predicted_time
 from trtkp.plan.lowerings import LOWERINGS, PLUGIN
-from trtkp.plan.race import apply_plan, race, race_layer
+from trtkp.plan.race import apply_plan, race, race_layer, race_layers
 from trtkp.shapes import Shape
 
 if TYPE_CHECKING:
     from trtkp.plan.target import EngineTarget
 
-__all__ = ["MEASURED_GAIN", "PREDICTED_GAIN", "LayerPlan", "Plan", "PlanRequest", "apply_plan", "make_plan", "weigh"]
+__all__ = ["MEASURED_GAIN", "PREDICTED_GAIN", "LayerPlan", "Plan", "PlanRequest", "apply_plan", "make_plan"]
 
 #: A layer leaves dense for a measured speed-up of at least this. Less is noise: in ``benchmarks/results/packing.json``
 #: layers that stayed dense measured 0.99 to 1.03 times their own dense time. The gain must show in the median *and* in
@@ -153,15 +153,19 @@ def make_plan(
     """
     _check_lowerings(request)
     nodes, progress = packed_nodes(model), request.progress
-    layers = []
+    found: list[LayerPlan | _Candidates] = []
     for done, node in enumerate(nodes):
         if progress is not None:
             progress("Planning layers", done, len(nodes))
         wanted = request.forced(weight_name(node) or "")
         if wanted is not None:
-            layers.append(_named(_forced(wanted, read_packed(node)[1]), node))
+            found.append(_forced(wanted, read_packed(node)[1]))
         else:
-            layers.append(weigh(node, value_shapes, request))
+            draft = _weigh(node, value_shapes, request)
+            found.append(_timed_here(draft, value_shapes, request) if request.target is None else draft)
+    layers = [
+        _named(layer, node) for layer, node in zip(_timed_there(found, value_shapes, request), nodes, strict=True)
+    ]
     if progress is not None and nodes:
         progress("Planning layers", len(nodes), len(nodes))
     plan = Plan(tuple(layers), measured=request.measure and request.only is None)
@@ -181,8 +185,21 @@ def _check_lowerings(request: PlanRequest) -> None:
             raise InputError(f"--lowering {wanted}: not known", remedy=f"use one of auto, {', '.join(known)}")
 
 
-def weigh(node: ir.Node, value_shapes: Mapping[str, Shape], request: PlanRequest) -> LayerPlan:
-    """Plan one packed node: predict all its lowerings, time the promising ones, choose.
+@dataclass(frozen=True)
+class _Candidates:
+    """Lowerings of one packed node that are worth timing, and the reasons against the others."""
+
+    node: ir.Node
+    names: list[str]
+    reasons: dict[str, str]
+
+    def decided(self, times: Mapping[str, Timing], failed: Mapping[str, str]) -> LayerPlan:
+        built = {name: f"cannot be built: {failed[name]}" for name in self.names if name not in times}
+        return _by_time(times, self.reasons | built)
+
+
+def _weigh(node: ir.Node, value_shapes: Mapping[str, Shape], request: PlanRequest) -> LayerPlan | _Candidates:
+    """Predict all lowerings of one packed node. The plan is made if the promising ones need not be timed.
 
     Args:
         node: the packed node.
@@ -193,9 +210,9 @@ def weigh(node: ir.Node, value_shapes: Mapping[str, Shape], request: PlanRequest
     reasons = {name: reason for name, low in LOWERINGS.items() if (reason := low.applies(packed)) is not None}
     costs = _predictions(node, packed, reasons, value_shapes, request)
     if len(costs) == 1:
-        return _named(LayerPlan("", "", "dense", "no other lowering applies", False, costs, reasons), node)
+        return LayerPlan("", "", "dense", "no other lowering applies", False, costs, reasons)
     if not request.measure:
-        return _named(_by_prediction(costs, reasons), node)
+        return _by_prediction(costs, reasons)
     # In the order of the predictions, so that the time for measuring goes to the most promising candidates.
     hopeful = sorted((name for name in costs if name != "dense"), key=lambda name: costs[name])
     timed = ["dense", *(name for name in hopeful[:MAX_TIMED] if costs[name] <= WORTH_TIMING)]
@@ -204,12 +221,32 @@ def weigh(node: ir.Node, value_shapes: Mapping[str, Shape], request: PlanRequest
     }
     if len(timed) == 1:
         why = "no other lowering is worth timing"
-        return _named(LayerPlan("", "", "dense", why, False, {"dense": 1.0}, reasons), node)
+        return LayerPlan("", "", "dense", why, False, {"dense": 1.0}, reasons)
     timed.sort(key=[*LOWERINGS, PLUGIN].index)  # the order of the table, in which the manifest lists candidates
-    failed: dict[str, str] = {}
-    times = race_layer(node, timed, value_shapes, request.threads, request.cache, target=request.target, failed=failed)
-    reasons |= {name: f"cannot be built: {failed.get(name, 'as another')}" for name in timed if name not in times}
-    return _named(_by_time(times, reasons), node)
+    return _Candidates(node, timed, reasons)
+
+
+def _timed_here(draft: LayerPlan | _Candidates, value_shapes: Mapping[str, Shape], request: PlanRequest) -> LayerPlan:
+    """Time the candidates of one layer on this CPU."""
+    if isinstance(draft, LayerPlan):
+        return draft
+    return draft.decided(race_layer(draft.node, draft.names, value_shapes, request.threads, request.cache), {})
+
+
+def _timed_there(
+    drafts: Sequence[LayerPlan | _Candidates], value_shapes: Mapping[str, Shape], request: PlanRequest
+) -> list[LayerPlan]:
+    """Time the candidates of all layers that have any on the target's GPU, together."""
+    waiting = [draft for draft in drafts if isinstance(draft, _Candidates)]
+    if not waiting:
+        return [draft for draft in drafts if isinstance(draft, LayerPlan)]
+    assert request.target is not None
+    pairs = [(draft.node, draft.names) for draft in waiting]
+    races = iter(race_layers(pairs, value_shapes, request.cache, request.target))
+    return [
+        draft if isinstance(draft, LayerPlan) else draft.decided((race := next(races)).times, race.failed)
+        for draft in drafts
+    ]
 
 
 def _named(layer: LayerPlan, node: ir.Node) -> LayerPlan:

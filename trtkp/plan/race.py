@@ -1,13 +1,15 @@
 """Races: time the lowerings of a layer, or several versions of a net, against each other on the same inputs.
 
-A race runs in ONNX Runtime on this CPU, or as TensorRT engines on a target's GPU. Its runs alternate between the
-candidates (`trtkp.machine.timing`), so only ratios within one race are meaningful.
+A race runs in ONNX Runtime on this CPU, or as TensorRT engines on a target's GPU, where the layers of a net are raced
+together, in as few engines as hold them. The runs of a race alternate between the candidates (`trtkp.machine.timing`),
+so only ratios within one race are meaningful.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -16,10 +18,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
 from trtkp.engine.feeds import random_feeds
+from trtkp.errors import JobError
 from trtkp.graph.edit import add_initializer, constant, finish, replace_nodes
 from trtkp.graph.ops import DOMAIN, OpName, function
 from trtkp.graph.passes.dynamic import expand_dynamic
 from trtkp.graph.passes.pack import packed_nodes
+from trtkp.graph.sparsity import holds_two_four
 from trtkp.machine.timing import Timing, time_interleaved
 from trtkp.plan.cache import TimingCache
 from trtkp.plan.lowerings import LOWERINGS, PLUGIN, lower
@@ -28,12 +32,15 @@ from trtkp.shapes import Shape
 if TYPE_CHECKING:
     from trtkp.plan.target import EngineTarget
 
-__all__ = ["apply_plan", "race", "race_cached", "race_layer", "single_layer", "structure"]
+__all__ = ["LayerRace", "apply_plan", "race", "race_cached", "race_layer", "race_layers", "single_layer", "structure"]
 
 #: Seconds that the race of one distinct layer may take. A 10 ms layer in five lowerings gets nine timed rounds of it.
 LAYER_TIME_LIMIT_S = 0.6
 #: Untimed and timed rounds of a race, unless its time limit ends it earlier.
 WARMUP, RUNS = 3, 30
+#: Weights after which the layers that race together on a GPU begin another engine. Half of ResNet-50's layers in five
+#: lowerings, fp16; the builder needs a few times as much memory.
+MOST_WEIGHT_BYTES = 256 << 20
 
 
 def apply_plan(model: ir.Model, choices: Mapping[str, str]) -> ir.Model:
@@ -63,7 +70,6 @@ def race(
     threads: int | None,
     time_limit_s: float,
     target: EngineTarget | None = None,
-    failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
     """Times of several models on the same random inputs, run in turn.
 
@@ -73,10 +79,9 @@ def race(
         threads: threads of ONNX Runtime.
         time_limit_s: seconds after which no new round starts.
         target: the GPU to run on; None runs ONNX Runtime on this CPU.
-        failed: with a target, gets the reason for every model that cannot be built. Those have no time.
     """
     if target is not None:
-        return target.race(models, shapes, time_limit_s, failed)
+        return target.race(models, shapes, time_limit_s)
     from trtkp.engine.onnxruntime import OrtRunner
 
     with ExitStack() as stack:
@@ -95,12 +100,99 @@ def race_layer(
     threads: int | None,
     cache: TimingCache,
     time_limit_s: float = LAYER_TIME_LIMIT_S,
-    target: EngineTarget | None = None,
-    failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
-    """Times of the named lowerings of one packed node, each as a model of its own; see `race`."""
+    """Times of the named lowerings of one packed node on this CPU, each as a model of its own; see `race`."""
     models = {name: single_layer(node, name, value_shapes) for name in names}
-    return race_cached(models, value_shapes, threads, cache, time_limit_s, target, failed)
+    return race_cached(models, value_shapes, threads, cache, time_limit_s)
+
+
+@dataclass
+class LayerRace:
+    """The race of one packed node on a target.
+
+    Attributes:
+        times: lowering to its time.
+        failed: lowering to the reason why it has none.
+    """
+
+    times: dict[str, Timing] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def race_layers(
+    layers: Sequence[tuple[ir.Node, Sequence[str]]],
+    value_shapes: Mapping[str, Shape],
+    cache: TimingCache,
+    target: EngineTarget,
+) -> list[LayerRace]:
+    """Times of lowerings of many packed nodes on a target, through the timing cache.
+
+    Layers of equal structure are timed once. The others share engines, of `MOST_WEIGHT_BYTES` each.
+
+    Args:
+        layers: packed nodes, and the names of the lowerings to time.
+        value_shapes: shape of the nodes' inputs and outputs.
+        cache: times of earlier builds.
+        target: the GPU.
+
+    Returns:
+        A race for each layer, in their order.
+
+    Raises:
+        JobError: the dense form of a layer could not be built or timed: nothing could be compared.
+    """
+    known: dict[frozenset[str], LayerRace] = {}  # by the structures that raced, which name its times
+    waiting: dict[frozenset[str], dict[str, ir.Model]] = {}
+
+    def flush() -> None:
+        slots = [(key, name) for key, models in waiting.items() for name in models]
+        models = {f"slot{number}": waiting[key][name] for number, (key, name) in enumerate(slots)}
+        failed: dict[str, str] = {}
+        times = target.race_layers(models, value_shapes, LAYER_TIME_LIMIT_S * len(waiting), failed) if models else {}
+        for number, (key, name) in enumerate(slots):
+            race = known.setdefault(key, LayerRace())
+            slot = f"slot{number}"
+            if slot in times:
+                race.times[name] = times[slot]
+            else:
+                race.failed[name] = failed[slot]
+        for key in waiting:
+            if not known[key].failed:  # the cache holds complete races only
+                cache.put(known[key].times, None, target.identity)
+        waiting.clear()
+
+    structures = []
+    for node, names in layers:
+        models = {name: single_layer(node, name, value_shapes) for name in names}
+        structures.append({name: structure(model) for name, model in models.items()})
+        key = frozenset(structures[-1].values())
+        if key in known or key in waiting:
+            continue
+        if (times := cache.get(key, None, target.identity)) is not None:
+            known[key] = LayerRace(times)
+            continue
+        waiting[key] = {structures[-1][name]: model for name, model in models.items()}
+        if sum(_weight_bytes(model) for race in waiting.values() for model in race.values()) >= MOST_WEIGHT_BYTES:
+            flush()
+    flush()
+    return [
+        _by_name(known[frozenset(found.values())], found, node)
+        for found, (node, _) in zip(structures, layers, strict=True)
+    ]
+
+
+def _by_name(race: LayerRace, structures: Mapping[str, str], node: ir.Node) -> LayerRace:
+    """A race with the names of one layer's lowerings in place of their structures."""
+    if (reason := race.failed.get(structures["dense"])) is not None:
+        raise JobError(f"its dense form cannot be timed: {reason}", layer=str(node.name))
+    return LayerRace(
+        {name: race.times[key] for name, key in structures.items() if key in race.times},
+        {name: race.failed[key] for name, key in structures.items() if key in race.failed},
+    )
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
 
 
 def race_cached(
@@ -109,10 +201,8 @@ def race_cached(
     threads: int | None,
     cache: TimingCache,
     time_limit_s: float,
-    target: EngineTarget | None = None,
-    failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
-    """`race` through the timing cache.
+    """`race` on this CPU, through the timing cache.
 
     Models of equal structure run once, and nothing runs if the same structures were timed against each other before.
     """
@@ -120,17 +210,13 @@ def race_cached(
     distinct: dict[str, ir.Model] = {}
     for name, key in structures.items():
         distinct.setdefault(key, models[name])
-    where = None if target is None else target.identity
-    times = cache.get(distinct, threads, where)
+    times = cache.get(distinct, threads)
     if times is None:
         labels = {key: next(name for name in models if structures[name] == key) for key in distinct}
-        timed = race(
-            {labels[key]: model for key, model in distinct.items()}, shapes, threads, time_limit_s, target, failed
-        )
-        times = {key: timed[label] for key, label in labels.items() if label in timed}
-        if len(times) == len(distinct):  # the cache holds complete races only
-            cache.put(times, threads, where)
-    return {name: times[key] for name, key in structures.items() if key in times}
+        timed = race({labels[key]: model for key, model in distinct.items()}, shapes, threads, time_limit_s)
+        times = {key: timed[label] for key, label in labels.items()}
+        cache.put(times, threads)
+    return {name: times[key] for name, key in structures.items()}
 
 
 def single_layer(node: ir.Node, lowering: str, value_shapes: Mapping[str, Shape]) -> ir.Model:
@@ -190,7 +276,8 @@ def _neighbour(graph: ir.Graph, value: ir.Value) -> ir.Value:
 def structure(model: ir.Model) -> str:
     """A hash of what a model's time depends on: operators, attributes, shapes and types, but neither names nor weights.
 
-    Which channels a Gather lists is left out too, so layers that differ in their lists alone are timed once.
+    That some weights are 2:4 counts, because TensorRT has kernels of its own for them. Which channels a Gather lists is
+    left out, so layers that differ in their lists alone are timed once.
     """
     numbers: dict[ir.Value, int] = {}
 
@@ -211,4 +298,5 @@ def structure(model: ir.Model) -> str:
         )
         for node in model.graph
     ]
-    return sha256(repr((text, nodes)).encode()).hexdigest()
+    sparse = ("2:4",) if holds_two_four(model) else ()
+    return sha256(repr((text, nodes, *sparse)).encode()).hexdigest()

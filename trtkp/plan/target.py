@@ -4,14 +4,16 @@
 figures. The packed operator takes the time that `trtkp.kernels.prediction` gives for the plugin's best tactic. Both are
 seconds on the same GPU, so they can be compared.
 
-*Measured*: every candidate becomes an engine of its own, between two cheap neighbours, and is timed on the GPU by
-events. This path is *unverified*: no GPU was available to test it.
+*Measured*: the candidates of all layers, each between two cheap neighbours, lie side by side in one engine (or a few,
+by the size of their weights), whose profile says what each takes. Whole nets are engines of their own, timed on the GPU
+by events. This path is *unverified*: no GPU was available to test it.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,8 +21,9 @@ from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import Any
 
+import numpy.typing as npt
 import onnx_ir as ir
 
 from trtkp.cuda.arrays import Activation4d, View
@@ -32,16 +35,15 @@ from trtkp.graph.edit import ints
 from trtkp.graph.ops import DOMAIN, OpName
 from trtkp.graph.packing import PackedConv
 from trtkp.graph.save import save_graph
+from trtkp.graph.sparsity import holds_two_four
 from trtkp.kernels.capi import Library, find_library, load_library
 from trtkp.kernels.layer import Epilogue, Geometry, Lists, describe, output_pitch
 from trtkp.kernels.prediction import LAUNCH_S, Gpu, Layer, Prediction, gpu_like, order
 from trtkp.machine.gpu import find_gpus
 from trtkp.machine.timing import MIN_RUNS, Timing
 from trtkp.plan.cost import Machine
-from trtkp.shapes import Shape, ShapeRange
-
-if TYPE_CHECKING:
-    from trtkp.engine import Runner
+from trtkp.plan.side_by_side import shares, side_by_side
+from trtkp.shapes import Shape, ShapeRange, TensorSpec
 
 __all__ = ["EngineTarget", "machine_of", "plugin_nodes"]
 
@@ -53,6 +55,10 @@ _FP32_MACS_LATER = 128
 _WARMUP, _RUNS = 3, 30
 #: Bytes of workspace beyond which a plugin does not offer a tactic, as in ``plugins/glue/plugin.cpp``.
 _MOST_WORKSPACE = 64 << 20
+#: Rounds of the race of layers. Each opens the engines anew: an engine that is opened again lies elsewhere in memory.
+_ROUNDS, _RUNS_A_ROUND = 10, 3
+#: Most engines that one race of layers tries to build. One is enough unless a candidate cannot be built.
+_MOST_BUILDS = 16
 #: The oldest compute capability that the kernels run on: they use ``cp.async`` and bf16, which begin with Ampere.
 _OLDEST = (8, 0)
 
@@ -104,7 +110,7 @@ class EngineTarget:
         found = self.backend.availability().version if self.backend is not None else None
         library = sha256(self.library.path.read_bytes()).hexdigest() if self.library is not None else None
         options = replace(self.trt, timing_cache=None) if self.trt is not None else None
-        return repr((self.gpu.name, found, library, self.precision, self.level, options))
+        return repr(("layers side by side", self.gpu.name, found, library, self.precision, self.level, options))
 
     def predicted_tactic(self, node: ir.Node, packed: PackedConv, source: Shape, target: Shape) -> Prediction:
         """The tactic of the plugin that is predicted to be the fastest for a packed operator, and its time.
@@ -148,22 +154,17 @@ class EngineTarget:
         return found[0]
 
     def race(
-        self,
-        models: Mapping[str, ir.Model],
-        shapes: Mapping[str, Shape],
-        time_limit_s: float,
-        failed: dict[str, str] | None,
+        self, models: Mapping[str, ir.Model], shapes: Mapping[str, Shape], time_limit_s: float
     ) -> dict[str, Timing]:
         """GPU times of several models on the same random inputs, run in turn. Each is built into an engine first.
 
         Args:
-            models: the models by name, ``dense`` among them.
+            models: the models, by name.
             shapes: input name to shape.
             time_limit_s: seconds after which no new round starts.
-            failed: gets the reason for every model other than ``dense`` that cannot be built. None raises instead.
 
         Raises:
-            JobError: an engine could not be built or run. That of ``dense`` always raises: nothing could be compared.
+            JobError: an engine could not be built or run.
         """
         backend = self.backend
         assert backend is not None
@@ -171,18 +172,73 @@ class EngineTarget:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtkp-race-")))
             calls = {}
             for number, (name, model) in enumerate(models.items()):
-                try:
-                    runner = stack.enter_context(self._opened(model, shapes, folder / str(number)))
-                except JobError as error:
-                    if failed is None or name == "dense":
-                        raise
-                    failed[name] = error.message
-                    continue
-                feeds = random_feeds(runner.inputs, shapes, seed=0)
-                calls[name] = partial(backend.gpu_ms, runner, feeds)
+                runner = stack.enter_context(backend.open(self._built(model, shapes, folder / str(number))))
+                calls[name] = partial(backend.gpu_ms, runner, random_feeds(runner.inputs, shapes, seed=0))
             return _in_turn(calls, time_limit_s)
 
-    def _opened(self, model: ir.Model, shapes: Mapping[str, Shape], folder: Path) -> Runner:
+    def race_layers(
+        self, models: Mapping[str, ir.Model], shapes: Mapping[str, Shape], time_limit_s: float, failed: dict[str, str]
+    ) -> dict[str, Timing]:
+        """GPU times of many single layers, side by side in as few engines as can be built.
+
+        Args:
+            models: the layers by slot; see `trtkp.plan.side_by_side`.
+            shapes: shape of every input, by its name in the models.
+            time_limit_s: seconds after which no new round starts.
+            failed: gets the reason for every layer that cannot be built or timed.
+
+        Raises:
+            JobError: an engine could not be run.
+        """
+        backend = self.backend
+        assert backend is not None
+        samples: dict[str, list[int]] = {slot: [] for slot in models}
+        with tempfile.TemporaryDirectory(prefix="trtkp-race-") as folder:
+            engines = self._engines(models, shapes, Path(folder), failed)
+            start = time.perf_counter()
+            for number in range(_ROUNDS):
+                if number >= MIN_RUNS and time.perf_counter() - start >= time_limit_s:
+                    break
+                for path, feeds in engines:
+                    for slot, ms in shares(backend.profile(path, feeds, runs=_RUNS_A_ROUND)).items():
+                        samples[slot].append(round(ms * 1e6))
+        for slot in models:
+            if not samples[slot]:
+                failed.setdefault(slot, "TensorRT's profile does not say what it takes")
+        return {slot: Timing.from_nanoseconds(taken) for slot, taken in samples.items() if taken}
+
+    def _engines(
+        self, models: Mapping[str, ir.Model], shapes: Mapping[str, Shape], folder: Path, failed: dict[str, str]
+    ) -> list[tuple[Path, dict[str, npt.NDArray[Any]]]]:
+        """Build the layers into one engine. If that fails, into two of half as many, and so on.
+
+        Returns:
+            Every engine with random inputs for it.
+        """
+        engines, waiting = [], deque([list(models)])
+        for number in range(_MOST_BUILDS):
+            if not waiting:
+                break
+            slots = waiting.popleft()
+            together = side_by_side({slot: models[slot] for slot in slots})
+            inputs = {str(value.name): shapes[str(value.name).partition("/")[2]] for value in together.graph.inputs}
+            try:
+                engine = self._built(together, inputs, folder / str(number))
+            except JobError as error:
+                half = len(slots) // 2
+                waiting.extend([slots[:half], slots[half:]] if half else [])
+                failed.update(dict.fromkeys(slots, error.message))  # those that build in a half are taken out again
+                continue
+            for slot in slots:
+                failed.pop(slot, None)
+            specs = [
+                TensorSpec(str(value.name), value.dtype.numpy().name, inputs[str(value.name)])  # type: ignore[union-attr]  # typed
+                for value in together.graph.inputs
+            ]
+            engines.append((engine, random_feeds(specs, inputs, seed=0)))
+        return engines
+
+    def _built(self, model: ir.Model, shapes: Mapping[str, Shape], folder: Path) -> Path:
         assert self.backend is not None
         folder.mkdir()
         save_graph(model, folder / "model.onnx")
@@ -196,12 +252,21 @@ class EngineTarget:
                 precision=self.precision,  # type: ignore[arg-type]  # fp32 or fp16
                 plugins=self.library.path if self.library is not None and count else None,
                 plugin_nodes=count,
+                sparse=holds_two_four(model),
                 optimization_level=self.level,
-                # An engine with stripped weights cannot run as it is.
-                trt=replace(self.trt or TrtOptions(), strip_weights=False, refit=False),
+                # What runs here and now needs its weights, and neither a runtime nor plugins inside.
+                trt=replace(
+                    self.trt or TrtOptions(),
+                    tune_batches=(),  # the race is at one size
+                    strip_weights=False,
+                    refit=False,
+                    version_compatible=False,
+                    exclude_lean_runtime=False,
+                    embed_plugins=False,
+                ),
             )
         )
-        return self.backend.open(built.files[0])
+        return built.files[0]
 
 
 def installed_plugins() -> Library | None:

@@ -18,6 +18,14 @@ from trtkp.engine.trt.runner import TrtEngineRunner
 OpenRunner = Callable[..., TrtEngineRunner]
 
 
+@pytest.fixture(autouse=True)
+def _no_faults() -> Iterator[None]:
+    """What a test makes the stand-in do wrong, and what it registers there, ends with the test."""
+    yield
+    recording_tensorrt.FAULTS.clear()
+    recording_tensorrt._registry.all_creators.clear()
+
+
 @pytest.fixture
 def device() -> RecordingDevice:
     return RecordingDevice()

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import trtkp
@@ -29,6 +30,7 @@ from trtkp.engine.options import RunOptions, TrtOptions
 from trtkp.errors import InputError, JobError
 from trtkp.machine.gpu import Gpu, GpuReport
 from trtkp.pipeline.options import BuildOptions
+from trtkp.plan.target import EngineTarget
 
 _L4 = Gpu(0, "NVIDIA L4", (8, 9), 24 << 30, 58, 48 << 20)
 _REPORT = GpuReport((_L4,), "580.65", "13.0", "NVIDIA L4 (sm89)")
@@ -174,7 +176,7 @@ def test_parser_that_takes_bodies_fails_the_build(
     monkeypatch.setattr("trtkp.engine.trt.tensorrt._MODULE", "old_tensorrt")
     monkeypatch.setattr("trtkp.engine.trt.tensorrt.importable", lambda name: name == "old_tensorrt")
     with pytest.raises(
-        JobError, match=r"the graph has \d operators of domain trtkp, but the network has 0 plugin layers"
+        JobError, match=r"the graph has \d operators of domain trtkp, but the network has 0 layers of its plugins"
     ):
         build(model, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
@@ -201,6 +203,36 @@ def test_stripped_engines_take_their_weights_from_the_graph(machine: None, model
         whole.open(options=RunOptions(refit_from=tmp_path / "absent.onnx"))
 
 
+def test_stripped_engine_takes_no_other_weights_unless_it_was_built_for_them(
+    machine: None, model: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.onnx"
+    stripped = build(model, tmp_path / "stripped", tensorrt=TrtOptions(strip_weights=True))
+    net = onnx.load(stripped.file("engine.onnx"))
+    net.doc_string = "other weights"
+    onnx.save(net, other)
+    with pytest.raises(InputError, match=r"takes no other weights than its own, .*other.onnx.*--strip-weights --refit"):
+        stripped.open(options=RunOptions(refit_from=other))
+    stripped.open(options=RunOptions(refit_from=stripped.file("engine.onnx"))).close()
+    both = build(model, tmp_path / "both", tensorrt=TrtOptions(strip_weights=True, refit=True))
+    both.open(options=RunOptions(refit_from=other)).close()
+
+
+def test_sparse_kernels_where_a_layer_that_is_no_plugin_is_sparse(machine: None, model: Path, tmp_path: Path) -> None:
+    def sparse(name: str, **options: Any) -> bool:
+        chosen = BuildOptions(backend="tensorrt", max=("4x3x8x8",), timing_cache=False, **options)
+        settings: dict[str, Any] = (
+            {"ratio": 0.6, "filter_group": 8} if name == "plain" else {"ratio": 0.7, "nm": "2:4", "filter_group": 8}
+        )
+        record = trtkp.build(model, tmp_path / name, method="vskp", **settings, options=chosen).manifest.tensorrt
+        assert record is not None
+        return record.sparse
+
+    assert not sparse("plain", lowering="gather")
+    assert sparse("dense", lowering="dense")
+    assert sparse("gathered", lowering="gather")
+
+
 def test_host_code_by_the_environment(machine: None, model: Path, tmp_path: Path, monkeypatch: Any) -> None:
     bundle = build(model, tmp_path / "bundle", tensorrt=TrtOptions(embed_plugins=True))
     monkeypatch.setenv("TRTKP_ALLOW_HOST_CODE", "1")
@@ -216,7 +248,15 @@ def test_missing_plugin_library_is_named(bundle: Bundle, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_measured_plan(machine: None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every lowering is an engine, timed on the device: on this one all take as long, so every layer stays dense."""
+    """The lowerings of all layers are in one engine. The stand-in's layers take longer the later they stand in it."""
+    built: list[str] = []
+    build_one = EngineTarget._built
+
+    def counted(target: EngineTarget, model: ir.Model, *given: Any) -> Path:
+        built.append(str(model.graph.name))
+        return build_one(target, model, *given)
+
+    monkeypatch.setattr(EngineTarget, "_built", counted)
     monkeypatch.setattr("trtkp.plan.planner.WORTH_TIMING", float("inf"))
     bundle = build(model, tmp_path / "bundle", lowering="auto", timing_cache=False)
     packed = [layer for layer in bundle.manifest.layers if layer.kind != "dense"]
@@ -225,8 +265,11 @@ def test_measured_plan(machine: None, model: Path, tmp_path: Path, monkeypatch: 
     for layer in packed:
         assert layer.measured
         assert set(layer.candidates) >= {"dense", "plugin"}
-        assert set(layer.candidates.values()) == {1.0}  # ms between two events of the stand-in
+        assert min(layer.candidates.values()) == layer.candidates["dense"]  # it stands first, and has fewest operators
         assert layer.lowering == "dense"
+    assert len({layer.candidates["dense"] for layer in packed}) > 1
+    assert built.count("side by side") == 1
+    assert len(built) <= 3  # and two whole nets, with their dead channels and without
 
 
 def test_predicted_plan(machine: None, model: Path, tmp_path: Path) -> None:
@@ -286,13 +329,13 @@ def test_command_line(machine: None, model: Path, tmp_path: Path, capsys: pytest
     line = [
         "build", str(model), "-o", str(tmp_path / "bundle"), "--method", "vskp", "--ratio", "0.5",
         "--filter-group", "8", "-b", "tensorrt", "--lowering", "plugin", "--max", "4x3x8x8", "--level", "2",
-        "--workspace", "128",
+        "--workspace", "128", "--tune-batches", "1,2",
         "--version-compatible", "--hardware-compatible", "ampere+", "--refit", "--strip-weights", "--embed-plugins",
     ]  # fmt: skip
     assert run(line) == 0
     bundle = trtkp.load(tmp_path / "bundle")
     assert bundle.manifest.tensorrt is not None
-    options = "--level 2 --workspace 128 --hardware-compatible ampere+ --version-compatible --embed-plugins --refit"
-    assert f"{options} --strip-weights" in build_command(bundle)
+    options = "--level 2 --workspace 128 --tune-batches 1,2 --hardware-compatible ampere+ --version-compatible"
+    assert f"{options} --embed-plugins --refit --strip-weights" in build_command(bundle)
     assert run(["build", str(model), "-o", str(tmp_path / "other"), "--level", "2", "-b", "onnxruntime"]) == 2
     assert "mean nothing to backend onnxruntime" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from trtkp.machine.packages import importable
 _ENGINE = SimpleNamespace(
     get_tensor_shape=lambda name: (-1, 3, 8, 8) if name == "image" else (-1, 10),
     get_tensor_dtype=lambda name: SimpleNamespace(name="HALF"),
+    num_optimization_profiles=1,
     get_tensor_profile_shape=lambda name, index: [(1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8)],
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.engine.graphs import conv_net, image_profile
+from tests.engine.trt import recording_tensorrt
 from trtkp.engine import BuildRequest
 from trtkp.engine.options import TrtOptions
 from trtkp.engine.trt.config import set_options
@@ -47,25 +48,63 @@ def rtx() -> Any:
 def test_every_option_reaches_the_configuration(rtx: Any, request_: BuildRequest) -> None:
     builder = rtx.Builder(process_logger(rtx))
     config = builder.create_builder_config()
-    options = TrtOptions(workspace_mib=64, version_compatible=True, embed_plugins=True, strip_weights=True)
+    options = TrtOptions(
+        workspace_mib=64, version_compatible=True, exclude_lean_runtime=True, embed_plugins=True, strip_weights=True
+    )
     library = Path("/somewhere/libtrtkp.so")
-    set_options(rtx, builder, config, replace(request_, optimization_level=4, threads=2, trt=options, plugins=library))
+    wanted = replace(request_, optimization_level=4, threads=2, trt=options, plugins=library, sparse=True)
+    # the parser reports ours too, where it was loaded from: it goes in once
+    used = ["/elsewhere/libtrtkp.so", "/usr/lib/libnvinfer_vc_plugin.so"]
+    carried = set_options(rtx, builder, config, wanted, used)
     assert config.builder_optimization_level == 4
     assert builder.max_threads == 2
     assert config.get_memory_pool_limit(rtx.MemoryPoolType.WORKSPACE) == 64 << 20
     assert config.profiling_verbosity == rtx.ProfilingVerbosity.DETAILED
-    for name in ("REFIT", "STRIP_PLAN", "VERSION_COMPATIBLE"):
+    for name in ("REFIT_IDENTICAL", "STRIP_PLAN", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "SPARSE_WEIGHTS"):
         assert config.get_flag(getattr(rtx.BuilderFlag, name)), name
-    assert config.plugins_to_serialize == [str(library)]
+    assert not config.get_flag(rtx.BuilderFlag.REFIT)
+    assert carried == [str(library), "/usr/lib/libnvinfer_vc_plugin.so"]
+    assert sorted(config.plugins_to_serialize) == sorted(carried)  # a set inside
     plain = builder.create_builder_config()
-    set_options(rtx, builder, plain, request_)
-    assert not any(plain.get_flag(getattr(rtx.BuilderFlag, name)) for name in ("REFIT", "STRIP_PLAN"))
+    assert set_options(rtx, builder, plain, request_, ["/usr/lib/libnvinfer_vc_plugin.so"]) == []
+    assert not any(
+        plain.get_flag(flag) for flag in rtx.BuilderFlag.__members__.values() if flag != rtx.BuilderFlag.TF32
+    )
     assert plain.plugins_to_serialize == []
 
 
 @needs_rtx
+@pytest.mark.parametrize(
+    ("refit", "strip", "flags"),
+    [
+        (False, False, set()),
+        (True, False, {"REFIT"}),
+        (False, True, {"REFIT_IDENTICAL", "STRIP_PLAN"}),
+        (True, True, {"REFIT", "STRIP_PLAN"}),
+    ],
+)
+def test_stripped_engines_are_fast_unless_other_weights_may_come(
+    rtx: Any, request_: BuildRequest, refit: bool, strip: bool, flags: set[str]
+) -> None:
+    builder = rtx.Builder(process_logger(rtx))
+    config = builder.create_builder_config()
+    set_options(rtx, builder, config, replace(request_, trt=TrtOptions(refit=refit, strip_weights=strip)))
+    known = ("REFIT", "REFIT_IDENTICAL", "STRIP_PLAN")
+    assert {name for name in known if config.get_flag(getattr(rtx.BuilderFlag, name))} == flags
+
+
+def test_library_without_identical_refit_and_sparsity_builds_all_the_same(request_: BuildRequest) -> None:
+    flags: list[str] = []
+    old = SimpleNamespace(BuilderFlag=SimpleNamespace(__members__={"REFIT": "refit", "STRIP_PLAN": "strip"}))
+    wanted = replace(request_, sparse=True, trt=TrtOptions(strip_weights=True))
+    set_options(old, SimpleNamespace(), SimpleNamespace(set_flag=flags.append), wanted)
+    assert sorted(flags) == ["refit", "strip"]
+
+
+@needs_rtx
 def test_level_and_workspace_build(request_: BuildRequest) -> None:
-    built = TensorRTRTXBackend().build(replace(request_, optimization_level=1, trt=TrtOptions(workspace_mib=64)))
+    changed = replace(request_, optimization_level=1, sparse=True, trt=TrtOptions(workspace_mib=64))
+    built = TensorRTRTXBackend().build(changed)
     assert built.engine_bytes > 0
     assert built.plugin_layers == 0
 
@@ -108,6 +147,7 @@ def test_options_that_mean_nothing(request_: BuildRequest, options: TrtOptions, 
     [
         ({"hardware_compatible": "pascal"}, "--hardware-compatible pascal: not known; use one of none, ampere+"),
         ({"workspace_mib": 0}, "--workspace 0: out of range; give 1 or more"),
+        ({"exclude_lean_runtime": True}, "only a version-compatible engine carries one; add --version-compatible"),
     ],
 )
 def test_values_that_mean_nothing(options: dict[str, Any], words: str) -> None:
@@ -120,7 +160,7 @@ def test_values_that_mean_nothing(options: dict[str, Any], words: str) -> None:
     ("options", "words"),
     [
         (TrtOptions(refit=True), "--refit: tensorrt 10.0 has no flag REFIT"),
-        (TrtOptions(strip_weights=True), "--refit: tensorrt 10.0 has no flag REFIT"),
+        (TrtOptions(strip_weights=True), "--strip-weights: tensorrt 10.0 has no flag STRIP_PLAN"),
         (TrtOptions(version_compatible=True), "--version-compatible: tensorrt 10.0 has no flag VERSION_COMPATIBLE"),
         (TrtOptions(hardware_compatible="same-compute-capability"), "TensorRT 10.0 has no such level"),
         (TrtOptions(embed_plugins=True), "this TensorRT cannot embed plugins"),
@@ -150,8 +190,8 @@ def test_hardware_level_of_tensorrt(request_: BuildRequest) -> None:
 def test_every_option_of_a_build_is_on_the_wire() -> None:
     """A field that is added without a test above would go unnoticed."""
     assert [field.name for field in fields(TrtOptions)] == [
-        "timing_cache", "workspace_mib", "version_compatible", "hardware_compatible", "embed_plugins", "refit",
-        "strip_weights",
+        "timing_cache", "workspace_mib", "tune_batches", "version_compatible", "exclude_lean_runtime",
+        "hardware_compatible", "embed_plugins", "refit", "strip_weights",
     ]  # fmt: skip
 
 
@@ -200,20 +240,28 @@ def test_timing_cache_that_tensorrt_refuses(tmp_path: Path) -> None:
     said: list[str] = []
     TimingCacheFile(module, config, tmp_path, lambda severity, text: said.append(text))
     assert taken == [b"of another GPU", b""]
-    assert said == [f"timing cache: {tmp_path / cache_name(module)} cannot be used, so every tactic is timed again"]
+    file = tmp_path / cache_name(module)
+    assert said == [
+        f"timing cache: {file} cannot be used and was set aside as {file.name}.bad, so every tactic is timed again"
+    ]
+    assert not file.exists()
 
 
-def network(*kinds: str) -> Any:
-    layers = [SimpleNamespace(name=f"layer{i}", type=SimpleNamespace(name=kind)) for i, kind in enumerate(kinds)]
+def network(*kinds: tuple[str, str]) -> Any:
+    layers = [recording_tensorrt.ILayer(f"layer{i}", kind, space, None) for i, (kind, space) in enumerate(kinds)]
     return SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
 
 
-def test_plugin_layers_are_counted() -> None:
-    """On a stand-in network: TensorRT-RTX has no plugin layers."""
-    assert plugin_layers(network("CONVOLUTION", "PLUGIN_V3", "SHUFFLE", "PLUGIN_V3")) == ["layer1", "layer3"]
-    assert check_plugin_layers(network("PLUGIN_V3"), 1, Path("net.onnx")) == 1
-    with pytest.raises(JobError, match=r"net.onnx: the graph has 2 operators .* the network has 1 plugin layers"):
-        check_plugin_layers(network("PLUGIN_V3", "SCATTER"), 2, Path("net.onnx"))
+def test_layers_of_our_plugins_are_counted() -> None:
+    """On a stand-in network: TensorRT-RTX has no plugin layers. Other plugins stand beside ours in every detector."""
+    ours, theirs, old = ("PLUGIN_V3", "trtkp"), ("PLUGIN_V3", ""), ("PLUGIN_V2", "")
+    mixed = network(("CONVOLUTION", ""), ours, theirs, ("SHUFFLE", ""), ours, old)
+    assert plugin_layers(recording_tensorrt, mixed) == ["layer1", "layer4"]
+    assert check_plugin_layers(recording_tensorrt, network(ours, theirs, old), 1, Path("net.onnx")) == 1
+    with pytest.raises(
+        JobError, match=r"net.onnx: the graph has 2 operators .* the network has 1 layers of its plugins"
+    ):
+        check_plugin_layers(recording_tensorrt, network(ours, theirs, ("SCATTER", "")), 2, Path("net.onnx"))
 
 
 @needs_rtx
@@ -223,7 +271,11 @@ def test_no_layer_of_a_real_network_is_a_plugin(rtx: Any, request_: BuildRequest
     parser = rtx.OnnxParser(definition, logger)
     assert parser.parse_from_file(str(request_.onnx))
     assert definition.num_layers > 0
-    assert plugin_layers(definition) == []
+    assert plugin_layers(rtx, definition) == []
+    # what the count does to a plugin layer: its class is set, and its members are then those of the class
+    layer = definition.get_layer(0)
+    layer.__class__ = rtx.IConvolutionLayer
+    assert layer.num_output_maps == 8
 
 
 @pytest.fixture

@@ -226,7 +226,9 @@ def test_plugin_library_that_does_not_load_matters_to_engines_that_need_it(
     broken = tmp_path / "libtrtkp.so"
     with TrtEngineRunner(engine_file, recording_tensorrt, plugins=broken, device=device) as runner:
         assert runner.run({"image": images(1)})["y"].shape == (1, 16, 1, 1)
-    (tmp_path / "model.engine").write_bytes(engine_file.read_bytes().replace(b'"ELEMENTWISE"', b'"PLUGIN_V3"  '))
+    (tmp_path / "model.engine").write_bytes(
+        engine_file.read_bytes().replace(b'"ELEMENTWISE", ""', b'"PLUGIN", "trtkp"')
+    )
     with pytest.raises(JobError, match=r"libtrtkp.so: TensorRT cannot load the plugin library: .*cannot open shared"):
         TrtEngineRunner(tmp_path / "model.engine", recording_tensorrt, plugins=broken, device=device)
 

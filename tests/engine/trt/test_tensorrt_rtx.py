@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,6 +43,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fp32_for_one_target(net: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     request = BuildRequest(net, tmp_path, image_profile(), targets=("sm86",), optimization_level=2)
+    request = replace(request, trt=TrtOptions(tune_batches=(1,)))
     result = TensorRTRTXBackend().build(request, lambda *step: seen.append(step))
     assert result.files == (tmp_path / "model.engine",)
     assert [file.name for file in tmp_path.iterdir()] == ["model.engine"]
@@ -272,9 +274,14 @@ def test_profile_reaches_the_builder(net: Path) -> None:
 
     request = BuildRequest(net, net.parent, image_profile(batches=(2, 3, 5)))
     config = builder.create_builder_config()
-    trt_config.add_profile(Recorder(), config, network, request)
+    trt_config.add_profiles(Recorder(), config, network, request)
     assert [shape[0] for shape in kept[0].get_shape("image")] == [2, 3, 5]
     assert config.num_optimization_profiles == 1
+    config = builder.create_builder_config()
+    split = replace(request, trt=TrtOptions(tune_batches=(3, 4)))
+    trt_config.add_profiles(Recorder(), config, network, split)
+    assert config.num_optimization_profiles == 3
+    assert [[shape[0] for shape in made.get_shape("image")] for made in kept[1:]] == [[2, 3, 3], [4, 4, 4], [5, 5, 5]]
     del parser
 
 
@@ -302,7 +309,8 @@ def test_request_survives_the_wire() -> None:
         threads=2,
         plugins=Path("libtrtkp.so"),
         plugin_nodes=3,
-        trt=TrtOptions(Path("cache"), 64, True, "ampere+", True, True, True),
+        sparse=True,
+        trt=TrtOptions(Path("cache"), 64, (1, 8), True, True, "ampere+", True, True, True),
     )
     assert decode_request(encode_request(request)) == request
 

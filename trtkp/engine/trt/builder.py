@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from trtkp.engine.base import BuildRequest, Progress
-from trtkp.engine.trt.config import add_profile, clear_tf32, set_options, set_targets
+from trtkp.engine.trt.config import add_profiles, clear_tf32, set_options, set_targets
 from trtkp.engine.trt.log import Log, make_logger, make_monitor
-from trtkp.engine.trt.plugins import check_plugin_layers, load_plugins, plugin_layers, refuse_plugins
+from trtkp.engine.trt.plugins import (
+    check_plugin_layers,
+    init_standard_plugins,
+    load_plugins,
+    plugin_layers,
+    refuse_plugins,
+)
 from trtkp.engine.trt.tactics import TimingCacheFile
 from trtkp.errors import InputError, JobError
 
@@ -38,7 +44,7 @@ def build_engine(trt: Any, request: BuildRequest, engine: Path, log: Log, progre
         progress: called with phase, step and total.
 
     Returns:
-        ``version``, ``targets``, ``plugin_layers``, and the ``seconds`` of the build itself.
+        ``version``, ``targets``, ``plugin_layers``, ``carried_libraries``, and the ``seconds`` of the build itself.
 
     Raises:
         InputError: a target or option is unknown, or the profile's shapes do not fit the graph.
@@ -48,25 +54,26 @@ def build_engine(trt: Any, request: BuildRequest, engine: Path, log: Log, progre
     logger = make_logger(trt, log)
     builder = trt.Builder(logger)
     refuse_plugins(trt)
+    init_standard_plugins(trt, logger)
     if request.plugins is not None:
         load_plugins(trt, request.plugins, logger)
     network, parser = _parse(trt, builder, logger, request.onnx)
     if request.plugins is not None:
-        check_plugin_layers(network, request.plugin_nodes, request.onnx)
+        check_plugin_layers(trt, network, request.plugin_nodes, request.onnx)
     _check_precision(trt, network, request, log)
     config = builder.create_builder_config()
     clear_tf32(trt, config)
-    set_options(trt, builder, config, request)
+    carried = set_options(trt, builder, config, request, _used_libraries(parser, request))
     targets = set_targets(trt, config, request.targets)
-    add_profile(builder, config, network, request)
+    add_profiles(builder, config, network, request)
     folder = request.trt.timing_cache
-    cache = TimingCacheFile(trt, config, folder, log) if folder is not None else None
+    cache = TimingCacheFile(trt, config, folder, log, sparse=request.sparse) if folder is not None else None
     monitor = make_monitor(trt, progress)
     if monitor is not None:
         config.progress_monitor = monitor
     mark = logger.mark()
     plan = builder.build_serialized_network(network, config)
-    found = plugin_layers(network)
+    found = plugin_layers(trt, network)
     del parser  # only now: it owns the weights that the builder read
     if plan is None:
         raise JobError(f"the builder failed: {logger.since(mark) or 'it gave no reason'}", file=request.onnx)
@@ -78,6 +85,7 @@ def build_engine(trt: Any, request: BuildRequest, engine: Path, log: Log, progre
         "version": trt.__version__,
         "targets": targets,
         "plugin_layers": len(found),
+        "carried_libraries": [Path(name).name for name in carried],
         "seconds": time.perf_counter() - start,
     }
 
@@ -107,6 +115,14 @@ def _parse(trt: Any, builder: Any, logger: Any, onnx: Path) -> tuple[Any, Any]:
         # Protobuf skips unknown fields, so a file that is some other message can parse as an empty graph.
         raise InputError("is not an ONNX model, or has no outputs", file=onnx)
     return network, parser
+
+
+def _used_libraries(parser: Any, request: BuildRequest) -> list[str]:
+    """Libraries of the plugins that a version-compatible engine needs, where the parser knows them."""
+    options = request.trt
+    if not (options.version_compatible or options.embed_plugins) or not hasattr(parser, "get_used_vc_plugin_libraries"):
+        return []
+    return [str(name) for name in parser.get_used_vc_plugin_libraries()]
 
 
 def _parser_line(error: Any) -> str:

@@ -5,16 +5,18 @@ Each function sets one part of an ``IBuilderConfig``, and refuses what the insta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from trtkp.engine.base import BuildRequest
-from trtkp.engine.feeds import check_profile
+from trtkp.engine.feeds import check_profile, split_profile
 from trtkp.engine.options import HARDWARE_LEVELS
 from trtkp.engine.trt.plugins import is_rtx
 from trtkp.errors import InputError, JobError
 from trtkp.shapes import Dim, TensorSpec
 
-__all__ = ["DTYPES", "add_profile", "clear_tf32", "default_targets", "set_options", "set_targets"]
+__all__ = ["DTYPES", "add_profiles", "clear_tf32", "default_targets", "set_options", "set_targets"]
 
 #: NumPy's (or ml_dtypes') name of each of TensorRT's data types.
 DTYPES = {
@@ -29,8 +31,18 @@ DTYPES = {
 }
 
 
-def set_options(trt: Any, builder: Any, config: Any, request: BuildRequest) -> None:
-    """Set optimisation level, threads, workspace, compatibility, refit and embedded plugins.
+def set_options(trt: Any, builder: Any, config: Any, request: BuildRequest, used: Sequence[str] = ()) -> list[str]:
+    """Set optimisation level, threads, workspace, sparsity, compatibility, refit and embedded plugins.
+
+    Args:
+        trt: the imported module.
+        builder: the builder.
+        config: its configuration.
+        request: what to build.
+        used: libraries of TensorRT's own plugins that a version-compatible engine needs, as the parser reports them.
+
+    Returns:
+        The plugin libraries that the engine will carry.
 
     Raises:
         InputError: the library does not support one of the options.
@@ -45,20 +57,34 @@ def set_options(trt: Any, builder: Any, config: Any, request: BuildRequest) -> N
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
-    if options.refit or options.strip_weights:
+    if request.sparse and "SPARSE_WEIGHTS" in trt.BuilderFlag.__members__:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    if options.refit:
         _set_flag(trt, config, "REFIT", "--refit")
     if options.strip_weights:
         _set_flag(trt, config, "STRIP_PLAN", "--strip-weights")
+        if not options.refit:
+            # The engine gets back the weights that it was built with. Told so, TensorRT folds and fuses them as in an
+            # engine that is never refitted.
+            known = "REFIT_IDENTICAL" in trt.BuilderFlag.__members__
+            _set_flag(trt, config, "REFIT_IDENTICAL" if known else "REFIT", "--strip-weights")
     embeds = options.embed_plugins and request.plugins is not None
     if embeds and not hasattr(config, "plugins_to_serialize"):
         raise InputError("--embed-plugins: this TensorRT cannot embed plugins", remedy="leave the option out")
     if options.version_compatible or embeds:
         option = "--version-compatible" if options.version_compatible else "--embed-plugins"
         _set_flag(trt, config, "VERSION_COMPATIBLE", option)
+    if options.exclude_lean_runtime:
+        _set_flag(trt, config, "EXCLUDE_LEAN_RUNTIME", "--exclude-lean-runtime")
     if options.hardware_compatible != "none":
         _set_hardware(trt, config, options.hardware_compatible)
-    if embeds:
-        config.plugins_to_serialize = [str(request.plugins)]
+    if not (options.version_compatible or embeds):
+        return []
+    carried = [str(request.plugins)] if embeds else []
+    carried += [name for name in used if request.plugins is None or Path(name).name != request.plugins.name]
+    if carried:
+        config.plugins_to_serialize = carried
+    return carried
 
 
 def _set_flag(trt: Any, config: Any, name: str, option: str) -> None:
@@ -141,8 +167,10 @@ def default_targets(known: list[str]) -> list[str]:
     return [name for name in known if name != "sm75"]
 
 
-def add_profile(builder: Any, config: Any, network: Any, request: BuildRequest) -> None:
+def add_profiles(builder: Any, config: Any, network: Any, request: BuildRequest) -> None:
     """Check the request's profile against the network's inputs, and add it to the configuration.
+
+    With ``tune_batches`` it is split (`trtkp.engine.feeds.split_profile`), and every part is a profile.
 
     Raises:
         InputError: shapes do not fit, or an input is a shape tensor (TensorRT reads its values as a shape).
@@ -156,14 +184,15 @@ def add_profile(builder: Any, config: Any, network: Any, request: BuildRequest) 
         for t in tensors
     ]
     check_profile(specs, request.profile)
-    profile = builder.create_optimization_profile()
     for tensor in tensors:
         if tensor.is_shape_tensor:
             raise InputError(f"input {tensor.name} is a shape tensor, which trtkp's profiles cannot describe")
-        if tensor.name in request.profile:
-            profile.set_shape(tensor.name, *request.profile[tensor.name].shapes())
-    if tensors and config.add_optimization_profile(profile) < 0:
-        raise JobError("the builder refused the optimisation profile", file=request.onnx)
+    for part in split_profile(request.profile, request.trt.tune_batches) if tensors else ():
+        profile = builder.create_optimization_profile()
+        for name, limits in part.items():
+            profile.set_shape(name, *limits.shapes())
+        if config.add_optimization_profile(profile) < 0:
+            raise JobError("the builder refused the optimisation profile", file=request.onnx)
 
 
 def _dim(axis: int, size: int) -> int | Dim:

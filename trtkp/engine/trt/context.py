@@ -22,10 +22,10 @@ from trtkp.cuda.arrays import View
 from trtkp.cuda.device import Device, DeviceMemory
 from trtkp.engine.trt.config import DTYPES
 from trtkp.engine.trt.log import process_logger
-from trtkp.engine.trt.plugins import is_rtx, load_plugins
+from trtkp.engine.trt.plugins import init_standard_plugins, is_rtx, load_plugins
 from trtkp.errors import InputError, JobError
 from trtkp.machine.processes import Closing
-from trtkp.shapes import Dim, Shape, TensorSpec
+from trtkp.shapes import Dim, Profile, Shape, ShapeRange, TensorSpec
 
 __all__ = ["Context", "Engine", "Feed", "RunTimes", "engine_spec"]
 
@@ -108,6 +108,7 @@ class Engine(Closing):
                 raise JobError(f"TensorRT cannot start: {problem}", file=path)
             if allow_host_code:
                 runtime.engine_host_code_allowed = True
+            init_standard_plugins(trt, self._logger)
             missing = self._load(plugins)
             try:
                 self.handle = self.checked("the engine cannot be opened", runtime.deserialize_cuda_engine, _read(path))
@@ -120,6 +121,12 @@ class Engine(Closing):
         inputs = [name for name in names if self.handle.get_tensor_mode(name).name == "INPUT"]
         self.inputs = tuple(engine_spec(self.handle, name, is_input=True) for name in inputs)
         self.outputs = tuple(engine_spec(self.handle, name, is_input=False) for name in names if name not in inputs)
+        dynamic = [spec.name for spec in self.inputs if any(isinstance(dim, Dim) for dim in spec.shape)]
+        #: Shapes of the dynamic inputs in every optimisation profile.
+        self.profiles: tuple[Profile, ...] = tuple(
+            {name: _limits(self.handle, name, number) for name in dynamic}
+            for number in range(self.handle.num_optimization_profiles)
+        )
 
     def _load(self, plugins: Path | None) -> JobError | None:
         """Load the plugin library. Returns the error, which is raised only if the engine turns out to need it."""
@@ -206,6 +213,7 @@ class Context:
         self._memory: dict[str, DeviceMemory] = {}
         self._pinned: dict[str, npt.NDArray[np.uint8]] = {}
         self._binding: _Binding | None = None
+        self._profile = 0
 
     def holds(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether the last run had these input shapes, so that a CUDA graph for them may exist."""
@@ -269,6 +277,7 @@ class Context:
         last, self._binding = self._binding, None  # after a failure below, the next run sets everything again
         # TensorRT computes the shapes of the outputs from those of the inputs; only then are the buffers' sizes known.
         if last is None or last.shapes != shapes:
+            self._switch(shapes)
             for name, shape in shapes.items():
                 checked(f"input {name} {list(shape)}", self.handle.set_input_shape, name, shape)
             if missing := checked("cannot infer the output shapes", self.handle.infer_shapes):
@@ -295,6 +304,21 @@ class Context:
                 checked(f"cannot set the address of {name}", self.handle.set_tensor_address, name, address)
             self._binding = _Binding(shapes, addresses)
         return self._binding, outputs
+
+    def _switch(self, shapes: Mapping[str, Shape]) -> None:
+        """Switch to the engine's optimisation profile for these shapes: the first that holds them."""
+        found = next((number for number, profile in enumerate(self.engine.profiles) if _holds(profile, shapes)), None)
+        if found is None:  # each input fits some profile, but not all the same
+            shown = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            raise InputError(f"no optimisation profile holds {shown}", file=self.engine.path)
+        if found != self._profile:
+            self.engine.checked(
+                f"cannot switch to optimisation profile {found}",
+                self.handle.set_optimization_profile_async,
+                found,
+                self._device.stream_handle(self._stream),
+            )
+            self._profile = found
 
     def _enqueue(self, feeds: Mapping[str, Feed], outputs: Mapping[str, npt.NDArray[Any]], graph: Any) -> float:
         """Enqueue copies and kernels on the stream. Returns the milliseconds the host took to launch the kernels."""
@@ -349,15 +373,25 @@ class Context:
         return found[:nbytes]
 
 
+def _holds(profile: Profile, shapes: Mapping[str, Shape]) -> bool:
+    return all(
+        low <= size <= high
+        for name, limits in profile.items()
+        for low, size, high in zip(limits.min, shapes[name], limits.max, strict=True)
+    )
+
+
 def engine_spec(engine: Any, name: str, *, is_input: bool) -> TensorSpec:
     """Name, dtype and shape of an engine's input or output.
 
-    The dynamic dimensions of an input carry the limits of the engine's first (and only) optimisation profile.
+    The dynamic dimensions of an input carry the limits of all optimisation profiles of the engine together.
     """
     shape = [int(size) for size in engine.get_tensor_shape(name)]
     low, high = shape, shape
     if is_input and min(shape, default=0) < 0:
-        low, _, high = ([int(size) for size in part] for part in engine.get_tensor_profile_shape(name, 0))
+        ranges = [_limits(engine, name, number) for number in range(engine.num_optimization_profiles)]
+        low = [min(sizes) for sizes in zip(*(limits.min for limits in ranges), strict=True)]
+        high = [max(sizes) for sizes in zip(*(limits.max for limits in ranges), strict=True)]
     dims: list[int | Dim] = []
     for axis, size in enumerate(shape):
         if size >= 0:
@@ -368,6 +402,11 @@ def engine_spec(engine: Any, name: str, *, is_input: bool) -> TensorSpec:
             dims.append(Dim(f"{name}.{axis}"))
     dtype = engine.get_tensor_dtype(name).name
     return TensorSpec(name, DTYPES.get(dtype, dtype), tuple(dims))
+
+
+def _limits(engine: Any, name: str, profile: int) -> ShapeRange:
+    low, opt, high = (tuple(int(size) for size in part) for part in engine.get_tensor_profile_shape(name, profile))
+    return ShapeRange(low, opt, high)
 
 
 def _dtype(spec: TensorSpec) -> np.dtype[Any]:

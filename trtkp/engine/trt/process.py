@@ -67,6 +67,7 @@ def build_in_worker(module: str, request: BuildRequest, artefact: str, progress:
         log=tuple(log),
         peak_bytes=done["peak_bytes"],
         plugin_layers=done["plugin_layers"],
+        carried_libraries=tuple(done["carried_libraries"]),
     )
 
 

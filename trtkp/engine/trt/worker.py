@@ -53,7 +53,13 @@ def decode_request(data: dict[str, Any]) -> BuildRequest:
             "profile": profile,
             "targets": tuple(data["targets"]),
             "plugins": _path(data["plugins"]),
-            "trt": TrtOptions(**{**data["trt"], "timing_cache": _path(data["trt"]["timing_cache"])}),
+            "trt": TrtOptions(
+                **{
+                    **data["trt"],
+                    "timing_cache": _path(data["trt"]["timing_cache"]),
+                    "tune_batches": tuple(data["trt"]["tune_batches"]),
+                }
+            ),
         }
     )
 

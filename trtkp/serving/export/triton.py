@@ -79,6 +79,11 @@ def export_triton(bundles: Sequence[Path], output: Path, options: ServeOptions |
             config = model_config(
                 contract, options, platform=platform, gpu=platform == "tensorrt_plan", usual=opt[0] if opt else None
             )
+            record = bundle.manifest.tensorrt
+            if platform == "tensorrt_plan" and record is not None and record.tune_batches:
+                # Triton takes an engine's first profile alone, unless the others are named.
+                sizes = {*record.tune_batches, bundle.manifest.profile[bundle.manifest.inputs[0].name]["max"][0]}
+                config.instance_group[0].profile.extend(str(number) for number in range(len(sizes)))
             if options.threads is not None and platform == "onnxruntime_onnx":
                 config.parameters["intra_op_thread_count"].string_value = str(options.threads)
             config.version_policy.all.SetInParent()
