@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("int8", "taps", "int8", {"method": "kep", "share": "per-layer", "data": folder / "data.npz"}),
     ):
         options = BuildOptions(backend="onnxruntime", lowering=lowering, precision=precision)
-        trtkp.build(folder / "net.onnx", folder / name, options=options, **settings)  # type: ignore[arg-type]
+        trtkp.build(folder / "net.onnx", folder / name, options=options, **settings)
     return folder
 
 
