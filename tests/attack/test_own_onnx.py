@@ -43,7 +43,7 @@ def test_engine_graph_is_pruned_again(folder: Path, source: str, lowering: str) 
     options = BuildOptions(backend="onnxruntime", lowering=lowering)
     for settings in ({"method": "kep", "share": "per-layer"}, {"method": "vskp", "ratio": 0.25, "filter_group": 8}):
         try:
-            bundle = trtkp.build(Path(source) / "engine.onnx", "again", options=options, **settings)  # type: ignore[arg-type]
+            bundle = trtkp.build(Path(source) / "engine.onnx", "again", options=options, **settings)
         except trtkp.InputError as error:
             assert "--lowering" in str(error)  # noqa: PT017 - it may not fit a layer, which is said
         else:

@@ -42,7 +42,7 @@ def child(code: str, **settings: object) -> subprocess.CompletedProcess[bytes]:
     """A Python program in the current folder."""
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, "check": False, **settings}
     given["env"] = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "0", **given.get("env", {})}  # type: ignore[dict-item]
-    return subprocess.run([sys.executable, "-c", code], **given)  # type: ignore[call-overload,no-any-return]  # noqa: PLW1510
+    return subprocess.run([sys.executable, "-c", code], **given)  # type: ignore[call-overload]  # noqa: PLW1510
 
 
 def trtkp_process(line: str, **settings: object) -> subprocess.CompletedProcess[bytes]:

@@ -141,9 +141,11 @@ def _journal(path: Path | None) -> BaseStorage | None:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    journal = path
+
     class Journal(JournalFileBackend):
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            with writing(path):
+            with writing(journal):
                 super().append_logs(logs)
 
     return JournalStorage(Journal(str(path)))

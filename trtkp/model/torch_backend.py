@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,6 +26,35 @@ __all__ = ["TorchBackend"]
 
 _EVAL = "call model.eval() before torch.export.export"
 _BATCH_ALONE = "export the model with a dynamic batch alone"
+
+
+class _RememberedErrors(io.FileIO):
+    """A file whose writes never raise: PyTorch's writer ends the process if one does. ``error`` is the first."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            rest = memoryview(data).cast("B")
+            while len(rest) and self.error is None:  # one call may write less than asked
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return memoryview(data).nbytes
+
+
+def _save(program: ExportedProgram, path: Path) -> None:
+    """Write a program as ``torch.export.save`` does.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import torch
+
+    with _RememberedErrors(path, "w") as file:
+        torch.export.save(program, file)
+    if file.error is not None:
+        raise file.error
 
 
 class TorchBackend:
@@ -134,7 +164,7 @@ class TorchBackend:
                     tensor.copy_(state[name])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.export.save(self.program, path)
+            _save(self.program, path)
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """Zeros of the smallest sizes that the model takes, but at least 2: torch.export treats 1 as a constant."""
@@ -167,7 +197,7 @@ class TorchBackend:
                 raise_if_out_of_memory(error)
                 raise InputError(f"PyTorch cannot export the trained net ({_first_line(error)})", file=self.path,
                                  remedy=_BATCH_ALONE) from None  # fmt: skip
-            torch.export.save(program, path)
+            _save(program, path)
 
     def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
         """The dynamic sizes of every input, to export another module with the same inputs.
