@@ -19,9 +19,9 @@ from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from trtkp.serving.admission.accept import Acceptor
 from trtkp.serving.admission.connections import Connections
 from trtkp.serving.admission.deadlines import Deadlines
-from trtkp.serving.protocol.accept import Acceptor
 
 __all__ = ["HEALTH_PATHS", "HttpConnection", "HttpConnections"]
 

@@ -25,6 +25,7 @@ from trtkp.serving.contract import Contract
 from trtkp.serving.errors import BadRequest, ServeError, TooLarge, Unauthorised, Unavailable
 from trtkp.serving.models.service import Service
 from trtkp.serving.protocol import describe
+from trtkp.serving.protocol.body import Body
 from trtkp.serving.protocol.config import model_config
 from trtkp.serving.protocol.connection import HEALTH_PATHS, HttpConnection
 from trtkp.serving.protocol.wire import HEADER_LENGTH, decode, decompress, encode, inflater_of, largest_body
@@ -106,7 +107,9 @@ class _Endpoints:
         return JSONResponse(describe.index(self._service))
 
     async def metrics(self, request: Request) -> Response:
-        return Response(generate_latest(self._service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        async with self._service.turns:  # 5 ms
+            text = generate_latest(self._service.metrics.registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def infer(self, request: Request) -> Response:
         service = self._service
@@ -129,14 +132,14 @@ class _Endpoints:
     def _find(self, request: Request) -> Any:
         return self._service.find(request.path_params["model"], request.path_params.get("version", ""))
 
-    async def _body(self, request: Request, contract: Contract, account: Account) -> bytearray:
+    async def _body(self, request: Request, contract: Contract, account: Account) -> memoryview:
         """Read the body, counting what comes in and, if it is compressed, what comes out."""
         limit = min(self._service.options.body_bytes, largest_body(contract))
         text = request.headers.get("content-length", "")
         if text.isdecimal() and int(text) > limit:
             raise TooLarge(f"the body has {int(text)} bytes, but {contract.name} needs no more than {limit}")
         inflater = inflater_of(request.headers.get("content-encoding", ""))
-        body, received = bytearray(), 0
+        body, received = Body(limit), 0
         loop = asyncio.get_running_loop()
         step = self._deadlines.step_s
         end = loop.time() + self._deadlines.transfer_s(int(text or limit))
@@ -149,19 +152,19 @@ class _Endpoints:
                         raise TooLarge(f"the body has more than the {limit} bytes that {contract.name} needs at most")
                     if inflater is None:
                         account.grow(len(chunk))
-                        body += chunk
+                        body.append(chunk)
                         continue
                     async for piece in decompress(chunk, inflater, account, self._service.turns):
-                        body += piece
-                        if len(body) > limit:
+                        if len(body) + len(piece) > limit:
                             raise TooLarge(f"the decompressed body is larger than {limit} bytes")
+                        body.append(piece)
         except ClientDisconnect:
             raise BadRequest("the body ended early") from None
         except TimeoutError:
             raise BadRequest("the body did not arrive in time") from None
         if inflater is not None and not inflater.eof:
             raise BadRequest("the compressed body is cut short")
-        return body
+        return body.view
 
 
 class _Answer(Response):

@@ -103,7 +103,7 @@ def largest_body(contract: Contract) -> int:
 
 
 async def decode(
-    body: bytes | bytearray, header_length: str | None, contract: Contract, account: Account, turns: Turns
+    body: bytes | memoryview, header_length: str | None, contract: Contract, account: Account, turns: Turns
 ) -> HttpInference:
     """Decode the body of a request.
 

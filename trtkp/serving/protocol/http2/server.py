@@ -11,11 +11,11 @@ from collections.abc import Coroutine, Mapping
 from time import monotonic, perf_counter
 from typing import Any
 
+from trtkp.serving.admission.accept import Acceptor
 from trtkp.serving.admission.connections import Connections
 from trtkp.serving.admission.deadlines import Deadlines
 from trtkp.serving.admission.memory import Memory
 from trtkp.serving.admission.turns import Turns
-from trtkp.serving.protocol.accept import Acceptor
 from trtkp.serving.protocol.http2.call import Method
 from trtkp.serving.protocol.http2.connection import Connection
 
