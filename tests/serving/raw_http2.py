@@ -10,6 +10,7 @@ from typing import Any, Self
 import h2.connection
 import h2.events
 from h2.config import H2Configuration
+from h2.settings import Settings
 
 __all__ = ["INFER", "LIVE", "STREAM", "RawHttp2", "framed"]
 
@@ -30,7 +31,7 @@ class RawHttp2:
         self.socket = socket.create_connection((host, int(port)), timeout=timeout)
         self.h2 = h2.connection.H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         if settings:
-            self.h2.local_settings = h2.connection.Settings(client=True, initial_values=settings)
+            self.h2.local_settings = Settings(client=True, initial_values=settings)
         self.h2.initiate_connection()
         self.statuses: dict[int, tuple[str, str]] = {}
         self.headers: dict[int, dict[str, str]] = {}
@@ -100,7 +101,7 @@ class RawHttp2:
 
     def _note(self, event: Any) -> None:
         if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-            headers = dict(event.headers)
+            headers: dict[str, str] = dict(event.headers)  # type: ignore[arg-type]
             self.headers.setdefault(event.stream_id, {}).update(headers)
             if event.stream_ended is not None or "grpc-status" in headers:
                 status = headers.get("grpc-status", headers.get(":status", ""))
@@ -110,4 +111,4 @@ class RawHttp2:
         elif isinstance(event, h2.events.StreamReset):
             self.statuses.setdefault(event.stream_id, ("reset", str(int(event.error_code))))
         elif isinstance(event, h2.events.ConnectionTerminated):
-            self.goaway = int(event.error_code)
+            self.goaway = int(event.error_code or 0)

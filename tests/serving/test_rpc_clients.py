@@ -146,7 +146,7 @@ def test_messages_of_megabytes(tmp_path: Path) -> None:
     import trtkp
     from trtkp.pipeline.options import BuildOptions
 
-    shape = ["N", 2, 256, 256]
+    shape: list[str | int | None] = ["N", 2, 256, 256]
     weight = np.stack([np.eye(2, dtype=np.float32)]).reshape(2, 2, 1, 1)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "w"], ["y"], name="same")],
