@@ -215,7 +215,7 @@ def _store(calibrator: Any, file: Path, key: str, done: int) -> None:
         for name, histogram in calibrator.collector.histogram_dict.items():
             for part, value in enumerate(histogram):
                 arrays[f"{part}/{name}"] = np.asarray(value)
-    with writing(file), replacing(file) as part, part.open("wb") as handle:
+    with writing(file), replacing(file) as new, new.open("wb") as handle:
         np.savez(handle, **arrays)  # type: ignore[arg-type]  # the stub takes a flag of its own for an array
 
 
