@@ -53,6 +53,8 @@ def _computed(
     filters, channels, rows, columns = weight_shape
     count, listed = x.shape[0], taps.flatten().long()
     packed = torch.einsum("npf,pfk->nfk", attention, weight).unflatten(2, (len(listed), channels))
+    if packed.shape[1] != filters:  # from a file it may be any number, and so much memory would be asked for below
+        raise ValueError(f"weight_shape names {filters} filters, but the weight has {packed.shape[1]}")
     dense = packed.new_zeros(count, filters, rows * columns, channels)
     dense[:, :, listed] = packed
     kernels = dense.transpose(2, 3).reshape(count * filters, channels, rows, columns)

@@ -82,4 +82,10 @@ def _in_memory(model: ir.Model) -> ir.Model:
     """The model, or a copy with its external tensors loaded: as they are, they name a file that lies elsewhere."""
     if not any(isinstance(tensor, ir.ExternalTensor) for tensor in _weights(model)):
         return model
-    return ir.external_data.load_to_model(model.clone())
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                # not onnx_ir's load_to_model: it closes the mapping, which the tensors of `model` still need
+                value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)
+    return copy

@@ -63,10 +63,12 @@ async def cut_arrays(text: memoryview, turns: Turns) -> tuple[bytes, _Places]:
         BadRequest: the rest is longer than `HEAD_BYTES`.
 
     Example:
+        >>> import asyncio
+        >>> from trtkp.serving.admission.turns import Turns
         >>> text = b'{"data": [' + b"1," * 1000 + b"1]}"
         >>> rest, arrays = asyncio.run(cut_arrays(memoryview(text), Turns()))
         >>> len(rest), [len(array) for array in arrays.values()]
-        (29, [2003])
+        (30, [2003])
     """
     parts: list[bytes] = []
     places: _Places = {}
@@ -171,6 +173,9 @@ async def write_numbers(array: np.ndarray, account: Account, turns: Turns) -> li
         NoMemory: there is no room for it.
 
     Example:
+        >>> import asyncio
+        >>> from trtkp.serving.admission.memory import Memory
+        >>> from trtkp.serving.admission.turns import Turns
         >>> async def write(array: np.ndarray) -> bytes:
         ...     return b"".join(await write_numbers(array, Memory(1 << 20).account("me"), Turns()))
         >>> asyncio.run(write(np.array([[1.5, np.nan], [np.inf, 0]])))

@@ -163,6 +163,8 @@ async def values(name: str, datatype: str, contents: _Buffer, turns: Turns) -> m
             message is too long.
 
     Example:
+        >>> import asyncio
+        >>> from trtkp.serving.admission.turns import Turns
         >>> contents = pb.InferTensorContents(int_contents=[1, -2]).SerializeToString()
         >>> bytes(asyncio.run(values("x", "INT8", contents, Turns()))).hex()
         '01fe'

@@ -190,6 +190,9 @@ async def decompress(part: bytes, inflater: zlib._Decompress, account: Account, 
         NoMemory: there is no room for it.
 
     Example:
+        >>> import asyncio
+        >>> from trtkp.serving.admission.memory import Memory
+        >>> from trtkp.serving.admission.turns import Turns
         >>> async def whole() -> list[bytes]:
         ...     account, turns = Memory(1 << 20).account("me"), Turns()
         ...     pieces = decompress(zlib.compress(b"{}"), inflater_of("deflate"), account, turns)

@@ -150,7 +150,9 @@ async def inflate(data: Buffer, encoding: str, limit: int, account: Account, tur
         ServeError: the account has no room.
 
     Example:
+        >>> import asyncio
         >>> from trtkp.serving.admission.memory import Memory
+        >>> from trtkp.serving.admission.turns import Turns
         >>> account = Memory(1000).account("connection")
         >>> asyncio.run(inflate(zlib.compress(b"abc"), "deflate", 100, account, Turns()))
         bytearray(b'abc')
