@@ -125,7 +125,7 @@ def test_to_a_file_and_back(clock: Any, model: Path, tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(InputError, match="not advice"):
             Advice.read(file)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         Advice.read(tmp_path / "none.json")
 
 

@@ -193,8 +193,9 @@ def test_layers_are_timed(classifier: Path, tmp_path: Path, split: None) -> None
 def test_engines_that_a_plan_times(classifier: Path, tmp_path: Path, split: None) -> None:
     """They are built from files; ONNX Runtime's backend, which copies its graph, stands in for TensorRT's."""
     model = load_model(classifier).graph()
-    target = EngineTarget(known_gpu("A100"), backend=get_backend("onnxruntime"))
-    with target._opened(model, {"image": (3, 3, 8, 8)}, tmp_path / "0") as runner:
+    backend = get_backend("onnxruntime")
+    engine = EngineTarget(known_gpu("A100"), backend=backend)._built(model, {"image": (3, 3, 8, 8)}, tmp_path / "0")
+    with backend.open(engine) as runner:
         found = runner.run(FEED)["y"]
     names = {"model.onnx", "model.onnx.data", "engine.onnx", "engine.onnx.data"}
     assert {path.name for path in (tmp_path / "0").iterdir()} == names
