@@ -20,7 +20,7 @@ from trtkp.errors import InputError, JobError
 from trtkp.pipeline.build import Build, Start, build
 from trtkp.pipeline.draft import Draft, Graphs
 from trtkp.pipeline.job import Job, Phases, Progress, SinglePhase
-from trtkp.pipeline.options import BuildOptions
+from trtkp.pipeline.options import BuildOptions, check_device
 from trtkp.pipeline.quantised import read_samples
 from trtkp.shapes import Profile, ShapeRange
 
@@ -55,7 +55,7 @@ def calibrate(
         kind: ``int8``, or ``fp8``, which only TensorRT knows.
         calibration: calibrator, number of samples, accuracy that may be lost; None for the defaults.
         calibration_file: a ``calibration.json``, or a bundle that holds one, whose ranges and precisions are used.
-        options: for a model: backend, shapes and so on; of a bundle only ``threads`` counts.
+        options: for a model: backend, shapes and so on; of a bundle only ``device`` and ``threads`` count.
         progress: called with a phase, the steps done and the steps in all.
 
     Returns:
@@ -108,7 +108,8 @@ def _from_bundle(
         )
     backend = get_backend(manifest.backend)
     backend.check_quantisable(kind, manifest.targets)
-    found = backend.availability()
+    check_device(backend, options.device)
+    found = backend.availability(options.device)
     if not found.can_build:
         raise JobError(f"backend {backend.name} cannot build here: {found.detail}", remedy="see trtkp doctor")
     profile = {
