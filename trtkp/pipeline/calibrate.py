@@ -125,7 +125,7 @@ def _from_bundle(
 
 
 def _options(manifest: Manifest, asked: BuildOptions) -> BuildOptions:
-    """The bundle's backend and targets, and the requested precision, calibration and threads.
+    """The bundle's backend and targets, and the requested precision, calibration, GPU and threads.
 
     Options of TensorRT's builder get their defaults, and its timing cache is neither read nor written.
     """
@@ -136,6 +136,7 @@ def _options(manifest: Manifest, asked: BuildOptions) -> BuildOptions:
         precision=asked.precision,
         keep_io=manifest.keep_io,
         targets=targets,
+        device=asked.device,
         threads=asked.threads,
         timing_cache=False,
         calibration=asked.calibration,

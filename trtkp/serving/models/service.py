@@ -18,6 +18,7 @@ import numpy as np
 
 from trtkp.bundle import Bundle
 from trtkp.errors import TrtkpError
+from trtkp.machine.gpu import check_gpu
 from trtkp.serving.admission.memory import Memory
 from trtkp.serving.admission.turns import Turns
 from trtkp.serving.contract import Contract, RawTensor
