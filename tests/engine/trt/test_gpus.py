@@ -67,8 +67,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(model: Path, target: Path, **options: Any) -> Bundle:
-    given = {"backend": "tensorrt", "lowering": "gather", "plugins": False, "max": ("4x3x8x8",), "device": 1} | options
-    return trtkp.build(model, target, method="none", options=BuildOptions(**given))
+    given: dict[str, Any] = {
+        "backend": "tensorrt",
+        "lowering": "gather",
+        "plugins": False,
+        "max": ("4x3x8x8",),
+        "device": 1,
+    }
+    return trtkp.build(model, target, method="none", options=BuildOptions(**given | options))
 
 
 @pytest.fixture
