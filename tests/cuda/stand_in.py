@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import subprocess
 import tempfile
@@ -14,18 +15,14 @@ __all__ = ["driver_folder"]
 
 
 @cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="trtkp-driver-")
-
-
 def driver_folder() -> Path:
     """Folder of ``libcuda.so.1``, for LD_LIBRARY_PATH. Skips the test where there is no C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler")
-    library = Path(_folder().name, "libcuda.so.1")
-    if not library.exists():
-        source = Path(__file__).with_name("libcuda.c")
-        options = ["-shared", "-fPIC", "-Wall", "-Werror", "-D_GNU_SOURCE"]
-        subprocess.run([compiler, *options, "-o", library, source, "-ldl"], check=True, timeout=120)
-    return library.parent
+    folder = Path(tempfile.mkdtemp(prefix="trtkp-driver-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    options = ["-shared", "-fPIC", "-Wall", "-Werror", "-D_GNU_SOURCE"]
+    source = Path(__file__).with_name("libcuda.c")
+    subprocess.run([compiler, *options, "-o", folder / "libcuda.so.1", source, "-ldl"], check=True, timeout=120)
+    return folder
