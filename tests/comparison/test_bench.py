@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,8 +51,8 @@ def test_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fed: list[tuple[int, ...]] = []
     opened = Bundle.open
 
-    def spy(self: Bundle, *, threads: int | None = None) -> object:
-        runner = opened(self, threads=threads)
+    def spy(self: Bundle, **options: Any) -> object:
+        runner = opened(self, **options)
         run = runner.run
         monkeypatch.setattr(runner, "run", lambda feeds: fed.append(feeds["image"].shape) or run(feeds))
         return runner

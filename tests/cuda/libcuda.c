@@ -2,6 +2,8 @@
  *
  * Work sent to a stream is done when the stream is synchronised. While a stream captures, its work goes into a graph.
  * The driver bindings ask cuGetProcAddress for everything, by names without version suffixes.
+ *
+ * It plays an L4 or, where TRTKP_STAND_IN_GPUS is 2, an L4 and an A100, of which CUDA_VISIBLE_DEVICES chooses.
  */
 #include <dlfcn.h>
 #include <stdint.h>
@@ -34,15 +36,50 @@ static int submit(Stream* stream, Work work)
 
 int cuInit(unsigned flags) { return flags == 0 ? OK : INVALID_VALUE; }
 int cuDriverGetVersion(int* version) { *version = 13000; return OK; }
-int cuDeviceGetCount(int* count) { *count = 1; return OK; }
-int cuDeviceGet(int* device, int ordinal) { *device = ordinal; return ordinal == 0 ? OK : INVALID_DEVICE; }
-int cuDeviceGetName(char* name, int size, int device) { snprintf(name, size, "NVIDIA Stand-in L4"); return OK; }
+
+/* The GPU of a number, -1 if the process sees none of that number. */
+static int visible(int ordinal)
+{
+    char const* played = getenv("TRTKP_STAND_IN_GPUS");
+    char const* chosen = getenv("CUDA_VISIBLE_DEVICES");
+    int device = ordinal;
+    if (chosen != NULL)
+    {
+        for (; ordinal > 0 && chosen != NULL; --ordinal)
+        {
+            chosen = strchr(chosen, ',');
+            chosen = chosen == NULL ? NULL : chosen + 1;
+        }
+        device = chosen == NULL || *chosen == '\0' ? -1 : atoi(chosen);
+    }
+    return device < (played == NULL ? 1 : atoi(played)) ? device : -1;
+}
+
+int cuDeviceGetCount(int* count)
+{
+    for (*count = 0; visible(*count) >= 0; ++*count) {}
+    return OK;
+}
+
+int cuDeviceGet(int* device, int ordinal)
+{
+    *device = visible(ordinal);
+    return *device < 0 ? INVALID_DEVICE : OK;
+}
+
+int cuDeviceGetName(char* name, int size, int device)
+{
+    snprintf(name, size, "NVIDIA Stand-in %s", device == 0 ? "L4" : "A100");
+    return OK;
+}
+
 int cuDeviceTotalMem_v2(size_t* bytes, int device) { *bytes = 24ul << 30; return OK; }
 int cuGetErrorName(int status, char const** name) { *name = "CUDA_ERROR_STAND_IN"; return OK; }
 
 int cuDeviceGetAttribute(int* value, int attribute, int device)
 {
-    *value = attribute == 75 ? 8 : attribute == 76 ? 9 : attribute == 16 ? 58 : attribute == 38 ? 48 << 20 : 0;
+    int const minor = device == 0 ? 9 : 0;
+    *value = attribute == 75 ? 8 : attribute == 76 ? minor : attribute == 16 ? 58 : attribute == 38 ? 48 << 20 : 0;
     return OK;
 }
 

@@ -7,7 +7,6 @@ what is not given back.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.cuda.stand_in import driver_folder
 from trtkp.cuda import device as device_module
 from trtkp.cuda.device import open_device
 from trtkp.errors import NotRunnableError
@@ -26,17 +26,9 @@ needs_bindings = pytest.mark.skipif(not importable("cuda"), reason="package cuda
 
 
 @pytest.fixture(scope="session")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def driver() -> Path:
     """Folder of the stand-in driver."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
-    source = Path(__file__).with_name("libcuda.c")
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-D_GNU_SOURCE", "-o", library, source, "-ldl"], check=True
-    )
-    return library.parent
+    return driver_folder()
 
 
 def over_the_stand_in(driver: Path, script: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,35 @@ def test_reasons_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     _machine(monkeypatch, _HOPPER, "tensorrt", "tensorrt_rtx")
     assert "not an RTX GPU" in get_backend("tensorrt-rtx").availability().detail
     assert get_backend("tensorrt").availability().can_run
+
+
+def test_each_gpu_is_asked_for_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    hopper = replace(_HOPPER.gpus[0], index=1)
+    _machine(monkeypatch, GpuReport((*_ADA.gpus, hopper), "580.65", "13.0", ""), "tensorrt_rtx")
+    rtx = get_backend("tensorrt-rtx")
+    assert [rtx.availability(device).can_run for device in range(3)] == [True, False, False]
+    assert "NVIDIA H100 (sm90) is not an RTX GPU" in rtx.availability(1).detail
+    assert "there is no GPU 2, only 0: NVIDIA RTX 4000 (sm89), 1: NVIDIA H100 (sm90)" in rtx.availability(2).detail
+    assert [choose_backend("auto", device).name for device in range(2)] == ["tensorrt-rtx", "onnxruntime"]
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "expected"),
+    [(0, None, None), (0, "2,3", "2,3"), (2, None, "2"), (1, "3, GPU-5a", "GPU-5a"), (1, "3,1,2", "1")],
+)
+def test_a_child_sees_one_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch, device: int, visible: str | None, expected: str | None
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu.environment_with(device).get("CUDA_VISIBLE_DEVICES") == expected
+
+
+def test_a_gpu_that_was_hidden_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(InputError, match="--device 1: CUDA_VISIBLE_DEVICES=0 does not name it; add it there"):
+        gpu.environment_with(1)
 
 
 def test_tensorrt_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,8 +44,9 @@ class Counting(Backend):
 
     def __init__(self, broken: Callable[[ir.Model], bool] = lambda _: False) -> None:
         self.broken, self.built, self.tried = broken, 0, 0
+        self.devices: set[int] = set()
 
-    def availability(self) -> Availability:
+    def availability(self, device: int = 0) -> Availability:
         return Availability(True, True, "1.0", "the stand-in")
 
     def build(self, request: BuildRequest, progress: Any = None) -> BuildResult:
@@ -52,12 +54,16 @@ class Counting(Backend):
         if self.broken(ir.load(request.onnx)):
             raise JobError("no implementation was found")
         self.built += 1
+        self.devices.add(request.device)
         return BuildResult((request.onnx,), "1.0", (), 0.0, 1)
 
     def open(self, path: Path, **_: Any) -> Any:
         raise NotImplementedError
 
-    def profile(self, path: Path, feeds: Mapping[str, Any], *, threads: Any = None, runs: int = 20) -> EngineProfile:
+    def profile(
+        self, path: Path, feeds: Mapping[str, Any], *, threads: Any = None, runs: int = 20, device: int = 0
+    ) -> EngineProfile:
+        self.devices.add(device)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         assert all(np.isfinite(found).all() for found in session.run(None, dict(feeds)))
         nodes = tuple(NodeTime(str(node.name), node.op_type, (), (), cost(node)) for node in ir.load(path).graph)
@@ -100,6 +106,16 @@ def test_one_engine_and_every_layer_its_own_time(net: Net, tmp_path: Path) -> No
     assert found[0].times["dense"].median_ms != found[3].times["dense"].median_ms
     assert race(net, backend, TimingCache(tmp_path)) == found
     assert backend.built == 1
+
+
+def test_the_layers_race_on_the_gpu_of_the_build(net: Net) -> None:
+    backend = Counting()
+    pairs = [(node, NAMES) for node in packed_nodes(net.model)]
+    target = replace(on(backend), device=1)
+    times = race_layers(pairs, net.value_shapes, TimingCache.in_memory(), target)
+    assert all(race_.times for race_ in times)
+    assert backend.devices == {1}
+    assert target.identity == on(backend).identity  # times are of a kind of GPU, whatever its number
 
 
 def test_weights_bound_the_engines(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:

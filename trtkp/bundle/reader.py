@@ -157,7 +157,7 @@ class Bundle(Closing):
 
         Args:
             threads: CPU threads, for backends that compute on the CPU.
-            options: contexts, CUDA graphs, host code and refitting, for TensorRT and TensorRT-RTX.
+            options: contexts, CUDA graphs, host code, refitting and the GPU, for TensorRT and TensorRT-RTX.
 
         Raises:
             NotRunnableError: the engine cannot run on this machine.
@@ -165,11 +165,13 @@ class Bundle(Closing):
                 no weights but those that were stripped from it.
         """
         from trtkp.engine import NotRunnableError, get_backend
+        from trtkp.engine.options import RunOptions
         from trtkp.kernels.capi import find_library
         from trtkp.machine.gpu import why_not_built_for_here
 
         backend, record = get_backend(self.manifest.backend), self.manifest.tensorrt
-        if (reason := why_not_built_for_here(self.manifest.targets)) is not None:
+        options = options or RunOptions()
+        if (reason := why_not_built_for_here(self.manifest.targets, options.device)) is not None:
             raise NotRunnableError(f"the engine does not run here: {reason}", file=self.path)
         if record is not None and record.plugin_layers and not record.embed_plugins:
             library = None
@@ -178,9 +180,6 @@ class Bundle(Closing):
             if library is not None:
                 self.check_plugin_library(library)
         if record is not None and record.strip_weights:
-            from trtkp.engine.options import RunOptions
-
-            options = options or RunOptions()
             if options.refit_from is not None and not record.refit and not self._is_own(options.refit_from):
                 raise InputError(
                     f"the engine takes no other weights than its own, and {options.refit_from} is not its engine.onnx",

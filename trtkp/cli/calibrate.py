@@ -40,6 +40,7 @@ def calibrate(
             "opt",
             "max",
             "targets",
+            "device",
             "threads",
         ),
     ],

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 from trtkp.bundle import Bundle, load
 from trtkp.engine import get_backend
 from trtkp.engine.feeds import random_feeds
-from trtkp.engine.options import Threads
+from trtkp.engine.options import DeviceNumber, RunOptions, Threads
 from trtkp.errors import InputError
+from trtkp.machine.gpu import check_gpu
 from trtkp.machine.timing import Timing, time_interleaved
 from trtkp.settings import Setting, check_values
 
@@ -57,6 +58,7 @@ def bench(
         int | None, Setting("Batch size.", ge=1, default="the usual one of the first bundle; 1 with --load")
     ] = None,
     threads: Threads = None,
+    device: DeviceNumber = 0,
     warmup: Annotated[int, Setting("Untimed rounds.", ge=0)] = 10,
     runs: Annotated[int, Setting("Timed rounds; fewer when the seconds are over.", ge=1)] = 100,
     seconds: Annotated[float | None, Setting("Seconds that all rounds, or the load, may take.", gt=0)] = 20.0,
@@ -67,6 +69,7 @@ def bench(
         bundles: bundles or their directories.
         batch: batch size; None for the first bundle's typical one (``opt`` of its profile).
         threads: CPU threads of ONNX Runtime; None for the number of physical cores.
+        device: number of the GPU that runs TensorRT engines.
         warmup: number of untimed rounds.
         runs: number of timed rounds; fewer if ``seconds`` have passed.
         seconds: time limit of all rounds together; None for no limit.
@@ -75,7 +78,8 @@ def bench(
         One result per bundle, in the order given.
 
     Raises:
-        InputError: there is no bundle, one is named twice, the batch is outside a profile, or a count is below one.
+        InputError: there is no bundle, one is named twice, the batch is outside a profile, a count is below
+            one, or there is no such GPU.
         NotRunnableError: an engine cannot run on this machine.
 
     Example:
@@ -85,8 +89,9 @@ def bench(
         >>> dense.batch, dense.timing.runs
         (4, 5)
     """
-    given = {"batch": batch, "threads": threads, "warmup": warmup, "runs": runs, "seconds": seconds}
+    given = {"batch": batch, "threads": threads, "device": device, "warmup": warmup, "runs": runs, "seconds": seconds}
     check_values(bench, given)
+    check_gpu(device)
     opened = [item if isinstance(item, Bundle) else load(item) for item in bundles]
     if not opened:
         raise InputError("no bundle to time")
@@ -98,7 +103,7 @@ def bench(
         calls, used, gpu = {}, {}, {}
         for name, bundle in zip(names, opened, strict=True):
             shapes = _shapes(bundle, size)
-            runner = stack.enter_context(bundle.open(threads=threads))
+            runner = stack.enter_context(bundle.open(threads=threads, options=RunOptions(device=device)))
             feeds = random_feeds(runner.inputs, shapes, seed=0)
             calls[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)
             used[name] = runner.threads

@@ -24,8 +24,9 @@ from trtkp.comparison.subject import Subject, open_subjects
 from trtkp.data.options import SAMPLE_FILES, Mean, Std
 from trtkp.engine import NotRunnableError
 from trtkp.engine.base import Progress
-from trtkp.engine.options import Threads
+from trtkp.engine.options import DeviceNumber, Threads
 from trtkp.errors import InputError, JobError, TrtkpError
+from trtkp.machine.gpu import check_gpu
 from trtkp.machine.timing import Timing, sample_interleaved
 from trtkp.model.options import InputShape
 from trtkp.settings import Setting, check_values
@@ -62,6 +63,7 @@ def compare(
     std: Std = (1.0,),
     input_shape: InputShape = (),
     threads: Threads = None,
+    device: DeviceNumber = 0,
     openings: Annotated[int, Setting("Times that every engine is opened anew; they share the rounds.", ge=1)] = 5,
     warmup: Annotated[int, Setting("Untimed rounds for each opening and batch size.", ge=0)] = 5,
     runs: Annotated[int, Setting("Timed rounds for each batch size.", ge=1)] = 100,
@@ -81,6 +83,7 @@ def compare(
         std: then divides them; one value, or one per channel.
         input_shape: shapes for dynamic sizes that no profile sets, as in ``build``.
         threads: CPU threads of ONNX Runtime; None for the number of physical cores.
+        device: number of the GPU that runs TensorRT engines.
         openings: how often every engine is opened; the timed rounds are divided among the openings.
         warmup: untimed rounds per opening and batch size.
         runs: timed rounds per batch size, rounded up to a multiple of ``openings``; fewer if ``seconds`` have passed.
@@ -95,7 +98,7 @@ def compare(
 
     Raises:
         InputError: there are fewer than two engines, a file is none of the three kinds, inputs or outputs differ, an
-            engine does not accept a batch size, or the data does not fit.
+            engine does not accept a batch size, the data does not fit, or there is no such GPU.
         IntegrityError: a bundle's file is missing or was changed.
         NotRunnableError: an engine cannot run on this machine.
 
@@ -109,17 +112,18 @@ def compare(
         True
     """
     given = {
-        "batches": batches, "mean": mean, "std": std, "threads": threads, "openings": openings, "warmup": warmup,
-        "runs": runs, "seconds": seconds, "seed": seed,
+        "batches": batches, "mean": mean, "std": std, "threads": threads, "device": device, "openings": openings,
+        "warmup": warmup, "runs": runs, "seconds": seconds, "seed": seed,
     }  # fmt: skip
     check_values(compare, given)
+    check_gpu(device)
     if len(set(batches)) != len(batches):
         raise InputError(f"--batch {','.join(map(str, batches))}: one batch size is named twice")
     tell = progress or (lambda phase, done, total: None)
     subjects = open_subjects(engines)
     with ExitStack() as stack:
         tell("Opening the engines", 0, 1)
-        runners = {subject.name: stack.enter_context(subject.open(threads)) for subject in subjects}
+        runners = {subject.name: stack.enter_context(subject.open(threads, device)) for subject in subjects}
         inputs = common_inputs(subjects, runners, data=data, mean=mean, std=std, input_shape=input_shape, seed=seed)
         sweep = tuple(batches) or (inputs.usual_batch,)
         shapes = {batch: inputs.shapes(batch) for batch in sweep}
@@ -127,14 +131,14 @@ def compare(
         tell("Comparing outputs", 0, 1)
         scores = score(runners, inputs.batches(sweep, every=data is not None))
     # The engines opened above are closed by now: timing opens them again, several times.
-    samples = _time(subjects, inputs, sweep, threads, min(openings, runs), warmup, runs, seconds, tell)
+    samples = _time(subjects, inputs, sweep, threads, device, min(openings, runs), warmup, runs, seconds, tell)
     entries = []
     for done, subject in enumerate(subjects):
         tell(f"Looking into {subject.label}", done, len(subjects))
         own = tuple(
             _latency(batch, taken[subjects[0].name], taken[subject.name], seed) for batch, taken in samples.items()
         )
-        parts = _Parts(subject, inputs, shapes, threads, layers)
+        parts = _Parts(subject, inputs, shapes, threads, device, layers)
         entries.append(parts.entry(own, scores[subject.name], used[subject.name], baseline=done == 0))
     return Comparison(
         entries=tuple(entries),
@@ -152,6 +156,7 @@ def _time(
     inputs: Inputs,
     sweep: Sequence[int],
     threads: int | None,
+    device: int,
     openings: int,
     warmup: int,
     runs: int,
@@ -165,7 +170,7 @@ def _time(
     samples: dict[int, dict[str, list[list[int]]]] = {batch: {s.name: [] for s in subjects} for batch in sweep}
     for opening in range(openings):
         with ExitStack() as stack:
-            runners = {subject.name: stack.enter_context(subject.open(threads)) for subject in subjects}
+            runners = {subject.name: stack.enter_context(subject.open(threads, device)) for subject in subjects}
             for position, batch in enumerate(sweep):
                 tell(f"Timing batch {batch}", opening * len(sweep) + position, openings * len(sweep))
                 feeds = inputs.feeds(batch)
@@ -194,9 +199,11 @@ class _Parts:
         inputs: Inputs,
         shapes: Mapping[int, Mapping[str, Shape]],
         threads: int | None,
+        device: int,
         layers: bool,
     ) -> None:
-        self.subject, self.inputs, self.shapes, self.threads, self.layers = subject, inputs, shapes, threads, layers
+        self.subject, self.inputs, self.shapes, self.layers = subject, inputs, shapes, layers
+        self.threads, self.device = threads, device
         self.notes: list[str] = []
 
     def entry(self, latencies: tuple[Latency, ...], scores: Scores, used: int | None, *, baseline: bool) -> Entry:
@@ -262,7 +269,7 @@ class _Parts:
         known = {r.node: r.name for r in subject.bundle.manifest.layers} if subject.bundle is not None else {}
         try:
             profile = subject.backend.profile(
-                subject.file, self.inputs.feeds(batch), threads=self.threads, runs=_PROFILED
+                subject.file, self.inputs.feeds(batch), threads=self.threads, runs=_PROFILED, device=self.device
             )
         except (NotRunnableError, JobError) as error:
             self.notes.append(f"layers were not profiled: {error.message}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from trtkp.bundle import Bundle, load
 from trtkp.comparison.result import SourceKind
 from trtkp.engine import Backend, Runner, backend_of_engine, cpu_backend, get_backend
+from trtkp.engine.options import RunOptions
 from trtkp.errors import InputError
 from trtkp.files import open_regular, reading
 
@@ -36,15 +37,20 @@ class Subject:
     backend: Backend
     bundle: Bundle | None = None
 
-    def open(self, threads: int | None) -> Runner:
+    def open(self, threads: int | None, device: int = 0) -> Runner:
         """Open the engine in a new runner, which the caller closes.
+
+        Args:
+            threads: CPU threads, for backends that compute on the CPU.
+            device: number of the GPU, for those that compute on one.
 
         Raises:
             NotRunnableError: the engine cannot run on this machine.
         """
+        options = RunOptions(device=device)
         if self.bundle is not None:
-            return self.bundle.open(threads=threads)
-        return self.backend.open(self.file, threads=threads)
+            return self.bundle.open(threads=threads, options=options)
+        return self.backend.open(self.file, threads=threads, options=options)
 
     @property
     def graph(self) -> Path | None:

@@ -78,8 +78,8 @@ def cpu_backend() -> Backend:
     return next(backend for backend in map(get_backend, BACKENDS) if backend.runs_on_cpu)
 
 
-def choose_backend(name: str = "auto") -> Backend:
-    """Return the named backend or, for ``auto``, the first of `BACKENDS` that can both build and run here.
+def choose_backend(name: str = "auto", device: int = 0) -> Backend:
+    """Return the named backend or, for ``auto``, the first of `BACKENDS` that can both build and run on that GPU.
 
     ``auto`` falls back to ``onnxruntime``, so on a machine without an NVIDIA GPU it always chooses it.
 
@@ -89,7 +89,7 @@ def choose_backend(name: str = "auto") -> Backend:
     if name != "auto":
         return get_backend(name)
     for backend in map(get_backend, BACKENDS):
-        found = backend.availability()
+        found = backend.availability(device)
         if found.can_build and found.can_run:
             return backend
     return get_backend(_FALLBACK)

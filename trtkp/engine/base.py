@@ -88,6 +88,7 @@ class BuildRequest:
         plugins: plugin library that computes the graph's ``trtkp`` operators; None to expand their function bodies.
         plugin_nodes: number of ``trtkp`` operators that must become plugin layers.
         sparse: whether a layer holds 2:4 weights, for which the library may have faster kernels.
+        device: number of the GPU to build on, for libraries that build on one.
         trt: further options of TensorRT and TensorRT-RTX.
     """
 
@@ -101,6 +102,7 @@ class BuildRequest:
     plugins: Path | None = None
     plugin_nodes: int = 0
     sparse: bool = False
+    device: int = 0
     trt: TrtOptions = field(default_factory=TrtOptions)
 
 
@@ -246,8 +248,8 @@ class Backend(ABC):
     triton_note: ClassVar[str] = ""
 
     @abstractmethod
-    def availability(self) -> Availability:
-        """Whether the backend can build and run on this machine. Never raises."""
+    def availability(self, device: int = 0) -> Availability:
+        """Whether the backend can build and run on this machine, on the GPU of this number. Never raises."""
 
     @abstractmethod
     def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
@@ -269,7 +271,8 @@ class Backend(ABC):
         Args:
             path: the artefact.
             threads: CPU threads, for backends that compute on the CPU; None for the number of physical cores.
-            options: contexts, CUDA graphs, host code and refitting, for backends that compile; the others ignore them.
+            options: contexts, CUDA graphs, host code, refitting and the GPU, for backends that compile; the others
+                ignore them.
 
         Raises:
             InputError: the file does not exist.
@@ -326,7 +329,13 @@ class Backend(ABC):
         return ()
 
     def profile(
-        self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20
+        self,
+        path: Path,
+        feeds: Mapping[str, np.ndarray],
+        *,
+        threads: int | None = None,
+        runs: int = 20,
+        device: int = 0,
     ) -> EngineProfile:
         """Measure the time of every node of an artefact. It is opened separately, because profiling slows a run.
 
@@ -335,6 +344,7 @@ class Backend(ABC):
             feeds: the inputs of one run.
             threads: as for `open`.
             runs: number of runs whose median is taken.
+            device: number of the GPU, for backends that compile.
 
         Raises:
             NotRunnableError: the backend cannot profile.

@@ -224,8 +224,10 @@ def _gpu() -> Finding:
     if not report.gpus:
         remedy = None if report.cuda is None else "check the driver with nvidia-smi"
         return Finding("nvidia gpu", "unavailable", report.driver, report.detail, remedy)
-    memory = ", ".join(f"{gpu.name} ({gpu.sm}, {gpu.memory_bytes / 2**30:.0f} GiB)" for gpu in report.gpus)
-    return Finding("nvidia gpu", "ok", report.driver, f"{memory}; the driver runs CUDA up to {report.cuda}")
+    found = [f"{gpu.name} ({gpu.sm}, {gpu.memory_bytes / 2**30:.0f} GiB)" for gpu in report.gpus]
+    if len(found) > 1:  # the numbers are those of --device
+        found = [f"{gpu.index}: {text}" for gpu, text in zip(report.gpus, found, strict=True)]
+    return Finding("nvidia gpu", "ok", report.driver, f"{', '.join(found)}; the driver runs CUDA up to {report.cuda}")
 
 
 def _nvcc() -> Finding:

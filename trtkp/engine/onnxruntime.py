@@ -65,7 +65,7 @@ class OnnxRuntimeBackend(Backend):
     qdq_variant: ClassVar[QdqVariant] = "onnxruntime"
     default_fallback: ClassVar[Precision] = "fp32"
 
-    def availability(self) -> Availability:
+    def availability(self, device: int = 0) -> Availability:
         """The backend builds and runs wherever the package is installed."""
         version = installed_version("onnxruntime", "onnxruntime-gpu")
         if not importable("onnxruntime"):
@@ -108,7 +108,13 @@ class OnnxRuntimeBackend(Backend):
             )
 
     def profile(
-        self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20
+        self,
+        path: Path,
+        feeds: Mapping[str, np.ndarray],
+        *,
+        threads: int | None = None,
+        runs: int = 20,
+        device: int = 0,
     ) -> EngineProfile:
         """Time every node; see the function `profile` of this module."""
         return profile(path, feeds, threads=threads, runs=runs)

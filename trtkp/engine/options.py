@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 from trtkp.errors import InputError
 from trtkp.settings import Setting, check
 
-__all__ = ["HARDWARE_LEVELS", "HardwareLevel", "RunOptions", "Threads", "TrtOptions"]
+__all__ = ["HARDWARE_LEVELS", "DeviceNumber", "HardwareLevel", "RunOptions", "Threads", "TrtOptions"]
 
 HardwareLevel: TypeAlias = Literal["none", "ampere+", "same-compute-capability"]
 
@@ -20,6 +20,10 @@ HARDWARE_LEVELS: dict[str, str] = {
     "same-compute-capability": "SAME_COMPUTE_CAPABILITY",
 }
 
+DeviceNumber: TypeAlias = Annotated[
+    int,
+    Setting("Number of the GPU, of those that CUDA_VISIBLE_DEVICES leaves; the CPU has none.", ge=0, group="Engine"),
+]
 
 Threads: TypeAlias = Annotated[
     int | None,
@@ -115,9 +119,11 @@ class RunOptions:
         graphs: from the second run with the same shapes on, replay the kernels as a CUDA graph.
         allow_host_code: allow engines that contain a plugin library or a runtime; that code runs in this process.
         refit_from: ONNX file of the same graph, whose weights replace the engine's.
+        device: number of the GPU among those that this process sees.
     """
 
     contexts: int = 1
     graphs: bool = False
     allow_host_code: bool = False
     refit_from: Path | None = None
+    device: int = 0

@@ -1,20 +1,33 @@
-"""The NVIDIA GPUs of this machine, as the driver reports them. No package is needed, and nothing here raises.
+"""The NVIDIA GPUs of this machine, as the driver reports them. No package is needed.
 
 A machine without a GPU has no ``libcuda``, and one with a broken driver has a ``libcuda`` whose ``cuInit`` fails. Both
-are ordinary answers. ``CUDA_VISIBLE_DEVICES`` is honoured, because the driver honours it.
+are ordinary answers. ``CUDA_VISIBLE_DEVICES`` is honoured, because the driver honours it; the GPUs are numbered as the
+driver numbers them to this process.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-__all__ = ["Gpu", "GpuReport", "find_gpus", "memory_used", "why_not_built_for_here"]
+from trtkp.errors import InputError
+
+__all__ = [
+    "Gpu",
+    "GpuReport",
+    "check_gpu",
+    "environment_with",
+    "find_gpus",
+    "memory_used",
+    "why_not_built_for_here",
+]
 
 _DRIVER_LIBRARIES = ("libcuda.so.1", "libcuda.so", "nvcuda.dll")
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _MANAGEMENT_LIBRARIES = ("libnvidia-ml.so.1", "nvml.dll")
 
 # Values of CUdevice_attribute in the driver interface (cuda.h), which keeps them from version to version.
@@ -71,6 +84,23 @@ class GpuReport:
     cuda: str | None
     detail: str
 
+    def gpu(self, device: int) -> Gpu | None:
+        """The GPU of this number; None if there is none."""
+        return next((gpu for gpu in self.gpus if gpu.index == device), None)
+
+    def why_not(self, device: int) -> str | None:
+        """Why the GPU of this number cannot be used; None if it is there.
+
+        Example:
+            >>> GpuReport((Gpu(0, "NVIDIA L4", (8, 9), 24 << 30),), None, None, "NVIDIA L4 (sm89)").why_not(2)
+            'there is no GPU 2, only 0: NVIDIA L4 (sm89)'
+        """
+        if not self.gpus:
+            return self.detail
+        if self.gpu(device) is not None:
+            return None
+        return f"there is no GPU {device}, only {_numbered(self.gpus)}"
+
 
 @functools.lru_cache(maxsize=1)
 def find_gpus() -> GpuReport:
@@ -80,6 +110,37 @@ def find_gpus() -> GpuReport:
     except (AttributeError, OSError, ValueError) as error:
         # A very old driver may lack a symbol. Then there is no usable GPU, but no crash either.
         return GpuReport((), None, None, f"no NVIDIA GPU: the driver library cannot be used ({error})")
+
+
+def check_gpu(device: int) -> None:
+    """Refuse the number of a GPU that is not here. The first, 0, is never refused: it stands for no choice.
+
+    Raises:
+        InputError: there is no such GPU.
+    """
+    if device and (reason := find_gpus().why_not(device)) is not None:
+        raise InputError(f"--device {device}: {reason}", remedy="trtkp doctor lists the GPUs")
+
+
+def environment_with(device: int) -> dict[str, str]:
+    """The environment of a child process that shall see one GPU alone, as its first; for 0, this process's own.
+
+    So every library of the child uses that GPU, on every thread, whether or not it can be told a number.
+
+    Args:
+        device: number of the GPU in this process.
+
+    Raises:
+        InputError: CUDA_VISIBLE_DEVICES no longer names the GPU.
+    """
+    environment = dict(os.environ)
+    if device:
+        visible = environment.get(_VISIBLE)
+        names = None if visible is None else visible.split(",")
+        if names is not None and device >= len(names):
+            raise InputError(f"--device {device}: {_VISIBLE}={visible} does not name it", remedy="add it there")
+        environment[_VISIBLE] = str(device) if names is None else names[device].strip()
+    return environment
 
 
 def _ask_driver() -> GpuReport:
@@ -101,7 +162,12 @@ def _ask_driver() -> GpuReport:
     if not count.value:
         return GpuReport((), driver, newest, "no NVIDIA GPU: the driver sees none (is CUDA_VISIBLE_DEVICES set?)")
     gpus = tuple(_describe(cuda, index) for index in range(count.value))
-    return GpuReport(gpus, driver, newest, ", ".join(f"{gpu.name} ({gpu.sm})" for gpu in gpus))
+    detail = f"{gpus[0].name} ({gpus[0].sm})" if len(gpus) == 1 else _numbered(gpus)
+    return GpuReport(gpus, driver, newest, detail)
+
+
+def _numbered(gpus: Sequence[Gpu]) -> str:
+    return ", ".join(f"{gpu.index}: {gpu.name} ({gpu.sm})" for gpu in gpus)
 
 
 def _describe(cuda: ctypes.CDLL, index: int) -> Gpu:
@@ -177,12 +243,13 @@ def _load(names: tuple[str, ...]) -> ctypes.CDLL | None:
     return None
 
 
-def why_not_built_for_here(targets: Sequence[str]) -> str | None:
-    """Why an engine built for these architectures cannot run on the first GPU.
+def why_not_built_for_here(targets: Sequence[str], device: int = 0) -> str | None:
+    """Why an engine built for these architectures cannot run on the GPU of this number.
 
-    None if it may run, or if there is no GPU to compare with. The target ``current`` says nothing about architectures.
+    None if it may run, or if there is no such GPU to compare with. The target ``current`` says nothing about
+    architectures.
     """
-    gpus = find_gpus().gpus
-    if not targets or "current" in targets or not gpus or gpus[0].sm in targets:
+    gpu = find_gpus().gpu(device)
+    if not targets or "current" in targets or gpu is None or gpu.sm in targets:
         return None
-    return f"it was built for {', '.join(targets)}, the GPU here is {gpus[0].name} ({gpus[0].sm})"
+    return f"it was built for {', '.join(targets)}, the GPU here is {gpu.name} ({gpu.sm})"

@@ -95,7 +95,7 @@ def build(
     else:
         chosen = given_method(method, settings)
     chosen.check_one_shot()
-    backend = choose_backend(options.backend)
+    backend = choose_backend(options.backend, options.device)
     check_buildable(backend, options, has_data=data is not None)
     check_replaceable(Path(output))
     job = Job(source, Path(output), backend, options, progress)

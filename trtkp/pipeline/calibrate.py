@@ -20,7 +20,7 @@ from trtkp.errors import InputError, JobError
 from trtkp.pipeline.build import Build, Start, build
 from trtkp.pipeline.draft import Draft, Graphs
 from trtkp.pipeline.job import Job, Phases, Progress, SinglePhase
-from trtkp.pipeline.options import BuildOptions
+from trtkp.pipeline.options import BuildOptions, check_device
 from trtkp.pipeline.quantised import read_samples
 from trtkp.shapes import Profile, ShapeRange
 
@@ -55,7 +55,7 @@ def calibrate(
         kind: ``int8``, or ``fp8``, which only TensorRT knows.
         calibration: calibrator, number of samples, accuracy that may be lost; None for the defaults.
         calibration_file: a ``calibration.json``, or a bundle that holds one, whose ranges and precisions are used.
-        options: for a model: backend, shapes and so on; of a bundle only ``threads`` counts.
+        options: for a model: backend, shapes and so on; of a bundle only ``device`` and ``threads`` count.
         progress: called with a phase, the steps done and the steps in all.
 
     Returns:
@@ -108,7 +108,8 @@ def _from_bundle(
         )
     backend = get_backend(manifest.backend)
     backend.check_quantisable(kind, manifest.targets)
-    found = backend.availability()
+    check_device(backend, options.device)
+    found = backend.availability(options.device)
     if not found.can_build:
         raise JobError(f"backend {backend.name} cannot build here: {found.detail}", remedy="see trtkp doctor")
     profile = {
@@ -124,7 +125,7 @@ def _from_bundle(
 
 
 def _options(manifest: Manifest, asked: BuildOptions) -> BuildOptions:
-    """The bundle's backend and targets, and the requested precision, calibration and threads.
+    """The bundle's backend and targets, and the requested precision, calibration, GPU and threads.
 
     Options of TensorRT's builder get their defaults, and its timing cache is neither read nor written.
     """
@@ -135,6 +136,7 @@ def _options(manifest: Manifest, asked: BuildOptions) -> BuildOptions:
         precision=asked.precision,
         keep_io=manifest.keep_io,
         targets=targets,
+        device=asked.device,
         threads=asked.threads,
         timing_cache=False,
         calibration=asked.calibration,

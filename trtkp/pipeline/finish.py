@@ -203,6 +203,7 @@ def build_engine(job: Job, draft: Draft, checked: Checked, quantised: Quantised 
         plugins=draft.plugins if checked.plugin_nodes else None,
         plugin_nodes=checked.plugin_nodes,
         sparse=checked.sparse,
+        device=options.device,
         trt=job.tensorrt,
     )
     result = job.backend.build(request, job.progress)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from trtkp.calib.options import CalibrationOptions
 from trtkp.engine import BACKENDS
-from trtkp.engine.options import Threads, TrtOptions
+from trtkp.engine.options import DeviceNumber, Threads, TrtOptions
 from trtkp.errors import InputError, JobError
+from trtkp.machine.gpu import check_gpu
 from trtkp.model.options import Arch, InputShape, MaxShapes, MinShapes, OptShapes, TrustPickle
 from trtkp.pruning.options import Include, Skip
 from trtkp.settings import Setting, check
@@ -19,7 +20,7 @@ from trtkp.settings import Setting, check
 if TYPE_CHECKING:
     from trtkp.engine import Backend
 
-__all__ = ["PRECISIONS", "BuildOptions", "TimingCache", "check_buildable"]
+__all__ = ["PRECISIONS", "BuildOptions", "TimingCache", "check_buildable", "check_device"]
 
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
@@ -91,6 +92,7 @@ class BuildOptions:
     ] = "auto"
     include: Include = ()
     skip: Skip = ()
+    device: DeviceNumber = 0
     threads: Threads = None
     timing_cache: TimingCache = True
     measure: Annotated[
@@ -156,6 +158,7 @@ def check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool) 
         raise InputError(
             f"options of TensorRT's builder mean nothing to backend {backend.name}", remedy="use -b tensorrt"
         )
+    check_device(backend, options.device)
     if options.targets and not backend.takes_targets:
         raise InputError(
             f"backend {backend.name} has no option --target {options.targets[0]}", remedy="use -b tensorrt-rtx"
@@ -163,6 +166,17 @@ def check_buildable(backend: Backend, options: BuildOptions, *, has_data: bool) 
     for target in options.targets:  # which of them exist, the library knows
         if not re.fullmatch(r"sm\d{2,3}|current", target.lower()):
             raise InputError(f"--target {target}: not an architecture", remedy="write it as sm89")
-    found = backend.availability()
+    found = backend.availability(options.device)
     if not found.can_build:
         raise JobError(f"backend {backend.name} cannot build here: {found.detail}", remedy="see trtkp doctor")
+
+
+def check_device(backend: Backend, device: int) -> None:
+    """Refuse the number of a GPU that is not here, or that the backend has no use for.
+
+    Raises:
+        InputError: there is no such GPU, or the backend builds for the CPU.
+    """
+    check_gpu(device)
+    if device and not backend.compiles:
+        raise InputError(f"--device {device} means nothing to backend {backend.name}", remedy="use -b tensorrt")

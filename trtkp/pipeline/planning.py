@@ -91,7 +91,7 @@ def plan(job: Job, loaded: Loaded, table: LayerTable, pruned: Pruned, dense: ir.
 
 
 def _target(job: Job) -> EngineTarget | None:
-    """The GPU that a TensorRT engine is planned for; None for other backends, or without a GPU."""
+    """The GPU that a TensorRT engine is planned for; None for other backends, or without that GPU."""
     if not job.backend.takes_plugins:
         return None
     from trtkp.plan.target import EngineTarget
@@ -100,7 +100,12 @@ def _target(job: Job) -> EngineTarget | None:
     # plugins compute in floating point, which would be slower than TensorRT's own layers in 8 bits
     plugins = options.plugins and options.kind is None
     return EngineTarget.here(
-        job.backend, precision=options.floating, plugins=plugins, level=options.level, trt=job.tensorrt
+        job.backend,
+        precision=options.floating,
+        plugins=plugins,
+        level=options.level,
+        trt=job.tensorrt,
+        device=options.device,
     )
 
 

@@ -183,7 +183,7 @@ def plan_record(made: EngineGraph, *, forced: bool, threads: int | None) -> Plan
 
 def tensorrt_record(request: BuildRequest, result: BuildResult) -> TensorRTRecord:
     """The options that TensorRT's builder was given, and the plugins in the engine."""
-    gpus = find_gpus().gpus
+    gpu = find_gpus().gpu(request.device)
     options = {name: value for name, value in asdict(request.trt).items() if name != "timing_cache"}
     options["tune_batches"] = list(request.trt.tune_batches)
     return TensorRTRecord(
@@ -192,6 +192,6 @@ def tensorrt_record(request: BuildRequest, result: BuildResult) -> TensorRTRecor
         plugin_library=sha256(request.plugins.read_bytes()).hexdigest() if request.plugins is not None else None,
         sparse=request.sparse,
         carried_libraries=list(result.carried_libraries),
-        gpu=gpus[0].name if gpus else None,
+        gpu=gpu.name if gpu is not None else None,
         optimization_level=request.optimization_level,
     )

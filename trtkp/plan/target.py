@@ -29,7 +29,7 @@ import onnx_ir as ir
 from trtkp.cuda.arrays import Activation4d, View
 from trtkp.engine import Backend, BuildRequest
 from trtkp.engine.feeds import random_feeds
-from trtkp.engine.options import TrtOptions
+from trtkp.engine.options import RunOptions, TrtOptions
 from trtkp.errors import InputError, JobError
 from trtkp.graph.edit import ints
 from trtkp.graph.ops import DOMAIN, OpName
@@ -74,6 +74,7 @@ class EngineTarget:
         precision: precision of the engines.
         level: optimisation level of TensorRT's builder.
         trt: TensorRT options, the same as for the final engine.
+        device: number of the GPU, on which engines are timed.
     """
 
     gpu: Gpu
@@ -82,27 +83,35 @@ class EngineTarget:
     precision: str = "fp32"
     level: int | None = None
     trt: TrtOptions | None = None
+    device: int = 0
 
     @classmethod
     def here(
-        cls, backend: Backend, *, precision: str, plugins: bool, level: int | None = None, trt: TrtOptions | None = None
+        cls,
+        backend: Backend,
+        *,
+        precision: str,
+        plugins: bool,
+        level: int | None = None,
+        trt: TrtOptions | None = None,
+        device: int = 0,
     ) -> EngineTarget | None:
-        """The first GPU of this machine as a target; None if there is none."""
-        gpus = find_gpus().gpus
-        if not gpus:
+        """A GPU of this machine as a target; None if there is none of this number."""
+        gpu = find_gpus().gpu(device)
+        if gpu is None:
             return None
-        major, minor = gpus[0].compute_capability
+        major, minor = gpu.compute_capability
         figures = gpu_like(
             SimpleNamespace(
-                name=gpus[0].name,
+                name=gpu.name,
                 major=major,
                 minor=minor,
-                multi_processor_count=gpus[0].multiprocessors,
-                L2_cache_size=gpus[0].cache_bytes,
+                multi_processor_count=gpu.multiprocessors,
+                L2_cache_size=gpu.cache_bytes,
             )
         )
         library = installed_plugins() if plugins and (major, minor) >= _OLDEST else None
-        return cls(figures, library, backend, precision, level, trt)
+        return cls(figures, library, backend, precision, level, trt, device)
 
     @cached_property
     def identity(self) -> str:
@@ -172,7 +181,8 @@ class EngineTarget:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtkp-race-")))
             calls = {}
             for number, (name, model) in enumerate(models.items()):
-                runner = stack.enter_context(backend.open(self._built(model, shapes, folder / str(number))))
+                path = self._built(model, shapes, folder / str(number))
+                runner = stack.enter_context(backend.open(path, options=RunOptions(device=self.device)))
                 calls[name] = partial(backend.gpu_ms, runner, random_feeds(runner.inputs, shapes, seed=0))
             return _in_turn(calls, time_limit_s)
 
@@ -200,7 +210,8 @@ class EngineTarget:
                 if number >= MIN_RUNS and time.perf_counter() - start >= time_limit_s:
                     break
                 for path, feeds in engines:
-                    for slot, ms in shares(backend.profile(path, feeds, runs=_RUNS_A_ROUND)).items():
+                    profile = backend.profile(path, feeds, runs=_RUNS_A_ROUND, device=self.device)
+                    for slot, ms in shares(profile).items():
                         samples[slot].append(round(ms * 1e6))
         for slot in models:
             if not samples[slot]:
@@ -254,6 +265,7 @@ class EngineTarget:
                 plugin_nodes=count,
                 sparse=holds_two_four(model),
                 optimization_level=self.level,
+                device=self.device,
                 # What runs here and now needs its weights, and neither a runtime nor plugins inside.
                 trt=replace(
                     self.trt or TrtOptions(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
+from trtkp.engine.options import DeviceNumber
 from trtkp.errors import InputError
 from trtkp.settings import Setting, check
 
@@ -75,6 +76,7 @@ class ServeOptions:
             group=_BATCHING,
         ),
     ] = None
+    device: DeviceNumber = 0
     queue: Annotated[int, Setting("Requests of a model that may wait; more are refused.", ge=1, group=_LIMITS)] = 256
     body_bytes: Annotated[
         int, Setting("Largest request, in MiB.", ge=1, flag="--max-body", unit=1 << 20, group=_LIMITS)

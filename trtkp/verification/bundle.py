@@ -25,8 +25,9 @@ import numpy.typing as npt
 
 from trtkp.bundle import Bundle, load
 from trtkp.engine.feeds import random_feeds
+from trtkp.engine.options import DeviceNumber, RunOptions
 from trtkp.errors import InputError, JobError, TrtkpError
-from trtkp.machine.gpu import why_not_built_for_here
+from trtkp.machine.gpu import check_gpu, why_not_built_for_here
 from trtkp.model.options import Arch, TrustPickle
 from trtkp.settings import Setting, check_values
 
@@ -168,6 +169,7 @@ def verify(
     ] = None,
     require_engine: Annotated[bool, Setting("Count an engine that cannot run here as a failure.")] = False,
     seed: Annotated[int, Setting("Seed of the random inputs.", ge=0)] = 0,
+    device: DeviceNumber = 0,
 ) -> VerificationReport:
     """Check every artefact of a bundle against its reference.
 
@@ -184,12 +186,13 @@ def verify(
             it applies to ``engine.onnx`` and the engine; ``model.onnx`` is fp32 there and must be within 1e-5.
         require_engine: whether an engine that cannot run on this machine is a failure.
         seed: seed of the random inputs.
+        device: number of the GPU that runs a TensorRT engine.
 
     Returns:
         All checks. An artefact that cannot run here is ``not run``, which is no failure by itself.
 
     Raises:
-        InputError: there is no bundle, or ``model`` is not the model that was built.
+        InputError: there is no bundle or no such GPU, or ``model`` is not the model that was built.
         IntegrityError: a bundle's file is missing or was changed.
 
     Example:
@@ -198,7 +201,8 @@ def verify(
         >>> report.ok, {check.artefact: check.status for check in report.checks}["engine.onnx"]
         (True, 'verified')
     """
-    check_values(verify, {"tolerance": tolerance, "seed": seed})
+    check_values(verify, {"tolerance": tolerance, "seed": seed, "device": device})
+    check_gpu(device)
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
     checker = _Checker(opened, tolerance, seed)
     checks = (
@@ -206,7 +210,7 @@ def verify(
         checker.graph("model.onnx"),
         checker.graph("engine.onnx"),
         *checker.ranges(),
-        *checker.engine(),
+        *checker.engine(device),
     )
     quantised = opened.manifest.quantisation
     scores = quantised.scores.model_dump() if quantised is not None else None
@@ -269,14 +273,14 @@ def check_built(
     Raises:
         JobError: the engine computes something else than its graph, or does not run.
     """
-    if not backend.compiles or not backend.availability().can_run:
+    if not backend.compiles or not backend.availability(request.device).can_run:
         return
-    if why_not_built_for_here(result.targets) is not None:
+    if why_not_built_for_here(result.targets, request.device) is not None:
         return
-    from trtkp.engine.options import RunOptions
-
     options = RunOptions(
-        allow_host_code=request.trt.carries_code, refit_from=request.onnx if request.trt.strip_weights else None
+        allow_host_code=request.trt.carries_code,
+        refit_from=request.onnx if request.trt.strip_weights else None,
+        device=request.device,
     )
     with backend.open(result.files[0], options=options) as runner:
         shapes = ({name: getattr(limits, size) for name, limits in request.profile.items()} for size in ("min", "opt"))
@@ -387,12 +391,12 @@ class _Checker:
         reason = f"{found[0]} reaches {found[1]:.3g}, beyond fp16's {FLOAT16_MAX:.0f}; build with --precision fp32"
         return [Check(artefact, against, "failed", reason=reason)]
 
-    def engine(self) -> list[Check]:
+    def engine(self, device: int) -> list[Check]:
         """Compare the engine with the dense masked net and, if it was compiled, with the graph it was built from."""
         from trtkp.engine import NotRunnableError, get_backend
 
         try:
-            with self.bundle.open() as runner:
+            with self.bundle.open(options=RunOptions(device=device)) as runner:
                 checks = [self._compare_engine("engine", runner)]
                 if get_backend(self.manifest.backend).compiles:
                     feeds = [_cast(feeds, runner) for feeds in self.engine_feeds]

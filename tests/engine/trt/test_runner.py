@@ -122,6 +122,15 @@ def test_device_arrays_are_read_where_they_are(
     np.testing.assert_allclose(runner.run({"image": x + 1})["y"], reference(x + 1), rtol=1e-5)
 
 
+def test_device_memory_of_another_gpu_is_refused(open_runner: OpenRunner) -> None:
+    runner = open_runner()
+    near, far = DeviceArray(images(2)), DeviceArray(images(2))
+    near.device, far.device = SimpleNamespace(index=0), SimpleNamespace(index=1)  # type: ignore[attr-defined]
+    runner.run({"image": near})
+    with pytest.raises(InputError, match=r'input image is on GPU 1, the engine on GPU 0; pass x.to\("cuda:0"\)'):
+        runner.run({"image": far})
+
+
 @pytest.mark.parametrize(
     ("array", "words"),
     [

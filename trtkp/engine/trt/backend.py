@@ -38,8 +38,8 @@ class TrtBackend(Backend):
     title: ClassVar[str]
 
     @abstractmethod
-    def _why_not_run(self) -> str | None:
-        """Why no engine runs on this machine; None where engines run."""
+    def _why_not_run(self, device: int) -> str | None:
+        """Why no engine runs on the GPU of this number; None where engines run."""
 
     @abstractmethod
     def _module(self) -> str:
@@ -50,14 +50,14 @@ class TrtBackend(Backend):
         return None
 
     def open(self, path: Path, *, threads: int | None = None, options: RunOptions | None = None) -> TrtEngineRunner:
-        """Deserialise an engine on the first GPU.
+        """Deserialise an engine on a GPU.
 
         The environment variable ``TRTKP_ALLOW_HOST_CODE=1`` sets ``allow_host_code`` for every engine.
 
         Args:
             path: the serialised engine.
             threads: without effect; engines run on the GPU.
-            options: contexts, CUDA graphs, host code and refitting.
+            options: contexts, CUDA graphs, host code, refitting and the GPU.
 
         Raises:
             InputError: the file does not exist.
@@ -66,9 +66,9 @@ class TrtBackend(Backend):
         """
         if not path.is_file():
             raise InputError("no such file", file=path)
-        if (reason := self._why_not_run()) is not None:
-            raise NotRunnableError(f"{self.title} cannot open the engine here: {reason}", file=path)
         options = options or RunOptions()
+        if (reason := self._why_not_run(options.device)) is not None:
+            raise NotRunnableError(f"{self.title} cannot open the engine here: {reason}", file=path)
         if os.environ.get(_ALLOW_HOST_CODE) == "1":
             options = replace(options, allow_host_code=True)
         module = importlib.import_module(self._module())
@@ -91,12 +91,18 @@ class TrtBackend(Backend):
         )
 
     def profile(
-        self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20
+        self,
+        path: Path,
+        feeds: Mapping[str, np.ndarray],
+        *,
+        threads: int | None = None,
+        runs: int = 20,
+        device: int = 0,
     ) -> EngineProfile:
         """Measure the median time of every layer with TensorRT's own profiler.
 
         Raises:
             NotRunnableError: the engine cannot run on this machine.
         """
-        with self.open(path) as runner:
+        with self.open(path, options=RunOptions(device=device)) as runner:
             return runner.profile(feeds, runs)

@@ -13,11 +13,13 @@ import tempfile
 import time
 import uuid
 from collections import deque
+from dataclasses import replace
 from typing import IO, Any
 
 from trtkp.engine.base import BuildRequest, BuildResult, Progress
 from trtkp.engine.trt.worker import encode_request
 from trtkp.errors import InputError, JobError
+from trtkp.machine.gpu import environment_with
 from trtkp.machine.processes import child_command
 
 __all__ = ["build_in_worker"]
@@ -34,7 +36,7 @@ def build_in_worker(module: str, request: BuildRequest, artefact: str, progress:
 
     Args:
         module: module that builds: ``tensorrt`` or ``tensorrt_rtx``.
-        request: what to build.
+        request: what to build; the worker sees ``request.device`` as its only GPU.
         artefact: file name of the engine.
         progress: called with phase, step and total.
 
@@ -52,7 +54,7 @@ def build_in_worker(module: str, request: BuildRequest, artefact: str, progress:
     warnings: list[str] = []
     log: list[str] = []
     try:
-        job = {"module": module, "request": encode_request(request), "engine": str(unfinished)}
+        job = {"module": module, "request": encode_request(replace(request, device=0)), "engine": str(unfinished)}
         done = _follow(job, request, warnings, log, progress)
         unfinished.replace(target)
     finally:
@@ -82,6 +84,7 @@ def _follow(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
+            env=environment_with(request.device),
         )
         assert process.stdin is not None
         assert process.stdout is not None

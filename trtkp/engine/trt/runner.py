@@ -42,9 +42,9 @@ class TrtEngineRunner(Closing):
     Args:
         path: the serialised engine.
         trt: the imported module: ``tensorrt``, ``tensorrt_lean`` or ``tensorrt_rtx``.
-        options: contexts, CUDA graphs, host code and refitting.
+        options: contexts, CUDA graphs, host code, refitting and the GPU.
         plugins: plugin library that the engine may need.
-        device: the GPU; None for the first one.
+        device: the GPU; None for the one of ``options``.
 
     Raises:
         InputError: fewer than one context was requested.
@@ -69,7 +69,7 @@ class TrtEngineRunner(Closing):
         self._engine = Engine(
             trt,
             path,
-            device or open_device(),
+            device or open_device(self.options.device),
             plugins=plugins,
             allow_host_code=self.options.allow_host_code,
             refit_from=self.options.refit_from,
@@ -167,8 +167,9 @@ class TrtEngineRunner(Closing):
             if not isinstance(feed, np.ndarray) and hasattr(feed, "__cuda_array_interface__")
         }
         views = {name: view(feeds[name], f"input {name}") for name in interfaces}
-        for found in views.values():
+        for name, found in views.items():
             _require_readable(found)
+            _require_here(feeds[name], found.name, self.options.device)
         streams = {name: _stream(feeds[name], interface) for name, interface in interfaces.items()}
         known = {name: stream for name, stream in streams.items() if stream is not None}
         return check_feeds(self.inputs, {**feeds, **views}), known
@@ -186,6 +187,13 @@ def _require_readable(found: View) -> None:
             f"needs tensors aligned to {_ALIGNMENT} bytes",
             remedy="pass x.clone(), which is aligned",
         )
+
+
+def _require_here(feed: Any, name: str, device: int) -> None:
+    """Refuse a tensor on another GPU, which the engine could not read. PyTorch's tensors alone say where they are."""
+    index = getattr(getattr(feed, "device", None), "index", None)
+    if isinstance(index, int) and index != device:
+        raise InputError(f"{name} is on GPU {index}, the engine on GPU {device}", remedy=f'pass x.to("cuda:{device}")')
 
 
 def _stream(feed: Any, interface: Mapping[str, Any]) -> int | None:

@@ -31,7 +31,7 @@ _REFUSALS = (RuntimeError, TypeError, ValueError)
 
 
 def cache_name(trt: Any, gpu: str | None = None, *, sparse: bool = False) -> str:
-    """Name of the cache file for a library, its version and a GPU (None: the first GPU of this machine).
+    """Name of the cache file for a library, its version and a GPU (None: the first that this process sees).
 
     ``sparse`` says whether kernels for 2:4 weights are timed too.
 

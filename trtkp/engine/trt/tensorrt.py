@@ -34,23 +34,23 @@ class TensorRTBackend(TrtBackend):
     magic: ClassVar[tuple[bytes, ...]] = (b"ftrt", b"ptrt")
     triton_platform: ClassVar[str] = "tensorrt_plan"
 
-    def availability(self) -> Availability:
+    def availability(self, device: int = 0) -> Availability:
         """Building and running both need an NVIDIA GPU: the builder times its kernels on it."""
         version = installed_version(*_DISTRIBUTIONS)
-        reason = self._why_not_build()
+        reason = self._why_not_build(device)
         if reason is None:
             return Availability(True, True, version, f"TensorRT {version} on {find_gpus().detail}")
-        if self._why_not_run() is None:
+        if self._why_not_run(device) is None:
             lean = installed_version(*_LEAN_DISTRIBUTIONS)
             return Availability(False, True, lean, f"the lean runtime {lean} runs but does not build: {reason}")
         return Availability(False, False, version, reason)
 
     def build(self, request: BuildRequest, progress: Progress | None = None) -> BuildResult:
-        """Build for this machine's GPU, in a worker process.
+        """Build on a GPU of this machine, in a worker process.
 
         Raises:
             InputError: a target other than ``current``, a missing file, or shapes that do not fit.
-            NotRunnableError: the package is not installed, or there is no GPU.
+            NotRunnableError: the package is not installed, or there is no such GPU.
             JobError: TensorRT refused the graph, or the worker died.
         """
         if any(target.lower() != "current" for target in request.targets):
@@ -58,22 +58,20 @@ class TensorRTBackend(TrtBackend):
                 f"targets {', '.join(request.targets)}: TensorRT builds for this machine's GPU only",
                 remedy="leave the targets out, or use the backend tensorrt-rtx",
             )
-        if (reason := self._why_not_build()) is not None:
+        if (reason := self._why_not_build(request.device)) is not None:
             raise NotRunnableError(f"TensorRT cannot build here: {reason}")
         # TensorRT always builds for the current GPU; its builder has no option to say so.
         return build_in_worker(_MODULE, replace(request, targets=()), self.artefact, progress)
 
-    def _why_not_build(self) -> str | None:
+    def _why_not_build(self, device: int) -> str | None:
         if not importable(_MODULE):
             return "package tensorrt is not installed: pip install 'trtkp[tensorrt]'"
-        report = find_gpus()
-        return None if report.gpus else report.detail
+        return find_gpus().why_not(device)
 
-    def _why_not_run(self) -> str | None:
+    def _why_not_run(self, device: int) -> str | None:
         if not importable(_LEAN):
-            return self._why_not_build()
-        report = find_gpus()
-        return None if report.gpus else report.detail
+            return self._why_not_build(device)
+        return find_gpus().why_not(device)
 
     def _module(self) -> str:
         return _MODULE if importable(_MODULE) else _LEAN

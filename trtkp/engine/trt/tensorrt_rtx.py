@@ -41,12 +41,12 @@ class TensorRTRTXBackend(TrtBackend):
     magic: ClassVar[tuple[bytes, ...]] = (b"vtrt",)
     triton_note: ClassVar[str] = "Triton has no TensorRT-RTX backend: its engine.onnx is served by ONNX Runtime"
 
-    def availability(self) -> Availability:
+    def availability(self, device: int = 0) -> Availability:
         """Building needs the package only; running also needs an RTX GPU."""
         version = installed_version(*_DISTRIBUTIONS)
         if not importable(_MODULE):
             return Availability(False, False, None, _NOT_INSTALLED)
-        reason = _why_not_here(find_gpus())
+        reason = _why_not_here(find_gpus(), device)
         if reason is None:
             return Availability(True, True, version, f"TensorRT-RTX {version} on {find_gpus().detail}")
         return Availability(True, False, version, f"TensorRT-RTX {version} builds but does not run: {reason}")
@@ -63,7 +63,7 @@ class TensorRTRTXBackend(TrtBackend):
         if request.trt.embed_plugins or request.plugins is not None:
             raise InputError("--embed-plugins: TensorRT-RTX supports no plugins", remedy="leave the option out")
         if "current" in (target.lower() for target in request.targets):
-            reason = _why_not_here(find_gpus())
+            reason = _why_not_here(find_gpus(), request.device)
             if reason is not None:
                 raise InputError(f"target current: {reason}", remedy="name the architectures, such as sm86 and sm89")
         # TensorRT-RTX times no tactics at build time, so it would write an empty timing cache.
@@ -81,18 +81,18 @@ class TensorRTRTXBackend(TrtBackend):
         """Without any, those that know FP8 where the engine needs it."""
         return _FP8_TARGETS if precision == "fp8" and not targets else tuple(targets)
 
-    def _why_not_run(self) -> str | None:
-        return _why_not_here(find_gpus()) if importable(_MODULE) else _NOT_INSTALLED
+    def _why_not_run(self, device: int) -> str | None:
+        return _why_not_here(find_gpus(), device) if importable(_MODULE) else _NOT_INSTALLED
 
     def _module(self) -> str:
         return _MODULE
 
 
-def _why_not_here(report: GpuReport) -> str | None:
-    """Why no engine runs on this machine; None if the first GPU is an RTX GPU."""
-    if not report.gpus:
-        return report.detail
-    gpu = report.gpus[0]
+def _why_not_here(report: GpuReport, device: int) -> str | None:
+    """Why no engine runs on the GPU of this number; None if it is an RTX GPU."""
+    gpu = report.gpu(device)
+    if gpu is None:
+        return report.why_not(device)
     if gpu.compute_capability not in RTX_COMPUTE_CAPABILITIES:
         return f"{gpu.name} ({gpu.sm}) is not an RTX GPU"
     return None

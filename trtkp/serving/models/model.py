@@ -166,7 +166,7 @@ class Model:
         instances = self._options.instances
         # Instances compute at the same time: with all cores for each, their threads would compete.
         threads = self._options.threads or max(1, usable_cores() // instances)
-        return await WorkerProcess.start(self._bundle, self.contract, instances, threads)
+        return await WorkerProcess.start(self._bundle, self.contract, instances, threads, self._options.device)
 
     async def _keep_running(self) -> None:
         """Send batches to the worker until it dies, then start another one; for ever."""

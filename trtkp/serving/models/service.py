@@ -18,6 +18,7 @@ import numpy as np
 
 from trtkp.bundle import Bundle
 from trtkp.errors import TrtkpError
+from trtkp.machine.gpu import check_gpu
 from trtkp.serving.admission.memory import Memory
 from trtkp.serving.admission.turns import Turns
 from trtkp.serving.contract import Contract, RawTensor
@@ -71,12 +72,13 @@ class Service:
         options: batching and limits; None for the defaults.
 
     Raises:
-        InputError: a path is not a bundle, or the options do not fit it.
+        InputError: a path is not a bundle, the options do not fit it, or there is no such GPU.
         IntegrityError: a file of a bundle is missing or was changed.
     """
 
     def __init__(self, bundles: Sequence[Path], options: ServeOptions | None = None) -> None:
         self.options = options or ServeOptions()
+        check_gpu(self.options.device)
         self.metrics = Metrics()
         self.draining = False
         self._open: set[Exchange] = set()

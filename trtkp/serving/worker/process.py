@@ -16,6 +16,7 @@ import numpy as np
 
 from trtkp.bundle import Bundle
 from trtkp.errors import JobError
+from trtkp.machine.gpu import environment_with
 from trtkp.machine.processes import child_command
 from trtkp.serving.batcher import Job
 from trtkp.serving.contract import Contract
@@ -170,7 +171,9 @@ class WorkerProcess:
         return self._process.pid
 
     @classmethod
-    async def start(cls, bundle: Bundle, contract: Contract, instances: int, threads: int | None) -> WorkerProcess:
+    async def start(
+        cls, bundle: Bundle, contract: Contract, instances: int, threads: int | None, device: int = 0
+    ) -> WorkerProcess:
         """Start a process, and wait until every instance has finished its warm-up.
 
         Args:
@@ -178,6 +181,7 @@ class WorkerProcess:
             contract: inputs, outputs and batch limits.
             instances: number of execution contexts.
             threads: CPU threads per instance.
+            device: number of the GPU, the only one that the process will see.
 
         Raises:
             JobError: the bundle was changed, the engine cannot run on this machine, or the process died.
@@ -192,6 +196,7 @@ class WorkerProcess:
                 child_command("trtkp.serving.worker.worker"),
                 stdin=subprocess.PIPE,
                 stderr=subprocess.PIPE,  # never the server's own, whose reader may stall
+                env=environment_with(device),
                 pass_fds=[number for channel in channels for number in channel],
             )
             worker = cls(process, made)
