@@ -1,8 +1,8 @@
 """TensorRT-RTX inside ONNX Runtime.
 
 Without a GPU the real provider library loads as far as its need of a driver. The rest is tested with a stand-in: the
-package's module, recorded registration, and the CPU's own device, given to a session in the same way. It shows the calls
-and their order, and not what TensorRT-RTX does with them.
+package's module, recorded registration, and the CPU's own device, given to a session in the same way. It shows the
+calls and their order, and not what TensorRT-RTX does with them.
 """
 
 from __future__ import annotations
@@ -99,7 +99,10 @@ def test_calls_and_their_order(net: Path, stand_in: StandIn) -> None:
             with pytest.raises(InputError, match="expected image float32"):
                 runner.run({"image": image.astype(np.float64)})
     given = [call for call in stand_in.calls if call[0] != "config" or call[1] == _FALLBACK]
-    opened = [("config", _FALLBACK, "1"), ("devices", 1, {}, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)]
+    opened: list[tuple[Any, ...]] = [
+        ("config", _FALLBACK, "1"),
+        ("devices", 1, {}, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL),
+    ]
     assert given == [("register", "CPUExecutionProvider", "/lib/provider.so"), *opened, *opened]
 
 

@@ -1,7 +1,7 @@
 """TensorRT-RTX inside ONNX Runtime: registers NVIDIA's provider library, and gives it to a session.
 
-The package ``onnxruntime-ep-nv-tensorrt-rtx-cu13`` carries the library, TensorRT-RTX included. On import it loads 240 MB
-of libraries into the process, so it is imported when a session is opened and not before.
+The package ``onnxruntime-ep-nv-tensorrt-rtx-cu13`` carries the library, TensorRT-RTX included. On import it loads
+240 MB of libraries into the process, so it is imported when a session is opened and not before.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def add_rtx_provider(ort: Any, options: Any) -> str:
     if not devices:
         raise NotRunnableError(
             "TensorRT-RTX lists no GPU in ONNX Runtime",
-            remedy="use an RTX GPU (sm86, sm89, sm120 or later) with a driver for CUDA 13, or build with -b onnxruntime",
+            remedy="use an RTX GPU (sm86, sm89, sm120 or later) and a driver for CUDA 13, or -b onnxruntime",
         )
     # TensorRT-RTX optimises the graph itself. ONNX Runtime would do so first: it may fold the dequantised weights into
     # floating-point ones, after which nothing computes in 8 bits.
