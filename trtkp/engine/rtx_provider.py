@@ -78,7 +78,7 @@ def _register(ort: Any, name: str, library: Any) -> None:
     try:
         ort.register_execution_provider_library(name, library())
     except Exception as error:  # ONNX Runtime's exceptions have no common base class but Exception
-        words = " ".join(str(error).split())
+        words = str(error)
         if "libcuda" in words or "libnvidia-ml" in words or "nvcuda" in words:
             raise NotRunnableError(
                 "TensorRT-RTX in ONNX Runtime needs NVIDIA's driver, which is not on this machine",
