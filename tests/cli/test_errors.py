@@ -54,7 +54,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
         ("--skip conv1", "no convolution is called conv1"),
         ("--lowering winograd", "--lowering winograd: not known; use one of auto, dense, box"),
         ("-p int4", "--precision int4: not known; use one of fp32, fp16, int8, fp8"),
-        ("-b cuda", "--backend cuda: not known; use one of auto, tensorrt, tensorrt-rtx, onnxruntime"),
+        ("-b cuda", "--backend cuda: not known; use one of auto, tensorrt, tensorrt-rtx, onnxruntime, onnxruntime-rtx"),
         ("--threads 0", "--threads 0: out of range; give 1 or more"),
         ("--threads many", "Invalid value for '--threads'"),
         ("-b onnxruntime --target sm86", "backend onnxruntime has no option --target sm86"),

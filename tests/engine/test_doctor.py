@@ -25,6 +25,7 @@ _EXPECTED = {
     "onnxruntime",
     "tensorrt",
     "tensorrt-rtx",
+    "onnxruntime-rtx",
     "polygraphy",
     "pycuda",
     "cuda-bindings",

@@ -262,6 +262,7 @@ def test_what_backends_can_do() -> None:
         "tensorrt": (True, False, True, False, "explicit", "fp16"),
         "tensorrt-rtx": (True, False, False, True, "explicit", "fp16"),
         "onnxruntime": (False, True, False, False, "onnxruntime", "fp32"),
+        "onnxruntime-rtx": (False, False, False, False, "explicit", "fp16"),
     }
     assert {name: found[name] for name in wanted} == wanted
     onnxruntime, rtx = get_backend("onnxruntime"), get_backend("tensorrt-rtx")

@@ -3,6 +3,7 @@
 | backend | build needs | run needs | artefact |
 |---|---|---|---|
 | ``onnxruntime`` | nothing | CPU (or its CUDA provider) | ``engine.onnx`` |
+| ``onnxruntime-rtx`` | nothing | RTX GPU | ``engine.onnx`` |
 | ``tensorrt-rtx`` | CPU only | RTX GPU | ``model.engine`` |
 | ``tensorrt`` | GPU | NVIDIA GPU | ``model.engine`` |
 
@@ -11,7 +12,7 @@ Importing this package imports none of the libraries behind the backends.
 Example:
     >>> from trtkp.engine import BACKENDS, get_backend
     >>> list(BACKENDS)
-    ['tensorrt', 'tensorrt-rtx', 'onnxruntime']
+    ['tensorrt', 'tensorrt-rtx', 'onnxruntime', 'onnxruntime-rtx']
     >>> get_backend("onnxruntime").artefact
     'engine.onnx'
 """
@@ -44,6 +45,7 @@ BACKENDS: dict[str, tuple[str, str]] = {
     "tensorrt": ("trtkp.engine.trt.tensorrt", "TensorRTBackend"),
     "tensorrt-rtx": ("trtkp.engine.trt.tensorrt_rtx", "TensorRTRTXBackend"),
     "onnxruntime": ("trtkp.engine.onnxruntime", "OnnxRuntimeBackend"),
+    "onnxruntime-rtx": ("trtkp.engine.onnxruntime_rtx", "OnnxRuntimeRtxBackend"),
 }
 
 #: What ``auto`` takes where no backend can both build and run.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from trtkp.engine import BACKENDS, choose_backend, get_backend
+from trtkp.engine.rtx_provider import DISTRIBUTIONS, MODULE
 from trtkp.machine.cpu import allowed_cpus, usable_cores
 from trtkp.machine.gpu import find_gpus
 from trtkp.machine.jetson import find_jetson
@@ -80,6 +81,13 @@ _PACKAGES = (
         ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
         "the backend tensorrt-rtx",
         "pip install 'trtkp[rtx]'",
+    ),
+    _Package(
+        "onnxruntime-rtx",
+        MODULE,
+        DISTRIBUTIONS,
+        "the backend onnxruntime-rtx",
+        "pip install 'trtkp[ort-rtx]'",
     ),
     _Package("polygraphy", "polygraphy", ("polygraphy",), "checking TensorRT engines", "pip install polygraphy"),
     _Package("pycuda", "pycuda", ("pycuda",), "running engines, or cuda-bindings instead", "pip install 'trtkp[gpu]'"),

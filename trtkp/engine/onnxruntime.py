@@ -27,9 +27,11 @@ from trtkp.engine.base import (
     Precision,
     Progress,
     QdqVariant,
+    fuses_qdq,
 )
 from trtkp.engine.feeds import check_feeds, check_profile
 from trtkp.engine.options import RunOptions
+from trtkp.engine.rtx_provider import add_rtx_provider
 from trtkp.errors import InputError, JobError, NotRunnableError, raise_if_out_of_memory
 from trtkp.machine.cpu import usable_cores
 from trtkp.machine.packages import importable, installed_version
@@ -42,11 +44,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TRACED_GRAPH", "OnnxRuntimeBackend", "OrtRunner", "Provider", "profile"]
 
-Provider: TypeAlias = Literal["cpu", "cuda"]
+Provider: TypeAlias = Literal["cpu", "cuda", "rtx"]
 
 _PROVIDERS: dict[Provider, list[str]] = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "rtx": [],  # added to the session's options by `trtkp.engine.rtx_provider`
 }
 
 #: Name of the file to which a traced session writes the graph as it runs it, after fusion and layout changes.
@@ -87,7 +90,7 @@ class OnnxRuntimeBackend(Backend):
         start = time.perf_counter()
         if progress:
             progress("Checking the graph in ONNX Runtime", 0, 1)
-        with self.open(request.onnx, threads=request.threads) as runner:
+        with OrtRunner(request.onnx, threads=request.threads, fuse_qdq=fuses_qdq(self.qdq_variant)) as runner:
             check_profile(runner.inputs, request.profile)
         files = _place(request.onnx, request.output / self.artefact)
         if progress:
@@ -138,7 +141,8 @@ class OrtRunner(Closing):
     Args:
         model: an ONNX file (external data in the same directory), or a model in memory, of any size.
         threads: CPU threads within one operator; None for the number of physical cores this process may use.
-        provider: ``cuda`` computes on a GPU, and fails where it cannot; it never falls back to the CPU.
+        provider: ``cuda`` and ``rtx`` (TensorRT-RTX) compute on a GPU, and fail where they cannot; they never fall back
+            to the CPU.
         spin: let idle threads busy-wait between operators. This shortens the small layers of a single session. But an
             idle session's threads keep spinning: with four sessions of two threads on two cores, timed in turn, a
             net of 6.7 ms took 17 to 35 ms. It is therefore off, and must stay off where sessions are timed in turn.
@@ -166,7 +170,7 @@ class OrtRunner(Closing):
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"{threads} threads: at least one is needed")
-        self.threads: int | None = threads or usable_cores()
+        self.threads: int | None = None if provider == "rtx" else threads or usable_cores()
         self._file = model if isinstance(model, Path) else None
         self._session: Any = self._open(model, self.threads or 1, provider, spin, fuse_qdq, trace)
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
@@ -206,21 +210,26 @@ class OrtRunner(Closing):
             options.enable_profiling = True
             options.profile_file_prefix = str(trace / "profile")
             options.optimized_model_filepath = str(trace / TRACED_GRAPH)
+        first = _PROVIDERS[provider][0] if provider != "rtx" else add_rtx_provider(ort, options)
         # ReluQuantRewrite removes a ReLU in front of a quantiser. That is right for uint8, which clips at zero, but
         # 1.31 does it for FP8 too, where negative values then survive.
         left_out = [] if fuse_qdq else ["ReluQuantRewrite"]
         try:
             with _source(model) as source:
                 session = ort.InferenceSession(
-                    source, options, providers=_PROVIDERS[provider], disabled_optimizers=left_out
+                    source, options, providers=_PROVIDERS[provider] or None, disabled_optimizers=left_out
                 )
         except Exception as error:  # ONNX Runtime's exceptions have no common base class but Exception
             raise_if_out_of_memory(error)
+            if "fallback to CPU EP has been explicitly disabled" in str(error):
+                raise JobError(
+                    "TensorRT-RTX does not take every node of the graph", file=self._file, remedy="use -b onnxruntime"
+                ) from error
             kind = InputError if type(error).__name__ in {"InvalidProtobuf", "InvalidArgument"} else JobError
             raise kind(f"ONNX Runtime cannot load the model: {_first_line(error)}", file=self._file) from error
         # A provider that fails to start is only logged by ONNX Runtime, which then uses the next one, the CPU.
-        if session.get_providers()[0] != _PROVIDERS[provider][0]:
-            raise NotRunnableError(f"onnxruntime could not start its {_PROVIDERS[provider][0]}", file=self._file)
+        if session.get_providers()[0] != first:
+            raise NotRunnableError(f"onnxruntime could not start its {first}", file=self._file)
         return session
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
