@@ -102,29 +102,41 @@ def test_command_line(trtkp: Trtkp, bundles: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("embedded", [False, True])
-def test_plugin_library_comes_along(
-    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: bool
-) -> None:
-    """A TensorRT bundle with plugins: the plan, the two libraries, and the line that loads the registering one."""
+def tensorrt_bundle(
+    source: Path, target: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, embedded: bool
+) -> Path:
+    """A TensorRT bundle with plugins and two profiles, made of another bundle; its plan is no real one.
+
+    The plugin library that it was built with is in ``folder/lib``, and is the installed one.
+    """
     from trtkp.bundle import BundleWriter
     from trtkp.bundle.manifest import TensorRTRecord
-    from trtkp.serving.export.triton import export_triton
 
-    installed = tmp_path / "lib"
+    installed = folder / "lib"
     installed.mkdir()
     (installed / "libtrtkp.so").write_bytes(b"library")
     (installed / "libtrtkp_register.so").write_bytes(b"registers")
     monkeypatch.setenv("TRTKP_LIBRARY", str(installed / "libtrtkp.so"))
     digest = sha256(b"library").hexdigest()
     record = TensorRTRecord(plugin_layers=2, plugin_library=digest, embed_plugins=embedded, tune_batches=[1])
-    source = package.load(bundles / "kep")
-    with BundleWriter(tmp_path / "kep") as writer:
+    bundle = package.load(source)
+    with BundleWriter(target) as writer:
         for name in ("engine.onnx", "model.onnx"):
-            (writer.staging / name).write_bytes((source.path / name).read_bytes())
+            (writer.staging / name).write_bytes((bundle.path / name).read_bytes())
         (writer.staging / "model.engine").write_bytes(b"plan")
         changes = {"backend": "tensorrt", "tensorrt": record}
-        writer.publish(lambda files: source.manifest.model_copy(update={**changes, "files": files}))
+        writer.publish(lambda files: bundle.manifest.model_copy(update={**changes, "files": files}))
+    return target
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_plugin_library_comes_along(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: bool
+) -> None:
+    """A TensorRT bundle with plugins: the plan, the two libraries, and the line that loads the registering one."""
+    from trtkp.serving.export.triton import export_triton
+
+    tensorrt_bundle(bundles / "kep", tmp_path / "kep", tmp_path, monkeypatch, embedded=embedded)
     made = export_triton([tmp_path / "kep"], tmp_path / "out")
     assert (tmp_path / "out/kep/1/model.plan").read_bytes() == b"plan"
     config = parsed(tmp_path / "out" / "kep")
@@ -137,7 +149,7 @@ def test_plugin_library_comes_along(
     assert (tmp_path / "out/kep/libtrtkp.so").read_bytes() == b"library"
     assert (tmp_path / "out/kep/libtrtkp_register.so").read_bytes() == b"registers"
     assert made.command.endswith(f"--backend-config=tensorrt,plugins={tmp_path}/out/kep/libtrtkp_register.so")
-    (installed / "libtrtkp.so").write_bytes(b"another build")
+    (tmp_path / "lib" / "libtrtkp.so").write_bytes(b"another build")
     with pytest.raises(InputError, match="another build of the plugin library"):
         export_triton([tmp_path / "kep"], tmp_path / "again")
 
