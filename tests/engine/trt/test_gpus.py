@@ -24,6 +24,7 @@ from trtkp.engine.options import RunOptions
 from trtkp.errors import InputError, NotRunnableError
 from trtkp.machine.gpu import find_gpus
 from trtkp.pipeline.options import BuildOptions
+from trtkp.plan.cache import DIRECTORY_VARIABLE
 from trtkp.plan.target import EngineTarget
 from trtkp.serving.contract import Contract
 from trtkp.serving.models.service import Service
@@ -46,7 +47,7 @@ class Machine:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
     driver = driver_folder()
     monkeypatch.setattr("trtkp.machine.gpu._DRIVER_LIBRARIES", (str(driver / "libcuda.so.1"),))
     monkeypatch.setenv("LD_LIBRARY_PATH", str(driver), prepend=":")
@@ -54,6 +55,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("trtkp.engine.trt.tensorrt._MODULE", _MODULE)
     monkeypatch.setattr("trtkp.engine.trt.tensorrt.importable", lambda name: name == _MODULE)
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path / "timings"))
     machine = Machine()
     monkeypatch.setattr("trtkp.engine.trt.runner.open_device", machine.open_device)
     find_gpus.cache_clear()
@@ -82,12 +84,12 @@ def bundle(machine: Machine, model: Path, tmp_path: Path) -> Bundle:
     return build(model, tmp_path / "bundle")
 
 
-def test_build(machine: Machine, bundle: Bundle, timing_cache: Path) -> None:
+def test_build(machine: Machine, bundle: Bundle, tmp_path: Path) -> None:
     assert bundle.manifest.tensorrt is not None
     assert bundle.manifest.tensorrt.gpu == "NVIDIA Stand-in A100"
     assert machine.opened == [1]  # to check the engine
     # named by the build worker, which sees that GPU as its first
-    assert [file.name for file in timing_cache.glob("*stand-in*.tactics")] == [
+    assert [file.name for file in (tmp_path / "timings").glob("*.tactics")] == [
         "tests.engine.trt.recording-tensorrt-11.4.0-nvidia-stand-in-a100-sm80.tactics"
     ]
 
