@@ -22,7 +22,7 @@ from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame
 from tests.serving.raw_http2 import LIVE, framed
 from tests.serving.servers import Server
 
-__all__ = ["Record", "attacked"]
+__all__ = ["Record", "attacked", "errors_in"]
 
 _PAUSE_S = 0.05
 
@@ -40,6 +40,7 @@ class Record:
         served: requests of a well-behaved client that were answered right.
         lost: those that were not, by their errors.
         statuses: what the attacker got.
+        errors: lines of level error, and tracebacks, that the server logged meanwhile.
     """
 
     health_s: dict[str, float] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class Record:
     served: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     statuses: dict[str, int] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """The record as a document."""
@@ -67,6 +69,7 @@ def attacked(server: Server, module: str, attack: str, behave: Callable[[], None
     """
     server_process = psutil.Process(server.process.pid)
     processes = [server_process, *server_process.children(recursive=True)]
+    logged = len(server.log_file.read_text())
     record, done = Record(before_bytes=_resident(processes)), threading.Event()
 
     def probe(name: str, ask: Callable[[Server], None]) -> None:
@@ -115,7 +118,13 @@ def attacked(server: Server, module: str, attack: str, behave: Callable[[], None
         done.set()
         for thread in threads:
             thread.join()
+    record.errors = errors_in(server.log_file.read_text()[logged:])
     return record
+
+
+def errors_in(log: str) -> list[str]:
+    """Lines of a server's log that are of level error, or begin or hold a traceback."""
+    return [line for line in log.splitlines() if "Traceback" in line or '"level": "error"' in line]
 
 
 def _ask_http(server: Server) -> None:

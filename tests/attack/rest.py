@@ -155,7 +155,7 @@ ATTACKS: dict[str, Callable[[str], Counter[str]]] = {
 }  # fmt: skip
 
 
-def run_attack(server: Server, attack: str) -> Record:
+def run_attack(server: Server, attack: str, limit_s: float = 60) -> Record:
     """Run an attack on a server, while a client asks its model ``kep`` over HTTP."""
     tensor: dict[str, Any] = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}
     with requests.Session() as session:
@@ -172,7 +172,7 @@ def run_attack(server: Server, attack: str) -> Record:
             return None
 
         behave()
-        return attacked(server, __name__, attack, behave)
+        return attacked(server, "tests.attack.rest", attack, behave, limit_s)
 
 
 def _bombs(address: str, body: bytes) -> Counter[str]:

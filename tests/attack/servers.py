@@ -40,6 +40,7 @@ def build_large(folder: Path) -> Path:
 @contextmanager
 def attacked_server(folder: Path, kep: Path, large: Path, checkout: Path | None = None) -> Iterator[Server]:
     """Serve both with the default limits, by this checkout or another one."""
-    environment = {} if checkout is None else {"PYTHONPATH": str(checkout)}
-    with running(folder, kep, large, "--threads", "1", "--log-level", "warning", **environment) as server:
+    arguments = (kep, large, "--threads", "1", "--log-level", "warning")
+    other = {} if checkout is None else {"python": f"{checkout}/.venv/bin/python", "PYTHONPATH": str(checkout)}
+    with running(folder, *arguments, **other) as server:
         yield server

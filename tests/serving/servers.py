@@ -63,9 +63,9 @@ class Server:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str | Path, **environment: str) -> Iterator[Server]:
+def running(folder: Path, *arguments: str | Path, python: str = sys.executable, **environment: str) -> Iterator[Server]:
     """``trtkp serve`` on free ports, in ``folder``; killed at the end if it still runs."""
-    command = [sys.executable, "-m", "trtkp", "serve", "--port", "0", "--grpc-port", "0", "--json"]
+    command = [python, "-m", "trtkp", "serve", "--port", "0", "--grpc-port", "0", "--json"]
     log = folder / "server.log"
     root = str(Path(__file__).parents[2])
     with log.open("w") as stderr:
