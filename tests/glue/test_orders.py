@@ -47,7 +47,7 @@ def small_layer(number: int) -> tuple[Layer, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "seeds"), enumerate(SEEDS))
+@pytest.mark.parametrize(("number", "seeds"), list(enumerate(SEEDS)))
 def test_any_legal_order_of_calls(number: int, seeds: int, plugin_host: Path, oracle: Any, tmp_path: Path) -> None:
     layer, case = small_layer(number)
     tolerance = TOLERANCE.get(layer.dtype, 2e-6)
