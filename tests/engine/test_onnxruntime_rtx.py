@@ -20,6 +20,7 @@ import pytest
 import trtkp
 from trtkp.engine import BuildRequest, NotRunnableError, choose_backend, get_backend, onnxruntime_rtx, rtx_provider
 from trtkp.engine.onnxruntime import OrtRunner
+from trtkp.engine.options import RunOptions
 from trtkp.errors import InputError, JobError
 from trtkp.machine.gpu import Gpu, GpuReport
 from trtkp.machine.packages import importable
@@ -211,3 +212,11 @@ def test_the_real_library_without_a_driver(net: Path) -> None:
     else:
         assert "driver" in done.stdout
         assert done.stdout.count("\n") == 1
+
+
+def test_another_gpu(tmp_path: Path) -> None:
+    backend = get_backend("onnxruntime-rtx")
+    with pytest.raises(
+        NotRunnableError, match="takes the first GPU only; leave that GPU alone visible: CUDA_VISIBLE_DEVICES=1"
+    ):
+        backend.open(tmp_path / "engine.onnx", options=RunOptions(device=1))

@@ -30,22 +30,28 @@ class OnnxRuntimeRtxBackend(OnnxRuntimeBackend):
     qdq_variant: ClassVar[QdqVariant] = "explicit"
     default_fallback: ClassVar[Precision] = "fp16"
 
-    def availability(self) -> Availability:
+    def availability(self, device: int = 0) -> Availability:
         """Building needs ONNX Runtime only; running also needs the provider's package and an RTX GPU."""
-        ort = super().availability()
+        ort = super().availability(device)
         if not ort.can_build:
             return ort
         if not importable(MODULE):
             return Availability(True, False, None, f"{NOT_INSTALLED}: pip install 'trtkp[ort-rtx]'")
         version, report = installed_version(*DISTRIBUTIONS), find_gpus()
-        reason = _why_not_here(report)
+        reason = _why_not_here(report) or _why_not_device(device)
         return Availability(True, reason is None, version, f"provider {version}: {reason or report.detail}")
 
     def check_quantisable(self, kind: str, targets: Sequence[str] = ()) -> None:
         """Any type is taken: the GPU is that of the machine which opens the engine."""
 
     def profile(
-        self, path: Path, feeds: Mapping[str, np.ndarray], *, threads: int | None = None, runs: int = 20
+        self,
+        path: Path,
+        feeds: Mapping[str, np.ndarray],
+        *,
+        threads: int | None = None,
+        runs: int = 20,
+        device: int = 0,
     ) -> EngineProfile:
         """TensorRT-RTX runs the whole graph as one node.
 
@@ -63,13 +69,18 @@ class OnnxRuntimeRtxBackend(OnnxRuntimeBackend):
         provider: Provider = "rtx",
         spin: bool = False,
     ) -> OrtRunner:
-        """Open an ONNX file on the first RTX GPU; ``threads`` and ``options`` are without effect.
+        """Open an ONNX file on the first RTX GPU; ``threads`` and the other options are without effect.
 
         Raises:
             InputError: the file is missing or is not an ONNX model.
-            NotRunnableError: the provider's package, the driver or an RTX GPU is missing.
+            NotRunnableError: the provider's package, the driver or an RTX GPU is missing, or another GPU than the first
+                is asked for.
             JobError: TensorRT-RTX does not take the whole graph.
         """
+        if options is not None and (reason := _why_not_device(options.device)) is not None:
+            raise NotRunnableError(
+                reason, remedy=f"leave that GPU alone visible: CUDA_VISIBLE_DEVICES={options.device}"
+            )
         return super().open(path, threads=threads, options=options, provider=provider, spin=spin)
 
 
@@ -82,3 +93,8 @@ def _why_not_here(report: GpuReport) -> str | None:
     if gpu.compute_capability not in {(8, 6), (8, 9)} and gpu.compute_capability < (12, 0):
         return f"{gpu.name} ({gpu.sm}) is not among its GPUs (sm86, sm89, sm120 and later)"
     return None
+
+
+def _why_not_device(device: int) -> str | None:
+    """ONNX Runtime lists GPUs in an order of its own, so only the first is known to be the one that is meant."""
+    return f"--device {device}: ONNX Runtime's TensorRT-RTX takes the first GPU only" if device else None
