@@ -203,7 +203,9 @@ _CODES = {
     grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED,
 }  # fmt: skip
 _NUMBERS = {str(code.value[0]) for code in _CODES}
-_STATUSES = _ENDS | {code.name for code in _CODES} | {"held", "flooded", "opened", "answered", "sent all", "no end"}
+#: StreamClosedError is the attacker's own: the server ended the call while he sent.
+_OTHERS = {"held", "flooded", "opened", "answered", "sent all", "no end", "StreamClosedError"}
+_STATUSES = _ENDS | _OTHERS | {code.name for code in _CODES}
 
 
 def unexpected(statuses: Iterable[str]) -> set[str]:
