@@ -123,8 +123,12 @@ def attacked(server: Server, module: str, attack: str, behave: Callable[[], None
 
 
 def errors_in(log: str) -> list[str]:
-    """Lines of a server's log that are of level error, or begin or hold a traceback."""
-    return [line for line in log.splitlines() if "Traceback" in line or '"level": "error"' in line]
+    """Lines of a server's log that are of level error or worse, or hold a traceback."""
+    return [
+        line
+        for line in log.splitlines()
+        if "Traceback" in line or (line.startswith("{") and json.loads(line)["level"] in ("error", "critical"))
+    ]
 
 
 def _ask_http(server: Server) -> None:

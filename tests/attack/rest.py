@@ -21,7 +21,7 @@ import requests
 from tests.attack.harness import Record, attacked
 from tests.serving.servers import Server
 
-__all__ = ["ATTACKS", "LARGE", "run_attack"]
+__all__ = ["ATTACKS", "LARGE", "run_attack", "unexpected"]
 
 #: Shape of the inputs of the model ``large``: JSON of more than 64 MiB.
 LARGE = (60, 512, 512)
@@ -153,6 +153,16 @@ ATTACKS: dict[str, Callable[[str], Counter[str]]] = {
         many_fields, long_field, resets,
     )
 }  # fmt: skip
+
+
+#: How a connection may end for the attacker, and what he may get: a refusal, or the answer if nothing was wrong.
+_ENDS = {"BrokenPipeError", "ConnectionAbortedError", "ConnectionResetError", "TimeoutError"}
+_STATUSES = _ENDS | {"200", "400", "408", "413", "429", "431", "503", "held", "closed", "reset", "flooded"}
+
+
+def unexpected(statuses: Iterable[str]) -> set[str]:
+    """Those that no attack may get, such as 500."""
+    return set(statuses) - _STATUSES
 
 
 def run_attack(server: Server, attack: str, limit_s: float = 60) -> Record:

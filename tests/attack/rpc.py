@@ -11,7 +11,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import grpc
 import hpack
@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tests.serving.raw_http2 import INFER, STREAM, RawHttp2, framed
 
-__all__ = ["ATTACKS", "LARGE"]
+__all__ = ["ATTACKS", "LARGE", "unexpected"]
 
 #: Shape of the inputs of the model ``large``: 60 MiB.
 LARGE = (60, 512, 512)
@@ -194,6 +194,25 @@ ATTACKS: dict[str, Callable[[str], Counter[str]]] = {
         tiny_frames,
     )
 }  # fmt: skip
+
+
+#: How a connection or call may end for the attacker; codes are those of a request that is wrong, late or too much.
+_ENDS = {"BrokenPipeError", "ConnectionAbortedError", "ConnectionResetError", "TimeoutError"}
+_CODES = {
+    grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED,
+}  # fmt: skip
+_NUMBERS = {str(code.value[0]) for code in _CODES}
+#: StreamClosedError is the attacker's own: the server ended the call while he sent.
+_OTHERS = {"held", "flooded", "opened", "answered", "sent all", "no end", "StreamClosedError"}
+_STATUSES = _ENDS | _OTHERS | {code.name for code in _CODES}
+
+
+def unexpected(statuses: Iterable[str]) -> set[str]:
+    """Those that no attack may get, such as INTERNAL."""
+    return {
+        status for status in statuses if status not in _STATUSES and status.split(" ")[0] not in {*_NUMBERS, "reset"}
+    }
 
 
 def _headers(path: str) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 
 from tests.attack.harness import attacked
-from tests.attack.rpc import ATTACKS
+from tests.attack.rpc import ATTACKS, unexpected
 from tests.serving.servers import Server, batch_input, images
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial]
@@ -25,6 +25,13 @@ def test_attack(server: Server, attack: str) -> None:
         behave()
         record = attacked(server, "tests.attack.rpc", attack, behave)
     assert not record.lost, record
+    assert not record.errors, record
+    assert not unexpected(record.statuses), record
     assert record.served >= 10, record
     assert max(record.health_s.values()) < max(0.5, 5 * record.calm_s), record
     assert record.peak_bytes - record.before_bytes < MEMORY, record
+
+
+@pytest.mark.parametrize("status", ["13 broken", "2 ", "INTERNAL", "UNKNOWN", "the attack took too long", "KeyError"])
+def test_a_status_that_no_attack_may_get_is_found(status: str) -> None:
+    assert unexpected({"8 too much is pending": 3, "held": 1, "RESOURCE_EXHAUSTED": 1, status: 1}) == {status}
