@@ -83,7 +83,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("rate", [0, 32])
 def test_answer_that_is_not_read(wide: Path, tmp_path: Path, rate: int) -> None:
-    """Not at all, or in drops: the whole would take more than an hour. The connection ends, its memory is given back."""
+    """Not at all, or in drops, which would take hours. The connection ends, and its memory is given back."""
     with running(tmp_path, wide, "--threads", "1", "--timeout", "2") as server, connected(server) as link:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         document = {
