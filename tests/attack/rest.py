@@ -1,4 +1,4 @@
-"""Attacks on the HTTP side, each for about three seconds: ``python -m tests.attack.rest NAME ADDRESSES``."""
+"""Attacks on the HTTP side, each for about two seconds: ``python -m tests.attack.rest NAME ADDRESSES``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["ATTACKS", "LARGE", "run_attack", "unexpected"]
 
 #: Shape of the inputs of the model ``large``: JSON of more than 64 MiB.
 LARGE = (60, 512, 512)
-SECONDS = 3.0
+SECONDS = 1.5
 MIB = 1 << 20
 _POST = "POST /v2/models/large/infer HTTP/1.1\r\nHost: a\r\n"
 _START = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,60,512,512],"data":['

@@ -1,4 +1,4 @@
-"""Attacks on the gRPC side, each for about three seconds: ``python -m tests.attack.rpc NAME ADDRESSES``."""
+"""Attacks on the gRPC side, each for about two seconds: ``python -m tests.attack.rpc NAME ADDRESSES``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["ATTACKS", "LARGE", "unexpected"]
 
 #: Shape of the inputs of the model ``large``: 60 MiB.
 LARGE = (60, 512, 512)
-SECONDS = 3.0
+SECONDS = 1.5
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame().serialize()
 
 
