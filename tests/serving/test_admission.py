@@ -97,3 +97,21 @@ def test_beyond_busy_connections_there_is_a_reserve_for_health() -> None:
     later = Link()
     connections.add(later)
     assert not connections.health_only(later)
+
+
+def test_reserve_is_left_when_there_is_room() -> None:
+    """A connection that was taken in while all were busy answers everything once one of them has ended."""
+
+    class Link:
+        def drop(self) -> None:
+            raise AssertionError("nothing has to go")
+
+    first, second = Link(), Link()
+    connections = Connections(limit=1)
+    connections.add(first)
+    connections.busy(first)
+    connections.add(second)
+    assert connections.health_only(second)
+    connections.remove(first)
+    assert not connections.health_only(second)
+    assert len(connections) == 1

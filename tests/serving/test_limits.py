@@ -175,3 +175,30 @@ def test_reset_while_the_answer_is_computed(bundles: Path, tmp_path: Path) -> No
         until(lambda: held(server) == 0)
         assert get(server, "/v2/health/ready") == 200
         assert not [line for line in server.log if line["level"] == "error"]
+
+
+def test_fields_after_a_body(bundles: Path, tmp_path: Path) -> None:
+    """A chunked body, and then a field without end: HTTP parsers keep all of it."""
+    with running(tmp_path, bundles / "kep", "--threads", "1") as server, connected(server) as link:
+        link.sendall(b"POST /v2/models/kep/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ")
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):  # noqa: PT012 - where it ends depends on buffers
+            for _ in range(1000):
+                link.sendall(b"a" * 65536)
+                time.sleep(0.002)
+            raise AssertionError("64 MiB were taken")
+
+
+def test_dead_jobs_leave_the_queue(bundles: Path, tmp_path: Path) -> None:
+    """Requests that have timed out neither hold memory nor a place, while the engine stands still."""
+    with running(tmp_path, bundles / "kep", "--threads", "1", "--queue", "4") as server, ExitStack() as stack:
+        server.workers[0].suspend()
+        late = REQUEST.replace(b'{"inputs"', b'{"parameters": {"timeout": 1000}, "inputs"')
+        for _ in range(12):
+            link = stack.enter_context(connected(server))
+            link.sendall(post("/v2/models/kep/infer", late))
+            assert status(link) == 504
+        assert held(server) == 0
+        link = stack.enter_context(connected(server))
+        link.sendall(post("/v2/models/kep/infer", REQUEST))
+        server.workers[0].resume()
+        assert status(link) == 200

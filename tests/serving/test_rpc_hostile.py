@@ -309,3 +309,31 @@ def test_messages_of_a_stream_wait_in_its_window(server: Server) -> None:
             assert np.frombuffer(answer.infer_response.raw_output_contents[0], np.float32).shape == (320,)
             data, answers = data[5 + size :], answers + 1
         assert answers == count
+
+
+def test_stream_that_breaks_off_gives_all_back(strict: Server) -> None:
+    """A whole message and a part of one, and then the end: the work of the stream ends, nothing stays held."""
+    for _ in range(20):
+        with RawHttp2(strict.grpc) as client:
+            number = client.call(STREAM, framed(message()) + framed(message())[:50])
+            client.end_of(number)
+    deadline = time.monotonic() + 20
+    while "trtkp_held_bytes 0.0" not in (text := strict.request("GET", "/metrics").text):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.05)
+
+
+def test_compressed_question_about_health(strict: Server) -> None:
+    with RawHttp2(strict.grpc) as client:
+        number = client.call(LIVE, framed(gzip.compress(b""), flag=1), headers={"grpc-encoding": "gzip"})
+        assert client.end_of(number) == (OK, "")
+
+
+def test_window_that_is_opened_in_drops(strict: Server) -> None:
+    """What is left of an answer keeps its memory, and so it stays counted until all of it has left."""
+    with RawHttp2(strict.grpc, settings={SettingCodes.INITIAL_WINDOW_SIZE: 1}) as client:
+        client.call(INFER, framed(message(64)))
+        time.sleep(0.3)
+        text = strict.request("GET", "/metrics").text
+        line = next(line for line in text.splitlines() if line.startswith("trtkp_held_bytes "))
+        assert float(line.split()[1]) >= 64 * 5 * 4

@@ -8,6 +8,7 @@ the next free instance takes as many as fit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 from time import monotonic
@@ -83,6 +84,11 @@ class Batcher:
         self.check_room()
         self._jobs.append(job)
         self._changed.set()
+
+    def remove(self, job: Job) -> None:
+        """Remove a job that nobody waits for any more, if it is still queued."""
+        with contextlib.suppress(ValueError):
+            self._jobs.remove(job)
 
     async def take(self) -> list[Job]:
         """Wait for the next batch and return its jobs, at least one."""

@@ -89,7 +89,10 @@ class Connections:
             self._idle[link] = None
 
     def health_only(self, link: Link) -> bool:
-        """Whether only questions about the server's health are answered on a connection."""
+        """Whether only questions about the server's health are answered on a connection: none was free until now."""
+        if link in self._reserve and len(self._busy) + len(self._idle) < self._limit:
+            del self._reserve[link]
+            self._idle[link] = None
         return link in self._reserve
 
     @staticmethod

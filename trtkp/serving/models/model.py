@@ -113,7 +113,7 @@ class Model:
         """Refuse the requests that still wait, and end the worker."""
         if self._watch is not None:
             self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, Exception):
                 await self._watch
         self._batcher.fail_all(Unavailable("the server is shutting down"))
         if self._worker is not None:
@@ -151,6 +151,7 @@ class Model:
             return await job.answer
         finally:
             alarm.cancel()
+            self._batcher.remove(job)  # one that timed out holds its tensors, and a place in the queue
 
     def record(self, seconds: float, *, ok: bool) -> None:
         """Count a request and its time from arrival to answer; ``ok`` is False if it was refused or failed."""
@@ -191,10 +192,11 @@ class Model:
         while True:
             try:
                 worker = await self._open()
-            except TrtkpError as error:
-                if error.message != self.problem:  # once, not at every attempt
-                    log("worker cannot start", level=logging.ERROR, **self._name, error=str(error))
-                self.problem = error.message  # for clients: what is wrong, but no path
+            except Exception as error:  # whatever it is, the next attempt may succeed
+                problem = error.message if isinstance(error, TrtkpError) else type(error).__name__
+                if problem != self.problem:  # once, not at every attempt
+                    log("worker cannot start", level=logging.ERROR, **self._name, error=str(error) or problem)
+                self.problem = problem  # for clients: what is wrong, but no path
             else:
                 self.problem = ""
                 return worker

@@ -82,6 +82,8 @@ class Service:
         self.metrics = Metrics()
         self.draining = False
         self._open: set[Exchange] = set()
+        self._retiring: set[Model] = set()
+        self._started = False
         self._reloading = False
         self.memory = Memory(self.options.pending_bytes)
         self.turns = Turns()
@@ -111,6 +113,7 @@ class Service:
             TrtkpError: an engine cannot run on this machine.
         """
         await _start(self.all_models)
+        self._started = True
         log("ready", models=self._names(), bundles=self._digests())
 
     async def reload(self) -> bool:
@@ -120,8 +123,8 @@ class Service:
         have finished their warm-up they take over at once; the old ones answer the requests that they have accepted,
         and then end. If anything fails, the log says why and nothing changes.
         """
-        if self._reloading or self.draining:
-            log("reload ignored", level=logging.WARNING, error="another one, or the shutdown, is in progress")
+        if self._reloading or self.draining or not self._started:
+            log("reload ignored", level=logging.WARNING, error="the start, another one, or the shutdown is in progress")
             return False
         self._reloading = True
         try:
@@ -137,6 +140,7 @@ class Service:
             self._reloading = False
         self.models = models
         retired = served - set(self.all_models)
+        self._retiring |= retired
         for name, version in {model.key for model in retired} - {model.key for model in self.all_models}:
             self.metrics.forget(name, version)
         for model in self.all_models:
@@ -154,7 +158,7 @@ class Service:
 
     async def stop(self) -> None:
         """End every worker."""
-        await asyncio.gather(*(model.stop() for model in self.all_models))
+        await asyncio.gather(*(model.stop() for model in {*self.all_models, *self._retiring}))
 
     def find(self, name: str, version: str = "") -> Model:
         """Return a version of a model; without a version, the newest.
@@ -229,6 +233,7 @@ class Service:
         if not await self._finished(lambda: all(exchange.model is not model for exchange in self._open)):
             log("gave up waiting", level=logging.WARNING, model=model.contract.name, version=model.contract.version)
         await model.stop()
+        self._retiring.discard(model)
 
     async def _finished(self, condition: Callable[[], bool]) -> bool:
         """Wait until requests have ended so that a condition holds; False if it takes longer than the grace period."""
@@ -280,6 +285,8 @@ async def _start(models: Sequence[Model]) -> None:
         async with asyncio.TaskGroup() as group:
             for model in models:
                 group.create_task(model.start())
-    except ExceptionGroup as errors:
+    except BaseException as error:  # also if the server ends meanwhile
         await asyncio.gather(*(model.stop() for model in models))
-        raise errors.exceptions[0] from None
+        if isinstance(error, ExceptionGroup):
+            raise error.exceptions[0] from None
+        raise

@@ -98,6 +98,8 @@ class HttpConnection(HttpToolsProtocol):
         self._connected = False
         self._head = self._fields = 0
         self._in_head = False
+        self._goes_on = False  # whether what arrived last held a part of a body, or began or ended something
+        self._apart = 0  # bytes since then: extensions of chunks, and fields after a body
         self._unread = 0  # bytes that the client has not read yet
         self._read_at = monotonic()
         self._all_read_by = math.inf  # of the end of an answer; `Answer` limits the time before
@@ -143,7 +145,11 @@ class HttpConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what arrived."""
         self._server.limit.touch(self)
+        self._goes_on = False
         super().data_received(data)
+        self._apart = 0 if self._goes_on else self._apart + len(data)
+        if self._apart > 2 * _HEAD_BYTES and not self._in_head and not self.transport.is_closing():
+            self.send_400_response("the fields after the body are too large")
         # The parser tells of a field when it is complete, and keeps what it has of it however long it grows.
         if self._in_head:
             self._head += len(data)
@@ -154,7 +160,7 @@ class HttpConnection(HttpToolsProtocol):
         """Start the time of a head, unless an earlier request is in progress."""
         super().on_message_begin()
         self._head = self._fields = 0
-        self._in_head = True
+        self._in_head = self._goes_on = True
         if self._until is not None:  # no request is in progress
             self._until = monotonic() + self._server.deadlines.step_s
 
@@ -179,8 +185,14 @@ class HttpConnection(HttpToolsProtocol):
             self.drop()
             raise HttpParserError("too many requests ahead of an answer")
 
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._goes_on = True
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Note that the server has all of a request, and that from now on it is not the client that takes time."""
+        self._goes_on = True
         super().on_message_complete()
         if not self.cycle.response_complete:
             self._server.limit.busy(self)

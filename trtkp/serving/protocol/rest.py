@@ -211,7 +211,7 @@ class _Answer(Response):
             return
         for part in self._parts:
             for start in range(0, len(part), _PIECE):
-                piece = part[start : start + _PIECE]
+                piece = bytes(part[start : start + _PIECE])  # a view would keep all of the answer while it is not read
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 

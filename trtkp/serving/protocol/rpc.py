@@ -57,11 +57,13 @@ def rpc_methods(service: Service) -> Mapping[str, Method]:
         for path, (kind, answer) in health.items()
     }
     methods[f"/{_HEALTH}/Check"] = Method(lambda: _NAMES_BYTES, quick=answers.check, open=True, health=True)
-    limit = min(
-        service.options.body_bytes, max((largest_message(model.contract) for model in service.all_models), default=0)
-    )
-    methods[f"/{_SERVICE}/ModelInfer"] = Method(lambda: limit, unary=answers.infer, check=answers.admit)
-    methods[f"/{_SERVICE}/ModelStreamInfer"] = Method(lambda: limit, stream=answers.stream)
+
+    def limit() -> int:  # a reload may bring models that need more
+        largest = max((largest_message(model.contract) for model in service.all_models), default=0)
+        return min(service.options.body_bytes, largest)
+
+    methods[f"/{_SERVICE}/ModelInfer"] = Method(limit, unary=answers.infer, check=answers.admit)
+    methods[f"/{_SERVICE}/ModelStreamInfer"] = Method(limit, stream=answers.stream)
     return methods
 
 
@@ -140,7 +142,7 @@ class _Answers:
             request = message.request
             model = exchange.model = service.find(request.model_name, request.model_version)
             model.check_room()
-            outputs = await service.infer(model, await self._decode(message, model.contract, call.seconds_left))
+            outputs = await service.infer(model, await self._decode(message, model.contract, call))
             return encode(model.contract, request.id, outputs)
 
     async def stream(self, data: Buffer, call: Call) -> Answer:
@@ -151,7 +153,7 @@ class _Answers:
             return [pb.ModelStreamInferResponse(error_message=str(error)).SerializeToString()]
         return as_stream_answer(answer)
 
-    async def _decode(self, message: InferMessage, contract: Contract, seconds_left: float | None) -> Inference:
+    async def _decode(self, message: InferMessage, contract: Contract, call: Call) -> Inference:
         """Decode an inference message.
 
         Raises:
@@ -167,18 +169,19 @@ class _Answers:
             refuse_parameters(_parameters(tensor))
             if raw and contents is not None:
                 raise BadRequest(f"input {tensor.name[:80]} has both contents and raw_input_contents")
-            data = raw[number] if raw else await self._values(contract, tensor, contents or b"")
+            data = raw[number] if raw else await self._values(contract, tensor, contents or b"", call)
             tensors.append(RawTensor(tensor.name, tensor.datatype, list(tensor.shape), data))
         for output in request.outputs:
             refuse_parameters(_parameters(output))
         names = [output.name for output in request.outputs]
-        limits = [limit for limit in (timeout_of(parameters.get("timeout")), seconds_left) if limit is not None]
+        limits = [limit for limit in (timeout_of(parameters.get("timeout")), call.seconds_left) if limit is not None]
         return Inference(tensors, names, request.id, min(limits, default=None))
 
-    async def _values(self, contract: Contract, tensor: Any, contents: Buffer) -> Buffer:
+    async def _values(self, contract: Contract, tensor: Any, contents: Buffer, call: Call) -> Buffer:
         spec = contract.inputs.get(tensor.name)
         if spec is None or spec.datatype != tensor.datatype:
             return b""  # refused for that
+        call.hold(7 * len(contents))  # a value of one byte may become one of eight
         return await values(tensor.name, tensor.datatype, contents, self._service.turns)
 
 

@@ -58,6 +58,8 @@ _TENSOR_CONTENTS = pb.ModelInferRequest.InferInputTensor.DESCRIPTOR.fields_by_na
 _RAW_OUTPUT = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
 _STREAM_ANSWER = pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
 
+#: Bytes at the beginning of a message that name its model. Of more, thousands of empty fields could be made.
+_NAME_BYTES = 4096
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5  # how the length of a field is known
 
 
@@ -103,6 +105,7 @@ class InferMessage:
                     for inner, first, value, last in _fields(tensor):
                         fields += 1
                         if inner == _TENSOR_CONTENTS:
+                            _check_size(len(head) + len(rest), fields)  # empty ones cost two bytes each
                             contents.append(tensor[value:last])
                         else:
                             _check_size(len(head) + len(rest) + last - first, fields)
@@ -129,7 +132,7 @@ def name_of(part: _Buffer) -> tuple[str, str]:
         ('kep', '2')
     """
     found = {_NAME: b"", _VERSION: b""}
-    view = memoryview(part)
+    view = memoryview(part)[:_NAME_BYTES]
     try:
         for number, _, begin, end in _fields(view):
             if number not in found:

@@ -79,6 +79,7 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
     server = _HttpServer(_http_config(service, options, token), HttpConnections(connections, Deadlines.of(options)))
     stop = _StopSignals()
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_reload_on_hangup(service, stop))
         http = _listen(options.host, options.port)
         stack.callback(http.close)
         rpc, rpc_socket, rpc_port = None, None, 0
@@ -97,10 +98,9 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
             await _first(starting, asyncio.create_task(stop.wait()), listening)
             if starting.done():
                 starting.result()
-                with _reload_on_hangup(service, stop):
-                    if on_ready is not None:
-                        on_ready(_addresses(service, options, http, rpc_port))
-                    await _first(asyncio.create_task(stop.wait()), listening)
+                if on_ready is not None:
+                    on_ready(_addresses(service, options, http, rpc_port))
+                await _first(asyncio.create_task(stop.wait()), listening)
             else:
                 starting.cancel()
                 await asyncio.gather(starting, return_exceptions=True)
@@ -109,8 +109,9 @@ async def _serve(bundles: Sequence[Path], options: ServeOptions, on_ready: Calla
             await _first(asyncio.create_task(service.drain()), asyncio.create_task(stop.wait(2)))
         finally:
             server.should_exit = True
+            server.force_exit = stop.seen > 1
             if rpc is not None:
-                await rpc.stop(1.0)
+                await rpc.stop(0.0 if stop.seen > 1 else 1.0)
             await asyncio.gather(listening, return_exceptions=True)
             await service.stop()
             log("stopped")
@@ -143,16 +144,18 @@ class _HttpServer(uvicorn.Server):
 
 @contextlib.contextmanager
 def _reload_on_hangup(service: Service, stop: _StopSignals) -> Iterator[None]:
-    """Context in which SIGHUP reloads the bundles. Outside of it, the signal ends the process by default.
+    """Context in which SIGHUP reloads the bundles.
 
-    The system also sends it when a terminal is closed, which ends the programs that were started there, this one too.
+    The system also sends it when a terminal is closed, which ends the programs that were started there, this one too
+    unless it was started by ``nohup``.
     """
     loop, reloads = asyncio.get_running_loop(), set[asyncio.Task[bool]]()
-    had_terminal = _has_terminal()
+    ends_with_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()
 
     def reload() -> None:
-        if had_terminal and not _has_terminal():
-            stop.count()
+        if ends_with_terminal and not _has_terminal():
+            if not stop.seen:
+                stop.count()
             return
         task = asyncio.ensure_future(service.reload())
         reloads.add(task)  # the loop itself keeps only a weak reference to a task
@@ -179,7 +182,7 @@ class _StopSignals:
     """Counts the SIGTERM and SIGINT signals received."""
 
     def __init__(self) -> None:
-        self._seen = 0
+        self.seen = 0
         self._changed = asyncio.Condition()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -192,11 +195,11 @@ class _StopSignals:
     async def wait(self, count: int = 1) -> None:
         """Return once ``count`` signals have been received."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._seen >= count)
+            await self._changed.wait_for(lambda: self.seen >= count)
 
     async def _count(self) -> None:
         async with self._changed:
-            self._seen += 1
+            self.seen += 1
             self._changed.notify_all()
 
 

@@ -28,7 +28,7 @@ __all__ = ["Instance", "WorkerProcess", "descriptors"]
 
 _GONE = "the worker died while it computed this request"
 
-#: Longest piece of a line that a worker writes to standard error and that is logged at once, in bytes.
+#: Longest piece of a line that a worker writes and that is logged at once, in bytes.
 _LINE = 4096
 
 
@@ -195,7 +195,8 @@ class WorkerProcess:
             process = subprocess.Popen(  # noqa: ASYNC220 - returns at once; a thread waits for the end of the process
                 child_command("trtkp.serving.worker.worker"),
                 stdin=subprocess.PIPE,
-                stderr=subprocess.PIPE,  # never the server's own, whose reader may stall
+                stdout=subprocess.PIPE,  # never the server's own, whose reader may stall
+                stderr=subprocess.STDOUT,
                 env=environment_with(device),
                 pass_fds=[number for channel in channels for number in channel],
             )
@@ -244,9 +245,9 @@ class WorkerProcess:
         self._process.kill()
 
     def _relay(self) -> None:
-        """Log what the worker and its libraries write to standard error, so that they never wait for a reader."""
-        assert self._process.stderr is not None
-        with self._process.stderr as lines:
+        """Log what the worker and its libraries write, so that they never wait for a reader."""
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
             while line := lines.readline(_LINE):
                 text = line.decode(errors="replace").rstrip()
                 if text:
@@ -261,7 +262,7 @@ class WorkerProcess:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
-    for pipe in (process.stdin, process.stderr):
+    for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
 

@@ -39,7 +39,7 @@ def main() -> None:
     """Serve until the sockets close. If the bundle cannot be opened, report that on every socket."""
     die_with_parent()
     # Ctrl-C in a terminal reaches the workers too, but they must live until the server has drained its requests.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     job = json.loads(sys.stdin.buffer.readline())
     bundle: Bundle | TrtkpError

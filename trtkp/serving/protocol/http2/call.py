@@ -74,6 +74,7 @@ class Call:
         "head",
         "held",
         "id",
+        "left",
         "method",
         "moved",
         "output",
@@ -100,6 +101,7 @@ class Call:
         self.trailers: Headers | None = None
         self.busy = False  # a message of a stream is being answered
         self.held = 0  # bytes of the message that was received last
+        self.left = 0  # bytes of the first part of the output that were sent
         self.unacknowledged = 0  # bytes for which the client's window was not opened again
         self.size = 0  # bytes of the output since there was none
         self.began = self.moved = (
@@ -133,7 +135,11 @@ class Call:
                 return None
             await self._change()
         message = self.waiting.popleft()
-        self.held = len(message.data) + PREFIX_BYTES + (MESSAGE_BYTES if self.method.stream is not None else 0)
+        self.held = (
+            0
+            if self.method.health
+            else len(message.data) + PREFIX_BYTES + (MESSAGE_BYTES if self.method.stream is not None else 0)
+        )
         self._connection.consumed(self)
         if not message.compressed:
             return message.data
@@ -145,6 +151,15 @@ class Call:
         self.account.shrink(self.held)
         self.held = len(plain)
         return plain
+
+    def hold(self, size: int) -> None:
+        """Count what a message needs beyond its own bytes, until the next one is received, or until the call ends.
+
+        Raises:
+            NoMemory: the connection would hold too much.
+        """
+        self.account.grow(size)
+        self.held += size
 
     def send(self, answer: Answer) -> None:
         """Queue a message; it leaves as the client opens its window, and the account holds it until then."""
@@ -171,7 +186,7 @@ class Call:
 
     def cancel(self) -> None:
         """End the work: the client will not read its result."""
-        if self.task is not None:
+        if self.task is not None and not self.task.done():
             self.task.cancel()
 
     async def _change(self) -> None:

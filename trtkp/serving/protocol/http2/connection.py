@@ -421,12 +421,14 @@ class Connection(asyncio.BufferedProtocol):
             await call.sent()
 
     def _fail(self, call: Call, error: ServeError) -> None:
-        call.finish(Status[error.code], str(error))
-        self._outgoing[call.id] = call
+        if self.calls.get(call.id) is call:
+            call.finish(Status[error.code], str(error))
+            self._outgoing[call.id] = call
 
     def _finish(self, call: Call) -> None:
-        call.finish()
-        self._outgoing[call.id] = call
+        if self.calls.get(call.id) is call:
+            call.finish()
+            self._outgoing[call.id] = call
 
     def _end(self, call: Call) -> None:
         """Forget a call: it was answered in full, or the client has gone."""
@@ -434,6 +436,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._outgoing.pop(call.id, None)
         self._starved.pop(call.id, None)
+        call.cancel()  # of a call that has failed, a task may wait for messages that nobody takes in any more
         call.account.close()
         if not self.calls:
             self.idle_since = monotonic()
@@ -501,11 +504,13 @@ class Connection(asyncio.BufferedProtocol):
         if size <= 0:
             return 0
         self._h2.send_data(call.id, part[:size])
+        call.left += size
         if size == len(part):
             call.output.popleft()
+            call.account.shrink(call.left)  # not before: what is left keeps the memory of all of it
+            call.left = 0
         else:
             call.output[0] = part[size:]
-        call.account.shrink(size)
         call.moved = monotonic()
         self._server.connections.touch(self)
         return size

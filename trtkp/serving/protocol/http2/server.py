@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -16,6 +17,7 @@ from trtkp.serving.admission.connections import Connections
 from trtkp.serving.admission.deadlines import Deadlines
 from trtkp.serving.admission.memory import Memory
 from trtkp.serving.admission.turns import Turns
+from trtkp.serving.logs import log
 from trtkp.serving.protocol.http2.call import Method
 from trtkp.serving.protocol.http2.connection import Connection
 
@@ -135,7 +137,8 @@ class Http2Server:
         while line and perf_counter() < end:
             connection = line.popleft()
             connection.queued = False
-            connection.work()
+            with _guarded(connection):
+                connection.work()
         waiting = bool(self._line)
         self._line.extendleft(reversed(line))
         if line and not waiting:
@@ -146,4 +149,15 @@ class Http2Server:
             await asyncio.sleep(_SWEEP_S)
             now = monotonic()
             for connection in list(self._made):
-                connection.check(now)
+                with _guarded(connection):
+                    connection.check(now)
+
+
+@contextlib.contextmanager
+def _guarded(connection: Connection) -> Iterator[None]:
+    """Context in which a fault ends one connection, and not the work for all others."""
+    try:
+        yield
+    except Exception as error:  # a fault of the server
+        log("connection failed", level=logging.ERROR, error=f"{type(error).__name__}: {error}")
+        connection.drop()
