@@ -113,7 +113,7 @@ std::optional<Call> Plugin::callFor(
         desc.dims = extent == Extent::kMIN ? tensor.min : extent == Extent::kOPT ? tensor.opt : tensor.max;
         return desc;
     };
-    std::array<PluginTensorDesc, kMaxInputs> inputs;
+    std::array<PluginTensorDesc, kMaxInputs> inputs{};
     std::transform(in, in + mOperator.inputs.size(), inputs.begin(), at);
     return isEmpty(inputs.front())
         ? std::nullopt
