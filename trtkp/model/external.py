@@ -32,16 +32,20 @@ class MappedWeight:
 
     Attributes:
         array: its values, read-only.
-        memory: the mapping.
+        memory: the mapping of the whole file. Each mapping holds a file descriptor, and a model may have more weights
+            than a process may have of those.
+        offset: where the weight begins, in bytes.
     """
 
     array: npt.NDArray[Any]
     memory: mmap.mmap
+    offset: int
 
     def release(self) -> None:
         """Give its memory back to the system; the values are read again when they are needed."""
         if hasattr(mmap, "MADV_DONTNEED"):
-            self.memory.madvise(mmap.MADV_DONTNEED)
+            start = self.offset // mmap.PAGESIZE * mmap.PAGESIZE
+            self.memory.madvise(mmap.MADV_DONTNEED, start, self.offset - start + self.array.nbytes)
 
 
 class ExternalData:
@@ -55,6 +59,7 @@ class ExternalData:
         self._path = path
         self._folder = path.parent
         self._open: dict[str, tuple[int, int]] = {}
+        self._maps: dict[str, mmap.mmap] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -97,10 +102,11 @@ class ExternalData:
         """
         shape = tuple(tensor.dims)
         expected = math.prod(shape) * dtype.itemsize
-        descriptor, _, offset = self._place(tensor, expected)
-        start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        memory = mmap.mmap(descriptor, offset - start + expected, access=mmap.ACCESS_READ, offset=start)
-        return MappedWeight(np.frombuffer(memory, dtype, math.prod(shape), offset - start).reshape(shape), memory)
+        descriptor, location, offset = self._place(tensor, expected)
+        memory = self._maps.get(location)
+        if memory is None:
+            memory = self._maps[location] = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        return MappedWeight(np.frombuffer(memory, dtype, math.prod(shape), offset).reshape(shape), memory, offset)
 
     def _place(self, tensor: TensorProto, expected: int) -> tuple[int, str, int]:
         """Descriptor, location and offset of a tensor's bytes, which are all there."""

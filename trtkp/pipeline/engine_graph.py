@@ -86,7 +86,10 @@ def make_engine_graph(
     pack_convolutions(packed, index_sets, sizes, tiles=tiles)
     value_shapes = _value_shapes(packed, table, shapes)
     target = request.target
-    pins = predicted_pins(packed, value_shapes, target) if target is not None and request.has_plugins else {}
+    # A pin is for one batch size; where the engine is tuned for several, TensorRT chooses for each.
+    tuned = target is not None and target.trt is not None and bool(target.trt.tune_batches)
+    pinned = target is not None and request.has_plugins and not tuned
+    pins = predicted_pins(packed, value_shapes, target) if target is not None and pinned else {}
     write_pins(packed, pins)  # engines that are timed are built like the one that is kept
     plan = make_plan(packed, shapes, value_shapes, request)
     del packed

@@ -116,7 +116,7 @@ class EngineTarget:
     @cached_property
     def identity(self) -> str:
         """What measured times depend on besides the graph: GPU, TensorRT's version, plugin library, build options."""
-        found = self.backend.availability().version if self.backend is not None else None
+        found = self.backend.availability(self.device).version if self.backend is not None else None
         library = sha256(self.library.path.read_bytes()).hexdigest() if self.library is not None else None
         options = replace(self.trt, timing_cache=None) if self.trt is not None else None
         return repr(("layers side by side", self.gpu.name, found, library, self.precision, self.level, options))

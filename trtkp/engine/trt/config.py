@@ -74,7 +74,7 @@ def set_options(trt: Any, builder: Any, config: Any, request: BuildRequest, used
     if options.version_compatible or embeds:
         option = "--version-compatible" if options.version_compatible else "--embed-plugins"
         _set_flag(trt, config, "VERSION_COMPATIBLE", option)
-    if options.exclude_lean_runtime:
+    if options.exclude_lean_runtime and (options.version_compatible or embeds):
         _set_flag(trt, config, "EXCLUDE_LEAN_RUNTIME", "--exclude-lean-runtime")
     if options.hardware_compatible != "none":
         _set_hardware(trt, config, options.hardware_compatible)
