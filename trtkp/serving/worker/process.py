@@ -162,8 +162,9 @@ class WorkerProcess:
         self.instances = instances
         self.ended = asyncio.Event()
         loop = asyncio.get_running_loop()
-        threading.Thread(target=self._watch, args=(loop,), daemon=True).start()
-        threading.Thread(target=self._relay, daemon=True).start()
+        relay = threading.Thread(target=self._relay, daemon=True)
+        relay.start()
+        threading.Thread(target=self._watch, args=(loop, relay), daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -253,8 +254,9 @@ class WorkerProcess:
                 if text:
                     log("worker", level=logging.WARNING, pid=self._process.pid, text=text)
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _watch(self, loop: asyncio.AbstractEventLoop, relay: threading.Thread) -> None:
         self._process.wait()
+        relay.join(1.0)  # its pipe is closed then, unless a process that the worker has started still holds it
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(self.ended.set)
 
