@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ class Server:
 
     @property
     def log(self) -> list[dict[str, Any]]:
+        time.sleep(0.1)  # a thread of the server writes it, after the answers
         return [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
 
     @property

@@ -24,6 +24,7 @@ from tritonclient.utils import InferenceServerException
 
 import trtkp
 from tests.serving.servers import Server, batch_input, images, running
+from tests.serving.test_survival import until
 
 Answers = Callable[[np.ndarray], np.ndarray]
 
@@ -187,6 +188,7 @@ def test_plain_http(server: Server, answers: Answers) -> None:
     [output] = document["outputs"]
     assert (output["datatype"], output["shape"]) == ("FP32", [1, 5])
     np.testing.assert_allclose([output["data"]], answers(images(1)), rtol=1e-4, atol=1e-5)
+    until(lambda: any(line.get("request_id") == "mine" for line in server.log))
     assert {"request_id": "mine", "model": "kep", "status": 200, "protocol": "http"}.items() <= next(
         line for line in server.log if line.get("request_id") == "mine"
     ).items()
