@@ -22,7 +22,7 @@ from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame
 from tests.serving.raw_http2 import LIVE, framed
 from tests.serving.servers import Server
 
-__all__ = ["Record", "attacked", "errors_in", "must_withstand"]
+__all__ = ["Record", "attacked", "errors_in", "in_threads", "must_withstand"]
 
 #: ``--max-pending``, and what attacks may cost beyond it, in bytes; and how late health may be answered, in seconds.
 _MEMORY, _HEALTH_S = (1 << 30) + (200 << 20), 0.5
@@ -141,6 +141,15 @@ def must_withstand(attack: Callable[[], Record], unexpected: Callable[[dict[str,
         if max(record.health_s.values()) < _HEALTH_S:
             return
     raise AssertionError(record)
+
+
+def in_threads(run: Callable[[], None], count: int) -> None:
+    """Run a function in so many threads at once, and wait for them."""
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def errors_in(log: str) -> list[str]:

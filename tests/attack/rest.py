@@ -10,7 +10,6 @@ import resource
 import socket
 import struct
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -18,7 +17,7 @@ from typing import Any
 
 import requests
 
-from tests.attack.harness import Record, attacked
+from tests.attack.harness import Record, attacked, in_threads
 from tests.serving.servers import Server
 
 __all__ = ["ATTACKS", "LARGE", "run_attack", "unexpected"]
@@ -263,11 +262,7 @@ def _at_once(clients: int, send: Callable[[], str]) -> Counter[str]:
             status = type(error).__name__
         statuses[status] += 1
 
-    threads = [threading.Thread(target=run) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(run, clients)
     return statuses
 
 

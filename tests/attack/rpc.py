@@ -7,7 +7,6 @@ import json
 import resource
 import socket
 import sys
-import threading
 import time
 import zlib
 from collections import Counter
@@ -19,6 +18,7 @@ from h2.settings import SettingCodes
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame
 from tritonclient.grpc import service_pb2 as pb
 
+from tests.attack.harness import in_threads
 from tests.serving.raw_http2 import INFER, STREAM, RawHttp2, framed
 
 __all__ = ["ATTACKS", "LARGE", "unexpected"]
@@ -251,11 +251,7 @@ def _at_once(count: int, send: Callable[[], str]) -> Counter[str]:
         except Exception as error:
             statuses[type(error).__name__] += 1
 
-    threads = [threading.Thread(target=run) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(run, count)
     return statuses
 
 

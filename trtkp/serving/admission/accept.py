@@ -14,8 +14,7 @@ from trtkp.serving.logs import log
 
 __all__ = ["Acceptor"]
 
-#: Connections that are accepted before others get their turn: 5 ms. With 8, clients that reset their connections filled
-#: the queue of the socket, and the system let new ones wait for a second.
+#: Connections that are accepted before others get their turn: 5 ms.
 _ACCEPT = 64
 #: Seconds until the next attempt when no descriptor is left.
 _PAUSE_S = 0.5

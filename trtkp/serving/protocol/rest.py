@@ -138,13 +138,14 @@ class _Endpoints:
         """Read the body, counting what comes in and, if it is compressed, what comes out."""
         limit = min(self._service.options.body_bytes, largest_body(contract))
         text = request.headers.get("content-length", "")
-        if text.isdecimal() and int(text) > limit:
-            raise TooLarge(f"the body has {int(text)} bytes, but {contract.name} needs no more than {limit}")
+        declared = int(text) if text.isdecimal() else limit
+        if declared > limit:
+            raise TooLarge(f"the body has {declared} bytes, but {contract.name} needs no more than {limit}")
         inflater = inflater_of(request.headers.get("content-encoding", ""))
         body, received = Body(limit), 0
         loop = asyncio.get_running_loop()
         step = self._deadlines.step_s
-        end = loop.time() + self._deadlines.transfer_s(int(text or limit))
+        end = loop.time() + self._deadlines.transfer_s(declared)
         try:
             async with asyncio.timeout(step) as alarm:
                 async for chunk in request.stream():
