@@ -141,9 +141,26 @@ def test_one_form_that_does_not_build_leaves_the_others(net: Net) -> None:
 
 def test_nothing_builds(net: Net) -> None:
     backend = Counting(lambda _: True)
-    with pytest.raises(JobError, match="its dense form cannot be timed: no implementation was found"):
-        race(net, backend)
+    assert [set(race_.failed) for race_ in race(net, backend)] == [set(NAMES)] * 4
     assert backend.tried <= _MOST_BUILDS
+
+
+def _holds_32(model: ir.Model) -> bool:
+    """Whether a model holds the dense form of the layer that reads 32 channels."""
+    return any(n.op_type == "Conv" and n.inputs[1].shape[1] == 32 for n in model.graph)  # type: ignore[union-attr, index]
+
+
+def test_layer_that_cannot_be_compared_stays_dense(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its dense form does not build: the others are planned all the same."""
+    monkeypatch.setattr("trtkp.plan.planner.WORTH_TIMING", float("inf"))
+    monkeypatch.setattr("trtkp.plan.planner._checked_whole", lambda _model, plan, *_: plan)
+    backend = Counting(_holds_32)
+    request = PlanRequest(measure=True, target=on(backend))
+    plan = make_plan(net.model, {"x": net.value_shapes["x"]}, net.value_shapes, request)
+    assert [layer.measured for layer in plan.layers] == [True, True, True, False]
+    assert plan.layers[3].choice == "dense"
+    assert plan.layers[3].why == "its dense form cannot be built: no implementation was found"
+    assert plan.layers[3].gain_ms == 0
 
 
 def test_plan_of_a_net_builds_one_engine_for_its_layers(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +180,7 @@ def test_time_that_layers_share_is_nobodys() -> None:
 
     foreign = "{ForeignNode[slot1/conv...slot12/after]}"
     assert shares(profile("slot1/conv + slot1/relu", "slot2/conv", foreign)) == {"slot2": 1.0}
+    assert shares(profile("slot1/slot7/conv", "slot2/timeslot3/conv")) == {"slot1": 1.0, "slot2": 1.0}
     copy = "Reformatting CopyNode for Input Tensor 0 to slot3/conv"
     assert shares(profile("slot3/conv", copy, "myelin")) == {"slot3": 2.0}
 

@@ -195,6 +195,9 @@ class _Candidates:
 
     def decided(self, times: Mapping[str, Timing], failed: Mapping[str, str]) -> LayerPlan:
         built = {name: f"cannot be built: {failed[name]}" for name in self.names if name not in times}
+        if (reason := built.pop("dense", None)) is not None:  # nothing to compare with, and no reason to end the build
+            why = f"its dense form {reason}"
+            return LayerPlan("", "", "dense", why, False, {"dense": 1.0}, self.reasons | built)
         return _by_time(times, self.reasons | built)
 
 

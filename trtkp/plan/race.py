@@ -18,7 +18,6 @@ import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
 from trtkp.engine.feeds import random_feeds
-from trtkp.errors import JobError
 from trtkp.graph.edit import add_initializer, constant, finish, replace_nodes
 from trtkp.graph.ops import DOMAIN, OpName, function
 from trtkp.graph.passes.dynamic import expand_dynamic
@@ -137,9 +136,6 @@ def race_layers(
 
     Returns:
         A race for each layer, in their order.
-
-    Raises:
-        JobError: the dense form of a layer could not be built or timed: nothing could be compared.
     """
     known: dict[frozenset[str], LayerRace] = {}  # by the structures that raced, which name its times
     waiting: dict[frozenset[str], dict[str, ir.Model]] = {}
@@ -175,16 +171,11 @@ def race_layers(
         if sum(_weight_bytes(model) for race in waiting.values() for model in race.values()) >= MOST_WEIGHT_BYTES:
             flush()
     flush()
-    return [
-        _by_name(known[frozenset(found.values())], found, node)
-        for found, (node, _) in zip(structures, layers, strict=True)
-    ]
+    return [_by_name(known[frozenset(found.values())], found) for found in structures]
 
 
-def _by_name(race: LayerRace, structures: Mapping[str, str], node: ir.Node) -> LayerRace:
+def _by_name(race: LayerRace, structures: Mapping[str, str]) -> LayerRace:
     """A race with the names of one layer's lowerings in place of their structures."""
-    if (reason := race.failed.get(structures["dense"])) is not None:
-        raise JobError(f"its dense form cannot be timed: {reason}", layer=str(node.name))
     return LayerRace(
         {name: race.times[key] for name, key in structures.items() if key in race.times},
         {name: race.failed[key] for name, key in structures.items() if key in race.failed},

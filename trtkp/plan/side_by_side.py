@@ -17,8 +17,8 @@ from trtkp.engine.base import EngineProfile
 __all__ = ["shares", "side_by_side"]
 
 #: What the names of a slot begin with. In names of TensorRT's own (``Reformatting CopyNode for Input Tensor 0 to ...``)
-#: it stands in the middle.
-_SLOT = re.compile(r"slot\d+(?=/)")
+#: it stands in the middle. A user's layer of such a name stands behind a slash.
+_SLOT = re.compile(r"(?<![\w/])slot\d+(?=/)")
 
 
 def side_by_side(models: Mapping[str, ir.Model]) -> ir.Model:
