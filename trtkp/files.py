@@ -44,6 +44,8 @@ MOST_JSON = 64 << 20
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Write a file beside ``path``, then rename it to ``path``: afterwards the old content is there, or the new one.
 
+    A link is followed, and a file that is replaced keeps its mode.
+
     Args:
         path: the file; its folder exists.
         durable: flush the file to disk first, so that a power failure cannot leave it empty.
@@ -64,11 +66,13 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         number = errno.EISDIR if path.is_dir() else errno.EINVAL
         raise OSError(number, "Is a directory" if path.is_dir() else "Not a regular file", str(path))
+    path = path.resolve() if path.is_symlink() else path
     # not named after the file: its name may be as long as names may be
     part = path.absolute().with_name(f".trtkp-{os.getpid()}-{token_hex(4)}.part")
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
-        mode = stat.S_IMODE(part.stat().st_mode)
+        mode = stat.S_IMODE((path if path.exists() else part).stat().st_mode)
+        part.chmod(mode)  # before there is anything to read
         yield part
         if stat.S_IMODE(part.stat().st_mode) != mode:
             part.chmod(mode)  # safetensors replaces the file by one that only its owner can read

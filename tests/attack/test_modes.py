@@ -6,6 +6,7 @@ import ast
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,6 +114,21 @@ def test_replacing_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     write_file(target, b"new")
     assert target.read_text() == "new"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_replaced_file_keeps_its_mode_and_its_link(tmp_path: Path) -> None:
+    private = tmp_path / "private.json"
+    private.write_text("old")
+    private.chmod(0o600)
+    link = tmp_path / "link.json"
+    link.symlink_to(private)
+    with replacing(link) as part:
+        assert stat.S_IMODE(part.stat().st_mode) == 0o600  # nobody else may read it meanwhile
+        part.write_text("new")
+    assert link.is_symlink()
+    assert private.read_text() == "new"
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "private.json"]
 
 
 def test_devices_are_written_to_and_not_replaced(tmp_path: Path) -> None:

@@ -40,3 +40,12 @@ def test_written_files_are_read_through_links(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="folder"):
         write_cache(tmp_path / "folder", b"x")
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_parts_of_killed_builds_are_removed(tmp_path: Path) -> None:
+    old, young = tmp_path / ".trtkp-1-aa.part", tmp_path / ".trtkp-2-bb.part"
+    for part in (old, young):
+        part.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    write_cache(tmp_path / "times", b"content")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "times"]

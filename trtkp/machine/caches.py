@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,8 @@ __all__ = ["read_cache", "set_aside", "write_cache"]
 
 #: A FIFO without a writer would hold up an open without it. Windows has neither FIFOs in directories nor the flag.
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+#: Age in seconds beyond which nobody writes a part of a file any more.
+_FORGOTTEN_S = 86_400
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
@@ -64,6 +67,10 @@ def write_cache(path: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written; the older file is as it was.
     """
+    for part in path.parent.glob(".trtkp-*.part"):  # of builds that were killed
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > _FORGOTTEN_S:
+                part.unlink()
     # Not flushed to disk: a file that a power failure empties is odd, and is set aside.
     with replacing(path, durable=False) as part:
         part.write_bytes(content)

@@ -186,6 +186,7 @@ def tensorrt_record(request: BuildRequest, result: BuildResult) -> TensorRTRecor
     gpu = find_gpus().gpu(request.device)
     options = {name: value for name, value in asdict(request.trt).items() if name != "timing_cache"}
     options["tune_batches"] = list(request.trt.tune_batches)
+    options["embed_plugins"] = request.trt.embed_plugins and request.plugins is not None  # where the net needs none
     return TensorRTRecord(
         **options,
         plugin_layers=result.plugin_layers,

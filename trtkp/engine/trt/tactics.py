@@ -88,7 +88,7 @@ class TimingCacheFile:
                 # Another build may have added times since this one read the file: read it again and merge.
                 self._merge(cache, self._read())
                 content = cache.serialize()
-                if content is not None:
+                if content is not None and memoryview(content).nbytes <= _MOST_BYTES:  # what a build would read
                     write_cache(self.path, bytes(memoryview(content)))
         except OSError as error:
             self._tell(f"cannot be written ({error.strerror})")
