@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
+from trtkp.serving.admission.deadlines import Deadlines
 from trtkp.serving.admission.memory import Account
-from trtkp.serving.errors import BadRequest
+from trtkp.serving.errors import BadRequest, TimedOut
 from trtkp.serving.protocol.http2.head import CallHead, Headers, Status, trailers
 from trtkp.serving.protocol.http2.messages import PREFIX_BYTES, Buffer, Message, MessageReader, inflate, prefix
 
@@ -183,6 +184,20 @@ class Call:
     def finish(self, status: Status = Status.OK, message: str = "") -> None:
         """End the call when all of its output has been sent."""
         self.trailers = trailers(status, message)
+
+    def late(self, deadlines: Deadlines, now: float) -> TimedOut | None:
+        """Why the call has taken too long so far; None while it has not. Its output has limits of its own."""
+        if self.method.stream is None and self.task is not None:
+            return None  # the work has its own limit
+        if self.head.end is not None and now > self.head.end:
+            return TimedOut("the client's deadline has passed")
+        if self.busy:
+            return None
+        if self.method.stream is not None and not self.reader.inside:
+            return TimedOut(f"no message for {deadlines.idle_s:g} s") if now - self.moved > deadlines.idle_s else None
+        if now - self.moved > deadlines.step_s or now - self.began > deadlines.transfer_s(self.reader.length):
+            return TimedOut("the message did not arrive in time")
+        return None
 
     def cancel(self) -> None:
         """End the work: the client will not read its result."""

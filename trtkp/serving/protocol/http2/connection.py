@@ -18,7 +18,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame, WindowUpdateFrame
 
-from trtkp.serving.errors import BadRequest, ServeError, TimedOut, Unavailable
+from trtkp.serving.errors import BadRequest, ServeError, Unavailable
 from trtkp.serving.logs import log
 from trtkp.serving.protocol.http2.call import MESSAGE_BYTES, Call
 from trtkp.serving.protocol.http2.frames import MAX_CONTENT_BYTES, MAX_HEADER_BYTES, BadFrame, Content, FrameCutter
@@ -157,7 +157,6 @@ class Connection(asyncio.BufferedProtocol):
         """Give up all calls."""
         self._closing = True
         for call in list(self.calls.values()):
-            call.cancel()
             self._end(call)
         self._backlog.close()
         self._server.forget(self)
@@ -333,7 +332,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_reset(self, event: h2e.StreamReset) -> None:
         if (call := self.calls.get(event.stream_id)) is not None:
-            call.cancel()
             self._end(call)
         else:
             self._refused.pop(event.stream_id, None)
@@ -546,27 +544,12 @@ class Connection(asyncio.BufferedProtocol):
         for call in list(self.calls.values()):
             if call.output:
                 if now - call.moved > deadlines.step_s or now - call.began > deadlines.transfer_s(call.size):
-                    call.cancel()
                     self._h2.reset_stream(call.id, ErrorCodes.CANCEL)
                     self._end(call)
-            elif call.trailers is None and (error := self._late(call, now)) is not None:
+            elif call.trailers is None and (error := call.late(deadlines, now)) is not None:
                 call.cancel()
                 self._fail(call, error)
         self._flush()
-
-    def _late(self, call: Call, now: float) -> TimedOut | None:
-        deadlines = self._server.deadlines
-        if call.method.stream is None and call.task is not None:
-            return None  # the work has its own limit
-        if call.head.end is not None and now > call.head.end:
-            return TimedOut("the client's deadline has passed")
-        if call.busy:
-            return None
-        if call.method.stream is not None and not call.reader.inside:
-            return TimedOut(f"no message for {deadlines.idle_s:g} s") if now - call.moved > deadlines.idle_s else None
-        if now - call.moved > deadlines.step_s or now - call.began > deadlines.transfer_s(call.reader.length):
-            return TimedOut("the message did not arrive in time")
-        return None
 
     def drop(self) -> None:
         """End the connection at once, whatever its state."""
