@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import suppress
 
 from hypothesis import given
@@ -115,3 +116,18 @@ def test_reserve_is_left_when_there_is_room() -> None:
     connections.remove(first)
     assert not connections.health_only(second)
     assert len(connections) == 1
+
+
+def test_nothing_is_kept_of_a_connection_that_held_nothing() -> None:
+    """A request without a body counts zero bytes; the connection must not stay in the books for that."""
+
+    class Link:
+        pass
+
+    link = Link()
+    gone = weakref.ref(link)
+    memory = Memory(100)
+    with memory.account(link) as account:
+        account.grow(0)
+    del link, account
+    assert gone() is None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from trtkp.engine.base import Availability, EngineProfile, Precision, QdqVariant
+from trtkp.engine.base import Availability, Backend, Precision, QdqVariant
 from trtkp.engine.onnxruntime import OnnxRuntimeBackend, OrtRunner, Provider
 from trtkp.engine.options import RunOptions
 from trtkp.engine.rtx_provider import DISTRIBUTIONS, MODULE, NOT_INSTALLED
@@ -44,21 +42,7 @@ class OnnxRuntimeRtxBackend(OnnxRuntimeBackend):
     def check_quantisable(self, kind: str, targets: Sequence[str] = ()) -> None:
         """Any type is taken: the GPU is that of the machine which opens the engine."""
 
-    def profile(
-        self,
-        path: Path,
-        feeds: Mapping[str, np.ndarray],
-        *,
-        threads: int | None = None,
-        runs: int = 20,
-        device: int = 0,
-    ) -> EngineProfile:
-        """TensorRT-RTX runs the whole graph as one node.
-
-        Raises:
-            NotRunnableError: always.
-        """
-        raise NotRunnableError(f"backend {self.name} cannot profile single layers: ONNX Runtime sees one node")
+    profile = Backend.profile  # refused: ONNX Runtime sees the whole graph as one node
 
     def open(
         self,

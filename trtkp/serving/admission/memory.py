@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from types import TracebackType
-from typing import Self
 
+from trtkp.machine.processes import Closing
 from trtkp.serving.errors import NoMemory
 
 __all__ = ["Account", "Memory"]
@@ -52,8 +51,9 @@ class Memory:
         """
         if self._owners[owner] + size > self.limit - self.held:
             raise NoMemory("waiting requests hold all memory that this connection may have", remedy="try again later")
-        self.held += size
-        self._owners[owner] += size
+        if size:  # an entry of nothing would keep the connection for ever
+            self.held += size
+            self._owners[owner] += size
 
     def give(self, owner: Hashable, size: int) -> None:
         """Count bytes no longer; for `Account`."""
@@ -63,7 +63,7 @@ class Memory:
             del self._owners[owner]
 
 
-class Account:
+class Account(Closing):
     """The bytes that one request holds. As a context manager, it gives them back at the end.
 
     Attributes:
@@ -96,11 +96,3 @@ class Account:
         """Give back all bytes."""
         if self.held:
             self.shrink(self.held)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
