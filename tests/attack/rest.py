@@ -129,7 +129,7 @@ def long_field(address: str) -> Counter[str]:
 
 
 def resets(address: str) -> Counter[str]:
-    """Up to 400 connections a second that are reset in the middle of a body."""
+    """Connections that are reset in the middle of a body, as fast as they can be made."""
     end = time.monotonic() + SECONDS
 
     def send() -> str:
@@ -138,7 +138,6 @@ def resets(address: str) -> Counter[str]:
                 link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 with contextlib.suppress(OSError):
                     link.sendall(f"{_POST}Content-Length: 100000\r\n\r\n".encode() + bytes(50_000))
-            time.sleep(0.01)
         return "reset"
 
     return _at_once(4, send)

@@ -76,6 +76,9 @@ class Acceptor:
                 self._loop.call_later(_PAUSE_S, self._listen)
                 return
             link.setblocking(False)
+            if _has_gone(link):
+                link.close()
+                continue
             connection = self._make(link)
             self._connections.add(connection)
             task = self._loop.create_task(self._open(connection, link))
@@ -93,3 +96,17 @@ class Acceptor:
         except (OSError, TimeoutError, asyncio.CancelledError):  # the handshake failed, or the client has gone
             connection.drop()
             self._connections.remove(connection)
+
+
+def _has_gone(link: socket.socket) -> bool:
+    """Whether the client has closed or reset a connection before it was accepted.
+
+    To find that out costs much less than to make a connection and to lose it. Clients that reset connections as fast
+    as they can would fill the queue of the socket otherwise, and the system then lets new ones wait for a second.
+    """
+    try:
+        return not link.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False  # nothing has come yet
+    except OSError:
+        return True
