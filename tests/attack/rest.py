@@ -129,18 +129,13 @@ def long_field(address: str) -> Counter[str]:
 
 
 def resets(address: str) -> Counter[str]:
-    """Connections that are reset in the middle of a body, as fast as they can be made."""
-    end = time.monotonic() + SECONDS
+    """Up to 400 connections a second that are reset in the middle of a body: any more, and the clients take the CPU."""
+    return _reset(address, f"{_POST}Content-Length: 100000\r\n\r\n".encode() + bytes(50_000), 0.01)
 
-    def send() -> str:
-        while time.monotonic() < end:
-            with _connected(address) as link:
-                link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                with contextlib.suppress(OSError):
-                    link.sendall(f"{_POST}Content-Length: 100000\r\n\r\n".encode() + bytes(50_000))
-        return "reset"
 
-    return _at_once(4, send)
+def empty_resets(address: str) -> Counter[str]:
+    """Connections that are reset before they have sent anything, as fast as they can be made."""
+    return _reset(address, b"", 0.0)
 
 
 ATTACKS: dict[str, Callable[[str], Counter[str]]] = {
@@ -148,7 +143,7 @@ ATTACKS: dict[str, Callable[[str], Counter[str]]] = {
     for attack in (
         empty_lists, nested_lists, deep_lists, many_objects, one_text, valid_numbers, declared_lengths, chunked_bodies,
         slow_bodies, slow_heads, half_bodies, never_reading, idle_connections, many_idle_connections, pipelines,
-        many_fields, long_field, resets,
+        many_fields, long_field, resets, empty_resets,
     )
 }  # fmt: skip
 
@@ -263,6 +258,21 @@ def _at_once(clients: int, send: Callable[[], str]) -> Counter[str]:
 
     in_threads(run, clients)
     return statuses
+
+
+def _reset(address: str, data: bytes, pause_s: float) -> Counter[str]:
+    end = time.monotonic() + SECONDS
+
+    def send() -> str:
+        while time.monotonic() < end:
+            with _connected(address) as link:
+                link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                with contextlib.suppress(OSError):
+                    link.sendall(data)
+            time.sleep(pause_s)
+        return "reset"
+
+    return _at_once(4, send)
 
 
 def _connected(address: str) -> socket.socket:
